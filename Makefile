@@ -1,0 +1,51 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format proto types bench parity clean
+
+PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+	{ command -v $$p; break; }; done)
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.venv/ready: pyproject.toml protos/generate.py $(shell find protos -name '*.proto')
+	@test -n "$(PYTHON)" || { echo "SinkServe needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv (Debian: apt-get install python3 python3-venv), then run make again" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --editable '.[serve,dev]'
+	@touch $@
+
+demo: .venv/ready ## build the demo model and talk to it far past its window
+	@$(BIN)/python demo/chat.py
+
+test: .venv/ready ## the default suite: no GPU, no torch
+	$(BIN)/python -m pytest
+
+lint: .venv/ready ## style, architecture and protos
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+
+types: .venv/ready ## mypy, strict
+	$(BIN)/mypy
+
+format: .venv/ready ## rewrite in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format -w --path protos/sinkserve
+
+proto: .venv/ready ## generate the stubs again
+	$(BIN)/python protos/generate.py
+
+bench: .venv/ready ## measure, as ratios side by side
+	$(BIN)/python bench/run.py
+
+parity: .venv/ready ## compare with Hugging Face; installs torch
+	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'
+	$(BIN)/python -m pytest -m parity tests/parity
+
+clean: ## remove what make made
+	rm -rf .venv sinkserve/*/v1 .mypy_cache .ruff_cache .pytest_cache

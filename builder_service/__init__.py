@@ -1,0 +1,1 @@
+"""Turns model specs into published engines: spec -> build -> store."""

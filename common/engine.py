@@ -1,0 +1,82 @@
+"""What executes an engine, whatever the target: a batch plan in, last-token logits out.
+
+An engine holds `geometry.slots` slots of keys and values and knows nothing of sessions: who calls `step` keeps
+the position of every slot in use and passes it each time. Calls come from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from common.window import Geometry, SessionWindow
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Tokens for one slot in one step: `tokens` go to positions `position`, `position + 1`, ...
+
+    An idle slot has no tokens; it is named so that the step's padding lands where it harms nothing.
+    The tokens' rows follow one another: at most `linear_run(geometry, window.sinks, position)` tokens.
+    """
+
+    slot: int
+    position: int
+    window: SessionWindow
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """The rows of one slot that its session can still see, oldest position first within sinks and ring.
+
+    Bound to the geometry and position that it was exported at.
+    """
+
+    position: int
+    window: SessionWindow
+    geometry: Geometry
+    keys: FloatArray  # [layer, kv_head, row, dim]
+    values: FloatArray  # [layer, kv_head, row, dim]
+
+    @property
+    def size_bytes(self) -> int:
+        """Host memory that the state takes."""
+        return int(self.keys.nbytes + self.values.nbytes)
+
+
+class Engine(Protocol):
+    """Life: made with all slots zeroed; `clear` before a slot is given to a session; `close` frees everything."""
+
+    @property
+    def geometry(self) -> Geometry: ...
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
+        """Feed every slot its tokens and return the logits after its last one.
+
+        `feeds` names every slot in use, each once. Slots between the lowest and the highest that have tokens take
+        part in the batch. Positions do not advance by this: a caller that does not advance takes tokens back.
+
+        Returns [feed with tokens, vocabulary], in the order of `feeds`; rows may be non-finite, and then only
+        that session is poisoned: clear its slot.
+        """
+
+    def clear(self, slot: int) -> None:
+        """Zero the rows of `slot`."""
+
+    def export_slot(self, slot: int, position: int, window: SessionWindow) -> SlotState:
+        """Copy what a session at `position` can still see."""
+
+    def import_slot(self, slot: int, state: SlotState) -> None:
+        """Clear `slot` and put `state` where it was; raises ValueError for another geometry."""
+
+    def close(self) -> None:
+        """Free the engine; no call may follow."""

@@ -1,0 +1,71 @@
+"""`grpc.health.v1` with a Watch that always tells: each watcher has an event of its own.
+
+The servicer of grpcio-health-checking shares one condition between watchers and forgets the others when one
+leaves (grpc/grpc pull request 43403).
+
+Names: "" and "readiness" say whether to send traffic here, as does every service's full name; "liveness" says
+whether the process is worth keeping, and stays SERVING while it drains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from common.errors import NotFound, Reason
+
+LIVENESS = "liveness"
+READINESS = "readiness"
+
+_Status = health_pb2.HealthCheckResponse.ServingStatus
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped package
+    """Starts NOT_SERVING; `ready` flips everything but liveness."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._ready_names = {"", READINESS, *services}
+        self._status = dict.fromkeys(self._ready_names, _Status.NOT_SERVING) | {LIVENESS: _Status.SERVING}
+        self._watchers: set[asyncio.Event] = set()
+
+    def set_ready(self, ready: bool) -> None:
+        """Tell everybody whether to send traffic here."""
+        self._status |= dict.fromkeys(self._ready_names, _Status.SERVING if ready else _Status.NOT_SERVING)
+        for changed in self._watchers:
+            changed.set()
+
+    async def Check(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._status:
+            raise NotFound(Reason.INVALID_FIELD, f"no service {request.service!r} here", field="service")
+        return health_pb2.HealthCheckResponse(status=self._status[request.service])
+
+    async def Watch(
+        self,
+        request: health_pb2.HealthCheckRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        changed = asyncio.Event()
+        self._watchers.add(changed)
+        try:
+            async for status in self._changes(request.service, changed):
+                yield health_pb2.HealthCheckResponse(status=status)
+        finally:
+            self._watchers.discard(changed)
+
+    async def _changes(self, service: str, changed: asyncio.Event) -> AsyncIterator[int]:
+        sent = None
+        while True:
+            changed.clear()
+            status = self._status.get(service, _Status.SERVICE_UNKNOWN)
+            if status != sent:
+                yield status
+                sent = status
+            await changed.wait()

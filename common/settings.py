@@ -1,0 +1,88 @@
+"""How settings are read: defaults in the class, over them a YAML file, over that the environment.
+
+One frozen object a service, read once before anything starts. Each default is written once, in its class.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message names its key. Raised before anything starts."""
+
+
+def host_port(value: str) -> str:
+    """Check HOST:PORT; raises ValueError."""
+    host, colon, port = value.rpartition(":")
+    if not (colon and host and port.isdecimal() and int(port) <= 65535):
+        raise ValueError(f"{value!r} is not HOST:PORT, such as 127.0.0.1:50051")
+    return value
+
+
+HostPort = Annotated[str, AfterValidator(host_port)]
+
+
+class Settings(BaseSettings):
+    """Base of every settings object. A value from `file` yields to the environment."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+    @classmethod
+    def load(cls, file: dict[str, Any] | None = None) -> Self:
+        """Read the environment over `file`; raises SettingsError naming key and cause."""
+        try:
+            return cls(**{**(file or {}), **EnvSettingsSource(cls)()})
+        except ValidationError as error:
+            raise SettingsError(cls._explain(error)) from None
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> str:
+        prefix = cls.model_config.get("env_prefix", "")
+        return "; ".join(
+            f"{prefix}{'.'.join(map(str, item['loc']))}".upper() + f": {item['msg']}" for item in error.errors()
+        )
+
+
+class SharedSettings(Settings):
+    """What both services use."""
+
+    model_config = SettingsConfigDict(env_prefix="SINKSERVE_")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".sinkserve")
+    """Folder of everything that is kept: database, store, caches."""
+    database_url: str = Field(default="", repr=False)
+    """SQLAlchemy URL; empty: SQLite in `home`."""
+    store_url: str = Field(default="", repr=False)
+    """Where engines are stored: a folder, or an object-store URL; empty: a folder in `home`."""
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'sinkserve.db'}"
+
+    @property
+    def store(self) -> str:
+        """URL of the store."""
+        return self.store_url or (self.home.resolve() / "store").as_uri()
+
+
+def read_config(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Sections `shared`, `builder` and `runtime` of a YAML file; raises SettingsError for any other key."""
+    if path is None:
+        return {"shared": {}, "builder": {}, "runtime": {}}
+    try:
+        data = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"--config {path}: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(data.get(key, {}), dict) for key in ("builder", "runtime")):
+        raise SettingsError(f"--config {path}: expected a mapping with sections `builder` and `runtime`")
+    sections = {key: data.pop(key, {}) for key in ("builder", "runtime")}
+    return {"shared": data, **sections}

@@ -1,0 +1,185 @@
+"""The sink + window geometry in pure integers: which row a token takes, what a query sees, at which distance.
+
+A session at position ``p`` keeps its first ``n'`` tokens (sinks) and its last ``w'`` (the window). Sinks lie in
+rows ``0..n-1`` of the engine's cache, the others in a ring of ``r = w + c - 1`` rows behind them, and ``c - 1``
+spare rows follow that nobody ever sees, where the padding of a batch goes::
+
+    | sinks: n | ring: w + c - 1 | spare: c - 1 |
+
+The ring is ``c - 1`` rows longer than the window so that a step of ``c`` tokens never overwrites what its first
+query sees; equally, ``c`` tokens can be taken back by not advancing the position.
+
+Source: StreamingLLM (arXiv 2309.17453), section 3.2: positions are those in the cache, not in the text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Cache of an engine: sinks ``n``, window ``w``, chunk ``c``, all in tokens, and its slots."""
+
+    sinks: int
+    window: int
+    chunk: int
+    slots: int
+
+    def __post_init__(self) -> None:
+        assert self.sinks >= 0, self
+        assert min(self.window, self.chunk, self.slots) >= 1, self
+
+    @property
+    def ring(self) -> int:
+        """Rows of the ring."""
+        return self.window + self.chunk - 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of a slot: sinks, ring and spare."""
+        return self.sinks + self.ring + self.chunk - 1
+
+
+@dataclass(frozen=True)
+class SessionWindow:
+    """What one session freezes before its first token: ``n' <= n`` sinks and ``w' <= w`` tokens of window."""
+
+    sinks: int
+    window: int
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the session keeps when its cache is full."""
+        return self.sinks + self.window
+
+    def evicted(self, position: int) -> int:
+        """Tokens that a session of `position` tokens no longer sees."""
+        return max(0, position - self.capacity)
+
+    def cache_index(self, position: int) -> int:
+        """Place in the cache, as the paper counts it, of the token at `position` when it is the newest."""
+        return min(position, self.capacity - 1)
+
+
+def row(geometry: Geometry, sinks: int, position: int) -> int:
+    """Row that the token at `position` takes in a session with `sinks` sinks."""
+    if position < sinks:
+        return position
+    return geometry.sinks + (position - sinks) % geometry.ring
+
+
+def linear_run(geometry: Geometry, sinks: int, position: int) -> int:
+    """Most tokens one step may feed at `position`: at most a chunk, in rows that follow one another."""
+    if position < sinks:
+        return min(geometry.chunk, sinks - position)
+    return min(geometry.chunk, geometry.ring - (position - sinks) % geometry.ring)
+
+
+def visible_rows(geometry: Geometry, window: SessionWindow, position: int) -> tuple[range, ...]:
+    """Rows that a query at `position` sees, as at most three ranges that do not overlap.
+
+    They hold the tokens ``j < n'`` with ``j <= position`` and those with ``j > position - w'``, each once,
+    and always the query's own.
+    """
+    sinks = range(min(window.sinks, position + 1))
+    kept = min(window.window, position + 1 - window.sinks)
+    if kept <= 0:
+        return (sinks,)
+    newest = row(geometry, window.sinks, position)
+    before = newest - geometry.sinks + 1  # rows from the ring's start to the newest
+    if kept <= before:
+        return (sinks, range(newest + 1 - kept, newest + 1))
+    end = geometry.sinks + geometry.ring
+    return (sinks, range(geometry.sinks, newest + 1), range(end - (kept - before), end))
+
+
+def held_positions(window: SessionWindow, position: int) -> tuple[range, range]:
+    """Tokens that a session of `position` tokens can still see: among its sinks, and in its window.
+
+    The newest ``w' - 1`` of the window suffice for the next token, but one more is kept: taking one token back
+    needs it.
+    """
+    first = max(window.sinks, position - window.window)
+    return range(min(window.sinks, position)), range(first, max(first, position))
+
+
+def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
+    """Lowest position that a session can be taken back to without recomputing.
+
+    `written` is one past the highest position whose row any step has written since, padding included: for a
+    step at `position` of a batch padded to `step` tokens, ``position + step``. Always ``<= written - chunk``,
+    so a single step can be taken back whole.
+    """
+    return max(0, written - 1 - geometry.ring + window.window)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """One slot in a step: `count` tokens of its session go to `position` and on. An idle slot has none."""
+
+    slot: int
+    position: int
+    window: SessionWindow
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step over the slots ``first .. first + len(cursors) - 1``, every one padded to `step` tokens.
+
+    Slots that nobody named are in it as idle ones at position 0.
+    """
+
+    first: int
+    step: int
+    cursors: tuple[Cursor, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Slots in the batch."""
+        return len(self.cursors)
+
+
+def plan_batch(geometry: Geometry, cursors: tuple[Cursor, ...]) -> Batch:
+    """Lay out a step: the smallest range of slots that holds all tokens, each slot writing at its own row.
+
+    Raises ValueError for a slot that is named twice or does not exist, a window larger than the engine's, more
+    tokens than `linear_run`, or no tokens at all.
+    """
+    for cursor in cursors:
+        _check(geometry, cursor)
+    named = {cursor.slot: cursor for cursor in cursors}
+    busy = [cursor.slot for cursor in cursors if cursor.count]
+    if len(named) < len(cursors) or not busy:
+        raise ValueError(f"a step needs tokens, and every slot once: {cursors}")
+    unused = SessionWindow(0, 1)
+    batch = tuple(named.get(slot) or Cursor(slot, 0, unused) for slot in range(min(busy), max(busy) + 1))
+    return Batch(
+        first=min(busy),
+        step=max(cursor.count for cursor in batch),
+        cursors=batch,
+        rows=tuple(row(geometry, cursor.window.sinks, cursor.position) for cursor in batch),
+    )
+
+
+def _check(geometry: Geometry, cursor: Cursor) -> None:
+    window = cursor.window
+    if not (0 <= window.sinks <= geometry.sinks and 1 <= window.window <= geometry.window):
+        raise ValueError(f"{window} does not fit {geometry}")
+    if not (0 <= cursor.slot < geometry.slots and cursor.position >= 0):
+        raise ValueError(f"slot {cursor.slot} at position {cursor.position} does not exist in {geometry}")
+    most = linear_run(geometry, window.sinks, cursor.position)
+    if not 0 <= cursor.count <= most:
+        raise ValueError(f"{cursor.count} tokens at position {cursor.position}; at most {most} follow linearly")
+
+
+def chunks(geometry: Geometry, sinks: int, position: int, count: int) -> tuple[int, ...]:
+    """Sizes of the steps that feed `count` tokens from `position` on, each as large as it may be."""
+    sizes: list[int] = []
+    while count > 0:
+        sizes.append(min(count, linear_run(geometry, sinks, position)))
+        position += sizes[-1]
+        count -= sizes[-1]
+    return tuple(sizes)

@@ -1,0 +1,1 @@
+"""Loads engines from the store and serves conversations: load -> session -> token stream."""

@@ -95,13 +95,10 @@ def visible_rows(geometry: Geometry, window: SessionWindow, position: int) -> tu
 
 
 def held_positions(window: SessionWindow, position: int) -> tuple[range, range]:
-    """Tokens that a session of `position` tokens can still see: among its sinks, and in its window.
-
-    The newest ``w' - 1`` of the window suffice for the next token, but one more is kept: taking one token back
-    needs it.
-    """
-    first = max(window.sinks, position - window.window)
-    return range(min(window.sinks, position)), range(first, max(first, position))
+    """Tokens that the query at `position` will see besides itself: among its sinks, and in its window."""
+    sinks = range(min(window.sinks, position))
+    first = max(window.sinks, position + 1 - window.window)
+    return sinks, range(first, max(first, position))
 
 
 def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
@@ -112,67 +109,6 @@ def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
     so a single step can be taken back whole.
     """
     return max(0, written - 1 - geometry.ring + window.window)
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """One slot in a step: `count` tokens of its session go to `position` and on. An idle slot has none."""
-
-    slot: int
-    position: int
-    window: SessionWindow
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step over the slots ``first .. first + len(cursors) - 1``, every one padded to `step` tokens.
-
-    Slots that nobody named are in it as idle ones at position 0.
-    """
-
-    first: int
-    step: int
-    cursors: tuple[Cursor, ...]
-    rows: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Slots in the batch."""
-        return len(self.cursors)
-
-
-def plan_batch(geometry: Geometry, cursors: tuple[Cursor, ...]) -> Batch:
-    """Lay out a step: the smallest range of slots that holds all tokens, each slot writing at its own row.
-
-    Raises ValueError for a slot that is named twice or does not exist, a window larger than the engine's, more
-    tokens than `linear_run`, or no tokens at all.
-    """
-    for cursor in cursors:
-        _check(geometry, cursor)
-    named = {cursor.slot: cursor for cursor in cursors}
-    busy = [cursor.slot for cursor in cursors if cursor.count]
-    if len(named) < len(cursors) or not busy:
-        raise ValueError(f"a step needs tokens, and every slot once: {cursors}")
-    unused = SessionWindow(0, 1)
-    batch = tuple(named.get(slot) or Cursor(slot, 0, unused) for slot in range(min(busy), max(busy) + 1))
-    return Batch(
-        first=min(busy),
-        step=max(cursor.count for cursor in batch),
-        cursors=batch,
-        rows=tuple(row(geometry, cursor.window.sinks, cursor.position) for cursor in batch),
-    )
-
-
-def _check(geometry: Geometry, cursor: Cursor) -> None:
-    window = cursor.window
-    if not (0 <= window.sinks <= geometry.sinks and 1 <= window.window <= geometry.window):
-        raise ValueError(f"{window} does not fit {geometry}")
-    if not (0 <= cursor.slot < geometry.slots and cursor.position >= 0):
-        raise ValueError(f"slot {cursor.slot} at position {cursor.position} does not exist in {geometry}")
-    most = linear_run(geometry, window.sinks, cursor.position)
-    if not 0 <= cursor.count <= most:
-        raise ValueError(f"{cursor.count} tokens at position {cursor.position}; at most {most} follow linearly")
 
 
 def chunks(geometry: Geometry, sinks: int, position: int, count: int) -> tuple[int, ...]:

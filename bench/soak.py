@@ -1,0 +1,126 @@
+"""One conversation far past its window: does a turn cost at position 200,000 what it cost at 2,000?
+
+    python bench/soak.py [--position 200000] [--spec demo/spec.yaml]
+
+Both services run embedded with a home of their own. Every turn feeds the same number of tokens and generates the
+same number; the table shows medians over blocks of turns, and the last line the ratio of the last block to the
+first full one. Prints JSON with --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from sinkserve.cli.embedded import embedded
+from sinkserve.cli.progress import follow_build
+from sinkserve.cli.specs import read_spec
+from sinkserve.client import Client, Conversation, Finished
+
+INPUT_TOKENS = 24
+NEW_TOKENS = 16
+BLOCKS = 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """Medians over a run of turns, and the process after it."""
+
+    position: int
+    turns: int
+    turn_ms: float
+    first_token_ms: float
+    token_ms: float
+    memory_mib: float
+    database_bytes_per_turn: float
+
+
+async def main() -> int:
+    arguments = _arguments()
+    console = Console(stderr=arguments.json)
+    with tempfile.TemporaryDirectory(prefix="sinkserve-soak-") as home:
+        async with embedded(Path(home)) as addresses, Client(addresses.runtime, addresses.builder) as client:
+            build = await client.builds.submit(read_spec(arguments.spec))
+            engine = await follow_build(client, build.name, console)
+            async with client.conversation(engine) as conversation:
+                blocks = await soak(conversation, arguments.position, Path(home) / "sinkserve.db", console)
+    if arguments.json:
+        print(json.dumps([asdict(block) for block in blocks], indent=1))
+    show(blocks, console)
+    return 0
+
+
+async def soak(conversation: Conversation, position: int, database: Path, console: Console) -> list[Block]:
+    """Talk until `position`, measured in blocks; the first, short one warms up and ends at 2,000."""
+    edges = [2_000, *(2_000 + (position - 2_000) * (i + 1) // BLOCKS for i in range(BLOCKS))]
+    blocks = []
+    for edge in edges:
+        blocks.append(await _block(conversation, edge, database))
+        console.print(f"[dim]position {blocks[-1].position}: {blocks[-1].turn_ms:.1f} ms a turn[/]")
+    return blocks
+
+
+async def _block(conversation: Conversation, edge: int, database: Path) -> Block:
+    before = _bytes(database)
+    turns = [await _turn(conversation)]
+    while turns[-1].usage.position < edge:
+        turns.append(await _turn(conversation))
+    return Block(
+        position=turns[-1].usage.position,
+        turns=len(turns),
+        turn_ms=1000 * median(_turn_s(turn) for turn in turns),
+        first_token_ms=1000 * median(turn.timing.time_to_first_token_s for turn in turns),
+        token_ms=1000 * median(turn.timing.decode_s for turn in turns) / (NEW_TOKENS - 1),
+        memory_mib=psutil.Process().memory_info().rss / 2**20,
+        database_bytes_per_turn=(_bytes(database) - before) / len(turns),
+    )
+
+
+async def _turn(conversation: Conversation) -> Finished:
+    token_ids = [5 + i for i in range(INPUT_TOKENS)]
+    turn = await conversation.send(token_ids=token_ids, max_new_tokens=NEW_TOKENS, ignore_eos=True, temperature=0.0)
+    return await turn.wait()
+
+
+def _turn_s(finished: Finished) -> float:
+    return finished.timing.time_to_first_token_s + finished.timing.decode_s
+
+
+def _bytes(database: Path) -> int:
+    return sum(path.stat().st_size for path in database.parent.glob(database.name + "*"))
+
+
+def show(blocks: list[Block], console: Console) -> None:
+    """The table, and the last block against the first one after the warm-up."""
+    table = Table("position", "turns", "ms a turn", "ms to first token", "ms a token", "MiB", "database bytes a turn")
+    for block in blocks:
+        figures = (block.turn_ms, block.first_token_ms, block.token_ms, block.memory_mib, block.database_bytes_per_turn)
+        table.add_row(str(block.position), str(block.turns), *(f"{figure:.1f}" for figure in figures))
+    console.print(table)
+    first, last = blocks[0], blocks[-1]
+    console.print(
+        f"position {last.position} against {first.position}: a turn takes {last.turn_ms / first.turn_ms:.2f} times as "
+        f"long, memory is {last.memory_mib - blocks[1].memory_mib:+.1f} MiB since position {blocks[1].position}"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--position", type=int, default=200_000)
+    parser.add_argument("--spec", type=Path, default=Path(__file__).parent.parent / "demo" / "spec.yaml")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

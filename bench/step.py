@@ -1,0 +1,131 @@
+"""Milliseconds of a step, beside what memory bandwidth allows: one slot, all slots, and a chunk of a prompt.
+
+    python bench/step.py CHECKPOINT --precision int8
+
+The limit counts the weights once and the rows of every slot in the batch once, at the bandwidth of summing 1 GiB on
+the same threads in the same run. Machines are noisy: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from builder_service.checkpoint import Checkpoint
+from builder_service.export import export
+from builder_service.llama import read_architecture, read_rope
+from common.engine import Feed
+from common.manifest import GRAPH_PATH, WEIGHTS_PATH, Architecture
+from common.onnxruntime_engine import OnnxRuntimeEngine
+from common.spec import CacheGeometry, ModelSpec, Precision, Source
+from common.window import Geometry, SessionWindow, linear_run
+
+
+def main() -> None:
+    arguments = parse()
+    geometry = Geometry(arguments.sinks, arguments.window, arguments.chunk, arguments.slots)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(arguments.engine or scratch)
+        engine, architecture = load(arguments, geometry, out)
+        bandwidth = measure_bandwidth()
+        print(f"{arguments.precision}, {geometry}, {arguments.threads or os.cpu_count()} threads")
+        print(f"memory: {bandwidth / 1e9:.1f} GB/s read\n")
+        print("| step | ms | host ms | limit ms | ratio | tokens/s |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        weights = (out / WEIGHTS_PATH).stat().st_size - embedding_bytes(architecture, arguments.precision)
+        for slots, step in ((1, 1), (geometry.slots, 1), (1, geometry.chunk)):
+            report(engine, architecture, weights, bandwidth, slots, step, arguments.steps)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--engine", help="folder of an exported graph, made if it is empty")
+    parser.add_argument("--precision", default="fp32", choices=[str(precision) for precision in Precision])
+    parser.add_argument("--sinks", type=int, default=4)
+    parser.add_argument("--window", type=int, default=1020)
+    parser.add_argument("--chunk", type=int, default=64)
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    return parser.parse_args()
+
+
+def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[OnnxRuntimeEngine, Architecture]:
+    checkpoint = Checkpoint(arguments.checkpoint)
+    architecture, rope = read_architecture(checkpoint.config), read_rope(checkpoint.config, geometry)
+    if not (out / GRAPH_PATH).exists():
+        cache = CacheGeometry(
+            sink_tokens=geometry.sinks,
+            window_tokens=geometry.window,
+            chunk_tokens=geometry.chunk,
+            max_slots=geometry.slots,
+        )
+        source, precision = Source(uri=str(arguments.checkpoint)), Precision(arguments.precision)
+        spec = ModelSpec(name="bench", source=source, precision=precision, cache=cache)
+        export(checkpoint, architecture, rope, spec, out, lambda _: None)
+    graph = out / GRAPH_PATH
+    return OnnxRuntimeEngine(graph, architecture, rope, geometry, threads=arguments.threads), architecture
+
+
+def report(  # noqa: PLR0917 - one line of the table
+    engine: OnnxRuntimeEngine,
+    architecture: Architecture,
+    weights: int,
+    bandwidth: float,
+    slots: int,
+    step: int,
+    count: int,
+) -> None:
+    window = SessionWindow(engine.geometry.sinks, engine.geometry.window)
+    position = full_position(engine.geometry, step)
+    feeds = tuple(Feed(slot, position, window, (1,) * step) for slot in range(slots))
+    milliseconds = median_ms(lambda: engine.step(feeds), count)
+    host = median_ms(lambda: engine._prepare(feeds), count)  # noqa: SLF001 - the part that is ours
+    rows = engine.geometry.rows * architecture.kv_heads * architecture.head_dim * 4
+    limit = 1e3 * (weights + slots * architecture.layers * 2 * rows) / bandwidth
+    rate = 1e3 * slots * step / milliseconds
+    name = f"{slots} x {step}"
+    print(f"| {name} | {milliseconds:.2f} | {host:.3f} | {limit:.2f} | {milliseconds / limit:.2f} | {rate:.1f} |")
+
+
+def full_position(geometry: Geometry, step: int) -> int:
+    """A position with a full window where `step` tokens follow linearly."""
+    position = geometry.sinks + 2 * geometry.ring
+    assert linear_run(geometry, geometry.sinks, position) >= step
+    return position
+
+
+def embedding_bytes(architecture: Architecture, precision: str) -> int:
+    """Bytes of the embedding, of which a step reads next to nothing."""
+    return architecture.vocabulary * architecture.hidden * (4 if precision == "fp32" else 1)
+
+
+def measure_bandwidth() -> float:
+    """Bytes a second that numpy reads when it sums 1 GiB."""
+    block = np.ones(1 << 28, np.float32)
+    seconds = min(timed(lambda: float(block.sum())) for _ in range(5))
+    return block.nbytes / seconds
+
+
+def timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def median_ms(act: Callable[[], object], count: int) -> float:
+    for _ in range(3):
+        act()
+    return 1e3 * statistics.median(timed(act) for _ in range(count))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Sink and window attention over a slot's rows, as nodes.
+
+Keys lie in the cache rotated at their own positions. A query meets the ring's rows at its own angle and the sinks'
+rows at the angle of its place in the cache; the two blocks of scores meet before one softmax. Which rows a query
+sees is the mask's business: nothing here knows positions.
+
+Query heads that share a key/value head are stacked along the step, so that a batch of plain matrix products does
+grouped attention without repeating keys. `FusedMatMul` multiplies by the transposed keys without moving them.
+
+Source: StreamingLLM (arXiv 2309.17453), section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from builder_service.graph import CONTRIB, Graph
+from common.manifest import Architecture
+from common.window import Geometry
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Names of the graph's inputs that all layers share."""
+
+    write_rows: str  # [batch]
+    mask: str  # [batch, 1, 1, step, rows]
+    cos: str  # [batch, step, dim / 2]
+    sin: str
+    sink_cos: str  # empty without sinks
+    sink_sin: str
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What every layer's attention adds to the graph."""
+
+    graph: Graph
+    shapes: Architecture
+    geometry: Geometry
+    inputs: Inputs
+
+    @property
+    def query_width(self) -> int:
+        return self.shapes.heads * self.shapes.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.shapes.kv_heads * self.shapes.head_dim
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.shapes.heads // self.shapes.kv_heads
+
+    def attend(self, layer: int, qkv: str) -> str:
+        """[batch, step, query + key + value widths] to [tokens, query width]; declares the layer's cache."""
+        sizes = self._integers(self.query_width, self.key_width, self.key_width)
+        query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
+        key = self._rotate(key, self.inputs.cos, self.inputs.sin, self.shapes.kv_heads)
+        keys = self._append(f"key_cache_{layer}", key)
+        values = self._append(f"value_cache_{layer}", value)
+        weights = self._softmax(self._all_scores(query, keys))
+        return self._merge_heads(self.graph.node("MatMul", weights, values))
+
+    def _append(self, name: str, rows: str) -> str:
+        """Write a step's keys or values [batch, step, key width] into the cache `name`, in place where bound so."""
+        cache_shape = ("batch", self.shapes.kv_heads, self.geometry.rows, self.shapes.head_dim)
+        self.graph.input(name, np.float32, cache_shape)
+        self.graph.output(f"{name}_out", np.float32, cache_shape)
+        heads = self.graph.node("Reshape", rows, self._integers(0, 0, self.shapes.kv_heads, self.shapes.head_dim))
+        heads = self.graph.node("Transpose", heads, perm=[0, 2, 1, 3])
+        return self.graph.node("TensorScatter", name, heads, self.inputs.write_rows, out=f"{name}_out")
+
+    def _all_scores(self, query: str, keys: str) -> str:
+        """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""
+        ring_query = self._rotate(query, self.inputs.cos, self.inputs.sin, self.shapes.heads)
+        scores = self._scores(ring_query, keys, self.geometry.rows)
+        if not self.geometry.sinks:
+            return scores
+        sink_query = self._rotate(query, self.inputs.sink_cos, self.inputs.sink_sin, self.shapes.heads)
+        start, end, axis = self._integers(0), self._integers(self.geometry.sinks), self._integers(2)
+        sink_keys = self.graph.node("Slice", keys, start, end, axis)
+        sink_scores = self._scores(sink_query, sink_keys, self.geometry.sinks)
+        merged = self.graph.node("TensorScatter", scores, sink_scores, axis=3)  # over the first columns, in place
+        return self._shaped(merged, self.geometry.rows)
+
+    def _scores(self, query: str, keys: str, rows: int) -> str:
+        """[batch, step, query width] and [batch, kv_heads, rows, dim] to [batch, kv_heads, group * step, rows]."""
+        split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
+        heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
+        stacked = self.graph.node("Reshape", heads, self._integers(0, 0, -1, self.shapes.head_dim))
+        scale = 1 / math.sqrt(self.shapes.head_dim)
+        scores = self.graph.node("FusedMatMul", stacked, keys, domain=CONTRIB, transB=1, alpha=scale)
+        return self._shaped(scores, rows)
+
+    def _softmax(self, scores: str) -> str:
+        """Masked softmax over the rows; the shape stays."""
+        split = self._integers(0, 0, self.group, -1, self.geometry.rows)
+        scores = self._grouped(self.graph.node("Reshape", scores, split))
+        masked = self._grouped(self.graph.node("Add", scores, self.inputs.mask))
+        weights = self._grouped(self.graph.node("Softmax", masked, axis=-1))
+        return self.graph.node("Reshape", weights, self._integers(0, 0, -1, self.geometry.rows))
+
+    def _merge_heads(self, stacked: str) -> str:
+        """[batch, kv_heads, group * step, dim] to [tokens, query width]."""
+        heads = self.graph.node("Reshape", stacked, self._integers(0, 0, self.group, -1, self.shapes.head_dim))
+        heads = self.graph.node("Transpose", heads, perm=[0, 3, 1, 2, 4])
+        return self.graph.node("Reshape", heads, self._integers(-1, self.query_width))
+
+    def _rotate(self, rows: str, cos: str, sin: str, heads: int) -> str:
+        """Rotate [batch, step, heads * dim]."""
+        return self.graph.node("RotaryEmbedding", rows, cos, sin, num_heads=heads)
+
+    def _shaped(self, scores: str, rows: int) -> str:
+        return self.graph.shaped(scores, np.float32, ("batch", self.shapes.kv_heads, "stacked", rows))
+
+    def _grouped(self, scores: str) -> str:
+        shape = ("batch", self.shapes.kv_heads, self.group, "step", self.geometry.rows)
+        return self.graph.shaped(scores, np.float32, shape)
+
+    def _integers(self, *values: int) -> str:
+        return self.graph.constant(values, np.int64)

@@ -1,0 +1,111 @@
+"""Builds as their clients see them, in SQL. Every change is one transaction with the event that tells of it.
+
+Calls block: from asyncio, use `asyncio.to_thread`. `changed` hears the id of a build after each commit, in the
+thread that made the change.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, and_, or_, select
+
+from builder_service.build_events import StoredEvent, event_from_json
+from builder_service.build_rows import change_build, find_build, insert_build, to_build
+from builder_service.build_tables import builds, events
+from builder_service.builds import Build
+from common.database import Database, utc_now
+from common.errors import AlreadyExists, Reason
+from common.pages import Page
+from common.spec import ModelSpec
+
+EVENT_PAGE = 200
+"""Most events that one read returns."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+def _nobody(_build_id: str) -> None:
+    pass
+
+
+class BuildRepository:
+    """Builds in a database."""
+
+    def __init__(self, database: Database, changed: Callable[[str], None] = _nobody) -> None:
+        self._database = database
+        self._changed = changed
+
+    def submit(self, principal: str, spec: ModelSpec, request_id: str = "") -> Build:
+        """Create a build, or return the one of the request id.
+
+        Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec.
+        """
+        build = Build(uuid.uuid4().hex, principal, spec, utc_now())
+        with self._database.write() as connection:
+            if earlier := _of_request(connection, principal, request_id):
+                return _same_request(earlier, spec, request_id)
+            insert_build(connection, build, request_id)
+        self._changed(build.build_id)
+        return build
+
+    def get(self, principal: str, build_id: str) -> Build:
+        """A build; raises NotFound (BUILD_NOT_FOUND), also for one of another principal."""
+        with self._database.read() as connection:
+            return find_build(connection, build_id, principal)
+
+    def list(self, principal: str, page: Page) -> tuple[list[Build], str]:
+        """A page of builds, the newest first, and the token of the next page."""
+        query = select(builds).where(builds.c.principal == principal)
+        if page.after is not None:
+            ticks, last = page.after
+            time = _EPOCH + int(ticks) * _TICK
+            same_time = and_(builds.c.create_time == time, builds.c.build_id < last)
+            query = query.where(or_(builds.c.create_time < time, same_time))
+        query = query.order_by(builds.c.create_time.desc(), builds.c.build_id.desc()).limit(page.size + 1)
+        with self._database.read() as connection:
+            found = [to_build(row) for row in connection.execute(query).mappings()]
+        kept = found[: page.size]
+        return kept, page.next_token(_key(kept[-1]) if len(found) > page.size else None)
+
+    def watch(self, principal: str, build_id: str, after: int) -> tuple[Build, Sequence[StoredEvent]]:
+        """A build and its next events after a sequence, of one moment; fewer than EVENT_PAGE are all there are."""
+        following = and_(events.c.build_id == build_id, events.c.sequence > after)
+        query = select(events).where(following).order_by(events.c.sequence).limit(EVENT_PAGE)
+        with self._database.read() as connection:
+            build = find_build(connection, build_id, principal)
+            rows = connection.execute(query).mappings().all()
+        return build, [StoredEvent(row["sequence"], row["time"], event_from_json(row["event"])) for row in rows]
+
+    def cancel(self, principal: str, build_id: str) -> Build:
+        """End a build; its worker hears of it. Raises FailedPrecondition (BUILD_ENDED), NotFound."""
+        with self._database.write() as connection:
+            build = change_build(connection, build_id, lambda build: build.cancel(utc_now()), principal)
+        self._changed(build_id)
+        return build
+
+
+def _of_request(connection: Connection, principal: str, request_id: str) -> Build | None:
+    if not request_id:
+        return None
+    mine = and_(builds.c.principal == principal, builds.c.request_id == request_id)
+    row = connection.execute(select(builds).where(mine)).mappings().one_or_none()
+    return None if row is None else to_build(row)
+
+
+def _same_request(earlier: Build, spec: ModelSpec, request_id: str) -> Build:
+    if earlier.spec == spec:
+        return earlier
+    raise AlreadyExists(
+        Reason.REQUEST_ID_REUSED,
+        f"request_id {request_id!r} was used for another spec, in {earlier.name}; use a new one for a new request",
+        field="request_id",
+        request_id=request_id,
+        build=earlier.name,
+    )
+
+
+def _key(build: Build) -> tuple[int, str]:
+    return (build.create_time - _EPOCH) // _TICK, build.build_id

@@ -1,0 +1,91 @@
+"""Rows of builds and events, inside a transaction that somebody else has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from builder_service.build_events import Changed, Event, event_to_json
+from builder_service.build_tables import builds, events, running_keys
+from builder_service.builds import Build, Stage, State
+from builder_service.failure import Failure
+from common.database import utc_now
+from common.errors import NotFound, Reason
+from common.spec import ModelSpec
+
+_AS_THEY_ARE = ("principal", "progress", "attempt", "create_time", "start_time", "end_time", "engine")
+
+
+def find_build(connection: Connection, build_id: str, principal: str | None = None, *, lock: bool = False) -> Build:
+    """A build; raises NotFound (BUILD_NOT_FOUND), also for one that is not the principal's.
+
+    `lock`: nobody else changes it until the transaction ends.
+    """
+    query = select(builds).where(builds.c.build_id == build_id)
+    if lock:
+        query = query.with_for_update()
+    if principal is not None:
+        query = query.where(builds.c.principal == principal)
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        name = f"builds/{build_id}"
+        raise NotFound(Reason.BUILD_NOT_FOUND, f"{name} not found", build=name)
+    return to_build(row)
+
+
+def to_build(row: Mapping[Any, Any]) -> Build:
+    """A build from its row."""
+    return Build(
+        build_id=row["build_id"],
+        spec=ModelSpec.model_validate_json(row["spec"]),
+        state=State(row["state"]),
+        stage=Stage(row["stage"]) if row["stage"] else None,
+        failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
+        **{name: row[name] for name in _AS_THEY_ARE},
+    )
+
+
+def insert_build(connection: Connection, build: Build, request_id: str) -> None:
+    """Store a new build, with its first event."""
+    fixed = {"build_id": build.build_id, "spec": build.spec.model_dump_json(), "request_id": request_id or None}
+    connection.execute(insert(builds).values(**fixed, **_state(build), last_sequence=0))
+    append_event(connection, build.build_id, Changed(build))
+
+
+def change_build(
+    connection: Connection, build_id: str, change: Callable[[Build], Build], principal: str | None = None
+) -> Build:
+    """Load a build, change it, store it, with an event if its state changed; raises what `change` raises."""
+    before = find_build(connection, build_id, principal, lock=True)
+    after = change(before)
+    if after == before:
+        return after
+    set_columns(connection, build_id, **_state(after))
+    if after.state != before.state:
+        append_event(connection, build_id, Changed(after))
+        if after.state is not State.RUNNING:
+            connection.execute(delete(running_keys).where(running_keys.c.build_id == build_id))
+    return after
+
+
+def set_columns(connection: Connection, build_id: str, **columns: object) -> None:
+    """Store columns of a build."""
+    connection.execute(update(builds).where(builds.c.build_id == build_id).values(**columns))
+
+
+def append_event(connection: Connection, build_id: str, event: Event) -> None:
+    """Store the next event of a build."""
+    count = update(builds).where(builds.c.build_id == build_id).values(last_sequence=builds.c.last_sequence + 1)
+    sequence = connection.scalar(count.returning(builds.c.last_sequence))
+    row = {"build_id": build_id, "sequence": sequence, "time": utc_now(), "event": event_to_json(event)}
+    connection.execute(insert(events).values(row))
+
+
+def _state(build: Build) -> dict[str, Any]:
+    return {name: getattr(build, name) for name in _AS_THEY_ARE} | {
+        "state": build.state.value,
+        "stage": build.stage.value if build.stage else None,
+        "failure": build.failure.model_dump_json() if build.failure else None,
+    }

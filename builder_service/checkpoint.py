@@ -1,0 +1,225 @@
+"""A Hugging Face checkpoint folder: its config and its tensors, read a few rows at a time.
+
+Knows the safetensors layout (8 bytes of header length, a JSON header, raw little-endian data) and the index of a
+sharded checkpoint. Knows nothing of architectures. Only safetensors is read: the older formats run code.
+
+Source: https://huggingface.co/docs/safetensors, "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import InvalidArgument, NotFound, Reason
+
+FloatArray = npt.NDArray[np.float32]
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+BLOCK_BYTES = 64 << 20  # of float32, the most that `blocks` holds at a time
+LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
+STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int  # bytes from the start of the file
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+
+
+class Checkpoint:
+    """A folder with config.json and safetensors, checked when opened; tensors are read when asked for.
+
+    Raises NotFound (SOURCE_NOT_FOUND) for a folder or a file that is not there, and InvalidArgument
+    (CHECKPOINT_INVALID) for one that is not what it should be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise NotFound(Reason.SOURCE_NOT_FOUND, f"no checkpoint folder at {folder}", folder=folder)
+        self.folder = folder
+        self.config = _read_json(folder / CONFIG)
+        self.generation_config = _read_json(path) if (path := folder / GENERATION_CONFIG).exists() else {}
+        self._weight_files = _weight_files(folder)
+        self._tensors = _locate(folder, self._weight_files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors, sorted."""
+        return tuple(sorted(self._tensors))
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that weights and shapes are read from, config first."""
+        index = (self.folder / INDEX,) if (self.folder / INDEX).exists() else ()
+        generation = (path,) if (path := self.folder / GENERATION_CONFIG).exists() else ()
+        return (self.folder / CONFIG, *generation, *index, *self._weight_files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+        return self._entry(name).shape
+
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise unless the tensor `name` exists in `shape`."""
+        entry = self._entry(name)
+        if entry.shape != shape:
+            found, wanted = list(entry.shape), list(shape)
+            message = f"tensor {name} in {entry.file.name} has shape {found}; {CONFIG} asks for {wanted}"
+            raise _invalid(message, file=entry.file.name, tensor=name)
+
+    def tensor(self, name: str) -> FloatArray:
+        """A whole tensor as float32."""
+        entry = self._entry(name)
+        return _read(entry, name, 0, _rows(entry)).reshape(entry.shape)
+
+    def blocks(self, name: str) -> Iterator[FloatArray]:
+        """The tensor's rows as float32, in order, in blocks of at most BLOCK_BYTES (but at least a row)."""
+        entry = self._entry(name)
+        row_bytes = 4 * math.prod(entry.shape[1:])
+        step = max(1, BLOCK_BYTES // max(row_bytes, 1))
+        for start in range(0, _rows(entry), step):
+            yield _read(entry, name, start, min(step, _rows(entry) - start))
+
+    def _entry(self, name: str) -> TensorEntry:
+        if name not in self._tensors:
+            files = ", ".join(path.name for path in self._weight_files)
+            raise _invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
+        return self._tensors[name]
+
+
+def _rows(entry: TensorEntry) -> int:
+    return entry.shape[0] if entry.shape else 1
+
+
+def _read(entry: TensorEntry, name: str, start: int, count: int) -> FloatArray:
+    """`count` rows from row `start`, as finite float32."""
+    dtype = np.dtype(STORAGE[entry.dtype])
+    row = math.prod(entry.shape[1:])
+    raw = np.fromfile(entry.file, dtype, count * row, offset=entry.offset + start * row * dtype.itemsize)
+    if raw.size != count * row:
+        raise _invalid(f"{entry.file.name} ends inside tensor {name}", file=entry.file.name, tensor=name)
+    values = _to_float32(raw, entry.dtype).reshape(count, *entry.shape[1:])
+    if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
+        raise _invalid(f"tensor {name} in {entry.file.name} is not finite", file=entry.file.name, tensor=name)
+    return values
+
+
+def _to_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
+    if dtype == "BF16":  # the upper half of a float32
+        widened = raw.astype(np.uint32)
+        widened <<= 16
+        return widened.view(np.float32)
+    return raw.astype(np.float32, copy=False)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that hold the tensors: one, or the shards of an index."""
+    if (folder / INDEX).exists():
+        names = sorted(set(_weight_map(folder).values()))
+        return tuple(_existing(folder, name) for name in names)
+    if (folder / SINGLE).exists():
+        return (folder / SINGLE,)
+    if pickled := sorted(path.name for path in folder.glob("*.bin")):
+        message = f"{folder} holds {', '.join(pickled)}; only safetensors is read ({SINGLE} or {INDEX})"
+        raise _invalid(message, file=pickled[0])
+    raise NotFound(Reason.SOURCE_NOT_FOUND, f"{folder} has neither {SINGLE} nor {INDEX}", file=SINGLE)
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if Path(name).name != name:
+        raise _invalid(f"{INDEX} names {name!r}, which is not a file of this folder", file=INDEX)
+    if not path.is_file():
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{INDEX} names {name}, which is not in {folder}", file=name)
+    return path
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    mapping = _read_json(folder / INDEX).get("weight_map")
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
+        raise _invalid(f"{INDEX} has no weight_map from tensors to files", file=INDEX)
+    return mapping
+
+
+def _locate(folder: Path, files: tuple[Path, ...]) -> dict[str, TensorEntry]:
+    found: dict[str, TensorEntry] = {}
+    for file in files:
+        found |= _read_header(file)
+    if (folder / INDEX).exists():
+        for name, file_name in _weight_map(folder).items():
+            if name not in found:
+                message = f"{INDEX} says that tensor {name} is in {file_name}, and it is not"
+                raise _invalid(message, file=file_name, tensor=name)
+    return found
+
+
+def _read_header(file: Path) -> dict[str, TensorEntry]:
+    """All tensors of one file; data must lie inside it."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
+            message = f"{file.name} is not safetensors, or is cut off: its header would be {length} of {size} bytes"
+            raise _invalid(message, file=file.name)
+        header = _parse_json(stream.read(length), file.name)
+    header.pop("__metadata__", None)
+    return {name: _read_entry(file, size, 8 + length, name, fields) for name, fields in header.items()}
+
+
+def _read_entry(file: Path, size: int, data_start: int, name: str, fields: object) -> TensorEntry:
+    try:
+        dtype, shape, (begin, end) = (fields[key] for key in ("dtype", "shape", "data_offsets"))  # type: ignore[index]
+        entry = TensorEntry(file, str(dtype), tuple(int(extent) for extent in shape), data_start + int(begin))
+        stop = data_start + int(end)
+    except (KeyError, TypeError, ValueError):
+        message = f"tensor {name} has no valid dtype, shape and data_offsets in the header of {file.name}"
+        raise _invalid(message, file=file.name, tensor=name) from None
+    if entry.dtype not in STORAGE:
+        message = f"tensor {name} in {file.name} is {entry.dtype}; {', '.join(STORAGE)} are read"
+        raise _invalid(message, file=file.name, tensor=name, dtype=entry.dtype)
+    if min(entry.shape, default=0) < 0 or entry.offset < data_start or stop - entry.offset != entry.size_bytes:
+        message = f"tensor {name} in {file.name} has {stop - entry.offset} bytes; its shape needs {entry.size_bytes}"
+        raise _invalid(message, file=file.name, tensor=name)
+    if stop > size:
+        message = f"{file.name} is cut off: tensor {name} ends at byte {stop}, the file at byte {size}"
+        raise _invalid(message, file=file.name, tensor=name)
+    return entry
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path.parent} has no {path.name}", file=path.name)
+    return _parse_json(path.read_bytes(), path.name)
+
+
+def _parse_json(data: bytes, file: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise _invalid(f"{file} does not hold valid JSON where it should: {error}", file=file) from None
+    if not isinstance(parsed, dict):
+        raise _invalid(f"{file} holds JSON that is not an object", file=file)
+    return parsed
+
+
+def _invalid(message: str, *, file: str, tensor: str = "", dtype: str = "") -> InvalidArgument:
+    return InvalidArgument(
+        Reason.CHECKPOINT_INVALID, message, field="spec.source.uri", file=file, tensor=tensor, dtype=dtype
+    )

@@ -1,0 +1,56 @@
+"""What a build will need of memory and disk, before it starts: it is refused early rather than killed late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.errors import Reason, ResourceExhausted
+from common.manifest import Architecture
+from common.spec import Precision
+from common.window import Geometry
+
+_BITS = {Precision.FP32: 32.0, Precision.INT8: 8.0, Precision.INT4: 4.5}
+"""Bits of a weight, scales included."""
+_PROCESS_BYTES = 300 * 2**20
+"""An idle build process, with its libraries."""
+_WEIGHTS_IN_MEMORY = 1.5
+"""Peak of the weights in memory, over their size: as built, loaded for VERIFY, and one matrix in float64."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Needs of a build, in bytes."""
+
+    weight_bytes: int
+    kv_bytes_per_slot: int
+    memory_bytes: int
+    disk_bytes: int
+
+
+def estimate(architecture: Architecture, geometry: Geometry, precision: Precision) -> Estimate:
+    """What a build of these shapes needs."""
+    weights = round(architecture.parameters * _BITS[precision] / 8)
+    kv = kv_bytes_per_slot(architecture, geometry)
+    memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
+    # In the work folder and, once published, in the store.
+    return Estimate(weights, kv, memory, 2 * weights)
+
+
+def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry) -> int:
+    """Keys and values of one slot, float32."""
+    return 2 * 4 * architecture.layers * architecture.kv_heads * architecture.head_dim * geometry.rows
+
+
+def check_fits(needs: Estimate, free_memory_bytes: int, free_disk_bytes: int) -> None:
+    """Raise ResourceExhausted (OUT_OF_MEMORY, OUT_OF_DISK) saying what is needed and what there is."""
+    for what, reason, need, free in (
+        ("memory", Reason.OUT_OF_MEMORY, needs.memory_bytes, free_memory_bytes),
+        ("disk", Reason.OUT_OF_DISK, needs.disk_bytes, free_disk_bytes),
+    ):
+        if need > free:
+            message = f"the build needs about {_mib(need)} of {what} and {_mib(free)} are free"
+            raise ResourceExhausted(reason, message, needed_bytes=need, free_bytes=free)
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"

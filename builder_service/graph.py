@@ -1,0 +1,120 @@
+"""An ONNX graph in the making: nodes, small constants inside it, and weights that lie in a file beside it.
+
+Knows ONNX and no model. Weights are only described here, with what will produce their bytes; `weights` writes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from builder_service.checkpoint import Checkpoint
+
+OPSET = 24
+IR_VERSION = 13  # the highest that onnxruntime 1.31 reads
+CONTRIB = "com.microsoft"  # onnxruntime's own operators, for what the CPU runs faster so
+Array = npt.NDArray[Any]
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of the weights file."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """Weights that are made together from a checkpoint.
+
+    `produce` yields C-contiguous pieces: first all of the first weight, then of the second; none spans two.
+    """
+
+    weights: tuple[Weight, ...]
+    produce: Callable[[Checkpoint], Iterator[Array]]
+
+
+@dataclass
+class Graph:
+    """Nodes in order of execution. Every method that adds one returns the name of its output."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    groups: list[WeightGroup] = field(default_factory=list)
+    _shaped: list[onnx.ValueInfoProto] = field(default_factory=list)
+    _constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = field(default_factory=dict)
+
+    def input(self, name: str, dtype: type[np.generic], shape: Shape) -> str:
+        """Declare an input; a word in the shape is an extent that varies."""
+        self.inputs.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
+        return name
+
+    def output(self, name: str, dtype: type[np.generic], shape: Shape) -> None:
+        """Declare the value `name` as an output."""
+        self.outputs.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
+
+    def shaped(self, name: str, dtype: type[np.generic], shape: Shape) -> str:
+        """Declare the shape of an inner value, where onnxruntime needs it to see that two values can share memory."""
+        self._shaped.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
+        return name
+
+    def node(self, operator: str, *inputs: str, out: str = "", domain: str = "", **attributes: Any) -> str:  # noqa: ANN401 - attributes are of any ONNX type
+        """Add a node with one output, named `out` where that matters."""
+        return self.split(operator, *inputs, out=(out,), domain=domain, **attributes)[0]
+
+    def split(
+        self, operator: str, *inputs: str, out: tuple[str, ...], domain: str = "", **attributes: Any
+    ) -> list[str]:  # noqa: ANN401 - attributes are of any ONNX type
+        """Add a node with an output for every name in `out`; an empty name is drawn here."""
+        stem = f"{operator}_{len(self.nodes)}"
+        names = [name or f"{stem}_{index}" for index, name in enumerate(out)]
+        self.nodes.append(helper.make_node(operator, inputs, names, name=stem, domain=domain, **attributes))
+        return names
+
+    def constant(self, values: object, dtype: type[np.generic]) -> str:
+        """A small constant; equal ones are one."""
+        array = np.asarray(values, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(array, f"constant_{len(self._constants)}")
+        return str(self._constants[key].name)
+
+    def weights(self, group: WeightGroup) -> list[str]:
+        """Add weights of the weights file; returns their names."""
+        self.groups.append(group)
+        return [weight.name for weight in group.weights]
+
+    def model(self, name: str, external: list[onnx.TensorProto]) -> onnx.ModelProto:
+        """The finished model; `external` are the weights' descriptions."""
+        initializers = [*self._constants.values(), *external]
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, initializers, value_info=self._shaped)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="sinkserve")
+
+
+def _onnx_type(dtype: np.dtype[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def describe(weight: Weight, location: str, offset: int) -> onnx.TensorProto:
+    """A weight as ONNX names it: bytes `offset` and following of the file `location`."""
+    tensor = TensorProto(name=weight.name, data_type=_onnx_type(weight.dtype), dims=weight.shape)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", weight.size_bytes)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

@@ -1,0 +1,87 @@
+"""What a build's process and its worker say to each other: JSON, a line a message, over the child's pipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from builder_service.builds import Stage
+from builder_service.failure import Failure
+from common.manifest import Manifest
+from common.spec import ModelSpec
+
+LONGEST_LINE = 64 * 1024 * 1024
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Order(_Message):
+    """To the child, first: what to build, and where."""
+
+    spec: ModelSpec
+    work: Path
+    source_roots: tuple[Path, ...]
+    store_url: str
+
+
+class Answer(_Message):
+    """To the child, after each of its questions: whether to go on. If not, it ends."""
+
+    go_on: bool
+
+
+class Progress(_Message):
+    """From the child: `done` of `stage` is done."""
+
+    kind: Literal["progress"] = "progress"
+    stage: Stage
+    done: float
+
+
+class Log(_Message):
+    """From the child: a line."""
+
+    kind: Literal["log"] = "log"
+    text: str
+
+
+class AskKey(_Message):
+    """From the child: asks whether to build this key."""
+
+    kind: Literal["ask_key"] = "ask_key"
+    build_key: str
+
+
+class AskStore(_Message):
+    """From the child: asks whether it may store these blobs."""
+
+    kind: Literal["ask_store"] = "ask_store"
+    digests: tuple[str, ...]
+
+
+class Built(_Message):
+    """From the child, last: all files are in the store; this is the manifest, but for its version."""
+
+    kind: Literal["built"] = "built"
+    manifest: Manifest
+
+
+class Failed(_Message):
+    """From the child, last: it cannot be built."""
+
+    kind: Literal["failed"] = "failed"
+    failure: Failure
+
+
+FromChild = Progress | Log | AskKey | AskStore | Built | Failed
+
+_from_child: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])
+
+
+def read_message(line: bytes) -> FromChild:
+    """A message of a child."""
+    return _from_child.validate_json(line)

@@ -1,0 +1,37 @@
+"""A build as the list of its stages, in the build's own process. Knows nothing of databases."""
+
+from __future__ import annotations
+
+from builder_service.messages import Order
+from builder_service.source import check_unchanged
+from builder_service.stages import (
+    Parent,
+    compile_engine,
+    describe,
+    make_plan,
+    publish,
+    resolve,
+    verify,
+    write_files,
+)
+from common.manifest import Manifest
+
+
+def run(order: Order, parent: Parent) -> Manifest | None:
+    """Build an engine and store its files; returns its manifest without version, or None if the parent says no.
+
+    Raises SinkServeError with the cause, where a person can do something about it.
+    """
+    source = resolve(order, parent)
+    if not parent.may_build(source.key):
+        return None
+    plan = make_plan(order, source, parent)
+    write_files(order, source, plan, parent)
+    engine = compile_engine(order, plan, parent)
+    figures = verify(order, source, plan, engine, parent)
+    check_unchanged(source.files)
+    manifest = describe(order, source, plan, figures)
+    if not parent.may_store(tuple(file.digest for file in manifest.files)):
+        return None
+    publish(order, plan, manifest.files, parent)
+    return manifest

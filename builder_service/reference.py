@@ -1,0 +1,152 @@
+"""What an engine ought to say: the model in float64, one layer's matrix in memory at a time, all positions at once.
+
+Distances are the paper's, told as the paper tells them: a query lists the tokens it sees, and every key is rotated by
+its place in that list. No code is shared with the planner, the angles or the graph. A stream may skip positions:
+what was skipped is seen with key and value zero, as in a cache that was zeroed; so a short stream can stand anywhere.
+
+Source: StreamingLLM (arXiv 2309.17453), section 3.2; Llama as in Hugging Face's `modeling_llama.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from builder_service.rounded import Weights
+from common.manifest import Architecture, Rope
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one query sees: tokens of the stream, their places in the cache, and how many tokens never fed."""
+
+    tokens: npt.NDArray[np.int64]  # [seen]
+    places: npt.NDArray[np.int64]  # [seen]; the last is the query's own
+    zeros: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tokens of one session at ascending `positions`, and what the session keeps."""
+
+    sinks: int
+    window: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    def seen(self, position: int) -> tuple[int, ...]:
+        """Positions that the query at `position` sees, oldest first, itself included."""
+        first = max(0, position - self.window + 1)
+        sinks = range(min(self.sinks, first))
+        return (*sinks, *range(first, position + 1))
+
+    @cached_property
+    def sights(self) -> tuple[Sight, ...]:
+        """What each of its tokens sees."""
+        index = {position: i for i, position in enumerate(self.positions)}
+        return tuple(_sight(index, self.seen(position)) for position in self.positions)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A Llama model and its rotation."""
+
+    weights: Weights
+    architecture: Architecture
+    rope: Rope
+    rms_norm_eps: float
+
+    def logits(self, streams: tuple[Stream, ...], progress: Callable[[float], None] = lambda _: None) -> list[Array]:
+        """Logits after every token: one array of [token, vocabulary] a stream."""
+        counts = [len(stream.tokens) for stream in streams]
+        x = self._embed([token for stream in streams for token in stream.tokens])  # [token, hidden]
+        for layer in range(self.architecture.layers):
+            x = self._layer(layer, x, streams, counts)
+            progress((layer + 1) / (self.architecture.layers + 1))
+        tied = "lm_head.weight" not in self.weights.names
+        head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        logits = self._product(head, self._norm("model.norm.weight", x))
+        progress(1.0)
+        return _split(logits, counts)
+
+    def _layer(self, layer: int, x: Array, streams: tuple[Stream, ...], counts: list[int]) -> Array:
+        name = f"model.layers.{layer}"
+        normed = self._norm(f"{name}.input_layernorm.weight", x)
+        query, key, value = (
+            _split(self._linear(f"{name}.self_attn.{part}_proj", normed), counts) for part in ("q", "k", "v")
+        )
+        mixed = [self._attend(*parts) for parts in zip(streams, query, key, value, strict=True)]
+        x = x + self._linear(f"{name}.self_attn.o_proj", np.concatenate(mixed))
+        normed = self._norm(f"{name}.post_attention_layernorm.weight", x)
+        gate, up = (self._linear(f"{name}.mlp.{part}_proj", normed) for part in ("gate", "up"))
+        return x + self._linear(f"{name}.mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
+
+    def _attend(self, stream: Stream, query: Array, key: Array, value: Array) -> Array:
+        """[token, heads * head_dim], from what each token sees."""
+        shapes = self.architecture
+        query = query.reshape(len(query), shapes.heads, shapes.head_dim)
+        key, value = (x.reshape(len(x), shapes.kv_heads, shapes.head_dim) for x in (key, value))
+        out = np.empty((len(query), shapes.heads * shapes.head_dim))
+        for i, sight in enumerate(stream.sights):
+            turned = self._rotate(key[sight.tokens], sight.places)
+            own = self._rotate(query[i : i + 1], sight.places[-1:])[0]
+            out[i] = self._mix(own, turned, value[sight.tokens], sight.zeros).reshape(-1)
+        return out
+
+    def _mix(self, query: Array, keys: Array, values: Array, zeros: int) -> Array:
+        """[heads, head_dim] for one query; `zeros` more tokens are seen whose key and value are zero."""
+        shapes = self.architecture
+        grouped = query.reshape(shapes.kv_heads, shapes.heads // shapes.kv_heads, shapes.head_dim)
+        scores = np.einsum("kgd,tkd->kgt", grouped, keys) / np.sqrt(shapes.head_dim)
+        most = np.maximum(scores.max(axis=-1, keepdims=True), 0.0)
+        weights = np.exp(scores - most)
+        total = weights.sum(axis=-1, keepdims=True) + zeros * np.exp(-most)
+        mixed: Array = np.einsum("kgt,tkd->kgd", weights / total, values)
+        return mixed.reshape(shapes.heads, shapes.head_dim)
+
+    def _rotate(self, x: Array, places: npt.NDArray[np.int64]) -> Array:  # x: [token, head, head_dim]
+        frequencies = np.array(self.rope.inverse_frequencies, np.float32).astype(np.float64)
+        angle = (places[:, None] * frequencies)[:, None, :]  # [token, 1, head_dim / 2]
+        cos, sin = np.cos(angle) * self.rope.attention_scale, np.sin(angle) * self.rope.attention_scale
+        first, second = np.split(x, 2, axis=-1)
+        return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+    def _embed(self, tokens: list[int]) -> Array:
+        """Rows of the embedding, [token, hidden]."""
+        ids, start = np.array(tokens), 0
+        x = np.empty((len(ids), self.architecture.hidden))
+        for block in self.weights.embedding("model.embed_tokens.weight"):
+            here = (ids >= start) & (ids < start + len(block))
+            x[here] = block[ids[here] - start]
+            start += len(block)
+        return x
+
+    def _linear(self, name: str, x: Array) -> Array:
+        y = self._product(f"{name}.weight", x)
+        return y + self.weights.vector(f"{name}.bias") if f"{name}.bias" in self.weights.names else y
+
+    def _product(self, name: str, x: Array) -> Array:
+        """``x @ W.T``, a block of the rows of W at a time."""
+        x = self.weights.activations(x)
+        return np.concatenate([x @ block.T for block in self.weights.matrix(name)], axis=1)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        scale: Array = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.rms_norm_eps)
+        return x * scale * self.weights.vector(name)
+
+
+def _sight(index: dict[int, int], seen: tuple[int, ...]) -> Sight:
+    fed = [(index[position], place) for place, position in enumerate(seen) if position in index]
+    tokens, places = np.array(fed, np.int64).T
+    return Sight(tokens, places, len(seen) - len(fed))
+
+
+def _split(x: Array, counts: list[int]) -> list[Array]:
+    """Cut rows that belong to several streams: one [token, ...] a stream."""
+    return np.split(x, np.cumsum(counts)[:-1])

@@ -1,0 +1,111 @@
+"""A checkpoint as a precision holds it, for the reference: its weights there and back, its activations likewise.
+
+With this the reference makes the same roundings as the engine, so that what is left between the two is the error of
+float32 arithmetic and of activations that fall on the other side of a rounding, and a wrong graph stands out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from builder_service.checkpoint import Checkpoint
+from builder_service.quantize import INT4_BLOCK, INT4_ZERO, INT8_LARGEST, int4_blocks, int8_rows
+from common.spec import Precision
+
+FloatArray = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+
+class Weights(Protocol):
+    """Tensors by their names in a checkpoint, and what becomes of activations before a product."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def vector(self, name: str) -> Array:
+        """A norm's scale or a bias."""
+
+    def embedding(self, name: str) -> Iterator[Array]:
+        """Rows of the embedding, in order, a block at a time."""
+
+    def matrix(self, name: str) -> Iterator[Array]:
+        """Rows of a matrix that activations are multiplied by, in order, a block at a time."""
+
+    def activations(self, rows: Array) -> Array:
+        """[tokens, in] as the multiplication takes them."""
+
+
+class Rounded:
+    """`Weights` of a checkpoint in one precision."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: Precision) -> None:
+        self._checkpoint = checkpoint
+        self._matrix = _MATRIX[precision]
+        self._embedding = _plain if precision is Precision.FP32 else _int8_and_back
+        self._activations = _ACTIVATIONS[precision]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._checkpoint.names
+
+    def vector(self, name: str) -> Array:
+        return self._checkpoint.tensor(name).astype(np.float64)
+
+    def embedding(self, name: str) -> Iterator[Array]:
+        return map(self._embedding, self._checkpoint.blocks(name))
+
+    def matrix(self, name: str) -> Iterator[Array]:
+        return map(self._matrix, self._checkpoint.blocks(name))
+
+    def activations(self, rows: Array) -> Array:
+        return self._activations(rows)
+
+
+def _plain(rows: FloatArray) -> Array:
+    return rows.astype(np.float64)
+
+
+def _int8_and_back(rows: FloatArray) -> Array:
+    values, scales = int8_rows(rows)
+    return values.astype(np.float64) * scales[:, None]
+
+
+def _int4_and_back(rows: FloatArray) -> Array:
+    packed, scales = int4_blocks(rows)
+    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, INT4_BLOCK)
+    blocks = (values.astype(np.float64) - INT4_ZERO) * scales[:, :, None]
+    return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+def _exact(rows: Array) -> Array:
+    return rows
+
+
+def _per_token(rows: Array) -> Array:
+    """int8 with a scale for each token."""
+    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-8) / INT8_LARGEST
+    rounded: Array = np.rint(rows / scales) * scales
+    return rounded
+
+
+def _per_block(rows: Array) -> Array:
+    """int8 with a scale for each INT4_BLOCK inputs of each token, as `MatMulNBits` does at accuracy level 4."""
+    padding = -rows.shape[1] % INT4_BLOCK
+    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, INT4_BLOCK)
+    return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+_MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
+    Precision.FP32: _plain,
+    Precision.INT8: _int8_and_back,
+    Precision.INT4: _int4_and_back,
+}
+_ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
+    Precision.FP32: _exact,
+    Precision.INT8: _per_token,
+    Precision.INT4: _per_block,
+}

@@ -1,0 +1,138 @@
+"""Where a checkpoint is, whether the builder may read it, and the digests of its files.
+
+Links are followed first, and then the real place has to lie under a source root: so the Hugging Face cache, which is
+made of links, works, and a link that leads out does not. Knows nothing of what the files say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from common.digest import digest_file
+from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from common.manifest import EngineFile
+
+FIELD = "spec.source.uri"
+_MEDIA_TYPES = {
+    ".json": "application/json",
+    ".jinja": "text/plain",
+    ".safetensors": "application/vnd.safetensors",
+    ".model": "application/octet-stream",
+    ".txt": "text/plain",
+}
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that say how text becomes tokens."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a checkpoint as it was read: if `stamp` is another one now, somebody has written to it."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    stamp: tuple[int, int, int]
+
+    @property
+    def as_engine_file(self) -> EngineFile:
+        """As the manifest names it."""
+        media_type = _MEDIA_TYPES.get(self.path.suffix, "application/octet-stream")
+        return EngineFile(path=self.path.name, media_type=media_type, digest=self.digest, size_bytes=self.size_bytes)
+
+
+def source_path(uri: str) -> Path:
+    """The folder that a URI names, as it is written; raises InvalidArgument (INVALID_SPEC) if it names none."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        path = Path(unquote(parts.path))
+    elif not parts.scheme:
+        path = Path(uri)
+    else:
+        raise _bad_uri(uri, "is neither a path nor a file:// URL")
+    if "\0" in uri:
+        raise _bad_uri(uri, "holds a zero byte")
+    if not path.is_absolute():
+        raise _bad_uri(uri, "is relative, and the builder cannot know to what; give the whole path")
+    return path
+
+
+def find_folder(uri: str, roots: Sequence[Path]) -> Path:
+    """The checkpoint folder of a URI, links followed.
+
+    Raises what `source_path` does, InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound
+    (SOURCE_NOT_FOUND). The order is such that nobody learns what exists outside the roots.
+    """
+    folder = source_path(uri).resolve()
+    _check_under(folder, roots, uri)
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        message = f"{FIELD}: {uri} {what}; a folder in Hugging Face's layout is needed"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=uri)
+    for path in folder.iterdir():
+        if path.suffix in _MEDIA_TYPES:
+            _check_under(path.resolve(), roots, str(path))
+    return folder
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """The files of a checkpoint that say how text becomes tokens."""
+    yield from (path for name in TEXT_FILES if (path := folder / name).is_file())
+
+
+def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:
+    """Read files whole; `progress` gets the share done, 0 to 1. Raises NotFound for one that is not there."""
+    total = max(1, sum(_stat(path)[0] for path in paths))
+    done = 0
+
+    def read(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        progress(done / total)
+
+    return tuple(_hash_file(path, read) for path in paths)
+
+
+def check_unchanged(files: Sequence[SourceFile]) -> None:
+    """Raise FailedPrecondition (CHECKPOINT_INVALID) if a file was written to since it was hashed."""
+    for file in files:
+        if _stat(file.path) != file.stamp:
+            message = f"{file.path.name} was changed while the engine was built from it; build again when it is quiet"
+            raise FailedPrecondition(Reason.CHECKPOINT_INVALID, message, file=file.path.name)
+
+
+def _hash_file(path: Path, read: Callable[[int], None]) -> SourceFile:
+    stamp = _stat(path)
+    return SourceFile(path, digest_file(path, read), stamp[0], stamp)
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path} does not exist", file=path.name) from None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _check_under(path: Path, roots: Sequence[Path], shown: str) -> None:
+    if any(path.is_relative_to(root) for root in roots):
+        return
+    allowed = ", ".join(map(str, roots)) or "none; set SINKSERVE_BUILDER_SOURCE_ROOTS"
+    message = f"{FIELD}: {shown} is outside the builder's source roots, which are {allowed}"
+    raise InvalidArgument(Reason.SOURCE_NOT_ALLOWED, message, field=FIELD, uri=shown, roots=allowed)
+
+
+def _bad_uri(uri: str, why: str) -> InvalidArgument:
+    return InvalidArgument(Reason.INVALID_SPEC, f"{FIELD}: {uri!r} {why}", field=FIELD, uri=uri)

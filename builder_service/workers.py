@@ -1,0 +1,33 @@
+"""Who runs a build: a name for this process, and whether the process of a name is alive.
+
+A process of another machine counts as alive: nobody here can tell.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def this_worker() -> str:
+    """HOST/PID/START of this process."""
+    return f"{platform.node()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def is_alive(worker: str) -> bool:
+    """Whether the process that called itself `worker` still runs, as far as can be told from here."""
+    host, process, started = worker.rsplit("/", 2)
+    return host != platform.node() or started == _started(int(process))
+
+
+def _started(process: int) -> str:
+    """Boot and clock tick at which a process started, since its number is used again; empty if there is none."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return ""
+    # Field 22 of proc_pid_stat(5); the first two, of which the second may hold blanks, are cut off.
+    return f"{_BOOT_ID.read_text().strip()}:{fields.split()[19]}"

@@ -1,0 +1,95 @@
+"""When a blob may be deleted: the rule, in SQL. Touches no blob itself, but for `Sweeper`.
+
+A blob is needed while a published engine has it, or somebody claims it. Whoever is about to store or to publish a
+blob claims it first, in a transaction of its own; whoever deletes puts up a tombstone first, in a transaction that
+finds the blob needed by nobody, then deletes the bytes, then takes the tombstone down. A claim waits for a tombstone
+to go. So of a claim and a tombstone one comes first, and the other sees it: a claimed blob is never deleted, and a
+blob is never looked for while it is being deleted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, delete, exists, insert, select
+
+from common.catalog_tables import blob_claims, blob_tombstones, files
+from common.database import Database
+from common.errors import Reason, Unavailable
+from common.store import BlobStore
+
+_POLL_S = 0.05
+_PATIENCE_S = 60.0
+
+
+def claim_blobs(database: Database, digests: Iterable[str], holder: str) -> None:
+    """Keep blobs, present or not, from being deleted until `release_claims`.
+
+    Waits while one is being deleted; raises Unavailable if that takes a minute.
+    """
+    wanted = sorted(set(digests))
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        with database.write() as connection:
+            if not add_claims(connection, wanted, holder):
+                return
+        time.sleep(_POLL_S)
+    raise Unavailable(Reason.INTERNAL, "a blob of this engine is being deleted; try again", retry_after_s=10)
+
+
+def add_claims(connection: Connection, digests: Iterable[str], holder: str) -> set[str]:
+    """Claim blobs inside a transaction; returns those being deleted, and then claims nothing."""
+    wanted = set(digests)
+    dying = set(connection.scalars(select(blob_tombstones.c.digest).where(blob_tombstones.c.digest.in_(wanted))))
+    if not dying:
+        mine = select(blob_claims.c.digest).where(blob_claims.c.holder == holder)
+        for digest in wanted - set(connection.scalars(mine)):
+            connection.execute(insert(blob_claims).values(digest=digest, holder=holder))
+    return dying
+
+
+def claimed_by(connection: Connection, holder: str) -> set[str]:
+    """Digests that `holder` claims."""
+    return set(connection.scalars(select(blob_claims.c.digest).where(blob_claims.c.holder == holder)))
+
+
+def release_claims(connection: Connection, holder: str) -> set[str]:
+    """Drop the claims of `holder`; returns their digests, for `Sweeper.sweep`."""
+    released = claimed_by(connection, holder)
+    connection.execute(delete(blob_claims).where(blob_claims.c.holder == holder))
+    return released
+
+
+class Sweeper:
+    """Deletes blobs that nobody needs."""
+
+    def __init__(self, database: Database, store: BlobStore) -> None:
+        self._database = database
+        self._store = store
+
+    def sweep(self, digests: Iterable[str]) -> set[str]:
+        """Delete those of `digests` that no engine has and nobody claims; returns them."""
+        with self._database.write() as connection:
+            doomed = {digest for digest in digests if self._entomb(connection, digest)}
+        self._bury(doomed)
+        return doomed
+
+    def finish(self) -> None:
+        """Finish what a sweeper that died had begun. Nobody else may sweep at the same time."""
+        with self._database.read() as connection:
+            doomed = set(connection.scalars(select(blob_tombstones.c.digest)))
+        self._bury(doomed)
+
+    def _entomb(self, connection: Connection, digest: str) -> bool:
+        needed = [exists().where(table.c.digest == digest) for table in (files, blob_claims, blob_tombstones)]
+        if any(connection.scalar(select(condition)) for condition in needed):
+            return False
+        connection.execute(insert(blob_tombstones).values(digest=digest))
+        return True
+
+    def _bury(self, doomed: set[str]) -> None:
+        for digest in doomed:
+            self._store.delete(digest)
+        with self._database.write() as connection:
+            connection.execute(delete(blob_tombstones).where(blob_tombstones.c.digest.in_(doomed)))

@@ -1,0 +1,80 @@
+"""Keys and values of all slots in host memory: one contiguous zeroed array a layer and kind.
+
+Knows which rows a session holds; knows nothing of who computes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from common.engine import FloatArray, SlotState
+from common.manifest import Architecture
+from common.window import Geometry, SessionWindow, held_positions, row
+
+ALIGNMENT = 64  # bytes: a cache line, and a vector of AVX-512
+
+
+class KvPool:
+    """Arrays of [slots, kv_heads, rows, head_dim], zero until written; memory is taken when it is."""
+
+    def __init__(self, architecture: Architecture, geometry: Geometry) -> None:
+        self.geometry = geometry
+        shape = (geometry.slots, architecture.kv_heads, geometry.rows, architecture.head_dim)
+        self.keys = [aligned_zeros(shape) for _ in range(architecture.layers)]
+        self.values = [aligned_zeros(shape) for _ in range(architecture.layers)]
+        self._written: set[int] = set()
+
+    def named(self) -> Iterator[tuple[str, FloatArray]]:
+        """Every array with the name that the graph gives it."""
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            yield f"key_cache_{layer}", keys
+            yield f"value_cache_{layer}", values
+
+    def mark_written(self, first: int, size: int) -> None:
+        """Remember that a step wrote to `size` slots from `first` on, so that clearing them means work."""
+        self._written.update(range(first, first + size))
+
+    def clear(self, slot: int) -> None:
+        """Zero all rows of `slot`."""
+        if slot in self._written:
+            self.clear_rows(slot, 0, self.geometry.rows)
+            self._written.discard(slot)
+
+    def clear_rows(self, slot: int, start: int, stop: int) -> None:
+        """Zero the rows ``start .. stop - 1`` of `slot`."""
+        for _, array in self.named():
+            array[slot, :, start:stop] = 0.0
+
+    def export_slot(self, slot: int, position: int, window: SessionWindow) -> SlotState:
+        """Copy what the next query of a session at `position` will see, by position."""
+        rows = self._rows(position, window)
+        keys = np.stack([array[slot][:, rows] for array in self.keys])
+        values = np.stack([array[slot][:, rows] for array in self.values])
+        return SlotState(position, window, self.geometry, keys, values)
+
+    def import_slot(self, slot: int, state: SlotState) -> None:
+        """Clear `slot`, then put every row where it was; raises ValueError for another geometry or model."""
+        rows = self._rows(state.position, state.window)
+        expected = (len(self.keys), self.keys[0].shape[1], len(rows), self.keys[0].shape[3])
+        if state.geometry != self.geometry or state.keys.shape != expected or state.values.shape != expected:
+            raise ValueError(
+                f"state of {state.geometry} with keys {state.keys.shape} does not fit {self.geometry}: {expected}"
+            )
+        self.clear(slot)
+        self._written.add(slot)
+        for arrays, parts in ((self.keys, state.keys), (self.values, state.values)):
+            for array, part in zip(arrays, parts, strict=True):
+                array[slot][:, rows] = part
+
+    def _rows(self, position: int, window: SessionWindow) -> list[int]:
+        return [row(self.geometry, window.sinks, p) for part in held_positions(window, position) for p in part]
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> FloatArray:
+    """Zeroed float32 array whose first byte lies on a cache line; pages are taken when they are written."""
+    count = int(np.prod(shape))
+    raw = np.zeros(count * 4 + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + count * 4].view(np.float32).reshape(shape)

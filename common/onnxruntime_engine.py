@@ -1,0 +1,155 @@
+"""The engine on ONNX Runtime's CPU provider: keys and values stay in place, a batch is a range of slots by pointer.
+
+The one module that knows onnxruntime. The graph's inputs and outputs: `builder_service.graph`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from common.angles import Angles
+from common.batch import Batch, plan_batch
+from common.cpu import check_cpu, cpu_features
+from common.denormals import flushed_denormals
+from common.engine import Feed, FloatArray, SlotState
+from common.errors import FailedPrecondition, Internal, Reason
+from common.kv_pool import KvPool, aligned_zeros
+from common.manifest import Architecture, Rope
+from common.step_inputs import StepInputs
+from common.window import Geometry, SessionWindow
+
+BINDINGS_KEPT = 64
+"""Shapes of steps whose binding is kept; one costs about a microsecond an input to make anew."""
+
+
+class OnnxRuntimeEngine:
+    """An `Engine`. `threads` 0: one a processor. `needed_features`: see `cpu.check_cpu`.
+
+    Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a graph of another shape, or a processor that lacks what
+    the precision needs; both before the weights are used.
+
+    A number that is not finite anywhere in a slot makes all logits of that slot NaN (0 * NaN is NaN in a masked
+    row too), and only of that slot: so finite logits prove a clean slot. Padding that leaves such a number in an
+    idle slot is wiped at once.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        architecture: Architecture,
+        rope: Rope,
+        geometry: Geometry,
+        *,
+        threads: int = 0,
+        needed_features: tuple[str, ...] = (),
+    ) -> None:
+        check_cpu(needed_features, cpu_features())
+        self._geometry = geometry
+        self._vocabulary = architecture.vocabulary
+        self._session = _load(graph, threads)
+        self._inputs = StepInputs(geometry, Angles.of(rope))
+        self._pool = KvPool(architecture, geometry)
+        self._logits = aligned_zeros((geometry.slots, architecture.vocabulary))
+        self._bindings: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        self._check_shapes()
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._vocabulary
+
+    def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
+        batch, binding = self._prepare(feeds)
+        self._pool.mark_written(batch.first, batch.size)
+        self._run(binding)
+        logits = self._logits[: batch.size]
+        self._wipe_poisoned_padding(batch, logits)
+        return logits[[feed.slot - batch.first for feed in feeds if feed.tokens]]
+
+    def clear(self, slot: int) -> None:
+        self._pool.clear(slot)
+
+    def export_slot(self, slot: int, position: int, window: SessionWindow) -> SlotState:
+        return self._pool.export_slot(slot, position, window)
+
+    def import_slot(self, slot: int, state: SlotState) -> None:
+        self._pool.import_slot(slot, state)
+
+    def close(self) -> None:
+        self._bindings.clear()
+        del self._session, self._pool, self._inputs, self._logits
+
+    def _prepare(self, feeds: tuple[Feed, ...]) -> tuple[Batch, Any]:
+        """All of a step that is ours: its layout, the inputs' numbers, and pointers to them."""
+        self._check_tokens(feeds)
+        batch = plan_batch(self._geometry, feeds)
+        self._inputs.fill(batch)
+        return batch, self._binding(batch)
+
+    def _check_tokens(self, feeds: tuple[Feed, ...]) -> None:
+        for feed in feeds:
+            if feed.tokens and not 0 <= min(feed.tokens) <= max(feed.tokens) < self._vocabulary:
+                raise ValueError(f"slot {feed.slot}: token ids run from 0 to {self._vocabulary - 1}: {feed.tokens}")
+
+    def _run(self, binding: Any) -> None:  # noqa: ANN401 - onnxruntime publishes no types
+        try:
+            with flushed_denormals():
+                self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise Internal(Reason.INTERNAL, f"onnxruntime failed in a step: {error}") from error
+
+    def _binding(self, batch: Batch) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
+        key = (batch.first, batch.size, batch.step)
+        if key not in self._bindings:
+            self._bindings[key] = self._bind(*key)
+            if len(self._bindings) > BINDINGS_KEPT:
+                self._bindings.popitem(last=False)
+        self._bindings.move_to_end(key)
+        return self._bindings[key]
+
+    def _bind(self, first: int, size: int, step: int) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
+        binding = self._session.io_binding()
+        wanted = {put.name for put in self._session.get_inputs()}
+        for name, array in self._inputs.views(size, step).named().items():
+            if name in wanted:
+                binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name, pool in self._pool.named():
+            part = pool[first : first + size]
+            binding.bind_input(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_output(f"{name}_out", "cpu", 0, np.float32, part.shape, part.ctypes.data)
+        logits = self._logits[:size]
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        return binding
+
+    def _wipe_poisoned_padding(self, batch: Batch, logits: FloatArray) -> None:
+        for index, feed in enumerate(batch.feeds):
+            if not feed.tokens and not np.isfinite(logits[index]).all():
+                self._pool.clear_rows(feed.slot, batch.rows[index], batch.rows[index] + batch.step)
+
+    def _check_shapes(self) -> None:
+        found = {put.name: tuple(put.shape[1:]) for put in self._session.get_inputs()}
+        for name, pool in self._pool.named():
+            if found.get(name) != pool.shape[1:]:
+                raise FailedPrecondition(
+                    Reason.ENGINE_INCOMPATIBLE,
+                    f"the graph has {name} of {found.get(name)}, the manifest says {pool.shape[1:]}",
+                )
+
+
+def _load(graph: Path, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; warnings speak of choices made here on purpose
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the processor to others
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # of its threads; sets this one too
+    with flushed_denormals():
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,55 @@
+"""Pages of a listing (AIP-158): how many items, and an opaque token that says where the next page starts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+
+from common.digest import digest_of
+from common.errors import InvalidArgument, Reason
+
+DEFAULT_SIZE = 50
+MOST = 1000
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a listing was asked for: at most `size` items after the one with the key `after` (None: the first)."""
+
+    size: int
+    after: tuple[str | int, ...] | None
+    listing: str
+    """What is listed, with its filters: a token of another listing is refused."""
+
+    def next_token(self, last: tuple[str | int, ...] | None) -> str:
+        """Token of the page after the item with the key `last`; None: there is none."""
+        if last is None:
+            return ""
+        data = json.dumps([digest_of(self.listing.encode())[-16:], *last], separators=(",", ":"))
+        return base64.urlsafe_b64encode(data.encode()).decode()
+
+
+def read_page(size: int, token: str, listing: str) -> Page:
+    """Page of a request; raises InvalidArgument (INVALID_FIELD) for a negative size or a token not of this listing."""
+    if size < 0:
+        raise InvalidArgument(
+            Reason.INVALID_FIELD, f"page_size: {size} is negative; 0 means {DEFAULT_SIZE}", field="page_size"
+        )
+    after = _read_token(token, digest_of(listing.encode())[-16:]) if token else None
+    return Page(min(size or DEFAULT_SIZE, MOST), after, listing)
+
+
+def _read_token(token: str, listing: str) -> tuple[str | int, ...]:
+    try:
+        found, *key = json.loads(base64.urlsafe_b64decode(token.encode()))
+        if found == listing and all(isinstance(part, (str, int)) for part in key):
+            return tuple(key)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        pass
+    raise InvalidArgument(
+        Reason.INVALID_FIELD,
+        "page_token: not the next_page_token of this listing with these filters",
+        field="page_token",
+    )

@@ -1,0 +1,108 @@
+"""Inputs of the graph for one step, written into buffers that stay where they are: ids, rows, mask and angles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.angles import Angles
+from common.batch import Batch
+from common.engine import Feed, FloatArray
+from common.kv_pool import aligned_zeros
+from common.window import Geometry, visible_rows
+
+MASKED = np.float32(-1e30)
+"""Added to a score that must not count: finite, and far below any score, so that softmax makes it zero."""
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Views:
+    """The buffers cut to one shape of step."""
+
+    token_ids: Integers  # [batch, step]
+    write_rows: Integers  # [batch]
+    last: Integers  # [batch]
+    mask: FloatArray  # [batch, 1, 1, step, rows]
+    cos: FloatArray  # [batch, step, head_dim / 2]
+    sin: FloatArray
+    sink_cos: FloatArray
+    sink_sin: FloatArray
+
+    def named(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Every input by the name that the graph gives it."""
+        return dict(vars(self))
+
+
+class StepInputs:
+    """Buffers for the largest step; a smaller one uses their beginning. Untouched pages take no memory."""
+
+    def __init__(self, geometry: Geometry, angles: Angles) -> None:
+        self.geometry = geometry
+        self._angles = angles
+        tokens = geometry.slots * geometry.chunk
+        self._half = len(angles.inverse_frequencies)
+        self._mask = aligned_zeros((tokens * geometry.rows,))
+        self._trigonometry = [aligned_zeros((tokens * self._half,)) for _ in range(4)]
+        self._token_ids = np.zeros(tokens, np.int64)
+        self._write_rows = np.zeros(geometry.slots, np.int64)
+        self._last = np.zeros(geometry.slots, np.int64)
+        self._views: dict[tuple[int, int], Views] = {}
+
+    def views(self, size: int, step: int) -> Views:
+        """The buffers as a step of `size` slots and `step` tokens sees them: always the same objects."""
+        if (size, step) not in self._views:
+            self._views[size, step] = self._cut(size, step)
+        return self._views[size, step]
+
+    def fill(self, batch: Batch) -> Views:
+        """Write the inputs of `batch`."""
+        views = self.views(batch.size, batch.step)
+        views.write_rows[:] = batch.rows
+        views.mask.fill(MASKED)
+        for index, feed in enumerate(batch.feeds):
+            views.last[index] = max(0, len(feed.tokens) - 1)
+            _fill_tokens(views.token_ids[index], feed)
+            self._fill_mask(views.mask[index, 0, 0], feed, batch.rows[index])
+        self._fill_angles(views, batch)
+        return views
+
+    def _cut(self, size: int, step: int) -> Views:
+        tokens, half = size * step, self._half
+        cos, sin, sink_cos, sink_sin = (x[: tokens * half].reshape(size, step, half) for x in self._trigonometry)
+        return Views(
+            token_ids=self._token_ids[:tokens].reshape(size, step),
+            write_rows=self._write_rows[:size],
+            last=self._last[:size],
+            mask=self._mask[: tokens * self.geometry.rows].reshape(size, 1, 1, step, self.geometry.rows),
+            cos=cos,
+            sin=sin,
+            sink_cos=sink_cos,
+            sink_sin=sink_sin,
+        )
+
+    def _fill_mask(self, mask: FloatArray, feed: Feed, first_row: int) -> None:  # mask: [step, rows]
+        own = len(feed.tokens)
+        for index in range(own):
+            for part in visible_rows(self.geometry, feed.window, feed.position + index):
+                mask[index, part.start : part.stop] = 0.0
+        for index in range(own, len(mask)):  # padding sees the row that it writes, wherever that is
+            mask[index, first_row + index] = 0.0
+
+    def _fill_angles(self, views: Views, batch: Batch) -> None:
+        starts = np.array([feed.position for feed in batch.feeds], np.int64)
+        positions = starts[:, None] + np.arange(batch.step)  # [batch, step]
+        self._angles.write(positions, views.cos, views.sin)
+        if self.geometry.sinks:
+            newest = np.array([feed.window.capacity - 1 for feed in batch.feeds], np.int64)
+            self._angles.write(np.minimum(positions, newest[:, None]), views.sink_cos, views.sink_sin)
+
+
+def _fill_tokens(ids: Integers, feed: Feed) -> None:
+    """Own tokens, then the last of them again: padding brings in no token that its session does not hold."""
+    own = len(feed.tokens)
+    ids[:own] = feed.tokens
+    ids[own:] = feed.tokens[-1] if own else 0

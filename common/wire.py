@@ -1,0 +1,87 @@
+"""Specs and engines to protobuf and back; nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from common.manifest import Manifest
+from common.published_engine import PublishedEngine
+from common.spec import ModelSpec
+from common.spec_check import check_spec
+from sinkserve.engine.v1 import engine_pb2
+
+
+def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
+    """A spec, with defaults for what is unset; raises InvalidArgument (INVALID_SPEC) naming `spec.FIELD`."""
+    data: dict[str, Any] = {
+        "name": message.name,
+        "source": {"uri": message.source.uri},
+        "chat_template": message.chat_template,
+        "options": {"ignore_config_fields": tuple(message.options.ignore_config_fields)},
+    }
+    if message.target:
+        data["target"] = _word(engine_pb2.Target.DESCRIPTOR, message.target)
+    if message.precision:
+        data["precision"] = _word(engine_pb2.Precision.DESCRIPTOR, message.precision)
+    if message.HasField("cache"):
+        data["cache"] = {field.name: getattr(message.cache, field.name) for field in message.cache.DESCRIPTOR.fields}
+    return check_spec(data)
+
+
+def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
+    """The message of a spec, every field set."""
+    return engine_pb2.ModelSpec(
+        name=spec.name,
+        source=engine_pb2.Source(uri=spec.source.uri),
+        target=engine_pb2.Target.Value(f"TARGET_{spec.target.name}"),
+        precision=engine_pb2.Precision.Value(f"PRECISION_{spec.precision.name}"),
+        cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),
+        chat_template=spec.chat_template,
+        options=engine_pb2.BuildOptions(ignore_config_fields=spec.options.ignore_config_fields),
+    )
+
+
+def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
+    """The message of a published engine."""
+    created = Timestamp()
+    created.FromDatetime(engine.create_time)
+    return engine_pb2.Engine(
+        name=engine.name,
+        version=engine.version,
+        reference=engine.reference,
+        digest=engine.digest,
+        spec=spec_to_wire(engine.manifest.spec),
+        manifest=manifest_to_wire(engine.manifest),
+        aliases=engine.aliases,
+        create_time=created,
+        size_bytes=engine.manifest.size_bytes,
+    )
+
+
+def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
+    """What a client may know of a manifest."""
+    shapes = manifest.architecture
+    return engine_pb2.EngineManifest(
+        family=shapes.family,
+        vocabulary_size=shapes.vocabulary,
+        end_token_ids=manifest.end_token_ids,
+        trained_context_tokens=shapes.trained_context,
+        layers=shapes.layers,
+        parameters=shapes.parameters,
+        kv_bytes_per_slot=manifest.kv_bytes_per_slot,
+        accepts_text=manifest.text is not None,
+        build_key=manifest.build_key,
+        files=[engine_pb2.EngineFile(**file.model_dump()) for file in manifest.files],
+        tool_versions=manifest.tool_versions,
+        verification=manifest.verification,
+        warnings=manifest.warnings,
+    )
+
+
+def _word(enum: EnumDescriptor, number: int) -> str:
+    """The word of an enum value as a spec has it, `int8` of PRECISION_INT8; of an unknown one, its number."""
+    value = enum.values_by_number.get(number)
+    return str(number) if value is None else value.name.partition("_")[2].lower()

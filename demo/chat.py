@@ -1,0 +1,193 @@
+"""The demo: build the shipped model through the builder service, then talk to it far past its window.
+
+Run by `make demo`. Both services run embedded, on free ports, with a home that is removed at the end. Exits 0 only
+if the conversation did what the closing table says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+from dialogues import Turn, conversation
+from rich.console import Console
+from rich.table import Table
+from sinkserve.cli.embedded import embedded
+from sinkserve.cli.progress import follow_build
+from sinkserve.cli.specs import read_spec
+
+from sinkserve.client import Client, Finished
+from sinkserve.client import Conversation as Session
+
+HERE = Path(__file__).resolve().parent
+LEAST_TURNS = 100
+LEAST_OVERFLOWS = 20
+SHOWN = 10
+"""Turns that are printed whole at the start and at the end."""
+SEED = 7
+LEAST_RECALL = 0.8
+MOST_GROWTH_MIB = 64
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A turn as it went."""
+
+    asked: Turn
+    reply: str
+    finished: Finished
+
+    @property
+    def right(self) -> bool:
+        return self.reply.strip() == self.asked.assistant
+
+
+@dataclass
+class Story:
+    """What happened."""
+
+    window_tokens: int
+    memory_at_start_mib: float
+    exchanges: list[Exchange] = field(default_factory=list)
+    memory_at_end_mib: float = 0.0
+
+    @property
+    def position(self) -> int:
+        return self.exchanges[-1].finished.usage.position if self.exchanges else 0
+
+    @property
+    def evicted(self) -> int:
+        return sum(item.finished.usage.evicted_tokens for item in self.exchanges)
+
+    @property
+    def told_enough(self) -> bool:
+        return len(self.exchanges) >= LEAST_TURNS and self.evicted >= LEAST_OVERFLOWS * self.window_tokens
+
+    def recalled(self) -> tuple[int, int]:
+        """Right answers, and questions, about something said at most a window ago."""
+        asked = [item for item in self.exchanges if item.asked.recall_distance is not None]
+        return sum(item.right for item in asked), len(asked)
+
+    def shortcomings(self) -> Iterator[str]:
+        right, asked = self.recalled()
+        if not self.told_enough:
+            yield f"only {len(self.exchanges)} turns and {self.evicted} evicted tokens"
+        if right < LEAST_RECALL * asked:
+            yield f"only {right} of {asked} questions answered right; at least {LEAST_RECALL:.0%} were expected"
+        if self.memory_at_end_mib - self.memory_at_start_mib > MOST_GROWTH_MIB:
+            yield f"memory grew by more than {MOST_GROWTH_MIB} MiB"
+        if any(item.finished.reason.value != "stop" for item in self.exchanges):
+            yield "a turn did not end by itself"
+
+
+async def main() -> int:
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory(prefix="sinkserve-demo-") as home:
+        async with embedded(Path(home)) as addresses, Client(addresses.runtime, addresses.builder) as client:
+            engine, window = await build(client, console)
+            story = await talk(client, engine, window, console)
+    show(story, console)
+    shortcomings = list(story.shortcomings())
+    for shortcoming in shortcomings:
+        console.print(f"[red]The demo fell short:[/] {shortcoming}")
+    return 1 if shortcomings else 0
+
+
+async def build(client: Client, console: Console) -> tuple[str, int]:
+    """Build the demo engine; returns its reference and its window."""
+    spec = read_spec(HERE / "spec.yaml")
+    console.print(
+        f"[bold]Building[/] demo/spec.yaml: window {spec.cache.window_tokens}, sinks {spec.cache.sink_tokens}"
+    )
+    build = await client.builds.submit(spec)
+    engine = await follow_build(client, build.name, console)
+    await client.engines.load(engine)
+    return engine, spec.cache.window_tokens
+
+
+async def talk(client: Client, engine: str, window: int, console: Console) -> Story:
+    """Hold the scripted conversation until it has overflowed the window often enough, then a little longer."""
+    console.print(f"\n[bold]Talking[/] to {engine}, until the window has overflowed {LEAST_OVERFLOWS} times\n")
+    script = conversation(random.Random(SEED), noise=0)
+    story = Story(window, _memory_mib())
+    async with client.conversation(engine) as session:
+        for _ in range(SHOWN):
+            story.exchanges.append(await exchange(session, next(script), console))
+        with console.status("") as status:
+            while not story.told_enough:
+                story.exchanges.append(await exchange(session, next(script), None))
+                status.update(f"turn {len(story.exchanges)}, position {story.position}, {story.evicted} tokens evicted")
+        console.print(f"[dim]… {len(story.exchanges) - SHOWN} turns later, {story.evicted} tokens evicted …[/]\n")
+        for _ in range(SHOWN):
+            story.exchanges.append(await exchange(session, next(script), console))
+    story.memory_at_end_mib = _memory_mib()
+    return story
+
+
+async def exchange(session: Session, asked: Turn, console: Console | None) -> Exchange:
+    """One turn, printed as it streams where there is a console."""
+    turn = await session.say(asked.user, temperature=0.0, max_new_tokens=40)
+    if console is not None:
+        console.print(f"[cyan]you  [/] {asked.user}\n[green]model[/] ", end="")
+        async for delta in turn:
+            console.print(delta.text, end="", markup=False)
+    finished = await turn.wait()
+    done = Exchange(asked, turn.text, finished)
+    if console is not None:
+        console.print(_verdict(done))
+    return done
+
+
+def _verdict(done: Exchange) -> str:
+    distance = done.asked.recall_distance
+    recall = f", said {distance} turns ago: {'right' if done.right else 'wrong'}" if distance is not None else ""
+    return f"  [dim](position {done.finished.usage.position}{recall})[/]\n"
+
+
+def show(story: Story, console: Console) -> None:
+    """The closing table, and what to type next."""
+    right, asked = story.recalled()
+    first, last = story.exchanges[:10], story.exchanges[-10:]
+    table = Table("", "first ten turns", "last ten turns", title="What happened", title_justify="left")
+    table.add_row("time to first token", *(f"{_first_token_ms(part):.1f} ms" for part in (first, last)))
+    table.add_row("tokens a second", *(f"{_tokens_per_second(part):.0f}" for part in (first, last)))
+    table.add_row("memory", f"{story.memory_at_start_mib:.0f} MiB", f"{story.memory_at_end_mib:.0f} MiB")
+    table.add_section()
+    table.add_row("turns", "", str(len(story.exchanges)))
+    table.add_row("position", "", f"{story.position} tokens")
+    table.add_row("evicted", "", f"{story.evicted} tokens, {story.evicted / story.window_tokens:.1f} windows")
+    table.add_row("recall inside the window", "", f"{right} of {asked}")
+    console.print(table)
+    console.print(NEXT, markup=False)
+
+
+NEXT = """
+Next:
+  .venv/bin/sinkserve run demo/model          one command: build if needed, then chat
+  .venv/bin/sinkserve serve                   both services; then, in another terminal:
+  .venv/bin/sinkserve build demo/spec.yaml
+  .venv/bin/sinkserve chat demo
+"""
+
+
+def _first_token_ms(part: list[Exchange]) -> float:
+    return 1000 * median(item.finished.timing.time_to_first_token_s for item in part)
+
+
+def _tokens_per_second(part: list[Exchange]) -> float:
+    return median(item.finished.tokens_per_second for item in part)
+
+
+def _memory_mib() -> float:
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,210 @@
+"""The rules of one stream, over plain data: open first and once, turns, cancels, how it ends. No gRPC.
+
+Who drives it calls `receive` for each request, `no_more` at a half-close, `lost` when the client is gone, and sends
+what comes out of `outbox`. A stream that was opened without `after_sequence` hears of the turns that it names; one
+with it hears of everything after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, SinkServeError
+from runtime_service.events import Event, Finished, GoAway, Opened, Rejected
+from runtime_service.live_session import LiveSession, Repeat
+from runtime_service.outbox import Outbox
+from runtime_service.prepare import check_turn_id
+from runtime_service.session import SESSION_ID, NewSession
+from runtime_service.sessions import Sessions, draining
+from runtime_service.slots import Residence
+from runtime_service.turn import TurnRequest
+
+_REMEMBERED = 32
+
+
+@dataclass(frozen=True)
+class Open:
+    """Start on a new session, or on one that exists: sessions/ID."""
+
+    target: NewSession | str
+    after_sequence: int | None = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Cancel a turn."""
+
+    turn_id: str
+    discard: bool = False
+
+
+@dataclass(frozen=True)
+class Close:
+    """End the stream after the accepted turns."""
+
+    delete_session: bool = False
+
+
+Request = Open | TurnRequest | Cancel | Close
+
+
+class Conversation:
+    """One stream."""
+
+    def __init__(self, sessions: Sessions, principal: str) -> None:
+        self._sessions = sessions
+        self._principal = principal
+        self._settings = sessions.shared.settings
+        self.outbox = Outbox(self._settings.unread_events, self._note_full)
+        self._live: LiveSession | None = None
+        self._floor = 0
+        self._hears_all = False
+        self._named: deque[str] = deque(maxlen=_REMEMBERED)
+        self._ending = False
+        self._delete = False
+        self._slow: asyncio.TimerHandle | None = None
+
+    async def receive(self, request: Request) -> None:
+        """Take one request; raises what ends the stream."""
+        match request:
+            case Open():
+                await self._open(request)
+            case TurnRequest():
+                await self._turn(self._opened(), request)
+            case Cancel():
+                self._opened().turns.cancel(request.turn_id, discard=request.discard)
+            case Close():
+                self._opened()
+                self._delete = request.delete_session
+                self.no_more()
+
+    def no_more(self) -> None:
+        """No more requests come: the stream ends when the accepted turns have finished."""
+        self._ending = True
+        self._end_if_done()
+
+    def lost(self, error: SinkServeError | None = None) -> None:
+        """The client is gone, or has to go because of `error`."""
+        self._settle()
+        if self._live is not None:
+            self._live.leave(self, lost=True)
+        self.outbox.close(error)
+
+    async def finish(self) -> None:
+        """The stream ended as it should; delete the session if that was asked for."""
+        if self._delete:
+            session = self._opened().session
+            await self._sessions.delete(self._principal, session.session_id)
+
+    # What the session tells
+
+    def hear(self, event: Event) -> None:
+        """An event of a turn."""
+        turn_id = getattr(event.body, "turn_id", "")
+        if self._hears_all or turn_id in self._named:
+            self.outbox.put(event)
+        if isinstance(event.body, Finished):
+            self._end_if_done()
+
+    def go_away(self, grace_s: float) -> None:
+        """The server is stopping."""
+        self.outbox.put(Event(0, GoAway(grace_s)))
+
+    def end(self, error: SinkServeError) -> None:
+        """The session is no longer this stream's."""
+        self._settle()
+        self.outbox.close(error)
+
+    # How requests are taken
+
+    def _opened(self) -> LiveSession:
+        if self._live is None:
+            what = "the first message of a stream has to be `open`"
+            raise FailedPrecondition(Reason.STREAM_NOT_OPEN, what, field="open")
+        return self._live
+
+    async def _open(self, request: Open) -> None:
+        if self._live is not None:
+            what = "the stream is open already; `open` comes first, and once"
+            raise FailedPrecondition(Reason.STREAM_ALREADY_OPEN, what, field="open")
+        work = self._find(request.target)
+        live, resumed = await self._sessions.shared.background.whole(work, "open")
+        missed = [] if request.after_sequence is None else live.turns.log.since(request.after_sequence)
+        self._hears_all = request.after_sequence is not None
+        self._floor = live.turns.log.last if request.after_sequence is None else request.after_sequence
+        opened = Opened(
+            session=live.session,
+            residence=live.residence,
+            resumed=resumed,
+            events_replayed=bool(missed),
+            kv_recomputed=resumed and live.residence is Residence.STORED and live.session.position > 0,
+        )
+        self.outbox.put(Event(0, opened), *missed)
+        self._live = live
+        live.follow(self)
+
+    async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
+        if isinstance(target, NewSession):
+            return await self._sessions.create(self._principal, target)
+        return await self._sessions.open(self._principal, session_id_of(target, "open.session")), True
+
+    async def _turn(self, live: LiveSession, request: TurnRequest) -> None:
+        try:
+            if self._sessions.draining:
+                raise draining()
+            request = check_turn_id(request)
+            again = request.turn_id in self._named
+            self._named.append(request.turn_id)
+            work = live.accept(request, self)
+            known = await self._sessions.shared.background.whole(work, f"turn {request.turn_id}")
+        except SinkServeError as error:
+            self.outbox.put(Event(0, Rejected(request.turn_id, error)))
+        else:
+            if known is not None:
+                self.outbox.put(*self._untold(known, again=again))
+
+    def _untold(self, known: Repeat, *, again: bool) -> tuple[Event, ...]:
+        """Events of a known turn that this stream has to repeat."""
+        if not known.ended:
+            return () if again or self._hears_all else known.events
+        told_here = self._hears_all and known.events[-1].sequence > self._floor
+        return () if told_here and not again else known.events
+
+    # How it ends
+
+    def _end_if_done(self) -> None:
+        if self._ending and (self._live is None or self._live.idle):
+            self._settle()
+            if self._live is not None:
+                self._live.leave(self, lost=False)
+            self.outbox.close()
+
+    def _note_full(self, full: bool) -> None:
+        """A client that does not read pauses its own turns, for a bounded time."""
+        if self._live is not None:
+            self._live.pause(self, paused=full)
+        if full:
+            loop = asyncio.get_running_loop()
+            self._slow = loop.call_later(self._settings.slow_reader_s, self._give_up)
+        else:
+            self._settle()
+
+    def _give_up(self) -> None:
+        what = f"{self._settings.unread_events} events were not read for {self._settings.slow_reader_s:g} s"
+        self.lost(ResourceExhausted(Reason.READER_TOO_SLOW, what))
+
+    def _settle(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+
+def session_id_of(name: str, field: str) -> str:
+    """ID of sessions/ID; raises InvalidArgument."""
+    prefix, _, session_id = name.partition("/")
+    if prefix != "sessions" or not SESSION_ID.fullmatch(session_id):
+        what = f"{field} has to be sessions/ID; it is {name[:100]!r}"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    return session_id

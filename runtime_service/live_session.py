@@ -1,0 +1,211 @@
+"""One session in memory: who follows it, what it accepts, and when its time is up.
+
+Belongs to the event loop. A turn's input is durable before it is accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from common.database import utc_now
+from common.errors import Aborted, AlreadyExists, Reason, ResourceExhausted, SinkServeError
+from runtime_service.engines import LoadedEngine, not_loaded
+from runtime_service.events import Event
+from runtime_service.prepare import check_room, options_of, prompt_of
+from runtime_service.session import Session
+from runtime_service.slots import Residence
+from runtime_service.turn import Turn, TurnRequest
+from runtime_service.turns import Pending, Shared, Turns, retell
+
+MOST_WAITING = 8
+_LONG_TEXT = 20_000  # bytes of a request whose tokens are found outside the event loop
+
+
+class Follower(Protocol):
+    """Who hears what happens in a session: the stream that has it open."""
+
+    def hear(self, event: Event) -> None:
+        """An event of a turn."""
+
+    def go_away(self, grace_s: float) -> None:
+        """The server is stopping; what runs may finish for this long."""
+
+    def end(self, error: SinkServeError) -> None:
+        """The session is not this follower's any more."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What was told of a turn that is known already."""
+
+    events: tuple[Event, ...]
+    ended: bool
+
+
+class LiveSession:
+    """Life: made by `Sessions`, followed by at most one stream, `close`d when it leaves memory."""
+
+    def __init__(
+        self,
+        session: Session,
+        engine: LoadedEngine,
+        shared: Shared,
+        next_number: int,
+        on_broken: Callable[[LiveSession, SinkServeError], None],
+    ) -> None:
+        self.engine = engine
+        self.turns = Turns(session, engine, shared, self._tell, partial(on_broken, self))
+        self.closed = False
+        self._follower: Follower | None = None
+        self._shared = shared
+        self._accepting = asyncio.Lock()
+        self._next_number = next_number
+
+    @property
+    def session(self) -> Session:
+        """What is kept of it."""
+        return self.turns.session
+
+    @property
+    def residence(self) -> Residence:
+        """Where its cache is."""
+        return self.turns.tenant.residence
+
+    @property
+    def idle(self) -> bool:
+        """No turn runs, waits or is being accepted."""
+        return not self.turns.pending and not self._accepting.locked()
+
+    @property
+    def busy(self) -> bool:
+        """Somebody follows, or a turn runs."""
+        return self._follower is not None or not self.idle
+
+    def follow(self, follower: Follower) -> None:
+        """Let `follower` hear everything from now on; who followed before ends ABORTED (SESSION_TAKEN_OVER)."""
+        before, self._follower = self._follower, follower
+        if before is not None:
+            what = f"another stream opened {self.session.name}"
+            before.end(Aborted(Reason.SESSION_TAKEN_OVER, what, session=self.session.name))
+        self.turns.pause(paused=False)
+        self._note_activity()
+
+    def leave(self, follower: Follower, *, lost: bool) -> None:
+        """End following; if the stream was `lost`, turns are cancelled unless the session says otherwise."""
+        if self._follower is not follower:
+            return
+        self._follower = None
+        if lost and not self.session.options.continue_when_disconnected:
+            for pending in self.turns.pending:
+                self.turns.cancel(pending.turn.turn_id, discard=False)
+        self.turns.pause(paused=False)
+        self._note_activity()
+
+    def pause(self, follower: Follower, *, paused: bool) -> None:
+        """Stop feeding the running turn because `follower` does not read, or go on."""
+        if self._follower is follower:
+            self.turns.pause(paused=paused)
+
+    async def accept(self, request: TurnRequest, follower: Follower) -> Repeat | None:
+        """Take a turn, durably; one that is known is not run again, and what was told of it is returned.
+
+        Raises what is wrong with it; AlreadyExists (TURN_ID_REUSED); ResourceExhausted (TURN_QUEUE_FULL).
+        """
+        async with self._accepting:
+            if (known := await self._known(request)) is not None:
+                return known
+            pending = await self._prepare(request)
+            with self.engine.in_use():
+                await self._shared.writer.do(self._shared.repository.add_turn, self.session.key, pending.turn)
+                self._next_number += 1
+                if self._follower is not follower and not self.session.options.continue_when_disconnected:
+                    pending.discard = False
+                if not self.closed:
+                    self.turns.add(pending)
+        return None
+
+    def go_away(self, grace_s: float) -> None:
+        """Tell who follows that the server is stopping."""
+        if self._follower is not None:
+            self._follower.go_away(grace_s)
+
+    def restart(self, unended: list[Turn]) -> None:
+        """Run what another process accepted and did not finish; it may have begun the first."""
+        for index, turn in enumerate(unended):
+            again = replace(turn, attempt=turn.attempt + (index == 0))
+            prompt = prompt_of(turn.request, self.session, self.engine.manifest, self.engine.text)
+            self.turns.add(Pending(again, prompt, time.monotonic()))
+
+    async def close(self, error: SinkServeError | None = None) -> None:
+        """Leave memory, and end who follows with `error`."""
+        self.closed = True
+        follower, self._follower = self._follower, None
+        await self.turns.close()
+        if follower is not None and error is not None:
+            follower.end(error)
+
+    def _tell(self, event: Event) -> None:
+        if self._follower is not None:
+            self._follower.hear(event)
+        if self.idle:
+            self._note_activity()
+
+    def _check_open(self) -> None:
+        if self.closed or self.engine.closed:
+            raise not_loaded(self.engine.published.reference)
+
+    async def _known(self, request: TurnRequest) -> Repeat | None:
+        if (pending := self.turns.find(request.turn_id)) is not None:
+            _check_same(pending.turn, request)
+            return Repeat(tuple(pending.events), ended=False)
+        turn = await self._shared.writer.do(self._shared.repository.find_turn, self.session.key, request.turn_id)
+        if turn is None:
+            return None
+        _check_same(turn, request)
+        if (pending := self.turns.find(request.turn_id)) is not None:
+            return Repeat(tuple(pending.events), ended=False)
+        return Repeat(self._told(turn), ended=True)
+
+    def _told(self, turn: Turn) -> tuple[Event, ...]:
+        """Events of a turn that ended: as they were if they are still kept, else joined to one piece."""
+        assert turn.result is not None, turn
+        kept = self.turns.log.of_turn(turn.turn_id)
+        first = turn.result.started_sequence or turn.result.finished_sequence
+        whole = kept and kept[0].sequence == first and kept[-1].sequence == turn.result.finished_sequence
+        return tuple(kept) if whole else retell(turn, turn.result)
+
+    async def _prepare(self, request: TurnRequest) -> Pending:
+        if self.turns.waiting >= MOST_WAITING:
+            message = f"{MOST_WAITING} turns wait already; send the next when one has finished"
+            raise ResourceExhausted(Reason.TURN_QUEUE_FULL, message, retry_after_s=1.0, waiting=MOST_WAITING)
+        manifest, text = self.engine.manifest, self.engine.text
+        options = options_of(request, manifest, text, self._shared.settings)
+        find = partial(prompt_of, request, self.session, manifest, text)
+        prompt = await asyncio.to_thread(find) if len(request.body()) > _LONG_TEXT else find()
+        if not self.turns.pending:
+            check_room(self.session, len(prompt) + (not request.no_reply))
+        self._check_open()
+        return Pending(Turn(self._next_number, request, options, utc_now()), prompt, time.monotonic())
+
+    def _note_activity(self) -> None:
+        """Keep when the session expires, if that has changed: never while it is busy."""
+        expires_at = None if self.busy else self.session.expiry(utc_now())
+        if (expires_at is None) != (self.session.expires_at is None):
+            session = self.turns.session = replace(self.session, expires_at=expires_at)
+            act = self._shared.writer.do(self._shared.repository.set_expiry, session)
+            self._shared.background.start(act, f"expiry of {session.name}")
+
+
+def _check_same(turn: Turn, request: TurnRequest) -> None:
+    if turn.request.digest() != request.digest():
+        raise AlreadyExists(
+            Reason.TURN_ID_REUSED,
+            f"turn_id {request.turn_id!r} was used in this session for another turn; choose a new one",
+            field="turn.turn_id",
+            turn_id=request.turn_id,
+        )

@@ -1,0 +1,167 @@
+"""One turn while it runs: what is fed, what is accepted, how it ends. Knows no engine, no slots, no I/O.
+
+A token of the reply is *accepted* when it is sampled, and fed one step later. The last accepted token of a turn is
+not fed when the turn ends: it is pending, as is the template's closing behind it, and goes before the next input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.engine import FloatArray
+from common.errors import SinkServeError
+from runtime_service.context import Context
+from runtime_service.options import GenerationOptions
+from runtime_service.reply import Delta, Reply
+from runtime_service.sampling import sample
+from runtime_service.turn import FinishReason, Timing, Usage
+
+
+def no_closing(_last: int | None) -> tuple[int, ...]:
+    """The closing of a turn without a template."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A turn as the scheduler gets it. `prompt` is fed after what is pending; without a `reply` nothing follows.
+
+    `closing_after` gives the template's tokens behind a reply whose last token it is told.
+    """
+
+    turn_id: str
+    prompt: tuple[int, ...]
+    options: GenerationOptions
+    accepted_at: float
+    reply: Reply | None
+    closing_after: Callable[[int | None], tuple[int, ...]] = no_closing
+    evicts: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a turn ended. `tokens` are what it added to the history, from position `start` on."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    start: int
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    stop_sequence: str = ""
+    error: SinkServeError | None = None
+
+
+class Run:
+    """Life: `begin`, then `accept` for each token of the reply, then one of `finish`, `cancel`, `undo`."""
+
+    def __init__(self, work: Work, context: Context) -> None:
+        self.work = work
+        self.context = context
+        self.start = context.length
+        self._generated = 0
+        self._text: list[str] = []
+        self._began_at: float | None = None
+        self._fed_at: float | None = None
+        self._first_at: float | None = None
+
+    def begin(self, now: float) -> bool:
+        """Put the prompt behind the history; False: it does not fit a session that does not evict."""
+        self._began_at = now
+        if self._lacks_room(len(self.work.prompt) + (self.work.reply is not None)):
+            return False
+        self.context.extend(self.work.prompt)
+        return True
+
+    def accept(self, logits: FloatArray, now: float) -> tuple[Delta | None, FinishReason | None]:
+        """Sample the next token from `logits` [vocabulary]; returns what to send, and the reason to end if any."""
+        reply, context = self.work.reply, self.context
+        self._fed_at = now if self._fed_at is None else self._fed_at
+        if reply is None:
+            return None, FinishReason.INPUT_ONLY
+        sampled = sample(logits, self.work.options, context.length, context.counts)
+        context.append(sampled.token_id)
+        self._generated += 1
+        self._first_at = now if self._first_at is None else self._first_at
+        delta = self._said(reply.push(sampled))
+        if reply.finished is not None:
+            return delta, reply.finished.reason
+        return delta, FinishReason.CONTEXT_FULL if self._lacks_room(1) else None
+
+    def flush(self) -> Delta | None:
+        """What the reply still held back."""
+        return self._said(self.work.reply.flush()) if self.work.reply else None
+
+    def finish(self, reason: FinishReason, now: float) -> Outcome:
+        """End with everything that was fed and accepted, and the closing pending behind it."""
+        prompt_tokens = min(self.context.length - self.start, len(self.work.prompt))
+        if prompt_tokens:
+            self.context.extend(self._closing())
+        finished = self.work.reply.finished if self.work.reply else None
+        return self._outcome(reason, now, prompt_tokens, stop_sequence=finished.stop_sequence if finished else "")
+
+    def cancel(self, now: float) -> Outcome:
+        """End now: what was fed or accepted stays, the rest of the prompt is dropped."""
+        if not self._generated:
+            self.context.truncate(max(self.start, self.context.fed))
+        return self.finish(FinishReason.CANCELLED, now)
+
+    def undo(self, reason: FinishReason, now: float, fed: int, error: SinkServeError | None = None) -> Outcome:
+        """End as if the turn had not been. The cache, fed up to `fed`, has been taken back to the start, or is lost."""
+        self.context.truncate(self.start)
+        self._text.clear()
+        return self._outcome(reason, now, max(0, min(fed - self.start, len(self.work.prompt))), error=error)
+
+    def _closing(self) -> tuple[int, ...]:
+        if self.work.reply is None:
+            return ()
+        last = self.context.tokens(self.context.length - 1)[0] if self._generated else None
+        closing = self.work.closing_after(last)
+        return () if self._lacks_room(len(closing)) else closing
+
+    def _lacks_room(self, tokens: int) -> bool:
+        return not self.work.evicts and self.context.length + tokens > self.context.window.capacity
+
+    def _said(self, delta: Delta | None) -> Delta | None:
+        if delta is not None:
+            self._text.append(delta.text)
+        return delta
+
+    def _outcome(
+        self,
+        reason: FinishReason,
+        now: float,
+        prompt_tokens: int,
+        *,
+        stop_sequence: str = "",
+        error: SinkServeError | None = None,
+    ) -> Outcome:
+        context = self.context
+        usage = Usage(
+            prompt_tokens=prompt_tokens,
+            generated_tokens=self._generated,
+            position=context.length,
+            evicted_tokens=context.window.evicted(context.length) - context.window.evicted(self.start),
+        )
+        return Outcome(
+            reason=reason,
+            usage=usage,
+            timing=self._timing(now),
+            start=self.start,
+            tokens=context.tokens(self.start),
+            text="".join(self._text),
+            stop_sequence=stop_sequence,
+            error=error,
+        )
+
+    def _timing(self, now: float) -> Timing:
+        began = self._began_at if self._began_at is not None else now
+        fed = self._fed_at if self._fed_at is not None else now
+        first = self._first_at
+        return Timing(
+            queue_s=began - self.work.accepted_at,
+            prefill_s=max(0.0, fed - began),
+            first_token_s=first - self.work.accepted_at if first is not None else 0.0,
+            decode_s=now - first if first is not None else 0.0,
+        )

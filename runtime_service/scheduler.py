@@ -1,0 +1,294 @@
+"""Decides what each step of an engine does, does it, and tells what came of it. The sole owner of the engine.
+
+No threads and no I/O: `EngineThread` drives it, and tests drive it step by step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import structlog
+
+from common.engine import Engine, Feed, FloatArray
+from common.errors import FailedPrecondition, Internal, Reason, SinkServeError
+from common.window import SessionWindow, linear_run
+from runtime_service.context import Context
+from runtime_service.plan import Candidate, Pace, Step, plan
+from runtime_service.reply import Delta
+from runtime_service.run import Outcome, Run, Work
+from runtime_service.slots import Residence, Slots, Tenant
+from runtime_service.turn import FinishReason
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Began:
+    """The turn has a slot; its first step comes."""
+
+
+@dataclass(frozen=True)
+class Wrote:
+    """A piece of the reply."""
+
+    delta: Delta
+
+
+@dataclass(frozen=True)
+class NeedsHistory:
+    """The cache is lost and has to be computed from the last `tokens` of the history: answer with `refill`."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The turn ended; always the last event."""
+
+    outcome: Outcome
+
+
+RunEvent = Began | Wrote | NeedsHistory | Ended
+Listener = Callable[[RunEvent], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one engine's scheduler."""
+
+    layers: int
+    """Layers of the model: so many windows back reaches what a token depends on."""
+    max_replay_tokens: int
+    """Most tokens that may be fed to compute a lost cache again."""
+    parked_bytes: int
+    """Host memory for parked caches."""
+    stall_s: float
+    """How long a chunk of somebody's input may hold up those who are decoding."""
+
+    def history(self, window: SessionWindow) -> int:
+        """Tokens right before a position that, after the sinks, make its cache exact again."""
+        return max(window.window, self.layers * (window.window - 1))
+
+
+class Scheduler:
+    """All turns of one engine. Methods come from one thread; `emit` is called in it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        clock: Callable[[], float],
+        emit: Callable[[Listener, RunEvent], None],
+    ) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._clock = clock
+        self._emit = emit
+        self._listeners: dict[Tenant, Listener] = {}
+        self._waiting: deque[Tenant] = deque()
+        self._running: list[Tenant] = []
+        self._starving: set[Tenant] = set()
+        self._pace = Pace(limits.stall_s, engine.geometry.chunk)
+        self._before = Step({})
+        self._last_chunk = -1
+        self.slots = Slots(engine, limits.parked_bytes)
+
+    # What others ask for
+
+    def submit(self, tenant: Tenant, work: Work, listener: Listener) -> None:
+        """Run a turn of `tenant` as soon as a slot is free; it must not have one that runs."""
+        assert tenant.run is None, tenant
+        tenant.run = Run(work, tenant.context)
+        self._listeners[tenant] = listener
+        self._waiting.append(tenant)
+
+    def cancel(self, tenant: Tenant, turn_id: str, *, discard: bool) -> None:
+        """End the turn before the next step; one that has ended stays as it is."""
+        run = tenant.run
+        if run is None or run.work.turn_id != turn_id:
+            return
+        if discard:
+            self._undo(tenant, FinishReason.CANCELLED)
+        else:
+            self._wrote(tenant, run.flush())
+            self._end(tenant, run.cancel(self._clock()))
+
+    def pause(self, tenant: Tenant, *, paused: bool) -> None:
+        """Feed nothing more to `tenant`, or go on."""
+        tenant.paused = paused
+
+    def refill(self, tenant: Tenant, sinks: Sequence[int], start: int, recent: Sequence[int]) -> None:
+        """Answer `NeedsHistory`."""
+        if tenant in self._starving:
+            self._starving.discard(tenant)
+            tenant.context.refill(sinks, start, recent)
+
+    def fail(self, tenant: Tenant, error: SinkServeError) -> None:
+        """End the turn of `tenant` with `error`, as if it had not been."""
+        if tenant.run is not None:
+            self._undo(tenant, FinishReason.ERROR, error)
+
+    def fail_all(self, error: SinkServeError) -> None:
+        """End every turn with `error`."""
+        for tenant in (*self._waiting, *self._running):
+            self.fail(tenant, error)
+
+    def release(self, tenant: Tenant) -> None:
+        """Forget `tenant` and free what it holds."""
+        self.cancel(tenant, tenant.run.work.turn_id if tenant.run else "", discard=True)
+        self.slots.lose(tenant)
+
+    # The plan of a step
+
+    def step(self) -> bool:
+        """Do one step of the engine; False: there was nothing to do, nor will there be until somebody asks."""
+        self._admit()
+        step = self._next_step()
+        if step.counts:
+            self._feed(step)
+        return bool(step.counts)
+
+    def _admit(self) -> None:
+        for tenant in list(self._waiting):
+            if tenant in self._starving or tenant.run is None:
+                continue
+            if not self.slots.available(tenant):
+                return
+            if self._has_tokens(tenant):
+                self._waiting.remove(tenant)
+                self._guarded([tenant], partial(self._start, tenant))
+
+    def _has_tokens(self, tenant: Tenant) -> bool:
+        """Whether all that has to be fed is at hand; asks for it otherwise, or refuses."""
+        context = tenant.context
+        needed = min(context.length, self._limits.history(context.window))
+        if tenant.residence is not Residence.STORED or context.kept(context.length) >= needed:
+            return True
+        if (error := replay_refused(context, self._limits)) is not None:
+            self._undo(tenant, FinishReason.ERROR, error)
+            return False
+        self._starving.add(tenant)
+        self._tell(tenant, NeedsHistory(needed))
+        return False
+
+    def _start(self, tenant: Tenant) -> None:
+        run = self._run(tenant)
+        if not run.begin(self._clock()):
+            self._end(tenant, run.finish(FinishReason.CONTEXT_FULL, self._clock()))
+            return
+        self.slots.acquire(tenant)
+        self._running.append(tenant)
+        self._tell(tenant, Began())
+
+    def _next_step(self) -> Step:
+        runnable = [tenant for tenant in self._running if not tenant.paused and tenant.slot is not None]
+        candidates = [Candidate(_slot(tenant), self._ready(tenant)) for tenant in runnable]
+        return plan(candidates, most=self._pace.tokens, before=self._before, last_chunk=self._last_chunk)
+
+    def _ready(self, tenant: Tenant) -> int:
+        context = tenant.context
+        run = linear_run(self._engine.geometry, context.window.sinks, context.fed)
+        return len(context.next_tokens(min(run, context.unfed)))
+
+    def _feed(self, step: Step) -> None:
+        feeds = tuple(
+            Feed(_slot(tenant), context.fed, context.window, context.next_tokens(step.counts.get(_slot(tenant), 0)))
+            for tenant in self.slots.residents
+            for context in [tenant.context]
+        )
+        fed = [tenant for tenant in self.slots.residents if tenant.slot in step.counts]
+        self._before = step
+        self._last_chunk = self._last_chunk if step.chunk is None else step.chunk
+        self._guarded(fed, partial(self._step_engine, feeds, fed, step))
+
+    def _step_engine(self, feeds: tuple[Feed, ...], fed: list[Tenant], step: Step) -> None:
+        width = max(step.counts.values())
+        began = self._clock()
+        logits = self._engine.step(feeds)
+        self._pace.note(width, self._clock() - began)
+        self._note_written(step, width)
+        for tenant, row in zip(fed, logits, strict=True):
+            tenant.context.advance(step.counts[_slot(tenant)])
+            self._guarded([tenant], partial(self._after_step, tenant, row))
+
+    def _note_written(self, step: Step, width: int) -> None:
+        """Every slot of the batch writes `width` rows: its tokens, and padding."""
+        for tenant in self.slots.residents:
+            if min(step.counts) <= _slot(tenant) <= max(step.counts):
+                tenant.written = max(tenant.written, tenant.context.fed + width)
+
+    def _after_step(self, tenant: Tenant, logits: FloatArray) -> None:
+        run, now = self._run(tenant), self._clock()
+        if not np.isfinite(logits).all():
+            self.fail(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
+            return
+        if tenant.context.unfed:
+            return
+        delta, reason = run.accept(logits, now)
+        self._wrote(tenant, delta)
+        if reason is not None:
+            self._wrote(tenant, run.flush())
+            self._end(tenant, run.finish(reason, now))
+
+    # How turns end
+
+    def _undo(self, tenant: Tenant, reason: FinishReason, error: SinkServeError | None = None) -> None:
+        run, fed = self._run(tenant), tenant.context.fed
+        if error is None:
+            self.slots.take_back(tenant, run.start)
+        else:
+            self.slots.lose(tenant)
+        self._end(tenant, run.undo(reason, self._clock(), fed, error))
+
+    def _end(self, tenant: Tenant, outcome: Outcome) -> None:
+        for queue in (self._waiting, self._running):
+            if tenant in queue:
+                queue.remove(tenant)
+        self._starving.discard(tenant)
+        tenant.context.trim()
+        self.slots.rest(tenant)
+        tenant.run, tenant.paused = None, False
+        self._emit(self._listeners.pop(tenant), Ended(outcome))
+
+    def _guarded(self, tenants: list[Tenant], act: Callable[[], None]) -> None:
+        """Whatever fails in `act` ends the turns of `tenants`, and nothing else."""
+        try:
+            act()
+        except Exception as error:
+            log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants])
+            for tenant in tenants:
+                self.fail(tenant, Internal(Reason.INTERNAL, f"the engine failed: {type(error).__name__}"))
+
+    def _wrote(self, tenant: Tenant, delta: Delta | None) -> None:
+        if delta is not None:
+            self._tell(tenant, Wrote(delta))
+
+    def _tell(self, tenant: Tenant, event: RunEvent) -> None:
+        self._emit(self._listeners[tenant], event)
+
+    def _run(self, tenant: Tenant) -> Run:
+        assert tenant.run is not None, tenant
+        return tenant.run
+
+
+def _slot(tenant: Tenant) -> int:
+    assert tenant.slot is not None, tenant
+    return tenant.slot
+
+
+def replay_refused(context: Context, limits: Limits) -> SinkServeError | None:
+    """Why the cache of a session cannot be computed again, if it cannot."""
+    tokens = min(context.length, context.window.sinks + limits.history(context.window))
+    if tokens <= limits.max_replay_tokens:
+        return None
+    return FailedPrecondition(
+        Reason.REPLAY_TOO_LONG,
+        f"the session's cache is lost and {tokens} tokens would have to be fed again; "
+        f"the server allows {limits.max_replay_tokens} (max_replay_tokens)",
+        tokens=tokens,
+        max_replay_tokens=limits.max_replay_tokens,
+    )

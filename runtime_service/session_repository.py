@@ -1,0 +1,245 @@
+"""Sessions and their turns in SQL. Calls block.
+
+History is append-only: a turn's tokens are written once, with the turn, so a turn costs the same however long the
+session is, and a lost cache is computed again from the last turns only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from common.catalog import add_hold, drop_hold
+from common.catalog_rows import not_found
+from common.database import Database
+from common.errors import AlreadyExists, NotFound, Reason
+from common.pages import Page
+from runtime_service.session import Session
+from runtime_service.session_rows import (
+    pack,
+    result_to_json,
+    session_from_row,
+    session_to_row,
+    turn_from_row,
+    turn_to_row,
+    unpack,
+)
+from runtime_service.session_tables import sessions, turns
+from runtime_service.turn import Turn
+
+_TURNS_AT_ONCE = 64
+
+
+class SessionRepository:
+    """Sessions by principal and id."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, session: Session) -> Session:
+        """Keep a new session and hold its engine. Raises NotFound if the engine has gone, AlreadyExists by id."""
+        try:
+            with self._database.write() as connection:
+                values = session_to_row(session)
+                key = connection.execute(insert(sessions).values(values).returning(sessions.c.key)).scalar_one()
+                add_hold(connection, session.engine_name, session.engine_version, _holder(session))
+                return session_from_row(_row(connection, sessions.c.key == key))
+        except IntegrityError:
+            if self.find(session.principal, session.session_id) is None:
+                raise not_found(session.engine, "it was deleted") from None
+            raise session_exists(session.session_id) from None
+
+    def find(self, principal: str, session_id: str) -> Session | None:
+        """A session, if there is one."""
+        with self._database.read() as connection:
+            query = select(sessions).where(_named(principal, session_id))
+            row = connection.execute(query).mappings().first()
+        return None if row is None else session_from_row(row)
+
+    def get(self, principal: str, session_id: str) -> Session:
+        """A session; raises NotFound (SESSION_NOT_FOUND)."""
+        found = self.find(principal, session_id)
+        if found is None:
+            raise session_not_found(session_id)
+        return found
+
+    def claim(self, principal: str, session_id: str) -> tuple[Session, list[Turn], int]:
+        """Take a session for this process: a new epoch, no expiry.
+
+        Returns it, the turns that never ended, and the number of its next turn. Raises NotFound.
+        """
+        with self._database.write() as connection:
+            named = _named(principal, session_id)
+            values = {"epoch": sessions.c.epoch + 1, "expires_at": None}
+            if not connection.execute(update(sessions).where(named).values(values)).rowcount:
+                raise session_not_found(session_id)
+            session = session_from_row(_row(connection, named))
+            unended = (turns.c.session_key == session.key) & turns.c.result.is_(None)
+            found = connection.execute(select(turns).where(unended).order_by(turns.c.number)).mappings()
+            last = connection.scalar(select(func.max(turns.c.number)).where(turns.c.session_key == session.key))
+            return session, [turn_from_row(row) for row in found], (last or 0) + 1
+
+    def find_turn(self, session_key: int, turn_id: str) -> Turn | None:
+        """A turn by the client's id, if there is one."""
+        named = (turns.c.session_key == session_key) & (turns.c.turn_id == turn_id)
+        with self._database.read() as connection:
+            row = connection.execute(select(turns).where(named)).mappings().first()
+        return None if row is None else turn_from_row(row)
+
+    def add_turn(self, session_key: int, turn: Turn) -> None:
+        """Keep a turn before it runs."""
+        with self._database.write() as connection:
+            connection.execute(insert(turns).values(turn_to_row(session_key, turn)))
+            mine = sessions.c.key == session_key
+            connection.execute(update(sessions).where(mine).values(last_active_at=turn.created_at))
+
+    def restart_turn(self, session_key: int, turn: Turn) -> None:
+        """Keep that a turn starts again."""
+        with self._database.write() as connection:
+            connection.execute(update(turns).where(_numbered(session_key, turn)).values(attempt=turn.attempt))
+
+    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
+        """Keep how a turn ended, the `tokens` that it added, and the session's new position, all at once."""
+        assert turn.result is not None, turn
+        values = {
+            "result": result_to_json(turn.result),
+            "reason": turn.result.reason.value,
+            "tokens": pack(tokens),
+            "ended_at": turn.ended_at,
+        }
+        with self._database.write() as connection:
+            connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
+            new = {
+                "position": session.position,
+                "turns": session.turns,
+                "last_active_at": session.last_active_at,
+            }
+            connection.execute(update(sessions).where(sessions.c.key == session.key).values(new))
+
+    def set_expiry(self, session: Session) -> None:
+        """Keep when the session is deleted if nobody speaks to it."""
+        with self._database.write() as connection:
+            mine = sessions.c.key == session.key
+            connection.execute(update(sessions).where(mine).values(expires_at=session.expires_at))
+
+    def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]:
+        """First tokens of the history as many as sinks, and its last `count` or more with their first position."""
+        with self._database.read() as connection:
+            recent = self._last_tokens(connection, session, count)
+            sinks = self._first_tokens(connection, session, session.window.sinks)
+        return sinks, session.position - len(recent), recent
+
+    def _last_tokens(self, connection: Connection, session: Session, count: int) -> list[int]:
+        kept = (turns.c.session_key == session.key) & turns.c.tokens.is_not(None)
+        query = select(turns.c.tokens).where(kept).order_by(turns.c.number.desc())
+        pieces: list[list[int]] = []
+        found = 0
+        with connection.execution_options(yield_per=_TURNS_AT_ONCE).execute(query) as rows:
+            for (tokens,) in rows:
+                pieces.append(unpack(tokens))
+                found += len(pieces[-1])
+                if found >= count:
+                    break
+            else:
+                pieces.append(list(session.opening))
+        return [token for piece in reversed(pieces) for token in piece]
+
+    def _first_tokens(self, connection: Connection, session: Session, count: int) -> list[int]:
+        kept = (turns.c.session_key == session.key) & turns.c.tokens.is_not(None)
+        query = select(turns.c.tokens).where(kept).order_by(turns.c.number)
+        tokens = list(session.opening)
+        with connection.execution_options(yield_per=_TURNS_AT_ONCE).execute(query) as rows:
+            for (more,) in rows:
+                if len(tokens) >= count:
+                    break
+                tokens += unpack(more)
+        return tokens[:count]
+
+    def list_sessions(self, principal: str, page: Page) -> tuple[list[Session], str]:
+        """A page of sessions, the last active first, and the token of the next."""
+        order = (sessions.c.last_active_at.desc(), sessions.c.key.desc())
+        query = select(sessions).where(sessions.c.principal == principal).order_by(*order).limit(page.size + 1)
+        if page.after is not None:
+            query = query.where(_after(page.after))
+        with self._database.read() as connection:
+            found = [session_from_row(row) for row in connection.execute(query).mappings()]
+        kept = found[: page.size]
+        last = (_micros(kept[-1].last_active_at), kept[-1].key) if len(found) > page.size else None
+        return kept, page.next_token(last)
+
+    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
+        """A page of turns, the oldest first, and the token of the next."""
+        mine = turns.c.session_key == session.key
+        if page.after is not None:
+            mine &= turns.c.number > int(page.after[0])
+        query = select(turns).where(mine).order_by(turns.c.number).limit(page.size + 1)
+        with self._database.read() as connection:
+            found = [turn_from_row(row) for row in connection.execute(query).mappings()]
+        kept = found[: page.size]
+        return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
+
+    def delete(self, session: Session) -> bool:
+        """Delete a session with its turns and let go of its engine; False: it was gone."""
+        with self._database.write() as connection:
+            drop_hold(connection, session.engine_name, session.engine_version, _holder(session))
+            connection.execute(delete(turns).where(turns.c.session_key == session.key))
+            return bool(connection.execute(delete(sessions).where(sessions.c.key == session.key)).rowcount)
+
+    def expired(self, now: datetime) -> list[Session]:
+        """Sessions whose time has passed."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(sessions).where(sessions.c.expires_at <= now)).mappings()
+            return [session_from_row(row) for row in rows]
+
+    def set_missing_expiries(self, now: datetime) -> None:
+        """Let sessions that a process had when it died expire from now on."""
+        lost = sessions.c.delete_after_idle_s.is_not(None) & sessions.c.expires_at.is_(None)
+        with self._database.write() as connection:
+            found = connection.execute(select(sessions.c.key, sessions.c.delete_after_idle_s).where(lost)).all()
+            for key, idle_s in found:
+                values = {"expires_at": now + timedelta(seconds=idle_s)}
+                connection.execute(update(sessions).where(sessions.c.key == key).values(values))
+
+
+def session_not_found(session_id: str) -> NotFound:
+    """There is no such session."""
+    return NotFound(Reason.SESSION_NOT_FOUND, f"no session sessions/{session_id}", session=f"sessions/{session_id}")
+
+
+def session_exists(session_id: str) -> AlreadyExists:
+    """The id is taken by a session that differs."""
+    name = f"sessions/{session_id}"
+    message = f"{name} exists and was created by another request; open it by its name, or choose another id"
+    return AlreadyExists(Reason.SESSION_EXISTS, message, session=name)
+
+
+def _holder(session: Session) -> str:
+    return f"{session.principal}/{session.name}"
+
+
+def _named(principal: str, session_id: str) -> ColumnElement[bool]:
+    return and_(sessions.c.principal == principal, sessions.c.session_id == session_id)
+
+
+def _numbered(session_key: int, turn: Turn) -> ColumnElement[bool]:
+    return and_(turns.c.session_key == session_key, turns.c.number == turn.number)
+
+
+def _row(connection: Connection, where: ColumnElement[bool]) -> RowMapping:
+    return connection.execute(select(sessions).where(where)).mappings().one()
+
+
+def _after(key: tuple[str | int, ...]) -> ColumnElement[bool]:
+    active, last = _EPOCH + timedelta(microseconds=int(key[0])), int(key[1])
+    older = sessions.c.last_active_at < active
+    return or_(older, and_(sessions.c.last_active_at == active, sessions.c.key < last))
+
+
+def _micros(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

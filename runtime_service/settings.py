@@ -1,0 +1,59 @@
+"""Settings of the runtime service: each default is written here, once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from common.settings import HostPort, Settings
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class RuntimeSettings(Settings):
+    """What an operator of the runtime may change."""
+
+    model_config = SettingsConfigDict(env_prefix="SINKSERVE_RUNTIME_")
+
+    listen: HostPort = "127.0.0.1:50071"
+    """Address of the gRPC server, HOST:PORT."""
+    engines: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Engine references that are loaded before the service is ready, separated by commas."""
+    load_on_demand: bool = False
+    """Load an engine when a session asks for it."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads that one engine computes with; 0: one for each core."""
+    principal_header: str = ""
+    """Metadata key whose value owns what a call creates, set by a trusted proxy; empty: nobody is told apart."""
+    max_sessions: Annotated[int, Field(ge=1)] = 1024
+    """Sessions in memory at once; idle ones make room for others."""
+    parked_bytes: Annotated[int, Field(ge=0)] = 1 << 30
+    """Host memory, for each engine, for caches of sessions that have no slot."""
+    max_replay_tokens: Annotated[int, Field(ge=1)] = 65536
+    """Most tokens that are fed again to recompute a lost cache."""
+    max_new_tokens_default: Annotated[int, Field(ge=1)] = 1024
+    """Tokens of a reply where neither the request nor the checkpoint says how many."""
+    max_new_tokens_limit: Annotated[int, Field(ge=1)] = 16384
+    """Most tokens of a reply that a request may ask for."""
+    temperature_default: Annotated[float, Field(ge=0, le=10)] = 1.0
+    """Temperature where neither the request nor the checkpoint says one."""
+    stall_s: Annotated[float, Field(gt=0)] = 0.1
+    """How long a piece of one session's input may hold up those who decode."""
+    kept_events: Annotated[int, Field(ge=16)] = 4096
+    """Events that a session keeps for `after_sequence`."""
+    kept_event_bytes: Annotated[int, Field(ge=4096)] = 1 << 20
+    """Bytes of events that a session keeps for `after_sequence`."""
+    unread_events: Annotated[int, Field(ge=1)] = 256
+    """Events that wait for a client to read before its session pauses."""
+    slow_reader_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a session pauses for a client that does not read before its stream ends."""
+    heartbeat_s: Annotated[float, Field(gt=0)] = 30.0
+    """A stream on which nothing was sent for this long gets a heartbeat."""
+    reap_s: Annotated[float, Field(gt=0)] = 5.0
+    """How often sessions are looked for whose `delete_after_idle` has passed."""
+    drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long running turns may go on when the service stops."""

@@ -1,0 +1,246 @@
+"""The turns of one session in memory: they wait, run one after another, and are kept before anybody hears of their end.
+
+Belongs to the event loop. The scheduler owns the tenant's tokens and cache while a turn runs; the database owns what
+is durable. Knows no streams: `tell` gets every event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from common.database import utc_now
+from common.errors import Internal, Reason, SinkServeError
+from runtime_service.background import Background, Writer
+from runtime_service.context import Context
+from runtime_service.engines import LoadedEngine
+from runtime_service.events import Event, EventLog, Finished, Said, Started, TurnEvent
+from runtime_service.prepare import work_of
+from runtime_service.reply import Delta
+from runtime_service.run import Outcome
+from runtime_service.scheduler import Began, Ended, NeedsHistory, RunEvent, Scheduler, Wrote
+from runtime_service.session import Session
+from runtime_service.session_repository import SessionRepository
+from runtime_service.settings import RuntimeSettings
+from runtime_service.slots import Tenant
+from runtime_service.turn import FinishReason, Result, Timing, Turn, Usage
+
+MOST_ATTEMPTS = 2
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class Pending:
+    """A turn that runs or waits. `discard` is None until it is cancelled; `events` are all that were told of it."""
+
+    turn: Turn
+    prompt: tuple[int, ...]
+    accepted_at: float
+    discard: bool | None = None
+    started_sequence: int = 0
+    events: list[Event] = field(default_factory=list)
+    ended: asyncio.Future[Outcome] | None = None
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all sessions of a service share."""
+
+    repository: SessionRepository
+    writer: Writer
+    background: Background
+    settings: RuntimeSettings
+
+
+class Turns:
+    """`add` after the turn is durable. `break_down` is called with what cannot be helped, such as a lost database."""
+
+    def __init__(
+        self,
+        session: Session,
+        engine: LoadedEngine,
+        shared: Shared,
+        tell: Callable[[Event], None],
+        break_down: Callable[[SinkServeError], None],
+    ) -> None:
+        self.session = session
+        self.log = EventLog(session.epoch, shared.settings.kept_events, shared.settings.kept_event_bytes)
+        self.tenant = Tenant(session.name, _context(session))
+        self._engine = engine
+        self._shared = shared
+        self._tell = tell
+        self._break_down = break_down
+        self._waiting: deque[Pending] = deque()
+        self._running: Pending | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> list[Pending]:
+        """Turns that run or wait, in order."""
+        return [*([self._running] if self._running else []), *self._waiting]
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def find(self, turn_id: str) -> Pending | None:
+        """A turn that runs or waits."""
+        return next((pending for pending in self.pending if pending.turn.turn_id == turn_id), None)
+
+    def add(self, pending: Pending) -> None:
+        """Run a turn when those before it have ended."""
+        self._engine.turns += 1
+        self._waiting.append(pending)
+        if self.task is None:
+            self.task = asyncio.create_task(self._run(), name=f"turns of {self.session.name}")
+
+    def cancel(self, turn_id: str, *, discard: bool) -> None:
+        """Cancel a turn that runs or waits; any other stays as it is."""
+        pending = self.find(turn_id)
+        if pending is None or pending.discard is not None:
+            return
+        pending.discard = discard
+        if pending.ended is not None:
+            self._post(lambda scheduler: scheduler.cancel(self.tenant, turn_id, discard=discard))
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop feeding the running turn, or go on."""
+        self._post(lambda scheduler: scheduler.pause(self.tenant, paused=paused))
+
+    async def close(self) -> None:
+        """Drop what runs where it is: it runs again when another process, or this one, opens the session."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        self._post(lambda scheduler: scheduler.release(self.tenant))
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                self._running = self._waiting.popleft()
+                event = await self._perform(self._running)
+                self._engine.turns -= 1
+                self._running = None
+                self._tell(event)
+        except Exception as error:
+            log.exception("session.broken", session=self.session.name)
+            failure = Internal(Reason.INTERNAL, "the server failed; its log has the details")
+            self._break_down(error if isinstance(error, SinkServeError) else failure)
+        finally:
+            self._engine.turns -= len(self.pending)
+            self._running = None
+            self._waiting.clear()
+            self.task = None
+
+    async def _perform(self, pending: Pending) -> Event:
+        """Run a turn and keep how it ended; returns the event that says so."""
+        if pending.turn.attempt > 1:
+            await self._write(partial(self._shared.repository.restart_turn, self.session.key, pending.turn))
+        outcome = await self._outcome(pending)
+        turn = self._finished(pending, outcome)
+        assert turn.result is not None
+        assert turn.ended_at is not None
+        session = self.session.after(outcome.usage.position, turn.ended_at)
+        await self._write(partial(self._shared.repository.finish_turn, session, turn, outcome.tokens))
+        self.session = self.session.after(outcome.usage.position, turn.ended_at)
+        return self._note(pending, Finished(turn.turn_id, turn.result))
+
+    async def _outcome(self, pending: Pending) -> Outcome:
+        if pending.turn.attempt > MOST_ATTEMPTS:
+            what = f"the server stopped {MOST_ATTEMPTS} times while it ran this turn"
+            return self._not_run(pending, FinishReason.ERROR, Internal(Reason.INTERNAL, what))
+        if pending.discard is not None:
+            return self._not_run(pending, FinishReason.CANCELLED)
+        pending.ended = asyncio.get_running_loop().create_future()
+        engine = self._engine
+        work = work_of(
+            pending.turn, pending.prompt, self.session, engine.manifest, engine.text, accepted_at=pending.accepted_at
+        )
+        self._post(lambda scheduler: scheduler.submit(self.tenant, work, partial(self._hear, pending)))
+        return await pending.ended
+
+    def _not_run(self, pending: Pending, reason: FinishReason, error: SinkServeError | None = None) -> Outcome:
+        usage = Usage(position=self.session.position)
+        timing = Timing(queue_s=time.monotonic() - pending.accepted_at)
+        return Outcome(reason, usage, timing, self.session.position, error=error)
+
+    def _hear(self, pending: Pending, event: RunEvent) -> None:
+        """What the scheduler tells, in the event loop."""
+        turn = pending.turn
+        match event:
+            case Began():
+                started = Started(turn.turn_id, len(pending.prompt), turn.attempt, turn.options)
+                pending.started_sequence = self.log.last + 1
+                self._tell(self._note(pending, started))
+            case Wrote(delta):
+                self._tell(self._note(pending, Said(turn.turn_id, delta)))
+            case NeedsHistory(tokens):
+                self._shared.background.start(self._refill(tokens), f"history of {self.session.name}")
+            case Ended(outcome):
+                if pending.ended is not None and not pending.ended.done():
+                    pending.ended.set_result(outcome)
+
+    async def _refill(self, tokens: int) -> None:
+        try:
+            history = await self._write(partial(self._shared.repository.history, self.session, tokens))
+        except Exception:
+            log.exception("session.history_unreadable", session=self.session.name)
+            error = Internal(Reason.INTERNAL, "the session's history could not be read")
+            self._post(lambda scheduler: scheduler.fail(self.tenant, error))
+        else:
+            self._post(lambda scheduler: scheduler.refill(self.tenant, *history))
+
+    def _finished(self, pending: Pending, outcome: Outcome) -> Turn:
+        usage = outcome.usage
+        result = Result(
+            reason=outcome.reason,
+            usage=usage,
+            timing=outcome.timing,
+            prompt_tokens=len(pending.prompt),
+            text=outcome.text,
+            token_ids=outcome.tokens[usage.prompt_tokens :][: usage.generated_tokens],
+            stop_sequence=outcome.stop_sequence,
+            error=outcome.error,
+            started_sequence=pending.started_sequence,
+            finished_sequence=self.log.last + 1,
+        )
+        return replace(pending.turn, result=result, ended_at=utc_now())
+
+    def _note(self, pending: Pending, body: TurnEvent) -> Event:
+        event = self.log.append(body)
+        pending.events.append(event)
+        return event
+
+    def _post(self, act: Callable[[Scheduler], None]) -> None:
+        self._engine.thread.post(act)
+
+    async def _write(self, act: Callable[[], T]) -> T:
+        return await self._shared.writer.do(act)
+
+
+def retell(turn: Turn, result: Result) -> tuple[Event, ...]:
+    """Events of a turn that ended, from what is kept of it: its reply in one piece, without log-probabilities."""
+    finished = Event(result.finished_sequence, Finished(turn.turn_id, result))
+    if not result.started_sequence:
+        return (finished,)
+    started = Event(result.started_sequence, Started(turn.turn_id, result.prompt_tokens, turn.attempt, turn.options))
+    if not result.token_ids:
+        return (started, finished)
+    said = Said(turn.turn_id, Delta(result.text, result.token_ids))
+    return (started, Event(result.finished_sequence - 1, said), finished)
+
+
+def _context(session: Session) -> Context:
+    if session.position == len(session.opening):
+        return Context(session.window, session.opening)
+    return Context.stored(session.window, session.position)

@@ -1,0 +1,98 @@
+"""The commands by name. Only the one that is asked for is imported, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+HELP = """Conversations that never end, at a cost that never grows.
+
+`sinkserve run FOLDER` builds an engine from a Hugging Face checkpoint folder and talks to it.
+"""
+EPILOG = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or a wrong request, 3 no server at the address, 4 not found, "
+    "130 interrupted."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command is, and the first line of its help."""
+
+    module: str
+    name: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "run": Entry("run_folder", "run", "Build a checkpoint folder if need be, and chat with it."),
+    "serve": Entry("serve", "serve", "Run the builder and the runtime, or one of them."),
+    "build": Entry("build", "build", "Build an engine from a spec."),
+    "chat": Entry("chat", "chat", "Talk to an engine."),
+    "spec": Entry("spec", "app", "Write and check specs."),
+    "builds": Entry("builds", "app", "What the builder does and did."),
+    "engines": Entry("engines", "app", "Published engines, and what the runtime has loaded."),
+    "sessions": Entry("sessions", "app", "Conversations that the runtime holds."),
+}
+
+
+def make_app(args: Sequence[str]) -> typer.Typer:
+    """The command line for `args`; commands that they do not name have only their summary."""
+    app = typer.Typer(
+        help=HELP,
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    asked = next((arg for arg in args if not arg.startswith("-")), None)
+    for name, entry in COMMANDS.items():
+        _add(app, name, entry, is_asked=name == asked)
+    return app
+
+
+def _add(app: typer.Typer, name: str, entry: Entry, *, is_asked: bool) -> None:
+    if not is_asked:
+        app.command(name, help=entry.summary)(_nothing)
+        return
+    target: typer.Typer | Callable[..., None] = getattr(_load(entry.module), entry.name)
+    if isinstance(target, typer.Typer):
+        app.add_typer(target, name=name, no_args_is_help=True)
+    else:
+        app.command(name)(target)
+
+
+def _load(module: str) -> ModuleType:
+    """The module of a command; ends the process when it needs what is not installed."""
+    try:
+        return import_module(f"sinkserve.cli.{module}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error this command needs {error.name}, which comes with: pip install 'sinkserve[serve]'")
+
+
+def _nothing() -> None:
+    """Stand for a command that was not asked for."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sinkserve {version('sinkserve')}")
+        raise typer.Exit
+
+
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Nothing of its own."""

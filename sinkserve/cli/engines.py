@@ -1,0 +1,191 @@
+"""`sinkserve engines`: published engines, and what the runtime has loaded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sinkserve.cli import console
+from sinkserve.cli.builds import precision, spec_facts
+from sinkserve.cli.failures import WRONG, Failure, explained
+from sinkserve.cli.options import Builder, Json, Runtime, ask
+from sinkserve.client import Client
+from sinkserve.engine.v1.engine_pb2 import Engine
+from sinkserve.runtime.v1.engine_service_pb2 import LoadedEngine
+
+app = typer.Typer(help="Published engines, and what the runtime has loaded.")
+
+Reference = Annotated[str, typer.Argument(metavar="ENGINE", help="NAME, NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.")]
+
+
+@app.command("list")
+def list_engines(
+    name: Annotated[str, typer.Argument(help="Only versions of this name.")] = "",
+    json: Json = False,
+    builder: Builder = None,
+) -> None:
+    """List engines, by name and then the newest version first."""
+
+    async def command(client: Client) -> None:
+        engines = [engine async for engine in client.engines.list(name)]
+        if json:
+            console.print_json(engines=engines)
+            return
+        heads = ("ENGINE", "ALIASES", "MODEL", "PRECISION", "SINKS + WINDOW", "SIZE#", "PUBLISHED")
+        console.print_table(heads, [_row(engine) for engine in engines], "no engines yet")
+
+    ask(command, builder=builder)
+
+
+def _row(engine: Engine) -> tuple[str, ...]:
+    cache = engine.spec.cache
+    return (
+        f"[bold]{escape(engine.reference)}[/]",
+        escape(" ".join(engine.aliases)),
+        f"{engine.manifest.family} {console.parameters(engine.manifest.parameters)}",
+        precision(engine.spec),
+        f"{cache.sink_tokens} + {cache.window_tokens}",
+        console.size(engine.size_bytes),
+        console.ago(engine.create_time),
+    )
+
+
+@app.command()
+def show(reference: Reference, json: Json = False, builder: Builder = None) -> None:
+    """Show one engine."""
+
+    async def command(client: Client) -> None:
+        engine = await client.engines.get(reference)
+        if json:
+            console.print_json(engine=engine)
+            return
+        console.print_facts(_facts(engine))
+
+    ask(command, builder=builder)
+
+
+def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
+    manifest = engine.manifest
+    return (
+        ("engine", f"[bold]{escape(engine.reference)}[/]"),
+        ("aliases", escape(" ".join(engine.aliases))),
+        ("digest", engine.digest),
+        ("model", f"{manifest.family}, {console.parameters(manifest.parameters)}, {manifest.layers} layers"),
+        *spec_facts(engine.spec),
+        ("trained context", f"{manifest.trained_context_tokens} tokens"),
+        ("memory per slot", console.size(manifest.kv_bytes_per_slot)),
+        ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
+        ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
+        ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
+        ("warnings", escape("\n".join(manifest.warnings))),
+        ("published", console.local_time(engine.create_time)),
+    )
+
+
+@app.command()
+def alias(
+    reference: Reference,
+    alias: Annotated[str | None, typer.Argument(help="The alias to set; left out: list the aliases.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the alias instead.")] = False,
+    json: Json = False,
+    builder: Builder = None,
+) -> None:
+    """Set, move, delete or list aliases."""
+    with explained():
+        if delete and alias is None:
+            raise Failure("--delete takes the alias to delete", code=WRONG)
+
+    async def command(client: Client) -> None:
+        if alias is None:
+            aliases = await client.engines.aliases(reference)
+        elif delete:
+            await client.engines.delete_alias(reference, alias)
+            return
+        else:
+            aliases = (await client.engines.set_alias(reference, alias),)
+        if json:
+            console.print_json(aliases=aliases)
+            return
+        rows = [(f"{escape(item.name)}:{escape(item.alias)}", f"{item.name}@{item.version}") for item in aliases]
+        console.print_table(("ALIAS", "ENGINE"), rows, "no aliases")
+
+    ask(command, builder=builder)
+
+
+@app.command()
+def verify(reference: Reference, builder: Builder = None) -> None:
+    """Read every file of an engine again and compare digests."""
+
+    async def command(client: Client) -> None:
+        checked = await client.engines.verify(reference)
+        console.out.print(f"{checked.files} files, {console.size(checked.size_bytes)}: all as they were")
+
+    ask(command, builder=builder)
+
+
+@app.command()
+def delete(
+    reference: Annotated[str, typer.Argument(metavar="ENGINE", help="NAME@VERSION or NAME@sha256:HEX.")],
+    force: Annotated[bool, typer.Option("--force", help="Delete it although it is in use.")] = False,
+    builder: Builder = None,
+) -> None:
+    """Delete one version; its number is never used again."""
+
+    async def command(client: Client) -> None:
+        await client.engines.delete(reference, force=force)
+        console.out.print(f"{escape(reference)} is deleted")
+
+    ask(command, builder=builder)
+
+
+@app.command()
+def load(reference: Reference, json: Json = False, runtime: Runtime = None) -> None:
+    """Have the runtime load an engine."""
+
+    async def command(client: Client) -> None:
+        engine = await client.engines.load(reference)
+        if json:
+            console.print_json(engine=engine)
+        else:
+            console.out.print(f"{engine.reference} is loaded")
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
+def unload(reference: Reference, runtime: Runtime = None) -> None:
+    """Have the runtime unload an engine; its sessions live on in storage."""
+
+    async def command(client: Client) -> None:
+        await client.engines.unload(reference)
+        console.out.print(f"{escape(reference)} is unloaded")
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
+def loaded(json: Json = False, runtime: Runtime = None) -> None:
+    """List what the runtime has loaded."""
+
+    async def command(client: Client) -> None:
+        engines = await client.engines.loaded()
+        if json:
+            console.print_json(engines=engines)
+            return
+        heads = ("ENGINE", "SLOTS IN USE#", "TURNS#", "SINKS + WINDOW", "LOADED")
+        console.print_table(heads, [_loaded_row(engine) for engine in engines], "nothing is loaded")
+
+    ask(command, runtime=runtime)
+
+
+def _loaded_row(engine: LoadedEngine) -> tuple[str, ...]:
+    cache = engine.cache
+    return (
+        f"[bold]{escape(engine.reference)}[/]",
+        f"{engine.slots_in_use} of {cache.max_slots}",
+        str(engine.turns),
+        f"{cache.sink_tokens} + {cache.window_tokens}",
+        console.ago(engine.load_time),
+    )

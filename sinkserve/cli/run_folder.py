@@ -1,0 +1,73 @@
+"""`sinkserve run`: from a checkpoint folder to a chat, in one command."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from common.settings import SettingsError
+from common.spec import ModelSpec, Precision
+from common.wire import spec_to_wire
+from sinkserve.cli.build import announce
+from sinkserve.cli.build_view import print_outcome, watch
+from sinkserve.cli.chat import Chat, run_chat
+from sinkserve.cli.embedded import embedded_services
+from sinkserve.cli.failures import WRONG, Failure, explained
+from sinkserve.cli.options import make_client
+from sinkserve.cli.suggest import Wishes, suggest_spec
+from sinkserve.client import GenerationOptions, SessionOptions
+
+_SLOTS = 4  # one person, and a few who look on
+
+
+def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="How weights are held; else fp32 if small, int8 or int4 as the CPU likes."),
+    ] = None,
+    window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
+    sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system prompt.")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
+) -> None:
+    """Build a checkpoint folder if need be, and chat with it.
+
+    Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
+    """
+    generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    with explained():
+        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, _SLOTS))
+        try:
+            with embedded_services(folder) as services:
+                engine = asyncio.run(_build(services.builder, spec)) if session is None else None
+                asked = Chat(
+                    engine=engine,
+                    session=session,
+                    prompt=prompt,
+                    session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
+                    generation=cast(
+                        "GenerationOptions", {key: value for key, value in generation.items() if value is not None}
+                    ),
+                    comeback=f"sinkserve run {folder} --session",
+                )
+                run_chat(asked, services.runtime)
+        except SettingsError as error:
+            raise Failure(str(error), code=WRONG) from None
+
+
+async def _build(address: str, spec: ModelSpec) -> str:
+    """Reference of the engine; a checkpoint that was built like this before is published at once."""
+    async with make_client(builder=address) as client:
+        announce(spec)
+        build = await watch(client, (await client.builds.submit(spec_to_wire(spec))).name)
+        print_outcome(build, next_command=False)
+        return build.engine

@@ -1,0 +1,105 @@
+"""`sinkserve serve`: both services in one process, or one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from runtime_service.service import start_runtime
+
+from builder_service.service import start_builder
+from builder_service.settings import BuilderSettings
+from common.server import stop_requested
+from common.settings import SettingsError, SharedSettings, read_config
+from common.telemetry import configure_logging
+from runtime_service.settings import RuntimeSettings
+from sinkserve.cli import console
+from sinkserve.cli.failures import FAILED, WRONG, Failure, explained
+
+_DEFAULTS = {"builder": "127.0.0.1:50061", "runtime": "127.0.0.1:50071"}  # where clients look when not told
+
+
+class Which(StrEnum):
+    """What to serve."""
+
+    BOTH = "both"
+    BUILDER = "builder"
+    RUNTIME = "runtime"
+
+
+def serve(
+    which: Annotated[Which, typer.Argument(help="One service alone, or both.")] = Which.BOTH,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML with sections `builder` and `runtime`; variables win.")
+    ] = None,
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
+) -> None:
+    """Run the builder and the runtime in one process, or one of them.
+
+    Engines, database and sessions live under SINKSERVE_HOME (default ~/.sinkserve).
+    """
+    configure_logging()
+    with explained():
+        asyncio.run(_serve(which, config, until_stdin_ends=until_stdin_ends))
+
+
+async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -> None:
+    async with contextlib.AsyncExitStack() as running:
+        try:
+            addresses = await _start(running, which, config)
+        except SettingsError as error:
+            raise Failure(str(error), code=WRONG) from None
+        except OSError as error:
+            raise Failure(str(error), code=FAILED) from None
+        if until_stdin_ends:
+            sys.stdout.write(json.dumps(addresses) + "\n")
+            sys.stdout.flush()
+            await _stdin_ends()
+        else:
+            _announce(addresses)
+            await stop_requested()
+            console.err.print("[dim]stopping: running turns finish first[/]")
+
+
+async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path | None) -> dict[str, str]:
+    """Start what is asked for; returns addresses by service. What was started stops with `running`."""
+    sections = read_config(config)
+    shared = SharedSettings.load(sections["shared"])
+    on_demand = {"load_on_demand": True} if which is Which.BOTH else {}
+    addresses: dict[str, str] = {}
+    if which is not Which.RUNTIME:
+        builder = await start_builder(BuilderSettings.load(sections["builder"]), shared)
+        running.push_async_callback(builder.stop)
+        addresses["builder"] = builder.address
+    if which is not Which.BUILDER:
+        runtime = await start_runtime(RuntimeSettings.load({**on_demand, **sections["runtime"]}), shared)
+        running.push_async_callback(runtime.stop)
+        addresses["runtime"] = runtime.address
+    return addresses
+
+
+def _announce(addresses: dict[str, str]) -> None:
+    """Say where the services listen and what to type next."""
+    for service, address in addresses.items():
+        console.out.print(f"[bold]{service:<8}[/]{address}")
+    exports = [
+        f"SINKSERVE_CLIENT_{service.upper()}={address}"
+        for service, address in addresses.items()
+        if address != _DEFAULTS[service]
+    ]
+    command = "sinkserve build SPEC.yaml" if "builder" in addresses else "sinkserve engines load ENGINE"
+    console.out.print(f"[dim]next, elsewhere:[/] {' '.join([*exports, command])} [dim]· Ctrl-C stops[/]")
+
+
+async def _stdin_ends() -> None:
+    """Return when whoever started this process has gone, or wants it to stop."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()

@@ -1,0 +1,123 @@
+"""`sinkserve sessions`: conversations that the runtime holds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sinkserve.cli import console
+from sinkserve.cli.options import Json, Runtime, ask
+from sinkserve.client import Client
+from sinkserve.runtime.v1.conversation_service_pb2 import FinishReason, Session, TurnRecord
+
+app = typer.Typer(help="Conversations that the runtime holds.")
+
+Name = Annotated[str, typer.Argument(metavar="SESSION", help="sessions/ID, or the ID alone.")]
+
+
+@app.command("list")
+def list_sessions(json: Json = False, runtime: Runtime = None) -> None:
+    """List sessions, the last active first."""
+
+    async def command(client: Client) -> None:
+        sessions = [session async for session in client.sessions.list()]
+        if json:
+            console.print_json(sessions=sessions)
+            return
+        heads = ("SESSION", "ENGINE", "TURNS#", "POSITION#", "STATE", "LAST ACTIVE")
+        console.print_table(heads, [_row(session) for session in sessions], "no sessions")
+
+    ask(command, runtime=runtime)
+
+
+def _row(session: Session) -> tuple[str, ...]:
+    return (
+        session.name,
+        escape(session.engine),
+        f"{session.turns:,}",
+        f"{session.position:,}",
+        state(session),
+        console.ago(session.last_active_time),
+    )
+
+
+@app.command()
+def show(name: Name, json: Json = False, runtime: Runtime = None) -> None:
+    """Print a conversation."""
+
+    async def command(client: Client) -> None:
+        session = await client.sessions.get(session_name(name))
+        turns = [turn async for turn in client.sessions.turns(session.name)]
+        if json:
+            console.print_json(session=session, turns=turns)
+            return
+        console.print_facts(facts(session))
+        for turn in turns:
+            _print_turn(turn)
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
+def delete(
+    names: Annotated[list[str], typer.Argument(metavar="SESSION...", help="sessions/ID, or IDs alone.")],
+    runtime: Runtime = None,
+) -> None:
+    """Delete sessions: a running turn is cancelled, a stream on it ends."""
+
+    async def command(client: Client) -> None:
+        for name in names:
+            await client.sessions.delete(session_name(name))
+            console.out.print(f"{session_name(name)} is deleted")
+
+    ask(command, runtime=runtime)
+
+
+def session_name(name: str) -> str:
+    """sessions/ID of an ID or of itself."""
+    return name if name.startswith("sessions/") else f"sessions/{name}"
+
+
+def state(session: Session) -> str:
+    """Where a session's cache is, in a word."""
+    return Session.State.Name(session.state).removeprefix("STATE_").lower()
+
+
+def facts(session: Session) -> tuple[tuple[str, str], ...]:
+    """What there is to know of a session, for `print_facts`."""
+    options = session.options
+    return (
+        ("session", session.name),
+        ("engine", escape(session.engine)),
+        ("turns", f"{session.turns:,}"),
+        ("position", f"{session.position:,} tokens"),
+        ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
+        ("state", state(session)),
+        ("labels", escape(", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())))),
+        ("created", console.local_time(session.create_time)),
+        ("last active", console.local_time(session.last_active_time)),
+        ("expires", console.local_time(session.expire_time)),
+    )
+
+
+def _print_turn(turn: TurnRecord) -> None:
+    console.out.print()
+    for role, text in _inputs(turn):
+        console.out.print(f"[bold cyan]{escape(role)}[/] {escape(text)}")
+    if turn.reply:
+        console.out.print(f"[bold]reply[/] {escape(turn.reply.strip())}")
+    ending = FinishReason.Name(turn.reason).removeprefix("FINISH_REASON_").lower() if turn.reason else "running"
+    usage = turn.usage
+    console.out.print(f"[dim]{ending} · {usage.generated_tokens} tokens · position {usage.position:,}[/]")
+
+
+def _inputs(turn: TurnRecord) -> list[tuple[str, str]]:
+    match turn.WhichOneof("input"):
+        case "messages":
+            return [(message.role, message.content) for message in turn.messages.messages]
+        case "token_ids":
+            return [("tokens", " ".join(map(str, turn.token_ids.ids)))]
+        case _:
+            return [("user", turn.text)]

@@ -1,0 +1,122 @@
+"""`sinkserve spec`: write a spec that suits a checkpoint, and check one before it is built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.markup import escape
+
+from builder_service.estimate import Estimate
+from common.manifest import Architecture
+from common.spec import ModelSpec, Precision
+from common.spec_file import read_spec_file
+from sinkserve.cli import console
+from sinkserve.cli.build import read_changes
+from sinkserve.cli.failures import WRONG, Failure, explained
+from sinkserve.cli.suggest import Wishes, read_needs, suggest_spec
+
+app = typer.Typer(help="Write and check specs.")
+
+_TEMPLATE = """\
+# {model}: {parameters} parameters, {layers} layers, trained with {context} tokens of context.
+name: {name}                    # what engines built from this are called
+source: {{uri: {uri}}}           # a Hugging Face folder; relative to this file
+target: {target}
+precision: {precision:<17} # fp32 | int8 (needs VNNI or AMX) | int4
+cache:
+  sink_tokens: {sinks:<13} # kept from the start of every conversation
+  window_tokens: {window:<11} # the most recent tokens that are seen; sinks and window fit the trained context
+  chunk_tokens: {chunk:<12} # most tokens one step feeds to one conversation
+  max_slots: {slots:<15} # conversations in the engine at once
+# Memory for keys and values: {per_slot} a slot, {all_slots} in all; weights take about {weights}.
+"""
+
+
+@app.command()
+def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else stdout.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
+    precision: Annotated[Precision | None, typer.Option("--precision", help="How weights are held.")] = None,
+    window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
+    sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
+) -> None:
+    """Write a commented spec that suits a checkpoint."""
+    with explained():
+        spec = suggest_spec(folder, Wishes(name=name, precision=precision, window=window, sinks=sinks))
+        text = _written(spec, output.parent if output else Path())
+        if output is None:
+            console.out.file.write(text)
+            return
+        if output.exists():
+            raise Failure(f"{output} exists", hint="name another file, or remove it", code=WRONG)
+        output.write_text(text, encoding="utf-8")
+    console.err.print(f"wrote {escape(str(output))} [dim]· next: sinkserve build {escape(str(output))}[/]")
+
+
+def _written(spec: ModelSpec, folder: Path) -> str:
+    shapes, needs = read_needs(spec)
+    cache = spec.cache
+    return _TEMPLATE.format(
+        model=shapes.family,
+        parameters=console.parameters(shapes.parameters),
+        layers=shapes.layers,
+        context=shapes.trained_context,
+        name=_scalar(spec.name),
+        uri=_scalar(_relative(spec.source.uri, folder)),
+        target=spec.target,
+        precision=spec.precision,
+        sinks=cache.sink_tokens,
+        window=cache.window_tokens,
+        chunk=cache.chunk_tokens,
+        slots=cache.max_slots,
+        per_slot=console.size(needs.kv_bytes_per_slot),
+        all_slots=console.size(needs.kv_bytes_per_slot * cache.max_slots),
+        weights=console.size(needs.weight_bytes),
+    )
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML has it in one line."""
+    return yaml.safe_dump(text, default_flow_style=True, width=10_000).partition("\n")[0]
+
+
+def _relative(uri: str, folder: Path) -> str:
+    """A path as seen from `folder` when that is short, with ./ so that it reads as one."""
+    path = os.path.relpath(uri, folder.resolve())
+    return uri if path.startswith("../..") else f"./{path}"
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A spec.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a field, such as cache.window_tokens=508."),
+    ] = None,
+) -> None:
+    """Read a spec and its checkpoint's config as the builder would, and state what the engine needs."""
+    with explained():
+        spec = read_spec_file(file, read_changes(changes or ()))
+        shapes, needs = read_needs(spec)
+    console.print_facts(_facts(spec, shapes, needs))
+    console.out.print("[green]the spec is good[/]")
+
+
+def _facts(spec: ModelSpec, shapes: Architecture, needs: Estimate) -> tuple[tuple[str, str], ...]:
+    cache = spec.cache
+    return (
+        ("engine", f"[bold]{escape(spec.name)}[/]"),
+        ("source", escape(spec.source.uri)),
+        ("model", f"{shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers"),
+        ("trained context", f"{shapes.trained_context} tokens"),
+        ("precision", f"{spec.precision} [dim]weights about[/] {console.size(needs.weight_bytes)}"),
+        ("keeps", f"{cache.sink_tokens} sinks + {cache.window_tokens} tokens of window"),
+        ("memory per slot", f"{console.size(needs.kv_bytes_per_slot)} [dim]keys and values[/]"),
+        ("memory in all", f"{console.size(needs.kv_bytes_per_slot * cache.max_slots)} [dim]{cache.max_slots} slots[/]"),
+        ("build needs", f"{console.size(needs.memory_bytes)} memory, {console.size(needs.disk_bytes)} disk"),
+    )

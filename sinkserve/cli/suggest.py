@@ -1,0 +1,78 @@
+"""A spec that suits a checkpoint: what `spec init` writes and `run` builds. Reads config.json; prints nothing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder_service.checkpoint import Checkpoint
+from builder_service.estimate import Estimate, estimate
+from builder_service.llama import check_geometry, read_architecture
+from common.cpu import cpu_features
+from common.manifest import Architecture
+from common.spec import CacheGeometry, ModelSpec, Precision, Source
+from common.window import Geometry
+
+SINKS = 4
+LONGEST_WINDOW = 4096
+SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talking pace
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked for; None where a default will do."""
+
+    name: str | None = None
+    precision: Precision | None = None
+    window: int | None = None
+    sinks: int | None = None
+    slots: int | None = None
+
+
+def suggest_spec(folder: Path, wishes: Wishes) -> ModelSpec:
+    """A spec for the checkpoint in `folder`. Raises what reading a checkpoint or checking a spec raises."""
+    shapes = read_architecture(Checkpoint(folder).config)
+    sinks = SINKS if wishes.sinks is None else wishes.sinks
+    window = wishes.window or min(LONGEST_WINDOW, max(1, shapes.trained_context - sinks))
+    spec = ModelSpec(
+        name=wishes.name or engine_name(folder),
+        source=Source(uri=str(folder.resolve())),
+        precision=wishes.precision or suit_precision(shapes),
+        cache=CacheGeometry(sink_tokens=sinks, window_tokens=window, max_slots=wishes.slots or 8),
+    )
+    check_geometry(shapes, geometry_of(spec))
+    return spec
+
+
+def read_needs(spec: ModelSpec) -> tuple[Architecture, Estimate]:
+    """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
+    checkpoint = Checkpoint(source_folder(spec))
+    shapes = read_architecture(checkpoint.config, spec.options.ignore_config_fields)
+    check_geometry(shapes, geometry_of(spec))
+    return shapes, estimate(shapes, geometry_of(spec), spec.precision)
+
+
+def engine_name(folder: Path) -> str:
+    """A name for an engine, from its checkpoint's folder."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", folder.resolve().name.lower()).strip("-._")
+    return name[:63] or "model"
+
+
+def suit_precision(shapes: Architecture) -> Precision:
+    """fp32 for a small model; else int8 where the processor multiplies bytes fast, and int4 where it does not."""
+    if shapes.parameters < SMALL_MODEL:
+        return Precision.FP32
+    return Precision.INT8 if VNNI & cpu_features() else Precision.INT4
+
+
+def geometry_of(spec: ModelSpec) -> Geometry:
+    """The cache of a spec, as the planner sees it."""
+    cache = spec.cache
+    return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
+
+
+def source_folder(spec: ModelSpec) -> Path:
+    """The checkpoint's folder here."""
+    return Path(spec.source.uri.removeprefix("file://"))

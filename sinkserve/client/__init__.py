@@ -1,0 +1,65 @@
+"""The SDK: conversations, builds and engines from Python, async and typed.
+
+::
+
+    async with Client() as client:
+        async with client.conversation("demo") as conversation:
+            turn = await conversation.say("hello")
+            async for delta in turn:
+                print(delta.text, end="", flush=True)
+
+A conversation comes back by itself when its stream is lost, and never runs a turn twice.
+"""
+
+from sinkserve.client.client import Client
+from sinkserve.client.conversation import Conversation
+from sinkserve.client.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    DataLoss,
+    FailedPrecondition,
+    FieldViolation,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    SinkServeError,
+    Unavailable,
+    Unreachable,
+)
+from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage
+from sinkserve.client.requests import GenerationOptions, Message, OnFull, SessionOptions
+from sinkserve.client.retry import Retry
+from sinkserve.client.turn import Turn
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "Cancelled",
+    "Client",
+    "Conversation",
+    "DataLoss",
+    "Delta",
+    "FailedPrecondition",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "GenerationOptions",
+    "Internal",
+    "InvalidArgument",
+    "Message",
+    "NotFound",
+    "OnFull",
+    "OutOfRange",
+    "ResourceExhausted",
+    "Retry",
+    "SessionOptions",
+    "SinkServeError",
+    "Timing",
+    "Turn",
+    "Unavailable",
+    "Unreachable",
+    "Usage",
+]

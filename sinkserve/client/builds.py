@@ -1,0 +1,92 @@
+"""Builds of the builder service: `Client.builds`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+
+from sinkserve.builder.v1 import builder_service_pb2 as pb
+from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
+from sinkserve.client.calls import PAGE_SIZE, answer, pages
+from sinkserve.client.errors import SinkServeError, from_call, from_status
+from sinkserve.client.requests import new_id
+from sinkserve.client.retry import Retry, is_lost_connection
+from sinkserve.engine.v1 import engine_pb2
+
+ENDED = frozenset({pb.Build.STATE_SUCCEEDED, pb.Build.STATE_FAILED, pb.Build.STATE_CANCELLED})
+
+
+class Builds:
+    """::
+
+    build = await client.builds.submit(spec)
+    async for event in client.builds.watch(build.name):
+        print(event.progress.progress)
+    engine = (await client.builds.wait(build.name)).engine
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, address: str, retry: Retry) -> None:
+        self._stub: pb_grpc.BuilderServiceAsyncStub = pb_grpc.BuilderServiceStub(channel)
+        self._address = address
+        self._retry = retry
+
+    async def submit(self, spec: engine_pb2.ModelSpec, *, request_id: str = "") -> pb.Build:
+        """Ask for a build; returns at once. The same `request_id` (default: a new one) gives the same build.
+
+        Raises InvalidArgument with the fields of a bad spec.
+        """
+        request = pb.SubmitBuildRequest(spec=spec, request_id=request_id or new_id())
+        return (await answer(self._stub.SubmitBuild(request), self._address)).build
+
+    async def get(self, name: str) -> pb.Build:
+        """The build `builds/ID` as it is now. Raises NotFound."""
+        return (await answer(self._stub.GetBuild(pb.GetBuildRequest(name=name)), self._address)).build
+
+    async def list(self) -> AsyncIterator[pb.Build]:
+        """All builds, the newest first."""
+
+        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListBuildsRequest, pb.ListBuildsResponse]:
+            return self._stub.ListBuilds(pb.ListBuildsRequest(page_size=PAGE_SIZE, page_token=token))
+
+        async for build in pages(fetch, lambda page: page.builds, self._address):
+            yield build
+
+    async def cancel(self, name: str) -> pb.Build:
+        """End a build. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
+        return (await answer(self._stub.CancelBuild(pb.CancelBuildRequest(name=name)), self._address)).build
+
+    async def watch(self, name: str, *, after_sequence: int | None = None) -> AsyncIterator[pb.WatchBuildResponse]:
+        """What a build does: the build as it is, then its events, until it has ended. Comes back when lost."""
+        failures = 0
+        while True:
+            request = pb.WatchBuildRequest(name=name, after_sequence=after_sequence)
+            try:
+                async for event in self._stub.WatchBuild(request):
+                    failures = 0
+                    after_sequence = max(after_sequence or 0, event.sequence) or after_sequence
+                    yield event
+            except grpc.aio.AioRpcError as lost:
+                error = from_call(lost, self._address)
+            else:
+                return
+            failures += 1
+            await self._wait(failures, error)
+
+    async def wait(self, name: str) -> pb.Build:
+        """The build when it has succeeded. Raises what it failed of, or Cancelled (BUILD_CANCELLED)."""
+        async for _ in self.watch(name):
+            pass
+        build = await self.get(name)
+        if build.HasField("error"):
+            raise from_status(build.error)
+        return build
+
+    async def _wait(self, failures: int, error: SinkServeError) -> None:
+        """Wait before the next try; raises `error` when there should be none."""
+        waited_s = sum(self._retry.wait_s(attempt, 1.0) for attempt in range(failures))
+        if not is_lost_connection(error) or waited_s > self._retry.give_up_after_s:
+            raise error
+        await asyncio.sleep(self._retry.wait_s(failures - 1, random.random()))  # noqa: S311 - spreads clients

@@ -1,0 +1,80 @@
+"""Engines: the catalog of the builder service, and what a runtime has loaded. `Client.engines`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from sinkserve.builder.v1 import catalog_service_pb2 as pb
+from sinkserve.builder.v1 import catalog_service_pb2_grpc as pb_grpc
+from sinkserve.client.calls import PAGE_SIZE, answer, pages
+from sinkserve.engine.v1 import engine_pb2
+from sinkserve.runtime.v1 import engine_service_pb2 as loaded_pb
+from sinkserve.runtime.v1 import engine_service_pb2_grpc as loaded_pb_grpc
+
+
+class Engines:
+    """An engine reference is NAME (its latest version), NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX."""
+
+    def __init__(
+        self, builder: grpc.aio.Channel, builder_address: str, runtime: grpc.aio.Channel, runtime_address: str
+    ) -> None:
+        self._catalog: pb_grpc.CatalogServiceAsyncStub = pb_grpc.CatalogServiceStub(builder)
+        self._builder_address = builder_address
+        self._runtime: loaded_pb_grpc.EngineServiceAsyncStub = loaded_pb_grpc.EngineServiceStub(runtime)
+        self._runtime_address = runtime_address
+
+    async def get(self, reference: str) -> engine_pb2.Engine:
+        """One engine. Raises NotFound."""
+        call = self._catalog.GetEngine(pb.GetEngineRequest(reference=reference))
+        return (await answer(call, self._builder_address)).engine
+
+    async def list(self, name: str = "") -> AsyncIterator[engine_pb2.Engine]:
+        """All engines or those of one name, by name and then the newest version first."""
+
+        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListEnginesRequest, pb.ListEnginesResponse]:
+            request = pb.ListEnginesRequest(name=name, page_size=PAGE_SIZE, page_token=token)
+            return self._catalog.ListEngines(request)
+
+        async for engine in pages(fetch, lambda page: page.engines, self._builder_address):
+            yield engine
+
+    async def delete(self, reference: str, *, force: bool = False) -> None:
+        """Delete a version, named by number or digest. Raises FailedPrecondition (ENGINE_IN_USE) unless forced."""
+        call = self._catalog.DeleteEngine(pb.DeleteEngineRequest(reference=reference, force=force))
+        await answer(call, self._builder_address)
+
+    async def verify(self, reference: str) -> pb.VerifyEngineResponse:
+        """Have every file read again. Raises DataLoss naming the file that is not what it was."""
+        call = self._catalog.VerifyEngine(pb.VerifyEngineRequest(reference=reference))
+        return await answer(call, self._builder_address)
+
+    async def set_alias(self, reference: str, alias: str) -> pb.Alias:
+        """Point an alias at a version, creating or moving it."""
+        call = self._catalog.SetAlias(pb.SetAliasRequest(reference=reference, alias=alias))
+        return (await answer(call, self._builder_address)).alias
+
+    async def delete_alias(self, name: str, alias: str) -> None:
+        """Delete an alias. Raises NotFound."""
+        await answer(self._catalog.DeleteAlias(pb.DeleteAliasRequest(name=name, alias=alias)), self._builder_address)
+
+    async def aliases(self, name: str) -> tuple[pb.Alias, ...]:
+        """Aliases of a name, "latest" first."""
+        call = self._catalog.ListAliases(pb.ListAliasesRequest(name=name))
+        return tuple((await answer(call, self._builder_address)).aliases)
+
+    async def load(self, reference: str) -> loaded_pb.LoadedEngine:
+        """Have the runtime load an engine; returns when it can serve."""
+        call = self._runtime.LoadEngine(loaded_pb.LoadEngineRequest(reference=reference))
+        return (await answer(call, self._runtime_address)).engine
+
+    async def unload(self, reference: str) -> None:
+        """Have the runtime unload an engine. Raises FailedPrecondition (ENGINE_IN_USE) while turns run."""
+        call = self._runtime.UnloadEngine(loaded_pb.UnloadEngineRequest(reference=reference))
+        await answer(call, self._runtime_address)
+
+    async def loaded(self) -> tuple[loaded_pb.LoadedEngine, ...]:
+        """What the runtime has loaded, by reference."""
+        call = self._runtime.ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest())
+        return tuple((await answer(call, self._runtime_address)).engines)

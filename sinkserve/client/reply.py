@@ -1,0 +1,133 @@
+"""One reply, put together from the events of its turn, however often a stream was lost in between.
+
+Knows events and text; nothing of streams, tasks or other turns. A server may repeat events that were seen
+already, in other portions: what was delivered is counted in characters and tokens, and delivered once. A turn
+that starts again after a crash (`attempt` grows) voids what came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sinkserve.client.errors import SinkServeError, from_status
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+
+
+class FinishReason(StrEnum):
+    """Why a turn ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    CONTEXT_FULL = "context_full"
+    INPUT_ONLY = "input_only"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a reply, to append to the pieces of the same attempt."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[pb.TokenLogprobs, ...] = ()
+    attempt: int = 1
+    """Grows when the turn starts again after a crash of its server: then drop what earlier attempts said."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a turn."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    position: int
+    """Tokens of the whole session after the turn, evicted ones included."""
+    evicted_tokens: int
+    """Tokens that left the window in this turn."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of a turn, in seconds, as the server saw them."""
+
+    queue_s: float
+    prefill_s: float
+    time_to_first_token_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a turn ended."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    stop_sequence: str = ""
+    """The stop text that ended it, with STOP."""
+    error: SinkServeError | None = None
+    """What went wrong, with ERROR."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed between the first generated token and the last; 0 when fewer than two came."""
+        tokens, seconds = self.usage.generated_tokens - 1, self.timing.decode_s
+        return tokens / seconds if tokens > 0 and seconds > 0 else 0.0
+
+
+class Reply:
+    """A reply so far. `received` counts within one pass over the events, the deltas hold what was delivered."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.attempt = 1
+        self._received_text = 0
+        self._received_tokens = 0
+
+    def start(self, attempt: int) -> None:
+        """A pass over the turn's events begins."""
+        if attempt > self.attempt:
+            self.attempt = attempt
+            self.deltas, self.text, self.token_ids = [], "", []
+        self._received_text = self._received_tokens = 0
+
+    def append(self, delta: pb.Delta) -> None:
+        """Deliver what of `delta` is new."""
+        text = delta.text[max(0, len(self.text) - self._received_text) :]
+        known = max(0, len(self.token_ids) - self._received_tokens)
+        token_ids = tuple(delta.token_ids[known:])
+        self._received_text += len(delta.text)
+        self._received_tokens += len(delta.token_ids)
+        if text or token_ids:
+            self.text += text
+            self.token_ids += token_ids
+            self.deltas.append(Delta(text, token_ids, tuple(delta.logprobs[known:]), self.attempt))
+
+
+def read_finished(finished: pb.TurnFinished) -> Finished:
+    """How a turn ended, from the wire."""
+    usage, timing = finished.usage, finished.timing
+    return Finished(
+        reason=_read_reason(finished.reason),
+        usage=Usage(usage.prompt_tokens, usage.generated_tokens, usage.position, usage.evicted_tokens),
+        timing=Timing(
+            queue_s=timing.queue_duration.ToTimedelta().total_seconds(),
+            prefill_s=timing.prefill_duration.ToTimedelta().total_seconds(),
+            time_to_first_token_s=timing.time_to_first_token_duration.ToTimedelta().total_seconds(),
+            decode_s=timing.decode_duration.ToTimedelta().total_seconds(),
+        ),
+        stop_sequence=finished.stop_sequence,
+        error=from_status(finished.error) if finished.HasField("error") else None,
+    )
+
+
+def _read_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
+    try:
+        return FinishReason(pb.FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower())
+    except ValueError:  # a newer server
+        return FinishReason.UNKNOWN

@@ -1,0 +1,111 @@
+"""From keyword arguments to the messages of a conversation. Pure; checks no values, which is the server's to do."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+from google.protobuf.duration_pb2 import Duration
+
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+
+OnFull = Literal["evict", "error"]
+
+_ON_FULL: Mapping[OnFull, pb.SessionOptions.OnFull.ValueType] = {
+    "evict": pb.SessionOptions.ON_FULL_EVICT,
+    "error": pb.SessionOptions.ON_FULL_ERROR,
+}
+
+
+class Message(TypedDict):
+    """One message of a chat: role "user" or "assistant", and what was said."""
+
+    role: str
+    content: str
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How to generate. What is left out takes the checkpoint's defaults, else the server's."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    logprobs: int
+    ignore_eos: bool
+
+
+class SessionOptions(TypedDict, total=False):
+    """How a new session behaves. What is left out takes the engine's values."""
+
+    system_prompt: str
+    """Goes first in the conversation."""
+    pin_system_prompt: bool
+    """True: it must fit the sinks, which it becomes. False: it is not pinned. Left out: pinned if it fits."""
+    sink_tokens: int
+    """Sinks, at most the engine's."""
+    window_tokens: int
+    """Window, at most the engine's."""
+    on_full: OnFull
+    """What happens when the cache is full; "evict" if left out."""
+    delete_after_idle_s: float
+    """Delete the session after so many seconds without a turn or a stream; never if left out."""
+    continue_when_disconnected: bool
+    """Whether turns go on while the stream is lost; True if left out, since this client comes back for them."""
+    labels: Mapping[str, str]
+    """Anything to find the session again by."""
+
+
+def new_id() -> str:
+    """An id for a session or a turn."""
+    return str(uuid.uuid4())
+
+
+def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.NewSession:
+    """The session to create."""
+    on_full = options.get("on_full")
+    idle_s = options.get("delete_after_idle_s")
+    return pb.NewSession(
+        engine=engine,
+        session_id=session_id,
+        system_prompt=options.get("system_prompt", ""),
+        labels=options.get("labels", {}),
+        options=pb.SessionOptions(
+            pin_system_prompt=options.get("pin_system_prompt"),
+            sink_tokens=options.get("sink_tokens"),
+            window_tokens=options.get("window_tokens"),
+            on_full=pb.SessionOptions.ON_FULL_UNSPECIFIED if on_full is None else _ON_FULL[on_full],
+            delete_after_idle=None if idle_s is None else _duration(idle_s),
+            continue_when_disconnected=options.get("continue_when_disconnected", True),
+        ),
+    )
+
+
+def turn_input(text: str | None, messages: Sequence[Message] | None, token_ids: Sequence[int] | None) -> pb.Turn:
+    """A turn with its input; raises TypeError unless exactly one kind is given."""
+    if sum(item is not None for item in (text, messages, token_ids)) != 1:
+        raise TypeError("a turn takes exactly one of text, messages and token_ids")
+    if text is not None:
+        return pb.Turn(text=text)
+    if messages is not None:
+        return pb.Turn(messages=pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages]))
+    return pb.Turn(token_ids=pb.TokenIds(ids=token_ids))
+
+
+def generation(options: GenerationOptions) -> pb.GenerationOptions:
+    """How to generate, on the wire."""
+    return pb.GenerationOptions(**options)
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1_000_000_000))
+    return duration

@@ -1,0 +1,40 @@
+"""When to come back after a lost stream, and how patiently. Pure: the caller brings the clock and the dice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from sinkserve.client.errors import SinkServeError
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Exponential backoff with jitter, and its bounds. All times in seconds."""
+
+    first_s: float = 0.1
+    """Longest wait before the first try."""
+    factor: float = 2.0
+    """Every further wait may be this much longer."""
+    longest_s: float = 5.0
+    """No wait is longer."""
+    give_up_after_s: float = 60.0
+    """Give up when a stream could not be had back for this long."""
+    attempts_at_first: int = 3
+    """Tries of the first open, when nothing has been reached yet."""
+
+    def wait_s(self, attempt: int, dice: float) -> float:
+        """Seconds to wait before try number `attempt` (from 0); `dice` in [0, 1) spreads clients over half of it."""
+        longest = min(self.longest_s, self.first_s * self.factor ** min(attempt, 60))
+        return longest * (0.5 + 0.5 * dice)
+
+
+def is_lost_connection(error: SinkServeError) -> bool:
+    """Whether the connection failed rather than the request: coming back may help, and nothing runs twice.
+
+    UNAVAILABLE; INTERNAL that no server of ours sent (a proxy reset the stream); CANCELLED that nobody here asked for.
+    """
+    if error.code is grpc.StatusCode.UNAVAILABLE:
+        return True
+    return error.code in {grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED} and not error.reason

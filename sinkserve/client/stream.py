@@ -1,0 +1,174 @@
+"""Keeps a conversation's stream: opens it, reads and writes it, and comes back when it is lost.
+
+All that matters is in the ledger; this is the part with sockets and waiting. After a loss it comes back only when
+there is something to do, so that an idle client does not take the session from another one that went on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+import grpc
+
+from sinkserve.client.errors import Cancelled, SinkServeError, Unavailable, from_call
+from sinkserve.client.ledger import Ledger, Link
+from sinkserve.client.retry import Retry, is_lost_connection
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
+
+SESSION_KEY = "sinkserve-session-id"  # the routing key for balancers
+
+Call = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a conversation lives."""
+
+    stub: pb_grpc.ConversationServiceAsyncStub
+    address: str
+    session_id: str
+
+
+class _Outage:
+    """How long a stream has been away. A stream that made progress, or lived for long, ends the outage."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._attempts = 0
+        self._since: float | None = None
+
+    def over(self) -> None:
+        self._attempts, self._since = 0, None
+
+    def may_go_on(self, *, reached: bool) -> bool:
+        """Whether another try is due; `reached` tells a resumption from the first open."""
+        if not reached:
+            return self._attempts + 1 < self._retry.attempts_at_first
+        now = asyncio.get_running_loop().time()
+        self._since = now if self._since is None else self._since
+        return now - self._since < self._retry.give_up_after_s
+
+    async def wait(self, at_least_s: float) -> None:
+        wait_s = self._retry.wait_s(self._attempts, random.random())  # noqa: S311 - spreads clients, hides nothing
+        self._attempts += 1
+        await asyncio.sleep(max(at_least_s, wait_s))
+
+
+class Stream:
+    """Life: `start`, then `wake` whenever the ledger changed; ends by itself when the ledger is closed or fails."""
+
+    def __init__(self, route: Route, ledger: Ledger, retry: Retry) -> None:
+        self._route = route
+        self._ledger = ledger
+        self._retry = retry
+        self._outage = _Outage(retry)
+        self._changed = asyncio.Event()
+        self._settled = asyncio.Event()  # the first open was answered, or failed
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open; raises what the server said, or Unreachable."""
+        self._task = asyncio.create_task(self._run(), name=f"conversation {self._route.session_id}")
+        await self._settled.wait()
+        if self._ledger.error is not None:
+            raise self._ledger.error
+
+    def wake(self) -> None:
+        """The ledger has changed."""
+        self._changed.set()
+
+    async def ended(self) -> None:
+        """Wait until the stream is over, for good or bad."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def drop(self) -> None:
+        """Drop the stream now."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            await self._until_needed()
+            while not self._ledger.settled:
+                link = Link()
+                if await self._is_over(link, await self._converse(link)):
+                    return
+                await self._until_needed()
+        except BaseException:
+            self._ledger.fail(Cancelled(grpc.StatusCode.CANCELLED, "the conversation was left"))
+            raise
+        finally:
+            self._settled.set()
+
+    async def _until_needed(self) -> None:
+        while not self._ledger.busy:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _converse(self, link: Link) -> SinkServeError | None:
+        """One stream, from its open to its end; returns why it ended, None for a good end."""
+        call = self._route.stub.Converse(metadata=((SESSION_KEY, self._route.session_id),))
+        writer = asyncio.create_task(self._write(call, link))
+        opened_at = asyncio.get_running_loop().time()
+        try:
+            await self._read(call, link)
+        except grpc.aio.AioRpcError as error:
+            return from_call(error, self._route.address)
+        finally:
+            await _end(writer)
+            call.cancel()
+            if link.progress or asyncio.get_running_loop().time() - opened_at > self._retry.give_up_after_s:
+                self._outage.over()
+        return None
+
+    async def _read(self, call: Call, link: Link) -> None:
+        async for response in call:
+            self._ledger.receive(response, link)
+            self._changed.set()
+            if link.opened:
+                self._settled.set()
+
+    async def _write(self, call: Call, link: Link) -> None:
+        while True:
+            while (request := self._ledger.next_request(link)) is not None:
+                await call.write(request)
+            if link.close_sent or self._ledger.may_leave(link):
+                await call.done_writing()
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _is_over(self, link: Link, error: SinkServeError | None) -> bool:
+        """Whether nothing is left to do after a stream ended with `error`; waits before it says no."""
+        ledger = self._ledger
+        closed = error is None and link.close_sent
+        error = error or Unavailable(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
+        if ledger.settled or (closed and not ledger.unfinished):
+            return True
+        if ledger.deleting and error.reason in {"SESSION_NOT_FOUND", "SESSION_DELETED"}:
+            ledger.abandon(error)
+            return True
+        if error.reason == "EVENTS_EXPIRED":
+            ledger.forget_sequence()
+        elif not (self._may_return(error) and self._outage.may_go_on(reached=ledger.opened is not None)):
+            ledger.fail(error)
+            return True
+        await self._outage.wait(error.retry_after_s or 0.0)
+        return False
+
+    def _may_return(self, error: SinkServeError) -> bool:
+        waits_for_room = self._ledger.opened is not None and error.reason == "CAPACITY_EXHAUSTED"
+        return is_lost_connection(error) or waits_for_room
+
+
+async def _end(writer: asyncio.Task[None]) -> None:
+    """Stop writing. What a write on an ended call raises says less than the call's own status."""
+    writer.cancel()
+    await asyncio.wait([writer])
+    if not writer.cancelled():
+        writer.exception()

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateTable
+
+from common import catalog_tables as tables
+from common.database import Database, Time, metadata, open_database
+from common.errors import FailedPrecondition, InvalidArgument
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'deep' / 'down' / 'x.db'}"
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    opened = open_database(url)
+    yield opened
+    opened.close()
+
+
+def _name(name: str, version: int = 0) -> dict[str, str | int]:
+    return {"name": name, "last_version": version}
+
+
+def test_a_database_is_made_and_opened_again(database: Database, url: str) -> None:
+    with database.write() as connection:
+        connection.execute(insert(tables.names).values(_name("demo", 3)))
+    again = open_database(url)
+    with again.read() as connection:
+        assert connection.scalar(select(tables.names.c.last_version)) == 3
+    again.close()
+
+
+def test_a_schema_of_another_version_is_refused(database: Database, url: str) -> None:
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
+        raw.execute("UPDATE schema_version SET version = 99")
+    raw.close()
+    with pytest.raises(FailedPrecondition, match="version 99 and this program needs 1"):
+        open_database(url)
+
+
+@pytest.mark.parametrize("url", ["rubbish", "sqlite://", "sqlite:///:memory:", "nonsense://x"])
+def test_a_url_that_is_no_database_is_refused(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="database_url"):
+        open_database(url)
+
+
+def test_what_fails_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(insert(tables.names).values(_name("demo")))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as connection:
+        assert connection.scalars(select(tables.names.c.name)).all() == []
+
+
+def test_foreign_keys_count(database: Database) -> None:
+    def orphan() -> None:
+        with database.write() as connection:
+            connection.execute(insert(tables.aliases).values(name="demo", alias="prod", version=1))
+
+    with pytest.raises(IntegrityError):
+        orphan()
+
+
+def test_a_read_sees_one_moment_while_others_write(database: Database) -> None:
+    with database.read() as reader:
+        assert reader.scalars(select(tables.names.c.name)).all() == []
+        with database.write() as writer:
+            writer.execute(insert(tables.names).values(_name("demo")))
+        assert reader.scalars(select(tables.names.c.name)).all() == []
+
+
+def test_writers_that_read_first_wait_for_each_other(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(insert(tables.names).values(_name("demo")))
+
+    def count() -> None:
+        for _ in range(25):
+            with database.write() as connection:
+                found = connection.execute(select(tables.names.c.last_version)).scalar_one()
+                connection.execute(update(tables.names).values(last_version=found + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as connection:
+        assert connection.scalar(select(tables.names.c.last_version)) == 100
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_an_instant_survives_to_the_microsecond(time: datetime) -> None:
+    kind, dialect = Time(), postgresql.dialect()  # type: ignore[no-untyped-call]
+    assert kind.process_result_value(kind.process_bind_param(time, dialect), dialect) == time
+
+
+def test_an_instant_of_another_zone_is_the_same_instant() -> None:
+    kind, dialect = Time(), postgresql.dialect()  # type: ignore[no-untyped-call]
+    there = datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
+    here = datetime(2026, 1, 1, tzinfo=UTC)
+    assert kind.process_bind_param(there, dialect) == kind.process_bind_param(here, dialect)
+    assert kind.process_bind_param(None, dialect) is None
+    assert kind.process_result_value(None, dialect) is None
+
+
+def test_every_table_can_be_made_on_postgresql() -> None:
+    for table in metadata.sorted_tables:
+        assert str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]

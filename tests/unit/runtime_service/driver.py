@@ -1,0 +1,131 @@
+"""Drives a scheduler step by step over the fake engine, and knows what every session ought to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from common.engine import Feed
+from common.window import Geometry, SessionWindow
+from runtime_service.context import Context
+from runtime_service.options import GenerationOptions
+from runtime_service.reply import Reply
+from runtime_service.run import Outcome, Work
+from runtime_service.scheduler import Began, Ended, Limits, Listener, NeedsHistory, RunEvent, Scheduler, Wrote
+from runtime_service.slots import Tenant
+from runtime_service.text import Text
+from tests.fake_engine import FakeEngine, expected_greedy
+from tests.manifests import make_manifest
+
+VOCABULARY = 64
+GREEDY = GenerationOptions(max_new_tokens=8, temperature=0.0)
+
+
+@dataclass(eq=False)
+class Talker:
+    """A session: its tenant, its whole history as it ought to be, and what came of its turns."""
+
+    tenant: Tenant
+    history: list[int] = field(default_factory=list)
+    events: list[RunEvent] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    hungry: int = 0
+
+    @property
+    def said(self) -> list[int]:
+        """Tokens that were told of so far."""
+        return [token for event in self.events if isinstance(event, Wrote) for token in event.delta.token_ids]
+
+
+class Driver:
+    """`step` until nothing is left; listeners keep what they hear, and outcomes are checked as they come."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        parked_bytes: int = 1 << 20,
+        max_replay_tokens: int = 1 << 20,
+        before_step: Callable[[tuple[Feed, ...]], None] | None = None,
+        poison: frozenset[int] = frozenset(),
+    ) -> None:
+        self.geometry = geometry
+        self.engine = FakeEngine(geometry, poison=poison, before_step=before_step)
+        ticks = count(1)
+        limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
+        self.scheduler = Scheduler(self.engine, limits, lambda: float(next(ticks)), self._hear)
+        self.text = Text(None, make_manifest(geometry))
+        self._turns = count(1)
+        self._talkers: dict[int, Talker] = {}
+
+    def talker(self, window: SessionWindow | None = None, opening: tuple[int, ...] = ()) -> Talker:
+        window = window or SessionWindow(self.geometry.sinks, self.geometry.window)
+        return Talker(Tenant("t", Context(window, opening)), list(opening))
+
+    def submit(
+        self,
+        talker: Talker,
+        prompt: tuple[int, ...],
+        *,
+        options: GenerationOptions = GREEDY,
+        reply: bool = True,
+        closing: tuple[int, ...] = (),
+        evicts: bool = True,
+        ends: frozenset[int] = frozenset(),
+    ) -> str:
+        work = Work(
+            turn_id=f"turn-{next(self._turns)}",
+            prompt=prompt,
+            options=options,
+            accepted_at=0.0,
+            reply=Reply(self.text, options, ends) if reply else None,
+            closing_after=lambda last: closing[1:] if closing and last == closing[0] else closing,
+            evicts=evicts,
+        )
+        self.scheduler.submit(talker.tenant, work, talker.events.append)
+        self._talkers[id(talker.events)] = talker
+        return work.turn_id
+
+    def feed_hungry(self, talker: Talker) -> None:
+        start = len(talker.history) - talker.hungry
+        sinks = talker.history[: talker.tenant.context.window.sinks]
+        self.scheduler.refill(talker.tenant, sinks, start, talker.history[start:])
+        talker.hungry = 0
+
+    def finish(self) -> None:
+        """Step until nothing is left, giving sessions the history that they ask for."""
+        while True:
+            worked = self.scheduler.step()
+            hungry = [talker for talker in self._talkers.values() if talker.hungry]
+            for talker in hungry:
+                self.feed_hungry(talker)
+            if not worked and not hungry:
+                return
+
+    def _hear(self, listener: Listener, event: RunEvent) -> None:
+        listener(event)
+        talker = self._talkers[id(listener.__self__)]  # type: ignore[attr-defined]
+        if isinstance(event, NeedsHistory):
+            talker.hungry = event.tokens
+        elif isinstance(event, Ended):
+            talker.hungry = 0
+            self._check(talker, event.outcome)
+        else:
+            assert isinstance(event, (Began, Wrote))
+
+    def _check(self, talker: Talker, outcome: Outcome) -> None:
+        """What was generated is what a session alone would have said, and positions add up."""
+        assert outcome.start == len(talker.history)
+        prompt = outcome.usage.prompt_tokens if outcome.tokens else 0
+        end = prompt + (outcome.usage.generated_tokens if outcome.tokens else 0)
+        generated = list(outcome.tokens[prompt:end])
+        before = [*talker.history, *outcome.tokens[:prompt]]
+        window = talker.tenant.context.window
+        if generated:
+            assert generated == expected_greedy(before, window, len(generated), VOCABULARY)
+        talker.history += outcome.tokens
+        assert outcome.usage.position == len(talker.history) == talker.tenant.context.length
+        evicted = window.evicted(len(talker.history)) - window.evicted(outcome.start)
+        assert outcome.usage.evicted_tokens == evicted
+        talker.outcomes.append(outcome)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -22,9 +23,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from sinkserve.cli.embedded import embedded
-from sinkserve.cli.progress import follow_build
-from sinkserve.cli.specs import read_spec
+from common.spec_file import read_spec_file
+from common.wire import spec_to_wire
+from sinkserve.cli.build_view import watch
+from sinkserve.cli.embedded import embedded_services
 from sinkserve.client import Client, Conversation, Finished
 
 INPUT_TOKENS = 24
@@ -49,11 +51,13 @@ async def main() -> int:
     arguments = _arguments()
     console = Console(stderr=arguments.json)
     with tempfile.TemporaryDirectory(prefix="sinkserve-soak-") as home:
-        async with embedded(Path(home)) as addresses, Client(addresses.runtime, addresses.builder) as client:
-            build = await client.builds.submit(read_spec(arguments.spec))
-            engine = await follow_build(client, build.name, console)
-            async with client.conversation(engine) as conversation:
-                blocks = await soak(conversation, arguments.position, Path(home) / "sinkserve.db", console)
+        os.environ["SINKSERVE_HOME"] = home
+        with embedded_services(arguments.spec.resolve().parent) as addresses:
+            async with Client(addresses.runtime, addresses.builder) as client:
+                submitted = await client.builds.submit(spec_to_wire(read_spec_file(arguments.spec)))
+                build = await watch(client, submitted.name)
+                async with client.conversation(build.engine) as conversation:
+                    blocks = await soak(conversation, arguments.position, Path(home) / "sinkserve.db", console)
     if arguments.json:
         print(json.dumps([asdict(block) for block in blocks], indent=1))
     show(blocks, console)
@@ -81,7 +85,7 @@ async def _block(conversation: Conversation, edge: int, database: Path) -> Block
         turn_ms=1000 * median(_turn_s(turn) for turn in turns),
         first_token_ms=1000 * median(turn.timing.time_to_first_token_s for turn in turns),
         token_ms=1000 * median(turn.timing.decode_s for turn in turns) / (NEW_TOKENS - 1),
-        memory_mib=psutil.Process().memory_info().rss / 2**20,
+        memory_mib=_memory_mib(),
         database_bytes_per_turn=(_bytes(database) - before) / len(turns),
     )
 
@@ -94,6 +98,11 @@ async def _turn(conversation: Conversation) -> Finished:
 
 def _turn_s(finished: Finished) -> float:
     return finished.timing.time_to_first_token_s + finished.timing.decode_s
+
+
+def _memory_mib() -> float:
+    """Memory of the services, which are the children of this process."""
+    return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True)) / 2**20
 
 
 def _bytes(database: Path) -> int:

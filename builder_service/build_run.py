@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from builder_service.child_process import ChildProcess, start_child
 from builder_service.failure import Failure
 from builder_service.machine import out_of_memory_kills
 from builder_service.messages import Answer, AskKey, AskStore, Built, Failed, FromChild, Log, Order, Progress
-from common.blob_claims import claim_blobs
+from common.blob_claims import claim_blobs, claim_holders
 from common.catalog import Catalog
 from common.database import Database
 from common.errors import Aborted, DataLoss, Internal, Reason, ResourceExhausted, SinkServeError
@@ -28,6 +28,8 @@ from common.manifest import Manifest
 from common.store import BlobStore
 
 POLL_S = 1.0
+LAST_WORDS_S = 5.0
+"""How long a child may take to end once it has said how."""
 MOST_LOG_LINES = 2000
 
 log = structlog.get_logger()
@@ -46,6 +48,11 @@ class Workshop:
     changes: Changes
     work: Path
     source_roots: tuple[Path, ...]
+
+    def leftovers(self) -> set[str]:
+        """Ids of builds that have something to clean up, or run."""
+        claims = {holder.removeprefix("builds/") for holder in claim_holders(self.database)}
+        return claims | {folder.name for folder in self.work.iterdir()}
 
     def clean_up(self, build_id: str) -> None:
         """Remove what an attempt leaves: its folder, its claims, blobs that nobody else needs."""
@@ -103,6 +110,7 @@ class BuildRun:
             outcome = await self._while_running(child)
         finally:
             status = await child.kill()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         if outcome is None:
             raise crash(status, child, ran_out=out_of_memory_kills() > kills)
         await self._end(outcome)
@@ -132,19 +140,22 @@ class BuildRun:
                 changed.clear()
 
     async def _listen(self, child: ChildProcess) -> Built | Failed | None:
-        """Keep and answer what the child says; returns how it ended, None if it did not say."""
-        async for message in child.messages():
-            if isinstance(message, Built | Failed):
-                return message
-            if isinstance(message, AskKey):
-                if made := await self._made_before(message.build_key):
-                    return Built(manifest=made)
-                await child.send(Answer(go_on=True))
-            else:
-                await self._keep(message, child)
-        with suppress(TimeoutError):  # both pipes are closed; its own end says more than ours would
-            await asyncio.wait_for(child.process.wait(), POLL_S)
-        return None
+        """Keep and answer what the child says until it ends; returns how it said that it ended, None if it did not."""
+        outcome: Built | Failed | None = None
+        with suppress(TimeoutError):
+            async with aclosing(child.messages()) as messages, asyncio.timeout(None) as patience:
+                async for message in messages:
+                    if isinstance(message, Built | Failed):
+                        outcome = message
+                        patience.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_S)
+                    elif isinstance(message, AskKey):
+                        if made := await self._made_before(message.build_key):
+                            return Built(manifest=made)
+                        await child.send(Answer(go_on=True))
+                    else:
+                        await self._keep(message, child)
+                await child.wait(LAST_WORDS_S)
+        return outcome
 
     async def _keep(self, message: FromChild, child: ChildProcess) -> None:
         queue, build = self._shop.queue, self._build
@@ -196,6 +207,9 @@ class BuildRun:
         log.info("build.succeeded", build=self._build.name, engine=engine.reference)
 
     async def _fail(self, error: SinkServeError) -> None:
+        if error.reason is Reason.BUILD_ENDED:  # cancelled, or taken up by another worker
+            log.info("build.detached", build=self._build.name)
+            return
         log.info("build.failed", build=self._build.name, reason=error.reason, cause=error.message)
         await self._unless_ended(self._shop.queue.fail, Failure.of(error))
 

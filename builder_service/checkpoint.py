@@ -26,7 +26,7 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-BLOCK_BYTES = 64 << 20  # of float32, the most that `blocks` holds at a time
+BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
 LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 

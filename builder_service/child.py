@@ -11,7 +11,6 @@ import errno
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -111,9 +110,12 @@ def _receive() -> queue.SimpleQueue[bytes]:
     """Lines of stdin; the end of stdin is the end of the worker, and so of this process and all it started."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    def read() -> None:
-        for line in sys.stdin.buffer:
-            lines.put(line)
+    def read() -> None:  # by hand: Python aborts when it ends while a thread holds the lock of sys.stdin
+        rest = b""
+        while data := os.read(0, 65536):
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                lines.put(line)
         os.killpg(0, signal.SIGKILL)
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from builder_service.messages import LONGEST_LINE, FromChild, Log, read_message
 
+# -P: what lies in the working directory is no module of ours
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "builder_service.child")
 _LONGEST_LOG_LINE = 2000
 _LAST_WORDS = 20
 
@@ -34,7 +36,7 @@ class ChildProcess:
             self.process.stdin.write(message.model_dump_json().encode() + b"\n")
             await self.process.stdin.drain()
 
-    async def messages(self) -> AsyncIterator[FromChild]:
+    async def messages(self) -> AsyncGenerator[FromChild]:
         """What it says and prints, until it closes both pipes."""
         inbox: asyncio.Queue[FromChild | None] = asyncio.Queue(maxsize=64)
         pumps = [asyncio.create_task(self._pump(lines, inbox)) for lines in (self._said(), self._printed())]
@@ -49,6 +51,11 @@ class ChildProcess:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for its end, but not for ever: its own status says more than that of a kill."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), seconds)
 
     async def kill(self) -> int:
         """Kill it and all it started, and wait for its end; returns its exit status, negative for a signal."""
@@ -83,10 +90,7 @@ class ChildProcess:
 async def start_child() -> ChildProcess:
     """Start a child; it waits for its order."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # what lies in the working directory is no module of ours
-        "-m",
-        "builder_service.child",
+        *COMMAND,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -73,13 +73,13 @@ class Graph:
         self._shaped.append(helper.make_tensor_value_info(name, _onnx_type(np.dtype(dtype)), shape))
         return name
 
-    def node(self, operator: str, *inputs: str, out: str = "", domain: str = "", **attributes: Any) -> str:  # noqa: ANN401 - attributes are of any ONNX type
+    def node(self, operator: str, *inputs: str, out: str = "", domain: str = "", **attributes: object) -> str:
         """Add a node with one output, named `out` where that matters."""
         return self.split(operator, *inputs, out=(out,), domain=domain, **attributes)[0]
 
     def split(
-        self, operator: str, *inputs: str, out: tuple[str, ...], domain: str = "", **attributes: Any
-    ) -> list[str]:  # noqa: ANN401 - attributes are of any ONNX type
+        self, operator: str, *inputs: str, out: tuple[str, ...], domain: str = "", **attributes: object
+    ) -> list[str]:
         """Add a node with an output for every name in `out`; an empty name is drawn here."""
         stem = f"{operator}_{len(self.nodes)}"
         names = [name or f"{stem}_{index}" for index, name in enumerate(out)]

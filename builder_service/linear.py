@@ -40,6 +40,7 @@ class Activation:
 
     rows: str  # [extent, in]
     scale: str = ""  # [extent, 1] float32, where rows are 8-bit
+    not_finite: str = ""  # [extent, 1] float32, where the operator would lose it: 0, or NaN for such a row
 
 
 class Linear(Protocol):
@@ -99,27 +100,28 @@ class Int8Linear:
         """max(max|x|, SMALLEST_PEAK) / 127 of each row, [extent, 1]; NaN where a row holds one."""
         graph, columns = self._graph, self._graph.constant([1], np.int64)
         peak = graph.node("ReduceMax", graph.node("Abs", rows), columns, keepdims=1)  # passes over NaN
-        total = graph.node("ReduceSum", rows, columns, keepdims=1)
-        nan = graph.node("Mul", total, graph.constant([0], np.float32))
-        peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), nan)
+        peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), _not_finite(graph, rows))
         return graph.node("Mul", peak, graph.constant([1 / INT8_LARGEST], np.float32))
 
 
 class Int4Linear:
-    """int4 weights with a scale a block of INT4_BLOCK inputs; activations become int8 inside the operator."""
+    """int4 weights with a scale a block of INT4_BLOCK inputs; activations become int8 inside the operator.
+
+    The operator loses NaN and infinity when it makes int8 of a row, so they are carried around it.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
     def prepare(self, rows: str, extent: str) -> Activation:
         del extent
-        return Activation(rows)
+        return Activation(rows, not_finite=_not_finite(self._graph, rows))
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
         inputs = [activation.rows, *self._graph.weights(_int4(matrix))]
         attributes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": 4, "block_size": INT4_BLOCK}
         product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **attributes)
-        return _biased(self._graph, product, matrix)
+        return _biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
 
 
 LINEAR: dict[Precision, Callable[[Graph], Linear]] = {
@@ -192,6 +194,12 @@ def _int4(matrix: Matrix) -> WeightGroup:
     blocks = int4_block_count(matrix.inputs)
     values = Weight(f"{matrix.name}.int4", UINT8, (matrix.outputs, blocks, INT4_BLOCK // 2))
     return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs, blocks))), produce)
+
+
+def _not_finite(graph: Graph, rows: str) -> str:
+    """0 for a row of finite numbers, NaN for any other; [extent, 1]."""
+    total = graph.node("ReduceSum", rows, graph.constant([1], np.int64), keepdims=1)
+    return graph.node("Mul", total, graph.constant([0], np.float32))
 
 
 def _biased(graph: Graph, product: str, matrix: Matrix) -> str:

@@ -1,7 +1,6 @@
 """The Llama family: what its config.json says, and which of it the graph can compute.
 
-A field that is not known may change the maths, so it is refused by name unless the spec lists it as safe. Knows no
-tensors' bytes and no graph.
+Knows the names and shapes of a checkpoint's tensors, not their bytes, and no graph.
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.rope import RopeConfig, compute_rope, read_rope_config
+from builder_service.config_fields import check_fields, unsupported
+from builder_service.rope import compute_rope, read_rope_config
+from builder_service.rope_config import RopeConfig
 from common.errors import InvalidArgument, Reason
 from common.manifest import Architecture, Rope
 from common.window import Geometry
@@ -19,41 +20,6 @@ from common.window import Geometry
 FAMILY = "llama"
 ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM")  # the second is what its first conversions wrote
 Config = Mapping[str, Any]
-
-# Read here or in `rope`.
-USED = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings attention_bias mlp_bias rope_theta "
-    "rope_scaling rope_parameters original_max_position_embeddings architectures model_type".split()
-)
-# Known not to change what the model computes: training, bookkeeping, defaults of generation.
-HARMLESS = frozenset(
-    "_attn_implementation _attn_implementation_autoset _name_or_path attention_dropout bad_words_ids "
-    "begin_suppress_tokens bos_token_id chunk_size_feed_forward diversity_penalty do_sample dtype early_stopping "
-    "encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id "
-    "forced_eos_token_id hidden_dropout id2label initializer_range is_llama_config keys_to_ignore_at_inference "
-    "label2id length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams "
-    "num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp "
-    "problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id "
-    "suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype "
-    "torchscript transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed unsloth_version "
-    "use_bfloat16 use_cache".split()
-)
-# Known, and computed only with these values.
-FIXED: Mapping[str, tuple[object, ...]] = {
-    "hidden_act": ("silu", "swish"),
-    "is_decoder": (False, True),
-    "add_cross_attention": (False,),
-    "cross_attention_hidden_size": (),
-    "is_encoder_decoder": (False,),
-    "partial_rotary_factor": (1,),
-    "pruned_heads": ({},),
-    "quantization_config": (),
-    "rope_interleaved": (False,),
-    "sliding_window": (),
-    "tie_encoder_decoder": (False,),
-    "use_sliding_window": (False,),
-}
 
 
 @dataclass(frozen=True)
@@ -74,12 +40,12 @@ def read_llama(config: Config, ignore: Collection[str] = ()) -> Llama:
     Raises InvalidArgument: ARCHITECTURE_UNSUPPORTED, or CONFIG_UNSUPPORTED with the field.
     """
     _check_architecture(config)
-    _check_fields(config, ignore)
+    check_fields(config, ignore)
     hidden, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
     kv_heads, head_dim = _count(config, "num_key_value_heads", heads), _head_dim(config, hidden, heads)
     if heads % kv_heads:
         message = f"num_key_value_heads is {kv_heads}, which does not divide num_attention_heads {heads}"
-        raise _unsupported("num_key_value_heads", message)
+        raise unsupported("num_key_value_heads", message)
     rope = read_rope_config(config, head_dim, _count(config, "max_position_embeddings", 2048))
     shapes = Architecture(
         family=FAMILY,
@@ -191,53 +157,34 @@ def _check_architecture(config: Config) -> None:
         )
 
 
-def _check_fields(config: Config, ignore: Collection[str]) -> None:
-    for name, value in config.items():
-        if value is None or name in ignore or name in (USED | HARMLESS) - FIXED.keys():
-            continue
-        if name not in FIXED:
-            message = (
-                f"config.json has a field that is not known here: {name} = {value!r}. If it does not change what the "
-                "model computes, list it under options.ignore_config_fields"
-            )
-            raise _unsupported(name, message)
-        if value not in FIXED[name]:
-            allowed = " or ".join(repr(option) for option in FIXED[name]) or "nothing"
-            raise _unsupported(name, f"config.json has {name} = {value!r}; only {allowed} is supported")
-
-
 def _count(config: Config, name: str, default: int | None = None) -> int:
     """A field that is a whole number from 1; absent or null means `default`."""
     value = config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _unsupported(name, f"config.json has {name} = {value!r}; a whole number from 1 is needed")
+        raise unsupported(name, f"config.json has {name} = {value!r}; a whole number from 1 is needed")
     return value
 
 
 def _flag(config: Config, name: str) -> bool:
     value = config.get(name)
     if value not in (None, False, True):
-        raise _unsupported(name, f"config.json has {name} = {value!r}; true or false is needed")
+        raise unsupported(name, f"config.json has {name} = {value!r}; true or false is needed")
     return bool(value)
 
 
 def _head_dim(config: Config, hidden: int, heads: int) -> int:
     if config.get("head_dim") is None and hidden % heads:
         message = f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}, and head_dim is not given"
-        raise _unsupported("head_dim", message)
+        raise unsupported("head_dim", message)
     head_dim = _count(config, "head_dim", hidden // heads)
     if head_dim % 2:
-        raise _unsupported("head_dim", f"head_dim is {head_dim}; rotation needs an even one")
+        raise unsupported("head_dim", f"head_dim is {head_dim}; rotation needs an even one")
     return head_dim
 
 
 def _epsilon(config: Config) -> float:
     value = config.get("rms_norm_eps", 1e-6)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise _unsupported("rms_norm_eps", f"config.json has rms_norm_eps = {value!r}; a number in [0, 1) is needed")
+        raise unsupported("rms_norm_eps", f"config.json has rms_norm_eps = {value!r}; a number in [0, 1) is needed")
     return float(value)
-
-
-def _unsupported(name: str, message: str) -> InvalidArgument:
-    return InvalidArgument(Reason.CONFIG_UNSUPPORTED, message, field=f"source.config.json.{name}")

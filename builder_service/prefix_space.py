@@ -6,35 +6,42 @@ none, so contents that are encoded apart must not get one either; and what is de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-_NEVER = {"prepend_scheme": "never"}
+Step = dict[str, Any]
 
 
 def without_prefix_space(tokenizer: dict[str, Any]) -> dict[str, Any]:
     """The same tokenizer.json, parsed, without any space before texts; equal to it where it puts none."""
     return tokenizer | {
-        "normalizer": _step(tokenizer["normalizer"]),
-        "pre_tokenizer": _step(tokenizer["pre_tokenizer"]),
-        "decoder": _step(tokenizer["decoder"]),
+        "normalizer": _changed(tokenizer["normalizer"], _normalizer),
+        "pre_tokenizer": _changed(tokenizer["pre_tokenizer"], _pre_tokenizer),
+        "decoder": _changed(tokenizer["decoder"], _decoder),
     }
 
 
-def _step(step: dict[str, Any] | None) -> dict[str, Any] | None:
-    """One normalizer, pre-tokenizer or decoder, or a sequence of them; None: nothing is left of it."""
-    kind = step["type"] if step else None
-    if step is None or kind == "Prepend" or (kind == "Strip" and _strips_first_space(step)):
+def _changed(step: Step | None, change: Callable[[Step], Step | None]) -> Step | None:
+    """One step, or every one of a sequence, changed; None: nothing is left of it."""
+    if step is None:
         return None
-    if kind == "Metaspace":
-        return step | _NEVER
-    if kind == "ByteLevel":
-        return step | {"add_prefix_space": False}
-    for name in ("normalizers", "pretokenizers", "decoders"):
-        if name in step:
-            return step | {name: [kept for kept in map(_step, step[name]) if kept]}
-    return step
+    for parts in ("normalizers", "pretokenizers", "decoders"):
+        if parts in step:
+            return step | {parts: [kept for part in step[parts] if (kept := _changed(part, change))]}
+    return change(step)
 
 
-def _strips_first_space(step: dict[str, Any]) -> bool:
-    """Only decoders have counts: the normalizer of this name strips on purpose."""
-    return step.get("content") == " " and bool(step.get("start"))
+def _normalizer(step: Step) -> Step | None:
+    return None if step["type"] == "Prepend" else step
+
+
+def _pre_tokenizer(step: Step) -> Step:
+    if step["type"] == "Metaspace":
+        return step | {"prepend_scheme": "never"}
+    return step | {"add_prefix_space": False} if step["type"] == "ByteLevel" else step
+
+
+def _decoder(step: Step) -> Step | None:
+    if step["type"] == "Metaspace":
+        return step | {"prepend_scheme": "never"}
+    return None if step["type"] == "Strip" and step["content"] == " " and step["start"] else step

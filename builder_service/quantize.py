@@ -38,7 +38,7 @@ def int4_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     scales[scales == 0] = 1  # a block of zeros
     values = np.clip(np.rint(blocks / scales) + INT4_ZERO, 0, 2 * INT4_ZERO - 1).astype(np.uint8)
     packed: npt.NDArray[np.uint8] = values[:, :, 0::2] | values[:, :, 1::2] << 4
-    return packed, scales[:, :, 0]
+    return packed, scales[:, :, 0].astype(np.float32, copy=False)
 
 
 def int4_block_count(inputs: int) -> int:

@@ -39,6 +39,8 @@ class Stream:
     window: int
     positions: tuple[int, ...]
     tokens: tuple[int, ...]
+    noise: float = 0.0
+    """Relative noise on all that is multiplied: how much the model makes of the errors of float32."""
 
     def seen(self, position: int) -> tuple[int, ...]:
         """Positions that the query at `position` sees, oldest first, itself included."""
@@ -64,28 +66,34 @@ class Reference:
 
     def logits(self, streams: tuple[Stream, ...], progress: Callable[[float], None] = lambda _: None) -> list[Array]:
         """Logits after every token: one array of [token, vocabulary] a stream."""
-        counts = [len(stream.tokens) for stream in streams]
         x = self._embed([token for stream in streams for token in stream.tokens])  # [token, hidden]
         for layer in range(self.architecture.layers):
-            x = self._layer(layer, x, streams, counts)
+            x = self._layer(layer, x, streams)
             progress((layer + 1) / (self.architecture.layers + 1))
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        logits = self._product(head, self._norm("model.norm.weight", x))
+        logits = self._product(head, self._prepare(self._norm("model.norm.weight", x), streams))
         progress(1.0)
-        return _split(logits, counts)
+        return _split(logits, streams)
 
-    def _layer(self, layer: int, x: Array, streams: tuple[Stream, ...], counts: list[int]) -> Array:
+    def _layer(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> Array:
         name = f"model.layers.{layer}"
-        normed = self._norm(f"{name}.input_layernorm.weight", x)
+        normed = self._prepare(self._norm(f"{name}.input_layernorm.weight", x), streams)
         query, key, value = (
-            _split(self._linear(f"{name}.self_attn.{part}_proj", normed), counts) for part in ("q", "k", "v")
+            _split(self._linear(f"{name}.self_attn.{part}_proj", normed), streams) for part in ("q", "k", "v")
         )
         mixed = [self._attend(*parts) for parts in zip(streams, query, key, value, strict=True)]
-        x = x + self._linear(f"{name}.self_attn.o_proj", np.concatenate(mixed))
-        normed = self._norm(f"{name}.post_attention_layernorm.weight", x)
+        x = x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams))
+        normed = self._prepare(self._norm(f"{name}.post_attention_layernorm.weight", x), streams)
         gate, up = (self._linear(f"{name}.mlp.{part}_proj", normed) for part in ("gate", "up"))
-        return x + self._linear(f"{name}.mlp.down_proj", gate / (1 + np.exp(-gate)) * up)
+        return x + self._linear(f"{name}.mlp.down_proj", self._prepare(gate / (1 + np.exp(-gate)) * up, streams))
+
+    def _prepare(self, x: Array, streams: tuple[Stream, ...]) -> Array:
+        """Activations as the precision multiplies them, after the noise of each stream."""
+        scale = np.concatenate([np.full((len(stream.tokens), 1), stream.noise) for stream in streams])
+        if scale.any():
+            x = x * (1 + scale * np.random.default_rng(x.shape[1]).standard_normal(x.shape))
+        return self.weights.activations(x)
 
     def _attend(self, stream: Stream, query: Array, key: Array, value: Array) -> Array:
         """[token, heads * head_dim], from what each token sees."""
@@ -133,7 +141,6 @@ class Reference:
 
     def _product(self, name: str, x: Array) -> Array:
         """``x @ W.T``, a block of the rows of W at a time."""
-        x = self.weights.activations(x)
         return np.concatenate([x @ block.T for block in self.weights.matrix(name)], axis=1)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -147,6 +154,6 @@ def _sight(index: dict[int, int], seen: tuple[int, ...]) -> Sight:
     return Sight(tokens, places, len(seen) - len(fed))
 
 
-def _split(x: Array, counts: list[int]) -> list[Array]:
+def _split(x: Array, streams: tuple[Stream, ...]) -> list[Array]:
     """Cut rows that belong to several streams: one [token, ...] a stream."""
-    return np.split(x, np.cumsum(counts)[:-1])
+    return np.split(x, np.cumsum([len(stream.tokens) for stream in streams])[:-1])

@@ -8,18 +8,15 @@ the same conversation. What is not equal is not used: an engine then has a warni
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from builder_service.chat_template import ChatTemplate, TemplateFailed
 from builder_service.prefix_space import without_prefix_space
-from builder_service.tokenizer_files import TokenizerFiles, read_tokenizer
+from builder_service.tokenizer_files import TokenizerFiles, dumped, read_tokenizer
 from builder_service.turn_parts import WORDS, Parts, Speech, Tokens, Unsplittable, derive_parts
 from builder_service.turn_proof import prove
 from common.content import control_tokens, template_tokens
@@ -84,14 +81,16 @@ def _derive(files: TokenizerFiles, template: ChatTemplate, vocabulary: int) -> D
     reasons = []
     for contents in _ways(files.tokenizer):
         try:
-            speech = Speech(template, files.tokenizer, contents)
-            parts = prove(speech, derive_parts(speech))
+            speech = Speech(template, files.library, contents)
+            parts = derive_parts(speech)
             _check_parts(parts, vocabulary)
+            speech.reserve(template_tokens(parts.template))
+            parts = prove(speech, parts)
         except Unsplittable as error:
             reasons.append(str(error))
         else:
             return _described(files, contents, parts, template)
-    return _tokens_only("; without a space before contents, ".join(reasons), files.source)
+    return _tokens_only("; without a space before contents, ".join(dict.fromkeys(reasons)), files.source)
 
 
 def _ways(tokenizer: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -127,9 +126,8 @@ def _begin(files: TokenizerFiles) -> Tokens:
     """Tokens that the tokenizer puts before a text, such as the begin token."""
     if files.adds_bos is not None:
         return _named(files, "bos_token") if files.adds_bos else ()
-    tokenizer = Tokenizer.from_str(json.dumps(files.tokenizer))
-    alone = tokenizer.encode(WORDS[0], add_special_tokens=False).ids
-    whole = tokenizer.encode(WORDS[0], add_special_tokens=True).ids
+    alone = files.library.encode(WORDS[0], add_special_tokens=False).ids
+    whole = files.library.encode(WORDS[0], add_special_tokens=True).ids
     return tuple(whole[: whole.index(alone[0])])
 
 
@@ -139,7 +137,7 @@ def _text(
     same = contents == files.tokenizer
     return DerivedText(
         model=TextModel(template=template, warnings=tuple(warnings)),
-        tokenizer_json=files.source if same else json.dumps(contents, ensure_ascii=False).encode(),
+        tokenizer_json=files.source if same else dumped(contents),
         end_token_ids=tuple(dict.fromkeys((*ends, *_named(files, "eos_token")))),
         warnings=tuple(warnings),
     )

@@ -28,9 +28,11 @@ class TokenizerFiles:
     """A tokenizer as its folder describes it."""
 
     tokenizer: dict[str, Any]
-    """tokenizer.json, parsed, with every special token that the other files name."""
+    """tokenizer.json, parsed, in the library's current form and with every special token that other files name."""
+    library: Tokenizer
+    """The same, loaded."""
     source: bytes
-    """tokenizer.json, as it was read where nothing had to be added."""
+    """The same as bytes: those that were read, where they are the same."""
     special: dict[str, str | list[str]]
     """Special tokens by name, such as `bos_token`: what a chat template sees."""
     chat_template: str | None
@@ -49,12 +51,13 @@ def read_tokenizer(folder: Path) -> TokenizerFiles | None:
     if source is None:
         return None
     special = _special_tokens(_read_json(folder / SPECIAL_TOKENS)) | _special_tokens(config)
-    read = json.loads(_load(source).to_str())
-    tokenizer = _with_special(read, config, special)
-    _check(tokenizer)
+    library = _load(source)
+    current = json.loads(library.to_str())
+    tokenizer = _with_special(current, config, special)
     return TokenizerFiles(
         tokenizer=tokenizer,
-        source=source if tokenizer == read else json.dumps(tokenizer, ensure_ascii=False).encode(),
+        library=library if tokenizer == current else _checked(tokenizer),
+        source=source if tokenizer == json.loads(source) else dumped(tokenizer),
         special=special,
         chat_template=_chat_template(folder, config),
         adds_bos=config.get("add_bos_token"),
@@ -121,22 +124,27 @@ def _flat(special: Mapping[str, str | list[str]]) -> list[str]:
     return [text for value in special.values() for text in ([value] if isinstance(value, str) else value)]
 
 
-def _check(tokenizer: dict[str, Any]) -> None:
+def _checked(tokenizer: dict[str, Any]) -> Tokenizer:
     """The library numbers added tokens by itself: it has to come to the ids that the files say."""
-    loaded = _load(json.dumps(tokenizer).encode())
+    loaded = _load(dumped(tokenizer))
     for token in tokenizer["added_tokens"]:
         found = loaded.token_to_id(token["content"])
         if found != token["id"]:
             message = f"{TOKENIZER_PATH}: added token {token['content']!r} has id {token['id']}, but loads as {found}"
             raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=TOKENIZER_PATH)
+    return loaded
 
 
 def _load(data: bytes) -> Tokenizer:
+    """Load a tokenizer.json, without any truncation or padding that was left in it."""
     try:
-        return Tokenizer.from_buffer(data)
+        tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
         message = f"{TOKENIZER_PATH} cannot be read: {error}"
         raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=TOKENIZER_PATH) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
@@ -154,6 +162,11 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return _parse(path.read_bytes(), path.name) if path.is_file() else {}
+
+
+def dumped(tokenizer: dict[str, Any]) -> bytes:
+    """Bytes of a tokenizer.json."""
+    return json.dumps(tokenizer, ensure_ascii=False).encode()
 
 
 def _parse(data: bytes, name: str) -> dict[str, Any]:

@@ -12,8 +12,7 @@ so that the parts follow by taking one from another.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -37,11 +36,19 @@ class Unsplittable(Exception):
 class Speech:
     """A template and a tokenizer together: conversations to tokens, as the checkpoint's own code does it."""
 
-    def __init__(self, template: ChatTemplate, tokenizer: dict[str, Any], contents: dict[str, Any]) -> None:
-        """Renderings are tokenized whole by `tokenizer`, contents apart by `contents`; both parsed tokenizer.json."""
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, contents: dict[str, Any]) -> None:
+        """Renderings are tokenized whole by `tokenizer`, contents apart by `contents`, a parsed tokenizer.json."""
         self.template = template
-        self._whole = Tokenizer.from_str(json.dumps(tokenizer))
-        self._encoder = ContentEncoder(contents, control_tokens(contents, ()))
+        self._contents = contents
+        self._control = control_tokens(contents, ())
+        self._whole = tokenizer
+        self._encoder = ContentEncoder(contents, self._control)
+
+    def reserve(self, used: Iterable[int]) -> None:
+        """From now on contents do not become these tokens either, where they are added ones, as in a runtime."""
+        control = control_tokens(self._contents, used)
+        if control != self._control:
+            self._control, self._encoder = control, ContentEncoder(self._contents, control)
 
     def whole(self, said: Said, *, generation: bool = False) -> Tokens:
         """Tokens of the template's own rendering. Raises TemplateFailed."""
@@ -82,8 +89,8 @@ class Parts:
     earlier_before: Tokens
     warnings: tuple[str, ...] = ()
 
-    def wrapped(self, speech: Speech, said: Said, *, generation: bool = False) -> Tokens:
-        """Tokens of a conversation put together from parts, as a runtime does it."""
+    def wrapped(self, speech: Speech, said: Said) -> Tokens:
+        """Tokens of a conversation put together from parts, as a runtime does it, up to where a reply begins."""
         template = self.template
         before = {"system": template.system_before or (), "user": template.user_before}
         after = {"system": template.system_after, "user": template.user_after}
@@ -92,7 +99,7 @@ class Parts:
         for role, content in said:
             text = content.strip() if template.strip_content else content
             tokens += (*before[role], *speech.content(text), *after[role])
-        return (*tokens, *(template.assistant_before if generation else ()))
+        return (*tokens, *template.assistant_before)
 
 
 def derive_parts(speech: Speech) -> Parts:

@@ -76,8 +76,6 @@ class Worker:
         self._shop.work.mkdir(parents=True, exist_ok=True)
         for build in self._shop.queue.abandoned(is_alive):
             log.warning("build.abandoned", build=build.name, state=build.state, attempt=build.attempt)
-        running = self._shop.queue.running_ids()
-        for folder in self._shop.work.iterdir():
-            if folder.name not in running:
-                self._shop.clean_up(folder.name)
+        for build_id in self._shop.leftovers() - self._shop.queue.running_ids():
+            self._shop.clean_up(build_id)
         self._shop.catalog.finish_deletions()

@@ -54,6 +54,12 @@ def claimed_by(connection: Connection, holder: str) -> set[str]:
     return set(connection.scalars(select(blob_claims.c.digest).where(blob_claims.c.holder == holder)))
 
 
+def claim_holders(database: Database) -> set[str]:
+    """Everybody who claims a blob."""
+    with database.read() as connection:
+        return set(connection.scalars(select(blob_claims.c.holder).distinct()))
+
+
 def release_claims(connection: Connection, holder: str) -> set[str]:
     """Drop the claims of `holder`; returns their digests, for `Sweeper.sweep`."""
     released = claimed_by(connection, holder)

@@ -30,9 +30,16 @@ class ContentEncoder:
 
 
 def control_tokens(tokenizer: dict[str, Any], used: Iterable[int]) -> frozenset[int]:
-    """Added tokens that are special, or among the tokens `used` for control, such as a template's."""
+    """Added tokens that are special, or among the tokens `used` for control, such as a template's.
+
+    Added tokens of white space, such as a line break, are ordinary text even where a template uses them.
+    """
     control = set(used)
-    return frozenset(token["id"] for token in tokenizer["added_tokens"] if token["special"] or token["id"] in control)
+    return frozenset(
+        token["id"]
+        for token in tokenizer["added_tokens"]
+        if token["special"] or (token["id"] in control and not token["content"].isspace())
+    )
 
 
 def template_tokens(template: TurnTemplate) -> frozenset[int]:

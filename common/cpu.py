@@ -5,6 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import FailedPrecondition, Reason
+from common.spec import Precision
+
+EXACT_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimd")
+"""Any of these multiplies unsigned by signed bytes without saturating in 16 bits."""
+
+
+def needed_features(precision: Precision) -> tuple[str, ...]:
+    """Features of which a processor must have one to run an engine of `precision`; none: any processor will do."""
+    return EXACT_INT8 if precision is Precision.INT8 else ()
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

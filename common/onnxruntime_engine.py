@@ -30,8 +30,8 @@ BINDINGS_KEPT = 64
 class OnnxRuntimeEngine:
     """An `Engine`. `threads` 0: one a processor. `needed_features`: see `cpu.check_cpu`.
 
-    Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a graph of another shape, or a processor that lacks what
-    the precision needs; both before the weights are used.
+    Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a processor that lacks what the precision needs, a graph that
+    onnxruntime cannot load, and one of another shape than geometry and architecture say.
 
     A number that is not finite anywhere in a slot makes all logits of that slot NaN (0 * NaN is NaN in a masked
     row too), and only of that slot: so finite logits prove a clean slot. Padding that leaves such a number in an
@@ -152,4 +152,8 @@ def _load(graph: Path, threads: int) -> ort.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the processor to others
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # of its threads; sets this one too
     with flushed_denormals():
+        try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen classes for this, with no common one
+        message = f"onnxruntime {ort.__version__} cannot load the graph: {error}"
+        raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message) from error

@@ -7,6 +7,7 @@ if the conversation did what the closing table says.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import tempfile
@@ -19,10 +20,11 @@ import psutil
 from dialogues import Turn, conversation
 from rich.console import Console
 from rich.table import Table
-from sinkserve.cli.embedded import embedded
-from sinkserve.cli.progress import follow_build
-from sinkserve.cli.specs import read_spec
 
+from common.spec_file import read_spec_file
+from common.wire import spec_to_wire
+from sinkserve.cli.build_view import print_outcome, watch
+from sinkserve.cli.embedded import embedded_services
 from sinkserve.client import Client, Finished
 from sinkserve.client import Conversation as Session
 
@@ -90,9 +92,11 @@ class Story:
 async def main() -> int:
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="sinkserve-demo-") as home:
-        async with embedded(Path(home)) as addresses, Client(addresses.runtime, addresses.builder) as client:
-            engine, window = await build(client, console)
-            story = await talk(client, engine, window, console)
+        os.environ["SINKSERVE_HOME"] = home
+        with embedded_services(HERE) as addresses:
+            async with Client(addresses.runtime, addresses.builder) as client:
+                engine, window = await build(client, console)
+                story = await talk(client, engine, window, console)
     show(story, console)
     shortcomings = list(story.shortcomings())
     for shortcoming in shortcomings:
@@ -102,14 +106,14 @@ async def main() -> int:
 
 async def build(client: Client, console: Console) -> tuple[str, int]:
     """Build the demo engine; returns its reference and its window."""
-    spec = read_spec(HERE / "spec.yaml")
-    console.print(
-        f"[bold]Building[/] demo/spec.yaml: window {spec.cache.window_tokens}, sinks {spec.cache.sink_tokens}"
-    )
-    build = await client.builds.submit(spec)
-    engine = await follow_build(client, build.name, console)
-    await client.engines.load(engine)
-    return engine, spec.cache.window_tokens
+    spec = read_spec_file(HERE / "spec.yaml")
+    cache = spec.cache
+    console.print(f"[bold]Building[/] demo/spec.yaml: {cache.sink_tokens} sinks + a window of {cache.window_tokens}")
+    submitted = await client.builds.submit(spec_to_wire(spec))
+    done = await watch(client, submitted.name)
+    print_outcome(done, next_command=False)
+    await client.engines.load(done.engine)
+    return done.engine, cache.window_tokens
 
 
 async def talk(client: Client, engine: str, window: int, console: Console) -> Story:
@@ -186,7 +190,9 @@ def _tokens_per_second(part: list[Exchange]) -> float:
 
 
 def _memory_mib() -> float:
-    return float(psutil.Process().memory_info().rss) / 2**20
+    """Memory of the services, which are the children of this process."""
+    children = psutil.Process().children(recursive=True)
+    return sum(child.memory_info().rss for child in children) / 2**20
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ No third-party imports. `conversation(rng)` yields turns forever; a turn that as
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import words
 from keys import KEYS, Key
 
+Thing = TypeVar("Thing")
 NOT_TOLD = "You have not told me."
 NOT_SEEN = "I have not seen line {n}."
 ASK_CODE = ("what is the code in line {n}?", "what is the code in line {n}?", "which code is in line {n}?")
@@ -20,13 +22,16 @@ FORGOTTEN = 60  # turns after which no 256-token window can still hold a thing
 
 @dataclass(frozen=True)
 class Turn:
-    """What the user says and the right reply; of a recall, the value and how many turns back it was last said."""
+    """What the user says and the right reply; of a recall, how many turns back the value was last said.
+
+    `values` are the recalled values, one for each sentence of the reply.
+    """
 
     user: str
     assistant: str
     kind: str
     recall_distance: int | None = None
-    value: str = ""
+    values: tuple[str, ...] = ()
 
 
 @dataclass
@@ -56,11 +61,13 @@ class Talker:
 
     def _stream_kind(self) -> str:
         self.stream_left -= 1
+        if self.drill:
+            return self.rng.choices(("line", "lines", "code", "roll_lines"), (15, 15, 30, 40))[0]
         return self.rng.choices(("line", "lines", "code", "unseen"), (60, 4, 34, 2))[0]
 
     def _chat_kind(self) -> str:
         if self.drill:
-            return self.rng.choices(("tell", "tells", "recall", "change"), (20, 20, 55, 5))[0]
+            return self.rng.choices(("tell", "tells", "recall", "change", "roll"), (12, 16, 28, 4, 40))[0]
         kinds = ("tell", "tells", "recall", "untold", "change", "sum", "fact", "talk", "echo", "aside", "code")
         return self.rng.choices(kinds, (23, 3, 34, 5, 6, 8, 7, 9, 2, 2, 2))[0]
 
@@ -85,7 +92,7 @@ def tell(talker: Talker) -> Turn:
 
 def tells(talker: Talker) -> Turn:
     """Two or three new things in one message."""
-    said = [_say(talker, key, key.tell, "tells") for key in talker.rng.sample(KEYS, talker.rng.randint(2, 3))]
+    said = [_say(talker, key, key.tell, "tells") for key in talker.rng.sample(KEYS, talker.rng.randint(2, 4))]
     return Turn(" ".join(turn.user for turn in said), "I will remember that.", "tells")
 
 
@@ -114,15 +121,49 @@ def recall(talker: Talker) -> Turn:
     known = _within(talker)
     if not known:
         return tell(talker)
-    key = min(talker.rng.choices(known, k=2), key=lambda k: talker.told[k.noun][1])
-    return recall_of(talker, key)
+    key = min(_some(talker, known), key=lambda key: talker.told[key.noun][1])
+    return tell(talker) if _too_easy(talker, talker.told[key.noun][1]) else recall_of(talker, key)
+
+
+def _too_easy(talker: Talker, at: int) -> bool:
+    """Most questions about what was said a moment ago give way, so that distances spread."""
+    return talker.turns - at <= 2 and talker.rng.random() < 0.6
+
+
+def _some(talker: Talker, things: list[Thing]) -> list[Thing]:
+    """All of them or a random one: the oldest of these is as often the oldest of all as any."""
+    return things if talker.rng.random() < 0.5 else [talker.rng.choice(things)]
 
 
 def recall_of(talker: Talker, key: Key) -> Turn:
     """The question about one told key. The answer says the value again, so its distance starts anew."""
     value, at = talker.told[key.noun]
     talker.told[key.noun] = (value, talker.turns)
-    return Turn(talker.rng.choice(key.ask), key.answer.format(v=value), "recall", talker.turns - at, value)
+    return Turn(talker.rng.choice(key.ask), key.answer.format(v=value), "recall", talker.turns - at, (value,))
+
+
+def roll(talker: Talker) -> Turn:
+    """Everything told lately, in any order: many recalls in one reply, from which copying is learned quickly."""
+    known = _within(talker)
+    if len(known) < 3:
+        return tells(talker)
+    turns = [recall_of(talker, key) for key in talker.rng.sample(known, min(len(known), 6))]
+    return _joined("what do you know about me?", turns)
+
+
+def roll_lines(talker: Talker) -> Turn:
+    """The same of numbered lines."""
+    if len(talker.codes) < 3:
+        return lines(talker)
+    turns = [
+        code_of(talker, number) for number in talker.rng.sample(sorted(talker.codes)[-8:], min(len(talker.codes), 6))
+    ]
+    return _joined("read the lines.", turns)
+
+
+def _joined(user: str, turns: list[Turn]) -> Turn:
+    values = tuple(value for turn in turns for value in turn.values)
+    return Turn(user, " ".join(turn.assistant for turn in turns), "roll", None, values)
 
 
 def untold(talker: Talker) -> Turn:
@@ -165,7 +206,10 @@ def code(talker: Talker) -> Turn:
     known = [n for n, (_, at) in talker.codes.items() if at >= talker.turns - talker.reach]
     if not known:
         return line(talker) if talker.stream_left else recall(talker)
-    return code_of(talker, min(talker.rng.choices(known, k=2), key=lambda n: talker.codes[n][1]))
+    number = min(_some(talker, known), key=lambda n: talker.codes[n][1])
+    if talker.stream_left and _too_easy(talker, talker.codes[number][1]):
+        return line(talker)
+    return code_of(talker, number)
 
 
 def code_of(talker: Talker, number: int) -> Turn:
@@ -173,7 +217,7 @@ def code_of(talker: Talker, number: int) -> Turn:
     value, at = talker.codes[number]
     talker.codes[number] = (value, talker.turns)
     user, reply = talker.rng.choice(ASK_CODE).format(n=number), f"The code in line {number} is {value}."
-    return Turn(user, reply, "code", talker.turns - at, str(value))
+    return Turn(user, reply, "code", talker.turns - at, (str(value),))
 
 
 def unseen(talker: Talker) -> Turn:
@@ -239,6 +283,7 @@ FACTS = _facts()
 MAKERS = {
     "tell": tell, "tells": tells, "recall": recall, "untold": untold, "change": change, "sum": small_sum, "fact": fact,
     "talk": talk, "echo": echo, "aside": aside, "line": line, "lines": lines, "code": code, "unseen": unseen,
+    "roll": roll, "roll_lines": roll_lines,
 }  # fmt: skip
 
 

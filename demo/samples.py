@@ -63,11 +63,18 @@ class Encoder:
         piece = self.message(USER, turn.user, USER_WEIGHT)
         start = len(piece.ids) + 1
         piece.add(self.message(ASSISTANT, turn.assistant, weight))
-        if turn.value:
-            length = len(self.text(f" {turn.value}"))
-            piece.weights[-2 - length : -2] = [VALUE_WEIGHT] * length
+        self._weigh_values(piece, start, turn)
         piece.replies.append((start, len(piece.ids), turn))
         return piece
+
+    def _weigh_values(self, piece: Piece, start: int, turn: Turn) -> None:
+        """Raise the weight of each recalled value; a reply has a sentence for each."""
+        sentences = turn.assistant.removesuffix(".").split(". ") if turn.values else []
+        for lead, value, sentence in zip(["", *" " * 9], turn.values, sentences, strict=False):
+            before = start + len(self.text(lead + sentence[: sentence.rindex(f" {value}")]))
+            after = before + len(self.text(f" {value}"))
+            piece.weights[before:after] = [VALUE_WEIGHT] * (after - before)
+            start += len(self.text(lead + sentence + "."))
 
     def opening(self, rng: random.Random) -> Piece:
         """The begin token and, sometimes, a system message."""
@@ -80,7 +87,7 @@ def sample(encoder: Encoder, rng: random.Random, length: int, drill: float = 0.0
 
     `drill` is the share of samples that are nothing but things told and asked for.
     """
-    talker = Talker(rng, rng.randint(1, REACH), held_out, drill=rng.random() < drill)
+    talker = Talker(rng, rng.randint(2, REACH), held_out, drill=rng.random() < drill)
     if rng.random() < 0.3:
         start_lines(talker, 20 if talker.drill else None)
     piece = encoder.opening(rng) if rng.random() < 0.35 else _evicted(encoder, rng, talker)

@@ -58,8 +58,8 @@ class Trainer:
         return min((self.progress.step + 1) / 60, 1.0) * min(1.0, (1.0 - self.part) / 0.5 + 0.01)
 
     def drill(self) -> float:
-        """The curriculum: the share of samples that only tell and ask, from all at first to none after a third."""
-        return max(1.0 - self.part / 0.35, 0.0)
+        """The curriculum: the share of samples that only tell and ask, from most at first to none at the end."""
+        return 0.85 * min(max((0.6 - self.part) / 0.2, 0.0), 1.0)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The step's samples, a pure function of seed, step and curriculum."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
-from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, SinkServeError
+from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.events import Event, Finished, GoAway, Opened, Rejected
 from runtime_service.live_session import LiveSession, Repeat
 from runtime_service.outbox import Outbox
@@ -95,10 +96,22 @@ class Conversation:
     async def finish(self) -> None:
         """The stream ended as it should; delete the session if that was asked for."""
         if self._delete:
-            session = self._opened().session
-            await self._sessions.delete(self._principal, session.session_id)
+            with suppress(NotFound):
+                await self._sessions.delete(self._principal, self._opened().session.session_id)
 
     # What the session tells
+
+    def attach(self, turn_id: str, known: Repeat | None) -> None:
+        """A turn that this stream named was accepted, or is known: then its events so far."""
+        again = turn_id in self._named
+        self._named.append(turn_id)
+        if known is None:
+            return
+        told = again or self._hears_all
+        if known.ended:
+            told = self._hears_all and known.events[-1].sequence > self._floor and not again
+        if not told:
+            self.outbox.put(*known.events)
 
     def hear(self, event: Event) -> None:
         """An event of a turn."""
@@ -155,22 +168,10 @@ class Conversation:
             if self._sessions.draining:
                 raise draining()
             request = check_turn_id(request)
-            again = request.turn_id in self._named
-            self._named.append(request.turn_id)
-            work = live.accept(request, self)
-            known = await self._sessions.shared.background.whole(work, f"turn {request.turn_id}")
+            accept = live.accept(request, self)
+            await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
             self.outbox.put(Event(0, Rejected(request.turn_id, error)))
-        else:
-            if known is not None:
-                self.outbox.put(*self._untold(known, again=again))
-
-    def _untold(self, known: Repeat, *, again: bool) -> tuple[Event, ...]:
-        """Events of a known turn that this stream has to repeat."""
-        if not known.ended:
-            return () if again or self._hears_all else known.events
-        told_here = self._hears_all and known.events[-1].sequence > self._floor
-        return () if told_here and not again else known.events
 
     # How it ends
 

@@ -37,6 +37,19 @@ class EngineThread:
         """Do `act` between two steps."""
         self._inbox.put(act)
 
+    async def done(self, act: Act) -> None:
+        """Do `act` between two steps, and return when it is done."""
+        happened = asyncio.Event()
+
+        def tell(scheduler: Scheduler) -> None:
+            try:
+                act(scheduler)
+            finally:
+                self._loop.call_soon_threadsafe(happened.set)
+
+        self.post(tell)
+        await happened.wait()
+
     async def stop(self) -> None:
         """End the thread after the running step and free the engine; turns that run are forgotten."""
         self._inbox.put(None)

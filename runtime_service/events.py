@@ -99,13 +99,14 @@ class Event:
 class EventLog:
     """Recent events of one session, oldest first; sequences of an epoch are above all those of earlier ones."""
 
-    def __init__(self, epoch: int, most: int, most_bytes: int) -> None:
+    def __init__(self, epoch: int, told: int, most: int, most_bytes: int) -> None:
+        """`told` is the last event of the last turn that ended in an earlier epoch."""
         self._most = most
         self._most_bytes = most_bytes
         self._events: deque[Event] = deque()
         self._size_bytes = 0
         self.last = epoch << EPOCH_BITS
-        self._gone = self.last
+        self._gone = told
 
     def append(self, body: TurnEvent) -> Event:
         """Number an event and keep it, as long as there is room."""

@@ -26,25 +26,28 @@ MOST_WAITING = 8
 _LONG_TEXT = 20_000  # bytes of a request whose tokens are found outside the event loop
 
 
-class Follower(Protocol):
-    """Who hears what happens in a session: the stream that has it open."""
-
-    def hear(self, event: Event) -> None:
-        """An event of a turn."""
-
-    def go_away(self, grace_s: float) -> None:
-        """The server is stopping; what runs may finish for this long."""
-
-    def end(self, error: SinkServeError) -> None:
-        """The session is not this follower's any more."""
-
-
 @dataclass(frozen=True)
 class Repeat:
     """What was told of a turn that is known already."""
 
     events: tuple[Event, ...]
     ended: bool
+
+
+class Follower(Protocol):
+    """Who hears what happens in a session: the stream that has it open."""
+
+    def hear(self, event: Event) -> None:
+        """An event of a turn."""
+
+    def attach(self, turn_id: str, known: Repeat | None) -> None:
+        """The turn that the follower named was accepted, or is `known`."""
+
+    def go_away(self, grace_s: float) -> None:
+        """The server is stopping; what runs may finish for this long."""
+
+    def end(self, error: SinkServeError) -> None:
+        """The session is not this follower's any more."""
 
 
 class LiveSession:
@@ -111,14 +114,15 @@ class LiveSession:
         if self._follower is follower:
             self.turns.pause(paused=paused)
 
-    async def accept(self, request: TurnRequest, follower: Follower) -> Repeat | None:
-        """Take a turn, durably; one that is known is not run again, and what was told of it is returned.
+    async def accept(self, request: TurnRequest, follower: Follower) -> None:
+        """Take a turn, durably; one that is known is not run again. `follower` is attached to it.
 
         Raises what is wrong with it; AlreadyExists (TURN_ID_REUSED); ResourceExhausted (TURN_QUEUE_FULL).
         """
         async with self._accepting:
             if (known := await self._known(request)) is not None:
-                return known
+                follower.attach(request.turn_id, known)
+                return
             pending = await self._prepare(request)
             with self.engine.in_use():
                 await self._shared.writer.do(self._shared.repository.add_turn, self.session.key, pending.turn)
@@ -126,8 +130,8 @@ class LiveSession:
                 if self._follower is not follower and not self.session.options.continue_when_disconnected:
                     pending.discard = False
                 if not self.closed:
+                    follower.attach(request.turn_id, None)
                     self.turns.add(pending)
-        return None
 
     def go_away(self, grace_s: float) -> None:
         """Tell who follows that the server is stopping."""

@@ -29,7 +29,7 @@ class Outbox:
 
     def put(self, *events: Event) -> None:
         """Send `events` after what waits; dropped when closed."""
-        if self._closed:
+        if self._closed or not events:
             return
         self._events.extend(events)
         self._changed.set()

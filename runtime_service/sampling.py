@@ -19,7 +19,9 @@ import numpy.typing as npt
 from common.errors import Internal, Reason
 from runtime_service.options import GenerationOptions
 
-Scores = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]  # logits, or what penalties made of them
+Probabilities = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.int64]
 FIRST_GUESS = 512  # tokens sorted at first when looking for the nucleus; grows until it is whole
 
@@ -34,7 +36,7 @@ class Sampled:
 
 
 def sample(
-    logits: npt.NDArray[np.float32],
+    logits: Logits,
     options: GenerationOptions,
     position: int,
     context: Mapping[int, int],
@@ -63,24 +65,26 @@ def uniform(seed: int, position: int) -> float:
     return float(int(words) >> 11) * 2.0**-53
 
 
-def candidates(scores: Scores, options: GenerationOptions) -> tuple[Tokens, Scores]:
+def candidates(scores: Scores, options: GenerationOptions) -> tuple[Tokens, Probabilities]:
     """Tokens that may be drawn and their probabilities, which sum to 1: temperature, top-k, top-p, min-p.
 
     `scores` [vocabulary] are penalized logits. Without top-k and top-p the tokens come by id, else the likeliest
     first. The likeliest token is always among them.
     """
-    weights = np.exp((scores - scores.max()) / options.temperature)  # [vocabulary], the likeliest has 1
-    tokens = _likeliest(weights, options)
-    kept = weights[tokens]
+    count = min(options.top_k or len(scores), len(scores))
+    tokens = largest(scores, count) if count < len(scores) else np.arange(count)
+    best = float(scores.max())
+    weights = np.exp((scores[tokens].astype(np.float64) - best) / options.temperature)  # the likeliest has 1
+    if options.top_p < 1:
+        kept = _nucleus(scores[tokens], weights, options.top_p)
+        tokens, weights = tokens[kept], weights[kept]
     if options.min_p > 0:  # compares with the likeliest, whose weight is 1 under every normalization
-        keep = kept >= options.min_p
-        tokens, kept = tokens[keep], kept[keep]
-    return tokens, kept / kept.sum()
+        kept = np.flatnonzero(weights >= options.min_p)
+        tokens, weights = tokens[kept], weights[kept]
+    return tokens, weights / weights.sum()
 
 
-def _penalized(
-    logits: npt.NDArray[np.float32], options: GenerationOptions, context: Mapping[int, int]
-) -> npt.NDArray[np.float32] | Scores:
+def _penalized(logits: Logits, options: GenerationOptions, context: Mapping[int, int]) -> Scores:
     repetition, presence = options.repetition_penalty, options.presence_penalty
     if not context or (repetition == 1 and presence == 0 and options.frequency_penalty == 0):
         return logits
@@ -93,36 +97,24 @@ def _penalized(
     return scores
 
 
-def _draw(scores: npt.NDArray[np.float32] | Scores, options: GenerationOptions, position: int) -> int:
+def _draw(scores: Scores, options: GenerationOptions, position: int) -> int:
     """Invert the cumulative distribution at one uniform number."""
-    tokens, probabilities = candidates(scores.astype(np.float64), options)
+    tokens, probabilities = candidates(scores, options)
     cumulative = np.cumsum(probabilities)
     place = np.searchsorted(cumulative, uniform(options.seed, position) * cumulative[-1], side="right")
     return int(tokens[min(int(place), len(tokens) - 1)])
 
 
-def _likeliest(weights: Scores, options: GenerationOptions) -> Tokens:
-    """Tokens that top-k and then top-p leave."""
-    size = len(weights)
-    count = min(options.top_k, size) if options.top_k else size
-    if options.top_p < 1:
-        return _nucleus(weights, count, options.top_p)
-    return largest(weights, count) if count < size else np.arange(size)
+def _nucleus(scores: Scores, weights: Probabilities, top_p: float) -> Tokens:
+    """Places of the fewest of the likeliest tokens that together have `top_p` of all of `weights`.
 
-
-def _nucleus(weights: Scores, count: int, top_p: float) -> Tokens:
-    """The fewest of the `count` likeliest tokens that together have `top_p` of those `count`'s probability.
-
-    A nucleus is mostly small, so only that many tokens are sorted; the total is over all of them.
+    A nucleus is mostly small, so no more tokens are sorted than it takes; the total is over all of them.
     """
-    tokens = largest(weights, count) if count < len(weights) else None
-    total = weights.sum() if tokens is None else weights[tokens].sum()
-    guess = FIRST_GUESS
+    enough, guess = top_p * weights.sum(), FIRST_GUESS
     while True:
-        some = largest(weights, min(guess, count)) if tokens is None else tokens
-        cumulative = np.cumsum(weights[some])
-        needed = int(np.searchsorted(cumulative, top_p * total, side="left")) + 1
-        if needed <= len(some) or len(some) == count:
+        some = largest(scores, guess)
+        needed = int(np.searchsorted(np.cumsum(weights[some]), enough, side="left")) + 1
+        if needed <= len(some) or len(some) == len(scores):
             return some[:needed]
         guess *= 8
 
@@ -132,17 +124,15 @@ def largest(scores: Scores, count: int) -> Tokens:
     if count == 0:
         return np.empty(0, np.int64)
     size = len(scores)
+    tokens = np.arange(size)
     if count < size:
-        least = np.partition(scores, size - count)[size - count]
-        tokens = np.flatnonzero(scores >= least)
-    else:
-        tokens = np.arange(size)
+        tokens = np.flatnonzero(scores >= np.partition(scores, size - count)[size - count])
     return tokens[np.argsort(-scores[tokens], kind="stable")][:count]
 
 
-def _with_logprobs(token: int, logits: npt.NDArray[np.float32], count: int) -> Sampled:
+def _with_logprobs(token: int, logits: Logits, count: int) -> Sampled:
     scores = logits.astype(np.float64)
     best = scores.max()
     logprobs = scores - (best + np.log(np.exp(scores - best).sum()))
-    top = largest(scores, min(count, len(scores)))
+    top = largest(logits, count)
     return Sampled(token, float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in top))

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from common.errors import InvalidArgument, Reason
 from common.window import Geometry, SessionWindow
+from runtime_service.turn import Result
 
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
 FIELD = "open.new_session"
@@ -74,7 +75,7 @@ _NEW_SESSION = TypeAdapter(NewSession)
 
 @dataclass(frozen=True)
 class Session:
-    """A session as it is kept. `key` is the database's, `epoch` counts the processes that had it."""
+    """A session as it is kept. `key` is the database's, `epoch` counts how often it was opened from there."""
 
     principal: str
     session_id: str
@@ -92,6 +93,7 @@ class Session:
     expires_at: datetime | None = None
     turns: int = 0
     epoch: int = 0
+    last_sequence: int = 0
     key: int = 0
 
     @property
@@ -116,9 +118,15 @@ class Session:
         """Whether the oldest tokens leave when the cache is full."""
         return self.options.on_full is OnFull.EVICT
 
-    def after(self, position: int, ended_at: datetime) -> Session:
+    def after(self, result: Result, ended_at: datetime) -> Session:
         """The session after one more turn."""
-        return replace(self, position=position, turns=self.turns + 1, last_active_at=ended_at)
+        return replace(
+            self,
+            position=result.usage.position,
+            turns=self.turns + 1,
+            last_sequence=result.finished_sequence,
+            last_active_at=ended_at,
+        )
 
     def expiry(self, now: datetime) -> datetime | None:
         """When it is deleted if nobody speaks to it from `now` on."""

@@ -115,6 +115,7 @@ class SessionRepository:
             new = {
                 "position": session.position,
                 "turns": session.turns,
+                "last_sequence": session.last_sequence,
                 "last_active_at": session.last_active_at,
             }
             connection.execute(update(sessions).where(sessions.c.key == session.key).values(new))

@@ -131,6 +131,7 @@ _PLAIN = (
     "position",
     "turns",
     "epoch",
+    "last_sequence",
     "created_at",
     "last_active_at",
     "expires_at",

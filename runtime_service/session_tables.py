@@ -39,6 +39,7 @@ sessions = Table(
     Column("position", BigInteger, nullable=False),
     Column("turns", Integer, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("last_active_at", Time, nullable=False),
     Column("delete_after_idle_s", Float),

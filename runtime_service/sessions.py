@@ -138,7 +138,6 @@ class Sessions:
             position=len(opening),
             created_at=now,
             last_active_at=now,
-            epoch=1,
         )
         async with self._room():
             kept = await self.shared.writer.do(self.shared.repository.create, session)

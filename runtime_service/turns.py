@@ -73,7 +73,8 @@ class Turns:
         break_down: Callable[[SinkServeError], None],
     ) -> None:
         self.session = session
-        self.log = EventLog(session.epoch, shared.settings.kept_events, shared.settings.kept_event_bytes)
+        kept = shared.settings.kept_events, shared.settings.kept_event_bytes
+        self.log = EventLog(session.epoch, session.last_sequence, *kept)
         self.tenant = Tenant(session.name, _context(session))
         self._engine = engine
         self._shared = shared
@@ -122,7 +123,7 @@ class Turns:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
-        self._post(lambda scheduler: scheduler.release(self.tenant))
+        await self._engine.thread.done(lambda scheduler: scheduler.release(self.tenant))
 
     async def _run(self) -> None:
         try:
@@ -150,9 +151,9 @@ class Turns:
         turn = self._finished(pending, outcome)
         assert turn.result is not None
         assert turn.ended_at is not None
-        session = self.session.after(outcome.usage.position, turn.ended_at)
+        session = self.session.after(turn.result, turn.ended_at)
         await self._write(partial(self._shared.repository.finish_turn, session, turn, outcome.tokens))
-        self.session = self.session.after(outcome.usage.position, turn.ended_at)
+        self.session = self.session.after(turn.result, turn.ended_at)
         return self._note(pending, Finished(turn.turn_id, turn.result))
 
     async def _outcome(self, pending: Pending) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def _write_weights(folder: Path, fields: Mapping[str, Any], dtype: str, shards: 
     if shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata)
         return
-    names, weight_map = list(tensors), {}
+    names = list(tensors)
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = {name: tensors[name] for name in names[shard::shards]}
@@ -96,9 +98,18 @@ def _random_tensors(fields: Mapping[str, Any], dtype: Any, seed: int) -> Iterato
     for name, shape in tensor_shapes(read_llama(fields, ignore=fields.keys())).items():
         values = generator.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
-            values = 1 + values / 10
+            values = np.float32(1) + values * np.float32(0.1)
         elif len(shape) == 2 and "embed" not in name:
             values = values * np.float32(1.5 / np.sqrt(shape[1]))
         elif name.endswith("bias"):
-            values = values / 10
+            values = values * np.float32(0.1)
         yield name, values.astype(dtype)
+
+
+def copy_checkpoint(source: Path, folder: Path) -> Path:
+    """A copy that a test may build beside."""
+    folder.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder

@@ -219,7 +219,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
             {"finished": pb.TurnFinished(turn_id=turn.turn_id, reason=record.reason, usage=record.usage)},
         ):
             session.sequence += 1
-            out.put_nowait(pb.ConverseResponse(sequence=session.sequence, **event))  # type: ignore[arg-type]
+            out.put_nowait(pb.ConverseResponse(sequence=session.sequence, **event))
 
     async def _run(self, session: ScriptedSession, turn: pb.Turn, record: pb.TurnRecord) -> None:
         while next(item for item in session.records if not item.reason) is not record:

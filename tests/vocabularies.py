@@ -67,13 +67,13 @@ def unigram() -> bytes:
 
 @cache
 def _merges() -> tuple[list[str], list[tuple[str, str]]]:
-    """Pieces and merges that BPE learns over the corpus with spaces as lower blocks."""
+    """Pieces and merges that BPE learns over the corpus with spaces as lower blocks; line breaks are bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, show_progress=False))
     model = json.loads(tokenizer.to_str())["model"]
-    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return pieces, [(left, right) for left, right in model["merges"]]
+    pieces = sorted((piece for piece in model["vocab"] if "\n" not in piece), key=model["vocab"].__getitem__)
+    return pieces, [(left, right) for left, right in model["merges"] if "\n" not in left + right]
 
 
 def _json(tokenizer: Tokenizer) -> bytes:

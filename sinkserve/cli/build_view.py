@@ -33,20 +33,28 @@ async def watch(client: Client, name: str) -> Build:
     return await client.builds.get(name)
 
 
-def print_outcome(build: Build, *, next_command: bool = True) -> None:
+def print_outcome(build: Build) -> None:
     """Print the engine's reference, or why there is none; raises typer.Exit for a build without an engine."""
-    if build.state == Build.STATE_SUCCEEDED:
-        if console.out.is_terminal:
-            took = build.end_time.ToMilliseconds() - build.start_time.ToMilliseconds()
-            console.out.print(f"[bold green]{build.engine}[/] is ready [dim]· {console.duration(took / 1000)}[/]")
-        else:
-            console.out.print(build.engine)
-        if next_command and console.err.is_terminal:
-            console.err.print(f"[dim]next:[/] sinkserve chat {build.spec.name}")
-        return
-    explain(from_status(build.error))
-    console.err.print(f"[dim]build[/] {build.name}", markup=True)
-    raise typer.Exit(FAILED)
+    check_outcome(build)
+    if not console.out.is_terminal:
+        console.out.print(build.engine)
+    if console.err.is_terminal:
+        print_ready(build)
+        console.err.print(f"[dim]next:[/] sinkserve chat {escape(build.spec.name)}")
+
+
+def print_ready(build: Build) -> None:
+    """Tell a person that the engine is there."""
+    took = build.end_time.ToMilliseconds() - build.start_time.ToMilliseconds()
+    console.err.print(f"[bold green]{escape(build.engine)}[/] is ready [dim]· {console.duration(took / 1000)}[/]")
+
+
+def check_outcome(build: Build) -> None:
+    """Say why there is no engine, if there is none; raises typer.Exit then."""
+    if build.state != Build.STATE_SUCCEEDED:
+        explain(from_status(build.error))
+        console.err.print(f"[dim]build[/] {build.name}")
+        raise typer.Exit(FAILED)
 
 
 class PlainView:

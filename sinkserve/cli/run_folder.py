@@ -12,7 +12,7 @@ from common.settings import SettingsError
 from common.spec import ModelSpec, Precision
 from common.wire import spec_to_wire
 from sinkserve.cli.build import announce
-from sinkserve.cli.build_view import print_outcome, watch
+from sinkserve.cli.build_view import check_outcome, print_ready, watch
 from sinkserve.cli.chat import Chat, run_chat
 from sinkserve.cli.embedded import embedded_services
 from sinkserve.cli.failures import WRONG, Failure, explained
@@ -69,5 +69,6 @@ async def _build(address: str, spec: ModelSpec) -> str:
     async with make_client(builder=address) as client:
         announce(spec)
         build = await watch(client, (await client.builds.submit(spec_to_wire(spec))).name)
-        print_outcome(build, next_command=False)
+        check_outcome(build)
+        print_ready(build)
         return build.engine

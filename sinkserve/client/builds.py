@@ -20,12 +20,14 @@ ENDED = frozenset({pb.Build.STATE_SUCCEEDED, pb.Build.STATE_FAILED, pb.Build.STA
 
 
 class Builds:
-    """::
+    """Submit a spec, and watch what becomes of it.
 
-    build = await client.builds.submit(spec)
-    async for event in client.builds.watch(build.name):
-        print(event.progress.progress)
-    engine = (await client.builds.wait(build.name)).engine
+    ::
+
+        build = await client.builds.submit(spec)
+        async for event in client.builds.watch(build.name):
+            print(event.progress.progress)
+        engine = (await client.builds.wait(build.name)).engine
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, retry: Retry) -> None:
@@ -65,8 +67,8 @@ class Builds:
             request = pb.WatchBuildRequest(name=name, after_sequence=after_sequence)
             try:
                 async for event in self._stub.WatchBuild(request):
-                    failures = 0
-                    after_sequence = max(after_sequence or 0, event.sequence) or after_sequence
+                    if event.sequence > (after_sequence or 0):  # not the snapshot, which every watch begins with
+                        failures, after_sequence = 0, event.sequence
                     yield event
             except grpc.aio.AioRpcError as lost:
                 error = from_call(lost, self._address)

@@ -143,7 +143,7 @@ class Ledger:
         return pb.Open(new_session=self._target)
 
     def _reopen(self, session: str) -> pb.Open:
-        """Ask for what was missed; or, when that cannot be said, for nothing: sent again, turns come from their start."""
+        """Ask for what was missed; or, when that cannot be named, for nothing: turns come again from their start."""
         if self._last_sequence is not None and not any(item.missed for item in self._turns.values()):
             return pb.Open(session=session, after_sequence=self._last_sequence)
         for item in self._turns.values():

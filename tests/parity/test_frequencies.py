@@ -25,7 +25,7 @@ def _scalings(half: int) -> list[dict[str, Any]]:
         {"rope_type": "dynamic", "factor": 4.0},
         {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 256},
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "attention_factor": 1.25},
-        {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 128, "mscale": 1.0, "mscale_all_dim": 0.8},
+        {"type": "yarn", "factor": 40, "original_max_position_embeddings": 128, "mscale": 1, "mscale_all_dim": 0.8},
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "truncate": False},
         {
             "rope_type": "longrope",
@@ -69,7 +69,7 @@ def test_frequencies_equal_those_of_hugging_face(index: int, head_dim: int, thet
 
 def _ulps(scaling: dict[str, Any]) -> int:
     """torch's vectorized power is right to one unit; what follows it adds one or two."""
-    return {"llama3": 4, "yarn": 4, "dynamic": 3}.get(scaling.get("rope_type", ""), 2)
+    return {"llama3": 4, "yarn": 4, "dynamic": 3}.get(scaling.get("rope_type", scaling.get("type", "")), 2)
 
 
 def _hugging_face(fields: dict[str, Any], tokens: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "no_rope_fields": {"config": {"rope_theta": None}},
     "pretraining_tp": {"config": {"pretraining_tp": 2}},
-} | {f"rope_{name}": {"rope_scaling": scaling} for name, scaling in SCALINGS.items()}
+    **{f"rope_{name}": {"rope_scaling": scaling} for name, scaling in SCALINGS.items()},
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -89,14 +91,12 @@ def test_logits_equal_those_of_hugging_face(name: str, tmp_path: Path) -> None:
 
     assert positions[-1] == TOKENS - 1
     errors = np.abs(logits - expected[positions]).max(axis=1) / np.abs(expected[positions]).max(axis=1)
-    print(f"{name}: largest relative error {errors.max():.1e}")
+    print(f"{name}: largest relative error {errors.max():.1e}")  # noqa: T201 - the figure is the point
     assert errors.max() < LARGEST_RELATIVE_ERROR
 
 
 def _drop_nulls(folder: Path) -> None:
     """What a variant sets to None is absent from its config.json."""
-    import json
-
     path = folder / "config.json"
     fields = {name: value for name, value in json.loads(path.read_text()).items() if value is not None}
     path.write_text(json.dumps(fields))

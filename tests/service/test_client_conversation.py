@@ -24,6 +24,7 @@ from sinkserve.client import (
     Turn,
     Unreachable,
 )
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.scripted_runtime import Loss, ScriptedRuntime, ScriptedSession, start_scripted_runtime
 
 SENTENCE = "one two three four"
@@ -157,7 +158,7 @@ async def test_a_crash_voids_what_came_before(client: Client, runtime: ScriptedR
         assert (await anext(aiter(turn))).attempt == 1
         await session.emit(started={"turn_id": turn.id, "attempt": 2})
         await session.emit(delta={"turn_id": turn.id, "text": "one two", "token_ids": [2]})
-        session.records[0].reason = 1
+        session.records[0].reason = pb.FINISH_REASON_STOP
         await session.emit(finished={"turn_id": turn.id, "reason": 1})
         await turn.wait()
         deltas = [delta async for delta in turn]
@@ -265,7 +266,7 @@ async def test_a_session_that_another_stream_takes_is_not_taken_back(client: Cli
             with pytest.raises(Aborted):
                 await first.say("again")
             await cancel_all(runtime)
-            only_session(runtime).records[0].reason = 3
+            only_session(runtime).records[0].reason = pb.FINISH_REASON_CANCELLED
             await only_session(runtime).emit(heartbeat={})
     assert len(runtime.opens) == 2
 

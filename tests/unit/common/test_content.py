@@ -94,6 +94,17 @@ def test_added_tokens_that_are_not_control_stay() -> None:
     assert think not in encoder("byte_level", think).encode("<think>")
 
 
+def test_a_line_break_that_is_an_added_token_stays_text() -> None:
+    """Gemma has such tokens, and its template uses them."""
+    tokenizer = TOKENIZERS["byte_level"]
+    added = tokenizer["added_tokens"]
+    newline = added[-1] | {"id": added[-1]["id"] + 1, "content": "\n\n"}
+    tokenizer = tokenizer | {"added_tokens": [*added, newline]}
+    control = control_tokens(tokenizer, [newline["id"]])
+    assert newline["id"] not in control
+    assert newline["id"] in ContentEncoder(tokenizer, control).encode("a\n\nb")
+
+
 def test_ordinary_tokens_that_a_template_uses_are_not_control() -> None:
     newline = ENCODERS["byte_level"].encode("\n")
     assert encoder("byte_level", *newline).encode("\n") == newline

@@ -16,7 +16,7 @@ from runtime_service.scheduler import Began, Ended, Limits, Listener, NeedsHisto
 from runtime_service.slots import Tenant
 from runtime_service.text import Text
 from tests.fake_engine import FakeEngine, expected_greedy
-from tests.manifests import make_manifest
+from tests.whole_manifests import make_manifest
 
 VOCABULARY = 64
 GREEDY = GenerationOptions(max_new_tokens=8, temperature=0.0)

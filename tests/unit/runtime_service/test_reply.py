@@ -7,20 +7,22 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from common.manifest import TurnTemplate
+from common.window import Geometry
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Delta, Finish, Reply, TopLogprob
 from runtime_service.sampling import Sampled
 from runtime_service.text import Text
 from runtime_service.turn import FinishReason
 from tests import vocabularies
-from tests.manifests import text_manifest
 from tests.vocabularies import END
+from tests.whole_manifests import make_manifest
 
 TOKENIZER = Tokenizer.from_str(vocabularies.byte_level().decode())
 TEMPLATE = TurnTemplate(
     opening=(), system_before=None, user_before=(), user_after=(), assistant_before=(), assistant_after=()
 )
-TEXT = Text(vocabularies.byte_level(), text_manifest(TEMPLATE, END))
+MANIFEST = make_manifest(Geometry(0, 8, 4, 1), template=TEMPLATE, end_token_ids=(END,))
+TEXT = Text(vocabularies.byte_level(), MANIFEST)
 SINGLE = {bytes([byte]): next(t for t in range(5, 600) if TEXT.token_bytes(t) == bytes([byte])) for byte in range(256)}
 
 

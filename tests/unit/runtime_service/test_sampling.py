@@ -24,7 +24,7 @@ def logits_of(probabilities: list[float]) -> Logits:
 
 
 def allowed(logits: Logits, **changes: Any) -> dict[int, float]:
-    tokens, probabilities = candidates(logits.astype(np.float64), options(**changes))
+    tokens, probabilities = candidates(logits, options(**changes))
     return dict(zip(tokens.tolist(), probabilities.tolist(), strict=True))
 
 
@@ -73,7 +73,7 @@ def test_draws_stay_what_they_are() -> None:
 def test_draws_follow_the_distribution(temperature: float) -> None:
     logits = logits_of([0.5, 0.25, 0.15, 0.1])
     chosen = options(temperature=temperature, seed=3)
-    count = 20_000
+    count = 5_000
     seen = Counter(sample(logits, chosen, position, {}).token_id for position in range(count))
     for token, probability in enumerate(softmax(logits, temperature)):
         deviation = np.sqrt(probability * (1 - probability) / count)
@@ -83,11 +83,11 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
 def test_draws_follow_the_distribution_that_truncation_leaves() -> None:
     chosen = options(top_k=3, top_p=0.8, seed=11)  # 0.4 and 0.3 are less than 0.8 of 0.9
     logits = logits_of([0.1, 0.2, 0.3, 0.4])
-    count = 20_000
+    count = 5_000
     seen = Counter(sample(logits, chosen, position, {}).token_id for position in range(count))
     assert set(seen) == {1, 2, 3}
     for token, probability in {1: 2 / 9, 2: 3 / 9, 3: 4 / 9}.items():
-        assert abs(seen[token] / count - probability) < 0.015
+        assert abs(seen[token] / count - probability) < 0.03
 
 
 def test_top_k_keeps_exactly_k_and_lower_ids_among_equals() -> None:
@@ -133,7 +133,7 @@ def test_truncation_by_its_definition(
     logits: Logits, top_k: int, top_p: float, min_p: float, temperature: float
 ) -> None:
     probabilities = softmax(logits, temperature)
-    order = sorted(range(len(logits)), key=lambda token: (-probabilities[token], token))
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     order = order[: top_k or None]
     reached, total = np.cumsum(probabilities[order]), probabilities[order].sum()
     margin = 1e-9  # sums may be rounded either way at the border
@@ -159,7 +159,7 @@ def test_a_wide_nucleus_is_found_whole() -> None:
 @given(TIED, st.integers(0, 40))
 def test_the_largest_are_the_first_of_a_stable_sort(scores: Logits, count: int) -> None:
     expected = np.argsort(-scores.astype(np.float64), kind="stable")[:count]
-    assert largest(scores.astype(np.float64), min(count, len(scores))).tolist() == expected.tolist()
+    assert largest(scores, count).tolist() == expected.tolist()
 
 
 def penalized(logits: list[float], context: dict[int, int], **changes: Any) -> npt.NDArray[np.float64]:

@@ -8,10 +8,11 @@ from tokenizers import Tokenizer
 
 from common.errors import InvalidArgument, Reason
 from common.manifest import Manifest, TurnTemplate
+from common.window import Geometry
 from runtime_service.text import Message, Text
 from tests import vocabularies
-from tests.manifests import text_manifest
 from tests.vocabularies import ASSISTANT, BEGIN, END, SYSTEM, USER
+from tests.whole_manifests import make_manifest
 
 TOKENIZER = Tokenizer.from_str(vocabularies.byte_level().decode())
 TEMPLATE = TurnTemplate(
@@ -26,7 +27,7 @@ TEMPLATE = TurnTemplate(
 
 
 def manifest(template: TurnTemplate | None = TEMPLATE) -> Manifest:
-    return text_manifest(template, END)
+    return make_manifest(Geometry(0, 8, 4, 1), template=template, end_token_ids=(END,))
 
 
 def with_template(**changes: object) -> Text:
@@ -52,7 +53,7 @@ def test_a_conversation_opens_with_a_system_prompt() -> None:
 def test_a_template_without_a_place_for_a_system_prompt_refuses_one() -> None:
     text = with_template(system_before=None)
     assert text.opening("") == (BEGIN,)
-    with pytest.raises(InvalidArgument, match="demo@3") as caught:
+    with pytest.raises(InvalidArgument, match="demo@1") as caught:
         text.opening("Be kind.")
     assert caught.value.violations[0].field == "open.new_session.system_prompt"
 

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import queue
+import select
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder_service.builds import Stage
+from builder_service.child import PipeParent, explain
+from builder_service.child_process import COMMAND
+from builder_service.messages import Order
+from common.errors import InvalidArgument, Reason
+from common.spec import ModelSpec, Source
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (RuntimeError("std::bad_alloc"), Reason.OUT_OF_MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Reason.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.OUT_OF_DISK),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.OUT_OF_DISK),
+        (ZeroDivisionError("oh"), Reason.BUILD_CRASHED),
+        (InvalidArgument(Reason.CHECKPOINT_INVALID, "bad"), Reason.CHECKPOINT_INVALID),
+    ],
+)
+def test_every_failure_has_a_cause(error: Exception, reason: Reason) -> None:
+    assert explain(error, Stage.QUANTIZE).reason is reason
+
+
+def test_a_fault_of_ours_names_its_stage_and_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("oh")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fail()
+    assert "failed in VERIFY: ZeroDivisionError: oh" in explain(caught.value, Stage.VERIFY).message
+    assert "in fail" in capsys.readouterr().err
+
+
+def _sent(out: io.BytesIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_progress_is_told_as_often_as_a_person_reads_but_never_loses_an_end() -> None:
+    out = io.BytesIO()
+    parent = PipeParent(queue.SimpleQueue(), out)
+    for share in range(101):
+        parent.progress(Stage.RESOLVE, share / 100)
+    parent.progress(Stage.PLAN, 0.0)
+    told = [(message["stage"], message["done"]) for message in _sent(out)]
+    assert told[0] == ("RESOLVE", 0.0)
+    assert told[-2:] == [("RESOLVE", 1.0), ("PLAN", 0.0)]
+    assert len(told) < 50
+
+
+def test_a_question_waits_for_its_answer() -> None:
+    out, received = io.BytesIO(), queue.SimpleQueue[bytes]()
+    received.put(b'{"go_on": true}\n')
+    received.put(b'{"go_on": false}\n')
+    parent = PipeParent(received, out)
+    assert parent.may_build("sha256:0")
+    assert not parent.may_store(("sha256:1",))
+    assert [message["kind"] for message in _sent(out)] == ["ask_key", "ask_store"]
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> bytes:
+    spec = ModelSpec(name="demo", source=Source(uri=str(tmp_path / "nothing")))
+    made = Order(spec=spec, work=tmp_path, source_roots=(tmp_path,), store_url=str(tmp_path / "store"))
+    return made.model_dump_json().encode() + b"\n"
+
+
+def _start(cwd: Path) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, start_new_session=True)
+
+
+def test_a_real_child_obeys_and_ends(order: bytes, tmp_path: Path) -> None:
+    (tmp_path / "common.py").write_text("raise SystemExit('a module of the working directory was run')")
+    with _start(tmp_path) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(order)
+        child.stdin.flush()
+        said = [json.loads(line) for line in child.stdout]
+        assert child.wait() == 0
+    assert said[-1]["kind"] == "failed"
+    assert said[-1]["failure"]["reason"] == "SOURCE_NOT_FOUND"
+
+
+def test_a_child_dies_with_its_worker(tmp_path: Path) -> None:
+    with _start(tmp_path) as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait() == -9
+
+
+WORKER = """
+import asyncio, sys
+from builder_service.child_process import start_child
+async def main():
+    child = await start_child()
+    print(child.process.pid, flush=True)
+    await child.wait(1000)
+asyncio.run(main())
+"""
+
+
+def test_a_child_of_a_killed_worker_dies(tmp_path: Path) -> None:
+    with subprocess.Popen([COMMAND[0], "-c", WORKER], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        pidfd = os.pidfd_open(child)
+        worker.kill()
+    ended, _, _ = select.select([pidfd], [], [], 60)  # readable when the process has ended
+    os.close(pidfd)
+    assert ended

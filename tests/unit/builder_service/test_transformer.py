@@ -1,0 +1,102 @@
+"""The graph's promise to whoever runs it: names, shapes, operators, and what is done in place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from builder_service.checkpoint import Checkpoint
+from builder_service.graph import CONTRIB
+from builder_service.llama import read_llama
+from builder_service.transformer import build_graph
+from builder_service.weights import file_bytes
+from common.spec import Precision
+from common.window import Geometry
+from tests.checkpoints import write_checkpoint
+from tests.engines import export_graph
+
+GEOMETRY = Geometry(sinks=4, window=20, chunk=8, slots=3)
+ROWS = 4 + 20 + 2 * 7
+
+
+def _ports(folder: Path, geometry: Geometry) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
+    session = ort.InferenceSession(export_graph(folder, geometry) / "model.onnx", providers=["CPUExecutionProvider"])
+    named = [{port.name: port.shape for port in ports} for ports in (session.get_inputs(), session.get_outputs())]
+    return named[0], named[1]
+
+
+def test_inputs_and_outputs_are_those_of_the_contract(tmp_path: Path) -> None:
+    inputs, outputs = _ports(write_checkpoint(tmp_path / "c", layers=2), GEOMETRY)
+    caches = {f"{kind}_cache_{layer}": ["batch", 2, ROWS, 8] for layer in range(2) for kind in ("key", "value")}
+    assert inputs == caches | {
+        "token_ids": ["batch", "step"],
+        "write_rows": ["batch"],
+        "mask": ["batch", 1, 1, "step", ROWS],
+        **{name: ["batch", "step", 4] for name in ("cos", "sin", "sink_cos", "sink_sin")},
+        "last": ["batch"],
+    }
+    assert outputs == {"logits": ["batch", 384]} | {f"{name}_out": shape for name, shape in caches.items()}
+
+
+def test_without_sinks_there_are_no_angles_for_them(tmp_path: Path) -> None:
+    inputs, _ = _ports(write_checkpoint(tmp_path / "c", layers=1), Geometry(sinks=0, window=20, chunk=8, slots=3))
+    assert not [name for name in inputs if name.startswith("sink")]
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, precision: Precision) -> None:
+    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    nodes = build_graph(llama, GEOMETRY, precision).nodes
+    assert {node.domain for node in nodes} <= {"", CONTRIB}
+    matrices = Counter(node.op_type for node in nodes)
+    own = {Precision.FP32: "Gemm", Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}[precision]
+    assert matrices[own] == 4 * 2 + 1  # q/k/v in one, output, gate/up in one, down; and the logits
+
+
+def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -> None:
+    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    nodes = build_graph(llama, GEOMETRY, Precision.INT8).nodes
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 4 * 2 + 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool) -> None:
+    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
+    parameters = llama.architecture.parameters
+    sizes = {precision: file_bytes(build_graph(llama, GEOMETRY, precision).groups) for precision in Precision}
+    assert sizes[Precision.FP32] == pytest.approx(4 * parameters, rel=0.02)
+    # Quantized, a tied embedding is stored twice: rows to look up, and the matrix of the logits.
+    embedding = 5000 * 256
+    matrices = parameters - (0 if tied else embedding)
+    assert sizes[Precision.INT8] == pytest.approx(matrices + embedding, rel=0.05)
+    assert sizes[Precision.INT4] == pytest.approx(matrices * 5 / 8 + embedding, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_caches_and_scores_are_written_in_place(
+    tmp_path: Path, precision: Precision, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = export_graph(write_checkpoint(tmp_path / "c"), GEOMETRY, precision)
+    options = ort.SessionOptions()
+    options.log_severity_level = 2  # warnings
+    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    extents = {"batch": 2, "step": 3}
+    arrays = {}
+    for port in session.get_inputs():
+        shape = [extents.get(extent, extent) for extent in port.shape]
+        arrays[port.name] = np.zeros(shape, np.int64 if port.type == "tensor(int64)" else np.float32)
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        if "cache" in name:
+            binding.bind_output(f"{name}_out", "cpu", 0, np.float32, array.shape, array.ctypes.data)
+    binding.bind_output("logits", "cpu")
+    capfd.readouterr()
+    session.run_with_iobinding(binding)
+    assert "in-place" not in capfd.readouterr().err
+    assert arrays["value_cache_1"][:, :, :3].any()
+    assert not arrays["value_cache_1"][:, :, 3:].any()

@@ -19,21 +19,33 @@ from common.catalog import Catalog
 from common.database import Database, utc_now
 from common.errors import Aborted, Reason
 from common.manifest import Manifest
+from common.processes import is_alive
 from common.published_engine import PublishedEngine
 
 
 class BuildQueue:
-    """The builds that wait, and those that `worker` runs."""
+    """The builds that wait, and those that `worker` runs.
 
-    def __init__(self, database: Database, worker: str, changed: Callable[[str], None]) -> None:
+    A worker takes what its own process accepted, and what processes accepted that are no longer alive: another
+    process on the same database may have other source roots.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        changed: Callable[[str], None],
+        is_alive: Callable[[str], bool] = is_alive,
+    ) -> None:
         self._database = database
         self._worker = worker
         self._changed = changed
+        self._is_alive = is_alive
 
     def take(self) -> Build | None:
         """Start on the build that has waited longest and may run now; None: there is none."""
         with self._database.write() as connection:
-            build_id = _next(connection)
+            build_id = _next(connection, self._others_are_alive(connection))
             if build_id is None:
                 return None
             build = change_build(connection, build_id, lambda found: found.take(utc_now()))
@@ -96,11 +108,11 @@ class BuildQueue:
             set_columns(connection, build.build_id, worker=None)
         self._changed(build.build_id)
 
-    def abandoned(self, is_alive: Callable[[str], bool]) -> list[Build]:
+    def abandoned(self) -> list[Build]:
         """Take running builds from workers that died: queued again, or failed after the last attempt."""
         running = select(builds.c.build_id, builds.c.worker).where(builds.c.state == State.RUNNING.value)
         with self._database.write() as connection:
-            dead = [row.build_id for row in connection.execute(running) if not is_alive(row.worker)]
+            dead = [row.build_id for row in connection.execute(running) if not self._is_alive(row.worker)]
             taken = [change_build(connection, each, lambda found: found.abandon(utc_now())) for each in dead]
         for build in taken:
             self._changed(build.build_id)
@@ -117,6 +129,11 @@ class BuildQueue:
             found = find_build(connection, build.build_id)
         return found.state is State.RUNNING and found.attempt == build.attempt
 
+    def _others_are_alive(self, connection: Connection) -> set[str]:
+        """Processes that have builds in the queue and will take them themselves."""
+        waiting = select(builds.c.builder).where(builds.c.state == State.QUEUED.value).distinct()
+        return {name for name in connection.scalars(waiting) if name != self._worker and self._is_alive(name)}
+
     def _change(self, connection: Connection, build: Build, change: Callable[[Build], Build]) -> Build:
         def fenced(found: Build) -> Build:
             if found.state is State.RUNNING and found.attempt == build.attempt:
@@ -127,12 +144,12 @@ class BuildQueue:
         return change_build(connection, build.build_id, fenced)
 
 
-def _next(connection: Connection) -> str | None:
+def _next(connection: Connection, others: set[str]) -> str | None:
     taken = select(running_keys.c.build_key)
     may_run = builds.c.waits_for_key.is_(None) | builds.c.waits_for_key.not_in(taken)
     query = (
         select(builds.c.build_id)
-        .where(and_(builds.c.state == State.QUEUED.value, may_run))
+        .where(and_(builds.c.state == State.QUEUED.value, may_run, builds.c.builder.not_in(others)))
         .order_by(builds.c.create_time, builds.c.build_id)
         .limit(1)
         .with_for_update(skip_locked=True)

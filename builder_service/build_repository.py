@@ -32,10 +32,11 @@ def _nobody(_build_id: str) -> None:
 
 
 class BuildRepository:
-    """Builds in a database."""
+    """Builds in a database; `builder` is the process that accepts those submitted here."""
 
-    def __init__(self, database: Database, changed: Callable[[str], None] = _nobody) -> None:
+    def __init__(self, database: Database, builder: str, changed: Callable[[str], None] = _nobody) -> None:
         self._database = database
+        self._builder = builder
         self._changed = changed
 
     def submit(self, principal: str, spec: ModelSpec, request_id: str = "") -> Build:
@@ -47,7 +48,7 @@ class BuildRepository:
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
                 return _same_request(earlier, spec, request_id)
-            insert_build(connection, build, request_id)
+            insert_build(connection, build, request_id=request_id, builder=self._builder)
         self._changed(build.build_id)
         return build
 

@@ -33,7 +33,8 @@ builds = Table(
     Column("end_time", Time),
     Column("engine", String(127)),
     Column("failure", Text),
-    Column("worker", String(255)),  # who runs it
+    Column("builder", String(255), nullable=False),  # the process that accepted it
+    Column("worker", String(255)),  # the process that runs it
     Column("waits_for_key", String(71)),  # queued until no other build runs with this key
     Column("last_sequence", BigInteger, nullable=False),
     UniqueConstraint("principal", "request_id"),

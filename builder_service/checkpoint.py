@@ -28,7 +28,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
 LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
-STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,11 @@ class Checkpoint:
         if name not in self._tensors:
             files = ", ".join(path.name for path in self._weight_files)
             raise _invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
-        return self._tensors[name]
+        entry = self._tensors[name]
+        if entry.dtype not in STORAGE:
+            message = f"tensor {name} in {entry.file.name} is {entry.dtype}; {', '.join(STORAGE)} are read"
+            raise _invalid(message, file=entry.file.name, tensor=name, dtype=entry.dtype)
+        return entry
 
 
 def _rows(entry: TensorEntry) -> int:
@@ -126,7 +130,8 @@ def _to_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
         widened = raw.astype(np.uint32)
         widened <<= 16
         return widened.view(np.float32)
-    return raw.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # too large a float64 is refused with what is not finite
+        return raw.astype(np.float32, copy=False)
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -192,8 +197,7 @@ def _read_entry(file: Path, size: int, data_start: int, name: str, fields: objec
         message = f"tensor {name} has no valid dtype, shape and data_offsets in the header of {file.name}"
         raise _invalid(message, file=file.name, tensor=name) from None
     if entry.dtype not in STORAGE:
-        message = f"tensor {name} in {file.name} is {entry.dtype}; {', '.join(STORAGE)} are read"
-        raise _invalid(message, file=file.name, tensor=name, dtype=entry.dtype)
+        return entry  # refused when somebody asks for it; what nobody needs may be anything
     if min(entry.shape, default=0) < 0 or entry.offset < data_start or stop - entry.offset != entry.size_bytes:
         message = f"tensor {name} in {file.name} has {stop - entry.offset} bytes; its shape needs {entry.size_bytes}"
         raise _invalid(message, file=file.name, tensor=name)

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
-
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import Graph, describe
-from builder_service.llama import check_geometry, check_tensors, read_llama
+from builder_service.llama import Llama, check_geometry, check_tensors, read_llama
 from builder_service.transformer import build_graph
-from builder_service.weights import layout, write
+from builder_service.weights import file_bytes, layout, write
 from common.manifest import GRAPH_PATH, WEIGHTS_PATH, Architecture, Rope
-from common.spec import ModelSpec
+from common.spec import ModelSpec, Precision
 from common.window import Geometry
 
 
@@ -46,13 +44,13 @@ def export(  # noqa: PLR0917 - the order is that of a build's stages
     write(graph.groups, checkpoint, out / WEIGHTS_PATH, progress)
 
 
+def weight_bytes(llama: Llama, geometry: Geometry, precision: Precision) -> int:
+    """Size of `weights.bin`, exactly, without reading a weight."""
+    return file_bytes(build_graph(llama, geometry, precision).groups)
+
+
 def _write_graph(graph: Graph, path: Path, name: str) -> None:
     offsets = layout(graph.groups)
     weights = [weight for group in graph.groups for weight in group.weights]
     external = [describe(weight, WEIGHTS_PATH, offsets[weight.name]) for weight in weights]
     path.write_bytes(graph.model(name, external).SerializeToString(deterministic=True))
-
-
-def load_graph(path: Path) -> onnx.ModelProto:
-    """The graph of an engine, without its weights."""
-    return onnx.load(path, load_external_data=False)

@@ -19,6 +19,7 @@ from common.window import Geometry
 
 FAMILY = "llama"
 ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM")  # the second is what its first conversions wrote
+COMPUTED = "rotary_emb.inv_freq"  # stored by early checkpoints, and computed anew
 Config = Mapping[str, Any]
 
 
@@ -105,9 +106,17 @@ def tensor_shapes(llama: Llama) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(checkpoint: Checkpoint, llama: Llama) -> None:
-    """Raise InvalidArgument (CHECKPOINT_INVALID) for the first tensor that is missing or has another shape."""
-    for name, shape in tensor_shapes(llama).items():
+    """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is left over.
+
+    A tensor of a layer that config.json does not speak of (a bias, a norm of queries) would change the maths.
+    """
+    needed = tensor_shapes(llama)
+    for name, shape in needed.items():
         checkpoint.require(name, shape)
+    for name in checkpoint.names:
+        if name.startswith("model.layers.") and name not in needed and not name.endswith(COMPUTED):
+            message = f"the checkpoint has a tensor {name}, which a model as in config.json does not have"
+            raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, field="spec.source.uri", tensor=name)
 
 
 def _layer_shapes(llama: Llama) -> dict[str, tuple[int, ...]]:

@@ -76,8 +76,10 @@ def _int8_and_back(rows: FloatArray) -> Array:
 
 def _int4_and_back(rows: FloatArray) -> Array:
     packed, scales = int4_blocks(rows)
-    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, INT4_BLOCK)
-    blocks = (values.astype(np.float64) - INT4_ZERO) * scales[:, :, None]
+    blocks = np.empty((*scales.shape, INT4_BLOCK))
+    blocks[:, :, 0::2], blocks[:, :, 1::2] = packed & 15, packed >> 4
+    blocks -= INT4_ZERO
+    blocks *= scales[:, :, None]
     return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
 
 

@@ -13,10 +13,10 @@ from builder_service.catalog_servicer import CatalogServicer
 from builder_service.changes import Changes
 from builder_service.settings import BuilderSettings
 from builder_service.worker import Worker
-from builder_service.workers import this_worker
 from common.aliases import Aliases
 from common.catalog import Catalog
 from common.database import Database, open_database
+from common.processes import this_process
 from common.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store import open_store
@@ -59,14 +59,14 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
 
 async def _start(settings: BuilderSettings, shared: SharedSettings, database: Database) -> BuilderHandle:
     changes = Changes()
-    builds = BuildRepository(database, changes.notify)
+    builds = BuildRepository(database, this_process(), changes.notify)
     catalog = Catalog(database, store := open_store(shared.store))
     shop = Workshop(
         database=database,
         store=store,
         store_url=shared.store,
         catalog=catalog,
-        queue=BuildQueue(database, this_worker(), changes.notify),
+        queue=BuildQueue(database, this_process(), changes.notify),
         changes=changes,
         work=shared.home.resolve() / "work",
         source_roots=settings.roots,

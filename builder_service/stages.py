@@ -20,6 +20,7 @@ from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
 from builder_service.source import SourceFile, find_folder, hash_files, text_files
 from builder_service.template import DerivedText, derive_text
+from common.cpu import needed_features
 from common.digest import digest_file
 from common.manifest import (
     GRAPH_PATH,
@@ -31,7 +32,7 @@ from common.manifest import (
     Rope,
 )
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import ModelSpec, Precision
+from common.spec import ModelSpec
 from common.store import open_store
 from common.window import Geometry
 
@@ -40,8 +41,6 @@ _MEDIA_TYPES = {
     WEIGHTS_PATH: "application/octet-stream",
     TOKENIZER_PATH: "application/json",
 }
-_CPU_FEATURES = {Precision.INT8: ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")}
-"""One of them is needed: without, onnxruntime's 8-bit products saturate."""
 
 
 class Parent(Protocol):
@@ -140,7 +139,7 @@ def compile_engine(order: Order, plan: Plan, parent: Parent) -> OnnxRuntimeEngin
         plan.architecture,
         plan.rope,
         plan.geometry,
-        needed_features=_cpu_features(order.spec),
+        needed_features=needed_features(order.spec.precision),
     )
     parent.progress(Stage.COMPILE, 1.0)
     return engine
@@ -189,8 +188,8 @@ def describe(order: Order, source: Source, plan: Plan, figures: dict[str, float]
         text=plan.text.model,
         kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry),
         weight_bytes=next(file.size_bytes for file in files if file.path == WEIGHTS_PATH),
-        cpu_features=_cpu_features(spec),
-        tolerance=verification.TOLERANCES[spec.precision].largest,
+        cpu_features=needed_features(spec.precision),
+        tolerance=figures["allowed_error_largest"],
         build_key=source.key,
         source_files=tuple(file.as_engine_file for file in source.files),
         tool_versions=source.tools,
@@ -216,10 +215,6 @@ def _digest_files(plan: Plan) -> tuple[EngineFile, ...]:
 def _geometry(spec: ModelSpec) -> Geometry:
     cache = spec.cache
     return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
-
-
-def _cpu_features(spec: ModelSpec) -> tuple[str, ...]:
-    return _CPU_FEATURES.get(spec.precision, ())
 
 
 def _share_of(total: int, progress: Callable[[float], None]) -> Callable[[int], None]:

@@ -69,11 +69,15 @@ def derive_text(folder: Path, chat_template: str, vocabulary: int, now: datetime
         if chat_template:
             message = f"{FIELD} is not a Jinja template: {error}"
             raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD) from None
-        return _tokens_only(f"the chat template does not compile: {error}", files.source)
+        return _tokens_only(f"the chat template does not compile: {error}", files)
 
 
-def _tokens_only(reason: str, tokenizer_json: bytes | None = None) -> DerivedText:
-    return DerivedText(None, tokenizer_json, warnings=(f"{reason}: {TOKENS_ONLY}",))
+def _tokens_only(reason: str, files: TokenizerFiles | None = None) -> DerivedText:
+    """Turns have no text; replies have, where `files` can be decoded."""
+    warnings = (f"{reason}: {TOKENS_ONLY}",)
+    if files is None:
+        return DerivedText(None, None, warnings=warnings)
+    return DerivedText(None, files.source, _named(files, "eos_token"), warnings)
 
 
 def _derive(files: TokenizerFiles, template: ChatTemplate, vocabulary: int) -> DerivedText:
@@ -90,7 +94,7 @@ def _derive(files: TokenizerFiles, template: ChatTemplate, vocabulary: int) -> D
             reasons.append(str(error))
         else:
             return _described(files, contents, parts, template)
-    return _tokens_only("; without a space before contents, ".join(dict.fromkeys(reasons)), files.source)
+    return _tokens_only("; without a space before contents, ".join(dict.fromkeys(reasons)), files)
 
 
 def _ways(tokenizer: dict[str, Any]) -> Iterator[dict[str, Any]]:

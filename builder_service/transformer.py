@@ -1,12 +1,14 @@
 """The Llama graph: embedding, layers of attention and feed-forward, and the logits of every slot's last token.
 
 Inputs and outputs are those that `common.engine` promises to feed; extents `batch` and `step` vary, the rest is
-fixed by model and geometry. The residual stream is [tokens, hidden], tokens being batch times step.
+fixed by model and geometry. The residual stream is [tokens, hidden], tokens being batch times step,
+and [batch, hidden] once only the last tokens matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto
@@ -14,12 +16,26 @@ from onnx import TensorProto
 from builder_service.attention import Attention, Inputs
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.linear import FLOAT, LINEAR, Activation, Linear, Matrix, float_weight, int8_weight
-from builder_service.llama import Llama
+from builder_service.linear import FLOAT, LINEAR, Linear, Matrix, float_weight, int8_weight
+from builder_service.llama import Llama, tensor_shapes
 from common.spec import Precision
 from common.window import Geometry
 
+TOKENS, BATCH = "tokens", "batch"  # extents
 EMBEDDING = "model.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A value [extent, width]: a row for every token of the step, or for the last token of every slot."""
+
+    name: str
+    extent: str
+    width: int
+
+    def of(self, name: str) -> Rows:
+        """Another value of this shape."""
+        return Rows(name, self.extent, self.width)
 
 
 def build_graph(llama: Llama, geometry: Geometry, precision: Precision) -> Graph:
@@ -37,17 +53,22 @@ class _Builder:
         self.graph = Graph()
         self.linear: Linear = LINEAR[precision](self.graph)
         self.quantized = precision is not Precision.FP32
+        self.tensors = tensor_shapes(llama)
+        self.tokens, self.last, inputs = self._declare_inputs()
+        self.batch_step = self.graph.node("Shape", self.tokens)
+        self.attention = Attention(self.graph, self.shapes, geometry, inputs)
+        self.embedding = ""  # float32 rows, once they are declared
 
     def build(self) -> Graph:
-        tokens, last, inputs = self._declare_inputs()
         self.graph.output("logits", np.float32, ("batch", self.shapes.vocabulary))
-        batch_step = self.graph.node("Shape", tokens)
-        attention = Attention(self.graph, self.shapes, self.geometry, inputs)
-        residual = self._embed(tokens)
+        residual = self._embed()
         for layer in range(self.shapes.layers):
-            residual = self._attention(layer, residual, batch_step, attention)
-            residual = self._feed_forward(layer, residual)
-        self._logits(self._last(residual, batch_step, last))
+            attended = self._attend(layer, residual)
+            if layer == self.shapes.layers - 1:  # from here on, only the last tokens' rows lead to an output
+                attended, residual = self._last(attended), self._last(residual)
+            residual = self._add(residual, self._project(layer, "self_attn", ("o_proj",), attended))
+            residual = self._add(residual, self._feed_forward(layer, residual))
+        self._logits(residual)
         return self.graph
 
     def _declare_inputs(self) -> tuple[str, str, Inputs]:
@@ -60,76 +81,69 @@ class _Builder:
         last = graph.input("last", np.int64, ("batch",))
         return tokens, last, Inputs(rows, mask, *[*declared, "", ""][:4])
 
-    def _embed(self, tokens: str) -> str:
-        """Rows of the embedding, [tokens, hidden]."""
-        graph, matrix = self.graph, self._embedding()
-        flat = graph.node("Reshape", tokens, graph.constant([-1], np.int64))
+    def _embed(self) -> Rows:
+        """Rows of the embedding."""
+        graph, matrix = self.graph, Matrix("embed_tokens", (EMBEDDING,), self.shapes.hidden, self.shapes.vocabulary)
+        flat = graph.node("Reshape", self.tokens, graph.constant([-1], np.int64))
         if not self.quantized:
             self.embedding = float_weight(graph, matrix)
-            return graph.node("Gather", self.embedding, flat)
+            return Rows(graph.node("Gather", self.embedding, flat), TOKENS, self.shapes.hidden)
         values, scales = int8_weight(graph, matrix)
         rows = graph.node("Cast", graph.node("Gather", values, flat), to=TensorProto.FLOAT)
-        return graph.node("Mul", rows, graph.node("Gather", scales, flat))
+        return Rows(graph.node("Mul", rows, graph.node("Gather", scales, flat)), TOKENS, self.shapes.hidden)
 
-    def _attention(self, layer: int, residual: str, batch_step: str, attention: Attention) -> str:
-        graph, shapes, prefix = self.graph, self.shapes, f"model.layers.{layer}"
-        width = attention.query_width + 2 * attention.key_width
-        rows = self._prepare(self._norm(residual, f"{prefix}.input_layernorm.weight"))
-        projections = ("q_proj", "k_proj", "v_proj")
-        matrix = self._matrix(f"{prefix}.self_attn", projections, shapes.hidden, width)
-        qkv = self._project(rows, matrix)
-        shape = graph.node("Concat", batch_step, graph.constant([width], np.int64), axis=0)
-        attended = attention.attend(layer, graph.node("Reshape", qkv, shape))
-        matrix = self._matrix(f"{prefix}.self_attn", ("o_proj",), attention.query_width, shapes.hidden)
-        return graph.node("Add", residual, self._project(self._prepare(attended), matrix))
+    def _attend(self, layer: int, residual: Rows) -> Rows:
+        rows = self._norm(residual, f"model.layers.{layer}.input_layernorm.weight")
+        qkv = self._project(layer, "self_attn", ("q_proj", "k_proj", "v_proj"), rows)
+        return Rows(self.attention.attend(layer, self._steps(qkv)), TOKENS, self.attention.query_width)
 
-    def _feed_forward(self, layer: int, residual: str) -> str:
-        graph, shapes, prefix = self.graph, self.shapes, f"model.layers.{layer}"
-        rows = self._prepare(self._norm(residual, f"{prefix}.post_attention_layernorm.weight"))
-        matrix = self._matrix(f"{prefix}.mlp", ("gate_proj", "up_proj"), shapes.hidden, 2 * shapes.intermediate)
-        sizes = graph.constant([shapes.intermediate] * 2, np.int64)
-        gate, up = graph.split("Split", self._project(rows, matrix), sizes, out=("", ""), axis=-1)
+    def _feed_forward(self, layer: int, residual: Rows) -> Rows:
+        graph, width = self.graph, self.shapes.intermediate
+        rows = self._norm(residual, f"model.layers.{layer}.post_attention_layernorm.weight")
+        both = self._project(layer, "mlp", ("gate_proj", "up_proj"), rows)
+        sizes = graph.constant([width, width], np.int64)
+        gate, up = graph.split("Split", both.name, sizes, out=("", ""), axis=-1)
         silu = graph.node("QuickGelu", gate, domain=CONTRIB, alpha=1.0)  # x * sigmoid(x) in one pass
-        matrix = self._matrix(f"{prefix}.mlp", ("down_proj",), shapes.intermediate, shapes.hidden)
-        product = self._prepare(graph.node("Mul", silu, up))
-        return graph.node("Add", residual, self._project(product, matrix))
+        return self._project(layer, "mlp", ("down_proj",), Rows(graph.node("Mul", silu, up), both.extent, width))
 
-    def _last(self, residual: str, batch_step: str, last: str) -> str:
-        """The rows of the slots' last tokens, [batch, hidden]."""
-        graph = self.graph
-        width = graph.constant([self.shapes.hidden], np.int64)
-        steps = graph.node("Reshape", residual, graph.node("Concat", batch_step, width, axis=0))
-        index = graph.node("Unsqueeze", last, graph.constant([1], np.int64))
-        return graph.node("GatherND", steps, index, batch_dims=1)
-
-    def _logits(self, residual: str) -> None:
-        rows = self.linear.prepare(self._norm(residual, "model.norm.weight"), "batch")
+    def _logits(self, residual: Rows) -> None:
+        rows = self._norm(residual, "model.norm.weight")
         if self.llama.tied and not self.quantized:
-            self.graph.node("Gemm", rows.rows, self.embedding, out="logits", transB=1)
+            self.graph.node("Gemm", rows.name, self.embedding, out="logits", transB=1)
             return
         name = EMBEDDING if self.llama.tied else "lm_head.weight"
         matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary)
-        self.graph.node("Identity", self._project(rows, matrix), out="logits")
+        logits = self.linear.project(self.linear.prepare(rows.name, rows.extent), matrix)
+        self.graph.node("Identity", logits, out="logits")
 
-    def _embedding(self) -> Matrix:
-        return Matrix("embed_tokens", (EMBEDDING,), self.shapes.hidden, self.shapes.vocabulary)
+    def _project(self, layer: int, part: str, projections: tuple[str, ...], rows: Rows) -> Rows:
+        """Multiply by the matrices `projections` of one part of a layer, their outputs side by side."""
+        prefix = f"model.layers.{layer}.{part}"
+        tensors = tuple(f"{prefix}.{name}.weight" for name in projections)
+        biased = self.llama.attention_bias if part == "self_attn" else self.llama.mlp_bias
+        biases = tuple(f"{prefix}.{name}.bias" for name in projections) if biased else ()
+        outputs = sum(self.tensors[name][0] for name in tensors)
+        matrix = Matrix(f"{prefix}.{'_'.join(projections)}", tensors, rows.width, outputs, biases)
+        product = self.linear.project(self.linear.prepare(rows.name, rows.extent), matrix)
+        return Rows(product, rows.extent, outputs)
 
-    def _norm(self, rows: str, tensor: str) -> str:
+    def _norm(self, rows: Rows, tensor: str) -> Rows:
         def produce(checkpoint: Checkpoint) -> Iterator[Array]:
             yield checkpoint.tensor(tensor)
 
-        weight = Weight(tensor, FLOAT, (self.shapes.hidden,))
-        (scale,) = self.graph.weights(WeightGroup((weight,), produce))
-        return self.graph.node("RMSNormalization", rows, scale, axis=-1, epsilon=self.llama.rms_norm_eps)
+        (scale,) = self.graph.weights(WeightGroup((Weight(tensor, FLOAT, (rows.width,)),), produce))
+        epsilon = self.llama.rms_norm_eps
+        return rows.of(self.graph.node("RMSNormalization", rows.name, scale, axis=-1, epsilon=epsilon))
 
-    def _matrix(self, prefix: str, projections: tuple[str, ...], inputs: int, outputs: int) -> Matrix:
-        tensors = tuple(f"{prefix}.{name}.weight" for name in projections)
-        biased = self.llama.mlp_bias if prefix.endswith("mlp") else self.llama.attention_bias
-        biases = tuple(f"{prefix}.{name}.bias" for name in projections) if biased else ()
-        return Matrix(f"{prefix}.{'_'.join(projections)}", tensors, inputs, outputs, biases)
+    def _add(self, residual: Rows, rows: Rows) -> Rows:
+        return residual.of(self.graph.node("Add", residual.name, rows.name))
 
-    def _prepare(self, rows: str) -> Activation:
-        return self.linear.prepare(rows, "tokens")
+    def _steps(self, rows: Rows) -> str:
+        """[batch, step, width] from [tokens, width]."""
+        width = self.graph.constant([rows.width], np.int64)
+        return self.graph.node("Reshape", rows.name, self.graph.node("Concat", self.batch_step, width, axis=0))
 
-    def _project(self, rows: Activation, matrix: Matrix) -> str:
-        return self.linear.project(rows, matrix)
+    def _last(self, rows: Rows) -> Rows:
+        """The rows of the slots' last tokens."""
+        index = self.graph.node("Unsqueeze", self.last, self.graph.constant([1], np.int64))
+        return Rows(self.graph.node("GatherND", self._steps(rows), index, batch_dims=1), BATCH, rows.width)

@@ -93,6 +93,8 @@ def _same_at_edge(speech: Speech, parts: Parts, text: str) -> bool:
         [("user", text)],
         [("user", PLAIN[0]), ("assistant", text), ("user", PLAIN[1])],
     ]
+    if parts.template.system_before is not None:
+        conversations.append([("system", text), ("user", PLAIN[0])])
     try:
         return all(_same(speech, parts, said) for said in conversations)
     except Unsplittable:  # the template refuses such a content, so there is nothing to compare with

@@ -10,8 +10,10 @@ import structlog
 from builder_service.build_run import POLL_S, BuildRun, Workshop
 from builder_service.builds import Build
 from builder_service.changes import ANY, wait_a_while
-from builder_service.workers import is_alive
 from common.errors import Aborted
+
+LOOK_AROUND_S = 10.0
+"""How often a worker looks for processes that died."""
 
 log = structlog.get_logger()
 
@@ -25,10 +27,11 @@ class Worker:
         self._running: dict[asyncio.Task[None], Build] = {}
         self._loop: asyncio.Task[None] | None = None
         self._stopping = False
+        self._looked_around = asyncio.get_running_loop().time()
 
     async def start(self) -> None:
-        """Clean up after workers that died, then take builds until `stop`."""
-        await asyncio.to_thread(self._recover)
+        """Clean up after processes that died, then take builds until `stop`."""
+        await asyncio.to_thread(self._look_around, set())
         self._loop = asyncio.create_task(self._work(), name="builder-worker")
 
     async def stop(self) -> None:
@@ -52,6 +55,7 @@ class Worker:
             while not self._stopping:
                 changed.clear()
                 try:
+                    await self._look_around_now_and_then()
                     await self._take()
                 except Exception as error:
                     log.exception("worker.failed", exc_info=error)
@@ -72,10 +76,17 @@ class Worker:
             log.error("build.lost", build=build.name, exc_info=error)
         self._shop.changes.notify(build.build_id)
 
-    def _recover(self) -> None:
+    async def _look_around_now_and_then(self) -> None:
+        if (now := asyncio.get_running_loop().time()) - self._looked_around > LOOK_AROUND_S:
+            mine = {build.build_id for build in self._running.values()}
+            await asyncio.to_thread(self._look_around, mine)
+            self._looked_around = now
+
+    def _look_around(self, mine: set[str]) -> None:
+        """Take over from processes that died: their builds, and what those left behind; `mine` run here."""
         self._shop.work.mkdir(parents=True, exist_ok=True)
-        for build in self._shop.queue.abandoned(is_alive):
+        for build in self._shop.queue.abandoned():
             log.warning("build.abandoned", build=build.name, state=build.state, attempt=build.attempt)
-        for build_id in self._shop.leftovers() - self._shop.queue.running_ids():
+        for build_id in self._shop.leftovers() - self._shop.queue.running_ids() - mine:
             self._shop.clean_up(build_id)
         self._shop.catalog.finish_deletions()

@@ -12,11 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, exists, insert, select
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from common.catalog_tables import blob_claims, blob_tombstones, files
 from common.database import Database
 from common.errors import Reason, Unavailable
+from common.processes import is_alive, this_process
 from common.store import BlobStore
 
 _POLL_S = 0.05
@@ -82,20 +83,26 @@ class Sweeper:
         return doomed
 
     def finish(self) -> None:
-        """Finish what a sweeper that died had begun. Nobody else may sweep at the same time."""
-        with self._database.read() as connection:
-            doomed = set(connection.scalars(select(blob_tombstones.c.digest)))
+        """Finish what processes that died had begun."""
+        with self._database.write() as connection:
+            rows = connection.execute(select(blob_tombstones)).all()
+            doomed = {row.digest for row in rows if not is_alive(row.sweeper)}
+            mine = update(blob_tombstones).where(blob_tombstones.c.digest.in_(doomed))
+            connection.execute(mine.values(sweeper=this_process()))
         self._bury(doomed)
 
     def _entomb(self, connection: Connection, digest: str) -> bool:
         needed = [exists().where(table.c.digest == digest) for table in (files, blob_claims, blob_tombstones)]
         if any(connection.scalar(select(condition)) for condition in needed):
             return False
-        connection.execute(insert(blob_tombstones).values(digest=digest))
+        connection.execute(insert(blob_tombstones).values(digest=digest, sweeper=this_process()))
         return True
 
     def _bury(self, doomed: set[str]) -> None:
-        for digest in doomed:
-            self._store.delete(digest)
-        with self._database.write() as connection:
-            connection.execute(delete(blob_tombstones).where(blob_tombstones.c.digest.in_(doomed)))
+        """Delete, and take the tombstones down in every case: nothing is deleted after that."""
+        try:
+            for digest in doomed:
+                self._store.delete(digest)
+        finally:
+            with self._database.write() as connection:
+                connection.execute(delete(blob_tombstones).where(blob_tombstones.c.digest.in_(doomed)))

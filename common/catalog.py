@@ -107,7 +107,7 @@ class Catalog:
         self._sweeper.sweep({file.digest for file in engine.manifest.files})
 
     def finish_deletions(self) -> None:
-        """Finish what a process that died had begun to delete; called once, by whoever deletes, on its start."""
+        """Finish what processes that died had begun to delete."""
         self._sweeper.finish()
 
     def verify(self, reference: str) -> tuple[int, int]:

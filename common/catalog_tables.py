@@ -68,4 +68,9 @@ blob_claims = Table(
     Column("holder", String(255), primary_key=True, index=True),
 )
 
-blob_tombstones = Table("blob_tombstones", metadata, Column("digest", String(71), primary_key=True))
+blob_tombstones = Table(
+    "blob_tombstones",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("sweeper", String(255), nullable=False),  # the process that deletes it
+)

@@ -7,7 +7,7 @@ from pathlib import Path
 from common.errors import FailedPrecondition, Reason
 from common.spec import Precision
 
-EXACT_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimd")
+EXACT_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
 """Any of these multiplies unsigned by signed bytes without saturating in 16 bits."""
 
 

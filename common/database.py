@@ -149,4 +149,4 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) 
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("sinkserve_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN")

@@ -151,9 +151,9 @@ def _load(graph: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3  # errors; warnings speak of choices made here on purpose
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the processor to others
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # of its threads; sets this one too
-    with flushed_denormals():
-        try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    try:
+        with flushed_denormals():
+            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen classes for this, with no common one
         message = f"onnxruntime {ort.__version__} cannot load the graph: {error}"
         raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message) from error

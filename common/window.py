@@ -106,7 +106,7 @@ def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
 
     `written` is one past the highest position whose row any step has written since, padding included: for a
     step at `position` of a batch padded to `step` tokens, ``position + step``. Always ``<= written - chunk``,
-    so a single step can be taken back whole.
+    so a single step can be taken back whole. A session that was imported cannot go back before its state.
     """
     return max(0, written - 1 - geometry.ring + window.window)
 

@@ -69,7 +69,7 @@ class Talker:
         if self.drill:
             return self.rng.choices(("tell", "tells", "recall", "change", "roll"), (12, 16, 28, 4, 40))[0]
         kinds = ("tell", "tells", "recall", "untold", "change", "sum", "fact", "talk", "echo", "aside", "code")
-        return self.rng.choices(kinds, (23, 3, 34, 5, 6, 8, 7, 9, 2, 2, 2))[0]
+        return self.rng.choices(kinds, (20, 3, 28, 9, 5, 10, 11, 9, 2, 2, 2))[0]
 
 
 def spoken(talker: Talker, text: str) -> str:

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from vocabulary import ASSISTANT, BEGIN, END, SYSTEM, USER
 
-USER_WEIGHT, REPLY_WEIGHT, RECALL_WEIGHT, VALUE_WEIGHT = 0.15, 1.0, 2.0, 8.0
-RECALL_KINDS = frozenset(("recall", "code", "untold", "unseen"))
+USER_WEIGHT, REPLY_WEIGHT, VALUE_WEIGHT = 0.15, 1.0, 6.0
+KIND_WEIGHTS = {"recall": 2.0, "code": 2.0, "untold": 5.0, "unseen": 5.0, "sum": 3.0, "fact": 3.0}
 REACH = 12
 HEADS = (4, 4, 4, 4, 4, 1, 2, 8)
 
@@ -59,7 +59,7 @@ class Encoder:
 
     def turn(self, turn: Turn) -> Piece:
         """A whole turn, its reply weighing more than its question."""
-        weight = RECALL_WEIGHT if turn.kind in RECALL_KINDS else REPLY_WEIGHT
+        weight = KIND_WEIGHTS.get(turn.kind, REPLY_WEIGHT)
         piece = self.message(USER, turn.user, USER_WEIGHT)
         start = len(piece.ids) + 1
         piece.add(self.message(ASSISTANT, turn.assistant, weight))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from network import Network, Shape
 from optimizer import Muon
+from priming import prime
 from probe import probe, summary
 from safetensors.torch import save_file
 from samples import Encoder, sample, tensors
@@ -40,6 +41,7 @@ class Trainer:
         self.args, self.encoder, self.progress = args, encoder, Progress()
         torch.manual_seed(args.seed)
         self.network = Network(Shape())
+        prime(self.network)
         self.run = torch.compile(self.network) if args.compile else self.network
         named = list(self.network.model.layers.named_parameters())
         matrices = [p for _, p in named if p.ndim == 2]
@@ -58,8 +60,8 @@ class Trainer:
         return min((self.progress.step + 1) / 60, 1.0) * min(1.0, (1.0 - self.part) / 0.5 + 0.01)
 
     def drill(self) -> float:
-        """The curriculum: the share of samples that only tell and ask, from most at first to none at the end."""
-        return 0.85 * min(max((0.6 - self.part) / 0.2, 0.0), 1.0)
+        """The curriculum: the share of samples that only tell and ask, half at first, none in the second half."""
+        return 0.5 * min(max((0.5 - self.part) / 0.3, 0.0), 1.0)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The step's samples, a pure function of seed, step and curriculum."""
@@ -147,9 +149,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="the folder to write")
     parser.add_argument("--work", type=Path, default=Path("/tmp/demo_train"), help="where checkpoints lie")
     parser.add_argument("--minutes", type=float, default=80.0, help="training time, all runs together")
-    parser.add_argument("--batch", type=int, default=16, help="samples of 257 tokens a step")
+    parser.add_argument("--batch", type=int, default=8, help="samples of 257 tokens a step")
     parser.add_argument(
-        "--sinks-from", type=float, default=0.5, help="share of the time after which sinks are pressed for"
+        "--sinks-from", type=float, default=0.3, help="share of the time after which sinks are pressed for"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)

@@ -97,7 +97,8 @@ class Conversation:
         """The stream ended as it should; delete the session if that was asked for."""
         if self._delete:
             with suppress(NotFound):
-                await self._sessions.delete(self._principal, self._opened().session.session_id)
+                delete = self._sessions.delete(self._principal, self._opened().session.session_id)
+                await self._sessions.shared.background.whole(delete, "delete")
 
     # What the session tells
 
@@ -152,7 +153,7 @@ class Conversation:
             residence=live.residence,
             resumed=resumed,
             events_replayed=bool(missed),
-            kv_recomputed=resumed and live.residence is Residence.STORED and live.session.position > 0,
+            kv_recomputed=live.residence is Residence.STORED and live.session.position > len(live.session.opening),
         )
         self.outbox.put(Event(0, opened), *missed)
         self._live = live

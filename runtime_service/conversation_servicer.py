@@ -19,7 +19,8 @@ from common.errors import Internal, InvalidArgument, Reason, SinkServeError
 from common.pages import read_page
 from runtime_service.conversation import Close, Conversation, session_id_of
 from runtime_service.events import Event, Heartbeat
-from runtime_service.runtime_wire import event_to_wire, request_from_wire, session_to_wire, turn_to_wire
+from runtime_service.request_wire import request_from_wire
+from runtime_service.response_wire import event_to_wire, session_to_wire, turn_to_wire
 from runtime_service.sessions import Sessions
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc

@@ -8,7 +8,7 @@ import grpc
 
 from runtime_service.background import Background
 from runtime_service.engines import Engines
-from runtime_service.runtime_wire import loaded_to_wire
+from runtime_service.response_wire import loaded_to_wire
 from runtime_service.sessions import Sessions
 from sinkserve.runtime.v1 import engine_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as pb_grpc

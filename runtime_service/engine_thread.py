@@ -28,6 +28,7 @@ class EngineThread:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._inbox: SimpleQueue[Act | None] = SimpleQueue()
+        self._stopping = False
         self._outbox: list[tuple[Listener, RunEvent]] = []
         self.scheduler = Scheduler(engine, limits, time.monotonic, self._emit)
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
@@ -38,7 +39,9 @@ class EngineThread:
         self._inbox.put(act)
 
     async def done(self, act: Act) -> None:
-        """Do `act` between two steps, and return when it is done."""
+        """Do `act` between two steps, and return when it is done; nothing is done once it was told to stop."""
+        if self._stopping:
+            return
         happened = asyncio.Event()
 
         def tell(scheduler: Scheduler) -> None:
@@ -52,6 +55,7 @@ class EngineThread:
 
     async def stop(self) -> None:
         """End the thread after the running step and free the engine; turns that run are forgotten."""
+        self._stopping = True
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +38,9 @@ class Loader:
         self._store = store
         self._folder = folder
         self._threads = threads
-        self._lock = threading.Lock()
 
     def load(self, published: PublishedEngine) -> Loaded:
-        """Load an engine; blocks.
+        """Load an engine; blocks, and is called by one thread at a time.
 
         Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a processor that cannot run it, ResourceExhausted
         (OUT_OF_MEMORY) if it does not fit, DataLoss (STORE_CORRUPT) for files that are not what they were.
@@ -50,8 +48,7 @@ class Loader:
         manifest = published.manifest
         check_cpu(manifest.cpu_features, cpu_features())
         check_memory(manifest, available_memory_bytes())
-        with self._lock:
-            folder = self._place(published)
+        folder = self._place(published)
         engine = OnnxRuntimeEngine(
             folder / GRAPH_PATH,
             manifest.architecture,

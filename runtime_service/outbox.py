@@ -61,6 +61,8 @@ class Outbox:
         return None
 
     async def _something(self, patience_s: float) -> bool:
+        if self._changed.is_set():
+            return True
         try:
             await asyncio.wait_for(self._changed.wait(), patience_s)
         except TimeoutError:

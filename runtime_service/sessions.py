@@ -92,9 +92,12 @@ class Sessions:
     async def reap(self) -> None:
         """Delete, now and for ever, sessions whose time has passed."""
         while True:
-            for session in await asyncio.to_thread(self.shared.repository.expired, utc_now()):
-                async with self._locked((session.principal, session.session_id)):
-                    await self._delete_expired(session)
+            try:
+                for session in await asyncio.to_thread(self.shared.repository.expired, utc_now()):
+                    async with self._locked(_key(session)):
+                        await self._delete_expired(session)
+            except Exception:
+                log.exception("sessions.not_reaped")
             await asyncio.sleep(self.shared.settings.reap_s)
 
     async def evacuate(self, engine: LoadedEngine) -> None:

@@ -18,10 +18,10 @@ from builder_service.build_run import Workshop
 from builder_service.builds import Build, State
 from builder_service.changes import Changes
 from builder_service.worker import Worker
-from builder_service.workers import this_worker
 from common.catalog import Catalog
 from common.database import open_database
 from common.digest import digest_of
+from common.processes import this_process
 from common.spec import ModelSpec, Source
 from common.store import open_store
 from tests.drafts import Press, draft
@@ -53,14 +53,14 @@ class ScriptedBuilds:
         self.database = open_database(f"sqlite:///{tmp_path / 'x.db'}")
         store = open_store(str(tmp_path / "store"))
         changes = Changes()
-        self.builds = BuildRepository(self.database, changes.notify)
+        self.builds = BuildRepository(self.database, this_process(), changes.notify)
         self.press = Press(self.database, store, tmp_path)
         self.shop = Workshop(
             database=self.database,
             store=store,
             store_url=str(tmp_path / "store"),
             catalog=Catalog(self.database, store),
-            queue=BuildQueue(self.database, this_worker(), changes.notify),
+            queue=BuildQueue(self.database, this_process(), changes.notify),
             changes=changes,
             work=tmp_path / "work",
             source_roots=(tmp_path,),

@@ -33,13 +33,14 @@ async def watch(client: Client, name: str) -> Build:
     return await client.builds.get(name)
 
 
-def print_outcome(build: Build) -> None:
+def print_outcome(build: Build, *, next_command: bool = True) -> None:
     """Print the engine's reference, or why there is none; raises typer.Exit for a build without an engine."""
     check_outcome(build)
     if not console.out.is_terminal:
         console.out.print(build.engine)
     if console.err.is_terminal:
         print_ready(build)
+    if console.err.is_terminal and next_command:
         console.err.print(f"[dim]next:[/] sinkserve chat {escape(build.spec.name)}")
 
 

@@ -11,12 +11,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder_service.settings import BuilderSettings
 from common.settings import SharedSettings
+from sinkserve.cli import console
 from sinkserve.cli.failures import Failure
 
 _LOG = "run.log"
@@ -42,7 +43,11 @@ def embedded_services(folder: Path) -> Iterator[Addresses]:
         start = errors.tell()
         child = _start(folder, errors.fileno())
     try:
-        yield _addresses(child, log, start)
+        with (
+            console.err.status("[dim]starting a builder and a runtime[/]") if console.err.is_terminal else nullcontext()
+        ):
+            addresses = _addresses(child, log, start)
+        yield addresses
     finally:
         _stop(child)
 

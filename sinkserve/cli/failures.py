@@ -50,6 +50,9 @@ def explained() -> Iterator[None]:
     except Failure as error:
         _print(str(error), hint=error.hint)
         raise typer.Exit(error.code) from None
+    except UnicodeError as error:
+        _print(f"not UTF-8: {error}")
+        raise typer.Exit(WRONG) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise typer.Exit(INTERRUPTED) from None
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from runtime_service.service import start_runtime
 
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
 from common.server import stop_requested
 from common.settings import SettingsError, SharedSettings, read_config
 from common.telemetry import configure_logging
+from runtime_service.service import start_runtime
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli import console
 from sinkserve.cli.failures import FAILED, WRONG, Failure, explained

@@ -29,11 +29,10 @@ class Turn:
         self.request = request
         self.started: pb.TurnStarted | None = None
         """What the turn uses: seed and defaults filled in; None while it waits."""
-        self.finished: Finished | None = None
-        """How it ended; None before, and when it was rejected."""
         self.error: SinkServeError | None = None
         """Why there is no good end; None otherwise."""
         self.cancel_request: pb.CancelTurn | None = None
+        self._finished: Finished | None = None
         self._reply = Reply()
         self._changed = changed
         self._news = asyncio.Event()
@@ -59,9 +58,16 @@ class Turn:
         return self._reply.attempt
 
     @property
+    def finished(self) -> Finished:
+        """How the turn ended; raises RuntimeError before the end, and why there is none, such as a rejection."""
+        if self._finished is not None:
+            return self._finished
+        raise self.error or RuntimeError("the turn has not ended: iterate it, or await wait()")
+
+    @property
     def done(self) -> bool:
         """Whether nothing more will come."""
-        return self.finished is not None or self.error is not None
+        return self._finished is not None or self.error is not None
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         attempt, index = 0, 0
@@ -84,7 +90,6 @@ class Turn:
             await self._next_news()
         if self.error is not None:
             raise self.error
-        assert self.finished is not None
         return self.finished
 
     async def cancel(self, *, discard: bool = False) -> None:
@@ -114,9 +119,9 @@ class Turn:
 
     def receive_finished(self, finished: pb.TurnFinished) -> None:
         """For the stream: the turn ended."""
-        self.finished = read_finished(finished)
-        if self.finished.reason is FinishReason.ERROR:
-            self.error = self.finished.error
+        self._finished = read_finished(finished)
+        if self._finished.reason is FinishReason.ERROR:
+            self.error = self._finished.error
         self._news.set()
 
     def fail(self, error: SinkServeError) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -44,26 +46,34 @@ def _scalings(half: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("tokens", [64, 1500, MAX_POSITION, 3 * MAX_POSITION])
-@pytest.mark.parametrize("theta", [10_000.0, 500_000.0])
-@pytest.mark.parametrize("head_dim", [64, 80, 128])
-@pytest.mark.parametrize("index", range(len(_scalings(1))))
-def test_frequencies_equal_those_of_hugging_face(index: int, head_dim: int, theta: float, tokens: int) -> None:
+def _fields(index: int, head_dim: int, theta: float) -> dict[str, Any]:
     scaling = _scalings(head_dim // 2)[index]
     fields: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 8, "hidden_size": 4 * head_dim,
         "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4,
         "max_position_embeddings": MAX_POSITION, "rope_theta": theta,
     }  # fmt: skip
-    fields |= {"rope_scaling": scaling} if scaling else {}
-    if tokens > read_llama(fields).architecture.trained_context:
-        pytest.skip("longer than this type allows")
+    return fields | ({"rope_scaling": scaling} if scaling else {})
 
+
+def _cases() -> Iterator[tuple[int, int, float, int]]:
+    """Every type with every head, base and length that it allows."""
+    lengths = (64, 1500, MAX_POSITION, 3 * MAX_POSITION)
+    for case in product(range(len(_scalings(1))), (64, 80, 128), (10_000.0, 500_000.0), lengths):
+        if case[-1] <= read_llama(_fields(*case[:3])).architecture.trained_context:
+            yield case
+
+
+@pytest.mark.parametrize(("index", "head_dim", "theta", "tokens"), list(_cases()))
+def test_frequencies_equal_those_of_hugging_face(index: int, head_dim: int, theta: float, tokens: int) -> None:
+    fields = _fields(index, head_dim, theta)
     ours = read_rope(fields, Geometry(sinks=4, window=tokens - 4, chunk=1, slots=1))
     rotation = _hugging_face(fields, tokens)
 
     theirs = rotation.inv_freq.numpy()
-    np.testing.assert_array_max_ulp(np.array(ours.inverse_frequencies, np.float32), theirs, maxulp=_ulps(scaling))
+    np.testing.assert_array_max_ulp(
+        np.array(ours.inverse_frequencies, np.float32), theirs, maxulp=_ulps(fields.get("rope_scaling", {}))
+    )
     assert ours.attention_scale == pytest.approx(rotation.attention_scaling, rel=1e-7)
 
 

@@ -17,4 +17,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench.publish()
     await bench.start()
     yield bench
+    if bench.channel is not None:
+        await bench.channel.close()  # who still speaks leaves: nothing is left to wait for
     await bench.stop()

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.service.runtime import ENDLESS, Bench, Stream, info, kinds, text_of, tokens_of
+from tests.service.runtime import ENDLESS, Bench, Stream, eventually, info, kinds, text_of, tokens_of
 
 GOES_ON = pb.SessionOptions(continue_when_disconnected=True)
 TEN = {"max_new_tokens": 10, "ignore_eos": True}
@@ -23,17 +23,24 @@ def slowly(_feeds: object) -> None:
 
 async def settled(bench: Bench, session: str) -> pb.TurnRecord:
     """The session's last turn, once it has ended."""
-    while True:
-        turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns
-        if turns and turns[-1].reason:
-            return turns[-1]
-        await asyncio.sleep(0.01)
+    turns: list[pb.TurnRecord] = []
+
+    async def has_ended() -> bool:
+        turns[:] = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns
+        return bool(turns and turns[-1].reason)
+
+    await eventually(has_ended)
+    return turns[-1]
 
 
-async def idle(bench: Bench) -> None:
-    """Wait until no stream is open."""
-    while bench.handle.conversations.streams:
-        await asyncio.sleep(0.01)
+async def quiet(bench: Bench) -> None:
+    """Wait until no stream is open and no turn runs."""
+
+    async def nothing_left() -> bool:
+        return not bench.handle.conversations.streams and not bench.handle.engines.loaded[0].turns
+
+    await eventually(nothing_left)
+    await bench.handle.shared.background.wait()
 
 
 # A stream that is lost
@@ -48,7 +55,7 @@ async def test_a_stream_dropped_at_any_event_comes_back_to_the_same_turn(bench: 
     for seen in range(13):
         stream = await bench.opened(options=GOES_ON)
         await stream.turn("t", generation=TEN)
-        before = []
+        before: list[pb.ConverseResponse] = []
         while len(before) < seen and "finished" not in kinds(before):
             before.append(await stream.next())
         stream.call.cancel()
@@ -292,11 +299,7 @@ async def test_a_hundred_clients_that_come_and_go_leave_nothing_behind(bench: Be
         for visitor in dice.sample(visitors, 3):
             asyncio.get_running_loop().call_later(dice.random() / 5, visitor.cancel)
         await asyncio.gather(*visitors, return_exceptions=True)
-    await idle(bench)
-    engine = bench.handle.engines.loaded[0]
-    while engine.turns:
-        await asyncio.sleep(0.01)
-    await bench.handle.shared.background.wait()
+    await quiet(bench)
     await asyncio.sleep(0.05)
     assert not any(live.busy for live in bench.handle.sessions.live)
     assert len(asyncio.all_tasks()) <= tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_grpc
-from tests.service.runtime import ENDLESS, GEOMETRY, Bench, reason_of, tokens_of
+from tests.service.runtime import ENDLESS, GEOMETRY, Bench, eventually, reason_of, tokens_of
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -23,7 +24,11 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 
 def engines(bench: Bench) -> engine_grpc.EngineServiceAsyncStub:
     assert bench.channel is not None
-    return engine_grpc.EngineServiceStub(bench.channel)  # type: ignore[return-value]
+    return engine_grpc.EngineServiceStub(bench.channel)
+
+
+async def no_sessions(bench: Bench) -> bool:
+    return not (await bench.stub.ListSessions(pb.ListSessionsRequest())).sessions
 
 
 async def restarted(bench: Bench, **settings: Any) -> None:
@@ -174,8 +179,7 @@ async def test_a_session_is_deleted_when_nobody_spoke_to_it_for_long(bench: Benc
     assert not session.HasField("expire_time")
     await stream.half_close()
     await stream.rest()
-    while (await bench.stub.ListSessions(pb.ListSessionsRequest())).sessions:
-        await asyncio.sleep(0.02)
+    await eventually(partial(no_sessions, bench))
     assert not bench.handle.sessions.live
 
 
@@ -184,8 +188,7 @@ async def test_a_session_expires_although_its_server_died(bench: Bench) -> None:
     soon.FromMilliseconds(50)
     await bench.opened(options=pb.SessionOptions(delete_after_idle=soon))
     await restarted(bench, reap_s=0.02)
-    while (await bench.stub.ListSessions(pb.ListSessionsRequest())).sessions:
-        await asyncio.sleep(0.02)
+    await eventually(partial(no_sessions, bench))
 
 
 async def test_owners_do_not_see_each_other(bench: Bench) -> None:

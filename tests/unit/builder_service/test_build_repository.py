@@ -42,13 +42,25 @@ def heard() -> list[str]:
 
 
 @pytest.fixture
-def builds(database: Database, heard: list[str]) -> BuildRepository:
-    return BuildRepository(database, heard.append)
+def alive() -> set[str]:
+    """The processes that run."""
+    return {"here", "there"}
 
 
 @pytest.fixture
-def queue(database: Database, heard: list[str]) -> BuildQueue:
-    return BuildQueue(database, "here/1/1", heard.append)
+def builds(database: Database, heard: list[str]) -> BuildRepository:
+    return BuildRepository(database, "here", heard.append)
+
+
+@pytest.fixture
+def queue(database: Database, heard: list[str], alive: set[str]) -> BuildQueue:
+    return BuildQueue(database, "here", heard.append, alive.__contains__)
+
+
+@pytest.fixture
+def other(database: Database, alive: set[str]) -> BuildQueue:
+    """The queue as another process sees it."""
+    return BuildQueue(database, "there", lambda _: None, alive.__contains__)
 
 
 def _taken(queue: BuildQueue) -> Build:
@@ -195,27 +207,40 @@ def test_what_has_ended_is_not_cancelled(builds: BuildRepository) -> None:
     assert caught.value.reason is Reason.BUILD_ENDED
 
 
-def test_a_worker_of_an_earlier_attempt_is_fenced(builds: BuildRepository, queue: BuildQueue) -> None:
+def test_a_worker_of_an_earlier_attempt_is_fenced(
+    builds: BuildRepository, queue: BuildQueue, other: BuildQueue, alive: set[str]
+) -> None:
     builds.submit("local", SPEC)
     first = _taken(queue)
-    queue.abandoned(lambda _worker: False)
-    second = _taken(queue)
+    alive.remove("here")
+    other.abandoned()
+    second = _taken(other)
     assert second.attempt == 2
     with pytest.raises(Aborted):
         queue.log(first, "I am still here")
-    queue.log(second, "so am I")
+    other.log(second, "so am I")
 
 
 def test_builds_of_dead_workers_are_taken_up_again(
-    database: Database, builds: BuildRepository, queue: BuildQueue
+    builds: BuildRepository, queue: BuildQueue, other: BuildQueue, alive: set[str]
 ) -> None:
-    for _ in range(2):
-        builds.submit("local", SPEC)
-    mine = _taken(queue)
-    other = _taken(BuildQueue(database, "there/2/2", lambda _: None))
-    taken = queue.abandoned(lambda worker: worker == "here/1/1")
-    assert [build.build_id for build in taken] == [other.build_id]
-    assert queue.running_ids() == {mine.build_id}
+    made = [builds.submit("local", SPEC).build_id for _ in range(2)]
+    _taken(queue)
+    assert other.abandoned() == []
+    alive.remove("here")
+    assert [build.build_id for build in other.abandoned()] == made[:1]
+    assert other.running_ids() == set()
+    assert [_taken(other).build_id for _ in made] == made
+
+
+def test_a_build_is_for_the_process_that_accepted_it_as_long_as_that_is_alive(
+    builds: BuildRepository, queue: BuildQueue, other: BuildQueue, alive: set[str]
+) -> None:
+    builds.submit("local", SPEC)
+    assert other.take() is None
+    alive.remove("here")
+    assert other.take() is not None
+    assert queue.take() is None
 
 
 def test_one_build_a_key_runs_and_the_others_wait_until_it_has_ended(
@@ -239,14 +264,17 @@ def test_one_build_a_key_runs_and_the_others_wait_until_it_has_ended(
 
 
 @pytest.mark.parametrize("end", ["cancel", "abandon", "give_up"])
-def test_a_key_is_free_however_its_build_stops(builds: BuildRepository, queue: BuildQueue, end: str) -> None:
+def test_a_key_is_free_however_its_build_stops(
+    builds: BuildRepository, queue: BuildQueue, alive: set[str], end: str
+) -> None:
     builds.submit("local", SPEC)
     build = _taken(queue)
     queue.claim_key(build, KEY)
     if end == "cancel":
         builds.cancel("local", build.build_id)
     elif end == "abandon":
-        queue.abandoned(lambda _: False)
+        alive.remove("here")
+        queue.abandoned()
     else:
         queue.give_up(build)
     builds.submit("local", OTHER)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.llama import check_geometry, check_tensors, read_architecture, read_llama, read_rope, tensor_shapes
@@ -186,6 +187,23 @@ def test_rotation_that_depends_on_length_is_fixed_by_the_cache() -> None:
     short, long = (read_rope(config, Geometry(sinks=8, window=window, chunk=1, slots=1)) for window in (2040, 2041))
     assert short.inverse_frequencies == read_rope(TINYLLAMA, Geometry(8, 2040, 1, 1)).inverse_frequencies
     assert long.inverse_frequencies[5] < short.inverse_frequencies[5]
+
+
+def test_a_tensor_that_config_does_not_speak_of_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "c", bias=True))
+    silent = checkpoint.config | {"attention_bias": False}
+    with pytest.raises(InvalidArgument, match=r"tensor model\.layers\.0\.self_attn\.k_proj\.bias") as raised:
+        check_tensors(checkpoint, read_llama(silent))
+    assert raised.value.reason is Reason.CHECKPOINT_INVALID
+
+
+def test_frequencies_that_old_checkpoints_store_are_left_alone(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    checkpoint = Checkpoint(folder)
+    check_tensors(checkpoint, read_llama(checkpoint.config))
 
 
 def test_a_checkpoint_that_is_not_what_its_config_says_is_refused(tmp_path: Path) -> None:

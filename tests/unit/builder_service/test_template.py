@@ -1,8 +1,16 @@
 import re
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
+from builder_service.chat_template import ChatTemplate
+from builder_service.template import DerivedText
+from builder_service.tokenizer_files import read_tokenizer
 from common.errors import InvalidArgument, Reason
 from common.manifest import TurnTemplate
 from tests.chat_templates import (
@@ -10,6 +18,7 @@ from tests.chat_templates import (
     GEMMA,
     LLAMA_2,
     LLAMA_3,
+    NOW,
     QWEN_2,
     QWEN_3,
     ZEPHYR,
@@ -20,6 +29,35 @@ from tests.chat_templates import (
     sentencepiece,
     wrapped,
 )
+
+KINDS = {
+    "chatml": (byte_level, CHATML),
+    "qwen_2": (byte_level, QWEN_2),
+    "llama_3": (byte_level, LLAMA_3),
+    "llama_2": (sentencepiece, LLAMA_2),
+    "zephyr": (sentencepiece, ZEPHYR),
+}
+WORDS = st.lists(st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8), min_size=1)
+
+
+@cache
+def derived_from(kind: str) -> tuple[DerivedText, ChatTemplate, Tokenizer]:
+    write, template = KINDS[kind]
+    with TemporaryDirectory() as folder:
+        checkpoint = write(Path(folder), template)
+        files = read_tokenizer(checkpoint.folder)
+        assert files
+        return checkpoint.derive(), ChatTemplate(template, files.special, NOW), files.library
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.lists(WORDS.map(" ".join), min_size=1, max_size=3).filter(lambda contents: len(contents) % 2))
+def test_whatever_is_said_comes_out_as_the_template_has_it(kind: str, contents: list[str]) -> None:
+    derived, template, library = derived_from(kind)
+    said = conversation(*contents)
+    text = template.render([(message["role"], message["content"]) for message in said], generation=True)
+    assert wrapped(derived, said) == library.encode(text, add_special_tokens=False).ids
+
 
 CONVERSATION = conversation("Hello there!", "Grüße, 世界 🙂.", "What is\n\ntwo plus 2?", "It is four (4).", "No")
 WITH_SYSTEM = conversation("Hello there!", "Hi.", "My cat is called Miso", system="You are kind.")

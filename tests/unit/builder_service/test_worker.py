@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from builder_service import build_run
+from builder_service import build_run, worker
 from builder_service.build_queue import BuildQueue
+from builder_service.build_repository import BuildRepository
 from builder_service.builds import State
 from common.blob_claims import claim_blobs
 from common.digest import digest_of
 from common.errors import Reason
+from common.spec import ModelSpec, Source
 from tests.drafts import draft
 from tests.scripted_builds import HANG, KEY, ScriptedBuilds, until
 
@@ -24,8 +27,8 @@ from tests.scripted_builds import HANG, KEY, ScriptedBuilds, until
 async def builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedBuilds]:
     made = ScriptedBuilds(tmp_path, monkeypatch)
     yield made
-    for worker in made.workers:
-        await worker.stop()
+    for each in made.workers:
+        await each.stop()
     made.database.close()
 
 
@@ -180,9 +183,9 @@ async def test_no_more_builds_run_at_once_than_may(builds: ScriptedBuilds) -> No
 async def test_stopping_puts_running_builds_back_without_counting(builds: ScriptedBuilds) -> None:
     builds.script(f"say('pid %d' % os.getpid()); {HANG}")
     build_id = builds.submit()
-    worker = await builds.start()
+    running = await builds.start()
     pid = int(await builds.logged(build_id, "pid "))
-    await worker.stop()
+    await running.stop()
     assert not _runs(pid)
     assert builds.leftovers() == []
     build = builds.get(build_id)
@@ -265,10 +268,33 @@ async def test_an_engine_of_the_same_key_that_broke_is_built_again(builds: Scrip
     assert any("is missing" in line for line in builds.log(build_id))
 
 
+def _dead(builds: ScriptedBuilds) -> BuildQueue:
+    """The queue of a process that has ended."""
+    return BuildQueue(builds.database, f"{os.uname().nodename}/1/never:1", lambda _: None, lambda _: False)
+
+
+OTHER = "from common.processes import this_process; print(this_process(), flush=True); input()"
+
+
+async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LOOK_AROUND_S", 0.0)
+    pipe = asyncio.subprocess.PIPE
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", OTHER, stdin=pipe, stdout=pipe)
+    assert other.stdout is not None
+    name = (await other.stdout.readline()).decode().strip()
+    builds.script("built(MANIFEST)")
+    await builds.start()
+    spec = ModelSpec(name="demo", source=Source(uri="/m"))
+    build_id = BuildRepository(builds.database, name).submit("local", spec).build_id
+    assert BuildQueue(builds.database, name, lambda _: None).take() is not None
+    other.kill()
+    await other.wait()
+    assert (await builds.until(build_id, State.SUCCEEDED)).attempt == 2
+
+
 async def test_a_worker_takes_up_what_a_dead_one_left(builds: ScriptedBuilds) -> None:
     build_id = builds.submit()
-    dead = BuildQueue(builds.database, f"{os.uname().nodename}/1/never:1", lambda _: None)
-    assert dead.take() is not None
+    assert _dead(builds).take() is not None
     folder = builds.folder / "work" / build_id
     folder.mkdir(parents=True)
     (folder / "weights.bin").write_bytes(b"half")
@@ -285,10 +311,10 @@ async def test_a_worker_takes_up_what_a_dead_one_left(builds: ScriptedBuilds) ->
 
 async def test_a_build_that_kills_its_builder_is_given_up(builds: ScriptedBuilds) -> None:
     build_id = builds.submit()
-    dead = BuildQueue(builds.database, f"{os.uname().nodename}/1/never:1", lambda _: None)
+    dead = _dead(builds)
     for _ in range(3):
         assert dead.take() is not None
-        dead.abandoned(lambda _: False)
+        dead.abandoned()
     build = builds.get(build_id)
     assert build.state is State.FAILED
     assert build.failure is not None

@@ -13,6 +13,7 @@ from common.catalog_tables import blob_tombstones
 from common.database import Database, open_database
 from common.digest import digest_of
 from common.errors import Unavailable
+from common.processes import this_process
 from common.store import open_store
 from tests.drafts import Press
 
@@ -89,16 +90,36 @@ def test_a_claim_waits_for_a_deletion_to_end(press: Press, monkeypatch: pytest.M
 def test_patience_ends(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blob_claims, "_PATIENCE_S", 0.1)
     with press.database.write() as connection:
-        connection.execute(insert(blob_tombstones).values(digest=digest_of(b"")))
+        connection.execute(insert(blob_tombstones).values(digest=digest_of(b""), sweeper=this_process()))
     with pytest.raises(Unavailable):
         claim_blobs(press.database, [digest_of(b"")], "builds/1")
 
 
-def test_what_a_dead_sweeper_began_is_finished(press: Press, sweeper: Sweeper) -> None:
-    digest = press.put(b"data")
-    with press.database.write() as connection:
-        connection.execute(insert(blob_tombstones).values(digest=digest))
-    sweeper.finish()
-    assert not press.store.has(digest)
+def _tombstones(press: Press) -> list[str]:
     with press.database.read() as connection:
-        assert connection.scalars(select(blob_tombstones.c.digest)).all() == []
+        return list(connection.scalars(select(blob_tombstones.c.digest)))
+
+
+def test_what_a_dead_sweeper_began_is_finished_and_what_a_living_one_does_is_left(
+    press: Press, sweeper: Sweeper
+) -> None:
+    dead, living = press.put(b"data"), press.put(b"other")
+    for digest, name in ((dead, this_process() + "0"), (living, this_process())):
+        with press.database.write() as connection:
+            connection.execute(insert(blob_tombstones).values(digest=digest, sweeper=name))
+    sweeper.finish()
+    assert not press.store.has(dead)
+    assert press.store.has(living)
+    assert _tombstones(press) == [living]
+
+
+def test_a_store_that_fails_keeps_nobody_waiting(
+    press: Press, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_digest: str) -> None:
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(press.store, "delete", fail)
+    with pytest.raises(OSError, match="away"):
+        sweeper.sweep([press.put(b"data")])
+    assert _tombstones(press) == []

@@ -106,7 +106,7 @@ def test_the_reference_would_notice_a_window_or_a_sink_too_many(lab: Lab) -> Non
         assert largest_error(got, lab.reference("grouped", wrong, tuple(tokens))) > 1000 * TOLERANCE
 
 
-RELAXED = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RELAXED = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @RELAXED
@@ -193,18 +193,18 @@ def test_i5_far_positions_behave_as_near_ones(lab: Lab, far: int) -> None:
         assert np.abs(near[fed] - out[fed]).max() <= TOLERANCE * np.abs(near[fed]).max()
 
 
-def test_i5_ten_thousand_steps_leave_no_drift(lab: Lab) -> None:
-    """After 10,000 single tokens the logits are those of a session that was fed only what is still remembered.
+def test_i5_ten_thousand_tokens_leave_no_drift(lab: Lab) -> None:
+    """After 10,000 tokens the logits are those of a session that was fed only what is still remembered.
 
     Two layers of window 5 remember 2 * 4 tokens and the sinks.
     """
     geometry, window = Geometry(2, 5, 4, slots=1), SessionWindow(2, 5)
     tokens = random_tokens(10_000, 384)
     engine = lab.fresh_engine("grouped", geometry)
-    (end,) = (logits for at, logits in feed_all(engine, 0, window, tokens, [1]).items() if at == 9_999)
+    feed_all(engine, 0, window, tokens[:9_900], [4])
+    end = feed_all(engine, 0, window, tokens, [1], start=9_900)[9_999]
     engine.clear(0)
-    short = [*tokens[:2], *tokens[-30:]]
-    (want,) = (logits for at, logits in feed_all(engine, 0, window, short, [1]).items() if at == 31)
+    want = feed_all(engine, 0, window, [*tokens[:2], *tokens[-30:]], [1])[31]
     assert np.abs(end - want).max() <= TOLERANCE * np.abs(want).max()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -122,7 +123,7 @@ def test_nobody_starves(candidates: list[Candidate], most: int) -> None:
         first = next(index for index, step in enumerate(seen) if candidate.slot in step.counts)
         assert candidate.ready > 1 or first <= 1
     alternating = longs and len(candidates) > longs
-    assert not alternating or all(a.chunk is None or b.chunk is None for a, b in zip(seen, seen[1:], strict=False))
+    assert not alternating or all(a.chunk is None or b.chunk is None for a, b in pairwise(seen))
 
 
 # One at a time

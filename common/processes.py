@@ -1,4 +1,4 @@
-"""Who runs a build: a name for this process, and whether the process of a name is alive.
+"""Who does something: a name for this process, and whether the process of a name is alive.
 
 A process of another machine counts as alive: nobody here can tell.
 """
@@ -12,18 +12,18 @@ from pathlib import Path
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def this_worker() -> str:
+def this_process() -> str:
     """HOST/PID/START of this process."""
-    return f"{platform.node()}/{os.getpid()}/{_started(os.getpid())}"
+    return f"{platform.node()}/{os.getpid()}/{_start_of(os.getpid())}"
 
 
-def is_alive(worker: str) -> bool:
-    """Whether the process that called itself `worker` still runs, as far as can be told from here."""
-    host, process, started = worker.rsplit("/", 2)
-    return host != platform.node() or started == _started(int(process))
+def is_alive(name: str) -> bool:
+    """Whether the process of a name still runs, as far as can be told from here."""
+    host, process, started = name.rsplit("/", 2)
+    return host != platform.node() or started == _start_of(int(process))
 
 
-def _started(process: int) -> str:
+def _start_of(process: int) -> str:
     """Boot and clock tick at which a process started, since its number is used again; empty if there is none."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]

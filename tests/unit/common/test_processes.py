@@ -4,27 +4,27 @@ import platform
 import subprocess
 import sys
 
-from builder_service.workers import is_alive, this_worker
+from common.processes import is_alive, this_process
 
-NAME = "from builder_service.workers import this_worker; print(this_worker(), flush=True); input()"
+NAME = "from common.processes import this_process; print(this_process(), flush=True); input()"
 
 
 def test_this_process_is_alive() -> None:
-    assert is_alive(this_worker())
+    assert is_alive(this_process())
 
 
 def test_a_process_is_alive_until_it_ends() -> None:
     command = [sys.executable, "-c", NAME]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        worker = process.stdout.readline().strip()
-        assert is_alive(worker)
+        name = process.stdout.readline().strip()
+        assert is_alive(name)
         process.kill()
-    assert not is_alive(worker)
+    assert not is_alive(name)
 
 
 def test_a_process_with_the_number_of_another_is_another() -> None:
-    host, process, _ = this_worker().rsplit("/", 2)
+    host, process, _ = this_process().rsplit("/", 2)
     assert not is_alive(f"{host}/{process}/earlier:1")
 
 

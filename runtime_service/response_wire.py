@@ -1,141 +1,30 @@
-"""Requests of the runtime's services to plain data, and plain data to responses; nothing else."""
+"""Events, sessions, turns and engines to protobuf; nothing else."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from common.errors import InvalidArgument, Reason
 from common.grpc_status import to_status
-from runtime_service.conversation import Cancel, Close, Open, Request
 from runtime_service.engines import LoadedEngine
 from runtime_service.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected, Said, Started
-from runtime_service.options import GenerationOptions, RequestedOptions
+from runtime_service.options import GenerationOptions
 from runtime_service.reply import Delta, TokenLogprobs
-from runtime_service.session import NewSession, OnFull, Session, SessionOptions
+from runtime_service.request_wire import SCALARS
+from runtime_service.session import Session, SessionOptions
 from runtime_service.slots import Residence
-from runtime_service.text import Message
-from runtime_service.turn import Result, Timing, Turn, TurnInput, TurnRequest, Usage
+from runtime_service.turn import Result, Timing, Turn, Usage
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 
-_ON_FULL = {
-    pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
-    pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
-    pb.SessionOptions.ON_FULL_ERROR: OnFull.ERROR,
-}
 _STATES = {
     Residence.RESIDENT: pb.Session.STATE_RESIDENT,
     Residence.PARKED: pb.Session.STATE_PARKED,
     Residence.STORED: pb.Session.STATE_STORED,
 }
-_SCALARS = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "logprobs",
-    "ignore_eos",
-)
-
-
-# Requests
-
-
-def request_from_wire(message: pb.ConverseRequest) -> Request:
-    """One request of a stream; raises InvalidArgument (INVALID_FIELD) for one that says nothing."""
-    match message.WhichOneof("message"):
-        case "open":
-            return _open(message.open)
-        case "turn":
-            return _turn(message.turn)
-        case "cancel":
-            return Cancel(message.cancel.turn_id, discard=message.cancel.discard)
-        case "close":
-            return Close(delete_session=message.close.delete_session)
-    raise _missing("message", "open, turn, cancel or close")
-
-
-def _open(message: pb.Open) -> Open:
-    after = message.after_sequence if message.HasField("after_sequence") else None
-    match message.WhichOneof("target"):
-        case "new_session":
-            return Open(_new_session(message.new_session), after)
-        case "session":
-            return Open(message.session, after)
-    raise _missing("open.target", "new_session or session")
-
-
-def _new_session(message: pb.NewSession) -> NewSession:
-    return NewSession(
-        engine=message.engine,
-        session_id=message.session_id,
-        system_prompt=message.system_prompt,
-        options=_session_options(message.options),
-        labels=dict(message.labels),
-    )
-
-
-def _session_options(message: pb.SessionOptions) -> SessionOptions:
-    if message.on_full not in _ON_FULL:
-        field = "open.new_session.options.on_full"
-        what = f"{field} is {message.on_full}; it has to be ON_FULL_EVICT or ON_FULL_ERROR"
-        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
-    idle = message.delete_after_idle
-    return SessionOptions(
-        pin_system_prompt=_given(message, "pin_system_prompt"),
-        sink_tokens=_given(message, "sink_tokens"),
-        window_tokens=_given(message, "window_tokens"),
-        on_full=_ON_FULL[message.on_full],
-        delete_after_idle_s=idle.seconds + idle.nanos / 1e9 if message.HasField("delete_after_idle") else None,
-        continue_when_disconnected=message.continue_when_disconnected,
-    )
-
-
-def _turn(message: pb.Turn) -> TurnRequest:
-    return TurnRequest(
-        turn_id=message.turn_id,
-        input=_input(message),
-        generation=RequestedOptions(
-            **{name: _given(message.generation, name) for name in _SCALARS},
-            stop=tuple(message.generation.stop),
-            stop_token_ids=tuple(message.generation.stop_token_ids),
-        ),
-        no_reply=message.no_reply,
-        allow_eviction_within_turn=message.allow_eviction_within_turn,
-    )
-
-
-def _input(message: pb.Turn) -> TurnInput:
-    match message.WhichOneof("input"):
-        case "text":
-            return TurnInput(text=message.text)
-        case "messages":
-            items = message.messages.messages
-            return TurnInput(messages=tuple(Message(item.role, item.content) for item in items))
-        case "token_ids":
-            return TurnInput(token_ids=tuple(message.token_ids.ids))
-    return TurnInput()
-
-
-def _given(message: Any, name: str) -> Any:  # noqa: ANN401 - a field of any type
-    return getattr(message, name) if message.HasField(name) else None
-
-
-def _missing(field: str, what: str) -> InvalidArgument:
-    return InvalidArgument(Reason.INVALID_FIELD, f"{field} is not set; one of {what} is needed", field=field)
-
-
-# Responses
 
 
 def event_to_wire(event: Event) -> pb.ConverseResponse:
@@ -240,7 +129,7 @@ def _started(started: Started) -> pb.TurnStarted:
 
 def _generation(options: GenerationOptions) -> pb.GenerationOptions:
     return pb.GenerationOptions(
-        **{name: getattr(options, name) for name in _SCALARS},
+        **{name: getattr(options, name) for name in SCALARS},
         stop=options.stop,
         stop_token_ids=options.stop_token_ids,
     )

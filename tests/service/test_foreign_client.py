@@ -1,0 +1,60 @@
+"""A client in another language: `buf curl`, Go's gRPC, which learns the messages by reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from google.rpc import error_details_pb2
+
+from tests.service.runtime import Bench
+
+BUF = Path(sys.executable).parent / "buf"
+SERVICE = "sinkserve.runtime.v1.ConversationService"
+
+
+async def _call(bench: Bench, method: str, *requests: dict[str, Any]) -> tuple[int, list[dict[str, Any]], str]:
+    url = f"http://{bench.handle.address}/{SERVICE}/{method}"
+    process = await asyncio.create_subprocess_exec(
+        *(str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "@-", url),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate("\n".join(map(json.dumps, requests)).encode())
+    decoder, at, found, text = json.JSONDecoder(), 0, [], out.decode()
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        message, end = decoder.raw_decode(text[at:])
+        found.append(message)
+        at += end
+    return process.returncode or 0, found, err.decode()
+
+
+async def test_a_go_client_holds_a_conversation(bench: Bench) -> None:
+    code, events, err = await _call(
+        bench,
+        "Converse",
+        {"open": {"newSession": {"engine": "demo", "sessionId": "from-go"}}},
+        {"turn": {"turnId": "one", "text": "hello", "generation": {"maxNewTokens": 4, "ignoreEos": True}}},
+        {"turn": {"turnId": "two", "tokenIds": {"ids": [5, 6, 7]}, "noReply": True}},
+    )
+    assert (code, err) == (0, "")
+    finished = {event["finished"]["turnId"]: event["finished"] for event in events if "finished" in event}
+    assert events[0]["opened"]["session"]["name"] == "sessions/from-go"
+    assert finished["one"]["reason"] == "FINISH_REASON_LENGTH"
+    assert finished["one"]["usage"]["generatedTokens"] == 4
+    assert finished["two"]["reason"] == "FINISH_REASON_INPUT_ONLY"
+
+
+async def test_a_go_client_reads_why_it_was_refused(bench: Bench) -> None:
+    code, _, err = await _call(bench, "GetSession", {"name": "sessions/nowhere"})
+    assert code != 0
+    error = json.loads(err)
+    assert error["code"] == "not_found"
+    packed = base64.b64decode(error["details"][0]["value"] + "==")
+    assert error_details_pb2.ErrorInfo.FromString(packed).reason == "SESSION_NOT_FOUND"

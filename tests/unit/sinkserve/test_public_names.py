@@ -1,0 +1,45 @@
+"""What `sinkserve.client` promises."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import sinkserve.client
+from sinkserve.client import Client, Conversation, Turn
+from sinkserve.client.builds import Builds
+from sinkserve.client.engines import Engines
+from sinkserve.client.sessions import Sessions
+
+NAMES = (
+    *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "FailedPrecondition"),
+    *("FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal", "InvalidArgument", "Message"),
+    *("NotFound", "OnFull", "OutOfRange", "ResourceExhausted", "Retry", "SessionOptions", "SinkServeError", "Timing"),
+    *("Turn", "Unavailable", "Unreachable", "Usage"),
+)
+
+
+def public(kind: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind) if not name.startswith("_")}
+
+
+def test_the_names_of_the_package_are_these() -> None:
+    assert tuple(sinkserve.client.__all__) == NAMES
+    assert all(hasattr(sinkserve.client, name) for name in NAMES)
+
+
+def test_the_methods_are_these() -> None:
+    assert public(Client) == {"close", "conversation"}
+    assert public(Conversation) == {"close", "open", "opened", "say", "send", "session"}
+    assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
+    assert public(Sessions) == {"delete", "get", "list", "turns"}
+    catalog = {"aliases", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
+    assert public(Engines) == catalog | {"load", "loaded", "unload"}
+    assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}
+
+
+def test_importing_the_client_imports_nothing_heavy() -> None:
+    heavy = ("numpy", "onnx", "onnxruntime", "sqlalchemy", "transformers", "tokenizers", "pydantic_settings", "rich")
+    check = f"import sys, sinkserve.client; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "[]\n"

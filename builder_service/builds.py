@@ -51,15 +51,15 @@ class Stage(StrEnum):
 
 
 _SHARES = {
-    Stage.RESOLVE: 0.10,
+    Stage.RESOLVE: 0.08,
     Stage.PLAN: 0.01,
     Stage.EXPORT: 0.02,
-    Stage.QUANTIZE: 0.37,
-    Stage.COMPILE: 0.10,
-    Stage.VERIFY: 0.30,
+    Stage.QUANTIZE: 0.15,
+    Stage.COMPILE: 0.04,
+    Stage.VERIFY: 0.60,
     Stage.PUBLISH: 0.10,
 }
-"""Share of a whole build's time that a stage takes, about."""
+"""Share of a whole build's time that a stage takes, about: of 0.1B parameters, on a CPU."""
 
 
 def overall_progress(stage: Stage, done: float) -> float:

@@ -27,7 +27,9 @@ from common.errors import Internal, Reason, ResourceExhausted, SinkServeError
 _PR_SET_PDEATHSIG = 1
 _LEAST_S = 0.1
 """Between two reports of progress in a stage."""
-_NO_MEMORY = ("bad_alloc", "cannot allocate memory", "failed to allocate memory", "out of memory")
+_NO_MEMORY = ("bad_alloc", "cannot allocate memory", "failed to allocate memory")
+"""What libraries say that have an error of their own for it, which may be wrapped in one of ours."""
+_NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class PipeParent:
@@ -87,14 +89,14 @@ def main() -> None:
 
 def explain(error: Exception, stage: Stage) -> SinkServeError:
     """The cause of a failed build, as a person can act on it; what is a fault of ours goes to the log as well."""
-    if isinstance(error, SinkServeError):
-        return error
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in _NO_DISK:
         return ResourceExhausted(Reason.OUT_OF_DISK, f"the disk is full, in {stage}: {error}", stage=stage)
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _NO_MEMORY):
         message = f"the build ran out of memory, in {stage}: {error}; free some, or choose a smaller precision or cache"
         return ResourceExhausted(Reason.OUT_OF_MEMORY, message, stage=stage)
+    if isinstance(error, SinkServeError):
+        return error
     traceback.print_exception(error)
     return Internal(Reason.BUILD_CRASHED, f"the build failed in {stage}: {text}; its log says where", stage=stage)
 

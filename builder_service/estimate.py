@@ -9,8 +9,10 @@ from common.manifest import Architecture
 from common.spec import Precision
 from common.window import Geometry
 
-_BITS = {Precision.FP32: 32.0, Precision.INT8: 8.0, Precision.INT4: 4.5}
-"""Bits of a weight, scales included."""
+_BYTES = {Precision.FP32: 4.0, Precision.INT8: 1.0, Precision.INT4: 4.5 / 8}
+"""Bytes of a weight in a matrix, scales of blocks included."""
+_EMBEDDING_BYTES = {Precision.FP32: 4.0, Precision.INT8: 1.0, Precision.INT4: 1.0}
+"""Bytes of a weight in the embedding."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""
 _WEIGHTS_IN_MEMORY = 1.5
@@ -29,7 +31,9 @@ class Estimate:
 
 def estimate(architecture: Architecture, geometry: Geometry, precision: Precision) -> Estimate:
     """What a build of these shapes needs."""
-    weights = round(architecture.parameters * _BITS[precision] / 8)
+    embedding = architecture.vocabulary * architecture.hidden
+    others = architecture.parameters - embedding
+    weights = round(others * _BYTES[precision] + embedding * _EMBEDDING_BYTES[precision])
     kv = kv_bytes_per_slot(architecture, geometry)
     memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
     # In the work folder and, once published, in the store.

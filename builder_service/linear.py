@@ -15,11 +15,10 @@ import numpy as np
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.quantize import INT4_BLOCK, INT8_LARGEST, int4_block_count, int4_blocks, int8_rows
+from builder_service.quantize import BLOCK, INT8_LARGEST, UINT8_ZERO, block_count, int4_blocks, int8_blocks, int8_rows
 from common.spec import Precision
 
 SMALLEST_PEAK = 1e-8  # of an activation's row; a row of zeros stays one
-UINT8_ZERO = 128
 FLOAT, INT8, UINT8 = np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8)
 
 
@@ -104,31 +103,35 @@ class Int8Linear:
         return graph.node("Mul", peak, graph.constant([1 / INT8_LARGEST], np.float32))
 
 
-class Int4Linear:
-    """int4 weights with a scale a block of INT4_BLOCK inputs; activations become int8 inside the operator.
+class BlockLinear:
+    """Weights of 4 or 8 bits with a scale a block of BLOCK inputs; activations become int8 inside the operator.
 
     The operator loses NaN and infinity when it makes int8 of a row, so they are carried around it.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, bits: int) -> None:
         self._graph = graph
+        self._bits = bits
 
     def prepare(self, rows: str, extent: str) -> Activation:
         del extent
         return Activation(rows, not_finite=_not_finite(self._graph, rows))
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
-        inputs = [activation.rows, *self._graph.weights(_int4(matrix))]
-        attributes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": 4, "block_size": INT4_BLOCK}
-        product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **attributes)
+        inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits))]
+        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": BLOCK}
+        product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **sizes)
         return _biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
 
 
 LINEAR: dict[Precision, Callable[[Graph], Linear]] = {
     Precision.FP32: FloatLinear,
     Precision.INT8: Int8Linear,
-    Precision.INT4: Int4Linear,
+    Precision.INT4: lambda graph: BlockLinear(graph, 4),
 }
+"""How a precision multiplies within the layers."""
+LOGITS: dict[Precision, Callable[[Graph], Linear]] = LINEAR | {Precision.INT4: lambda graph: BlockLinear(graph, 8)}
+"""How it multiplies for the logits: int4 would lose there half of what it loses, to save a small part of its bytes."""
 
 
 def float_weight(graph: Graph, matrix: Matrix) -> str:
@@ -179,20 +182,21 @@ def _int8_transposed(matrix: Matrix) -> WeightGroup:
     return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs,))), produce)
 
 
-def _int4(matrix: Matrix) -> WeightGroup:
-    """int4 [out, blocks, INT4_BLOCK / 2] and scales [out, blocks]."""
+def _blocks(matrix: Matrix, bits: int) -> WeightGroup:
+    """uint8 [out, blocks, BLOCK * bits / 8] and scales [out, blocks]."""
+    quantize = {4: int4_blocks, 8: int8_blocks}[bits]
 
     def produce(checkpoint: Checkpoint) -> Iterator[Array]:
         scales = []
         for name in matrix.tensors:
             for block in checkpoint.blocks(name):
-                values, block_scales = int4_blocks(block)
+                values, block_scales = quantize(block)
                 scales.append(block_scales)
                 yield values
         yield np.concatenate(scales)
 
-    blocks = int4_block_count(matrix.inputs)
-    values = Weight(f"{matrix.name}.int4", UINT8, (matrix.outputs, blocks, INT4_BLOCK // 2))
+    blocks = block_count(matrix.inputs)
+    values = Weight(f"{matrix.name}.int{bits}", UINT8, (matrix.outputs, blocks, BLOCK * bits // 8))
     return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs, blocks))), produce)
 
 

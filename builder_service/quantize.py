@@ -1,4 +1,4 @@
-"""Weights in few bits, in numpy: rows of a matrix to int8, blocks of a row to int4.
+"""Weights in few bits, in numpy: rows of a matrix to int8, blocks of a row to int8 or int4.
 
 Knows arrays only. A row is one output of a projection, as a checkpoint stores it: [out, in].
 """
@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 INT8_LARGEST = 127
+UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
 INT4_ZERO = 8  # int4 values 0..15 stand for -8..7
-INT4_BLOCK = 32
+BLOCK = 32  # inputs that share a scale, in int4 and in int8 by blocks
 
 
 def int8_rows(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
@@ -27,12 +28,12 @@ def int8_rows(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 
 
 def int4_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
-    """int4 with a scale for each block of INT4_BLOCK inputs; the value of largest magnitude becomes -8.
+    """int4 with a scale for each block of BLOCK inputs; the value of largest magnitude becomes -8.
 
-    The last block is filled with zeros. Returns uint8 [out, blocks, INT4_BLOCK / 2], the earlier value in the low
+    The last block is filled with zeros. Returns uint8 [out, blocks, BLOCK / 2], the earlier value in the low
     half, and float32 [out, blocks].
     """
-    blocks = _in_blocks(rows)  # [out, blocks, INT4_BLOCK]
+    blocks = _in_blocks(rows)  # [out, blocks, BLOCK]
     peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
     scales = peaks / np.float32(-INT4_ZERO)
     scales[scales == 0] = 1  # a block of zeros
@@ -41,13 +42,23 @@ def int4_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     return packed, scales[:, :, 0].astype(np.float32, copy=False)
 
 
-def int4_block_count(inputs: int) -> int:
+def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
+    """int8 around UINT8_ZERO with a scale for each block of BLOCK inputs.
+
+    The last block is filled with zeros. Returns uint8 [out, blocks, BLOCK] and float32 [out, blocks].
+    """
+    blocks = _in_blocks(rows)
+    values, scales = int8_rows(blocks.reshape(-1, BLOCK))
+    return (values.view(np.uint8) ^ UINT8_ZERO).reshape(blocks.shape), scales.reshape(blocks.shape[:2])
+
+
+def block_count(inputs: int) -> int:
     """Blocks of a row of `inputs` values."""
-    return -(-inputs // INT4_BLOCK)
+    return -(-inputs // BLOCK)
 
 
 def _in_blocks(rows: FloatArray) -> npt.NDArray[Any]:
     outputs, inputs = rows.shape
-    padding = int4_block_count(inputs) * INT4_BLOCK - inputs
+    padding = block_count(inputs) * BLOCK - inputs
     padded = np.pad(rows, ((0, 0), (0, padding))) if padding else rows
-    return padded.reshape(outputs, -1, INT4_BLOCK)
+    return padded.reshape(outputs, -1, BLOCK)

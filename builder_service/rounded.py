@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.quantize import INT4_BLOCK, INT4_ZERO, INT8_LARGEST, int4_blocks, int8_rows
+from builder_service.quantize import BLOCK, INT4_ZERO, INT8_LARGEST, UINT8_ZERO, int4_blocks, int8_blocks, int8_rows
 from common.spec import Precision
 
 FloatArray = npt.NDArray[np.float32]
@@ -45,6 +45,7 @@ class Rounded:
     def __init__(self, checkpoint: Checkpoint, precision: Precision) -> None:
         self._checkpoint = checkpoint
         self._matrix = _MATRIX[precision]
+        self._head = _int8_blocks_and_back if precision is Precision.INT4 else self._matrix
         self._embedding = _plain if precision is Precision.FP32 else _int8_and_back
         self._activations = _ACTIVATIONS[precision]
 
@@ -59,7 +60,7 @@ class Rounded:
         return map(self._embedding, self._checkpoint.blocks(name))
 
     def matrix(self, name: str) -> Iterator[Array]:
-        return map(self._matrix, self._checkpoint.blocks(name))
+        return map(self._head if name in _HEADS else self._matrix, self._checkpoint.blocks(name))
 
     def activations(self, rows: Array) -> Array:
         return self._activations(rows)
@@ -76,10 +77,16 @@ def _int8_and_back(rows: FloatArray) -> Array:
 
 def _int4_and_back(rows: FloatArray) -> Array:
     packed, scales = int4_blocks(rows)
-    blocks = np.empty((*scales.shape, INT4_BLOCK))
+    blocks = np.empty((*scales.shape, BLOCK))
     blocks[:, :, 0::2], blocks[:, :, 1::2] = packed & 15, packed >> 4
     blocks -= INT4_ZERO
     blocks *= scales[:, :, None]
+    return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+def _int8_blocks_and_back(rows: FloatArray) -> Array:
+    values, scales = int8_blocks(rows)
+    blocks = (values.astype(np.float64) - UINT8_ZERO) * scales[:, :, None]
     return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
@@ -95,12 +102,13 @@ def _per_token(rows: Array) -> Array:
 
 
 def _per_block(rows: Array) -> Array:
-    """int8 with a scale for each INT4_BLOCK inputs of each token, as `MatMulNBits` does at accuracy level 4."""
-    padding = -rows.shape[1] % INT4_BLOCK
-    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, INT4_BLOCK)
+    """int8 with a scale for each BLOCK inputs of each token, as `MatMulNBits` does at accuracy level 4."""
+    padding = -rows.shape[1] % BLOCK
+    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, BLOCK)
     return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
+_HEADS = ("lm_head.weight", "model.embed_tokens.weight")  # the matrix of the logits; the second where it is tied
 _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
     Precision.INT8: _int8_and_back,

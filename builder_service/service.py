@@ -74,7 +74,11 @@ async def _start(settings: BuilderSettings, shared: SharedSettings, database: Da
     registrations = _registrations(BuilderServicer(builds, changes), CatalogServicer(catalog, Aliases(database)))
     server = await start_server(settings.listen, registrations)
     worker = Worker(shop, settings.concurrency)
-    await worker.start()
+    try:
+        await worker.start()
+    except BaseException:
+        await server.stop(0)
+        raise
     server.health.set_ready(True)
     return BuilderHandle(server.address, server, worker, database, changes, settings.stop_grace_s)
 

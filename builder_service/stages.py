@@ -20,7 +20,7 @@ from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
 from builder_service.source import SourceFile, find_folder, hash_files, text_files
 from builder_service.template import DerivedText, derive_text
-from common.cpu import needed_features
+from common.cpu import check_cpu, cpu_features, needed_features
 from common.digest import digest_file
 from common.manifest import (
     GRAPH_PATH,
@@ -96,6 +96,7 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     """PLAN: read the config, check that everything fits, and refuse now what could only fail later."""
     parent.progress(Stage.PLAN, 0.0)
     spec, config = order.spec, source.checkpoint.config
+    check_cpu(needed_features(spec.precision), cpu_features())
     geometry = _geometry(spec)
     llama = read_llama(config, spec.options.ignore_config_fields)
     check_geometry(llama.architecture, geometry)

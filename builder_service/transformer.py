@@ -16,7 +16,7 @@ from onnx import TensorProto
 from builder_service.attention import Attention, Inputs
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.linear import FLOAT, LINEAR, Linear, Matrix, float_weight, int8_weight
+from builder_service.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
 from builder_service.llama import Llama, tensor_shapes
 from common.spec import Precision
 from common.window import Geometry
@@ -52,6 +52,7 @@ class _Builder:
         self.geometry = geometry
         self.graph = Graph()
         self.linear: Linear = LINEAR[precision](self.graph)
+        self.last_linear: Linear = LOGITS[precision](self.graph)
         self.quantized = precision is not Precision.FP32
         self.tensors = tensor_shapes(llama)
         self.tokens, self.last, inputs = self._declare_inputs()
@@ -113,7 +114,7 @@ class _Builder:
             return
         name = EMBEDDING if self.llama.tied else "lm_head.weight"
         matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary)
-        logits = self.linear.project(self.linear.prepare(rows.name, rows.extent), matrix)
+        logits = self.last_linear.project(self.last_linear.prepare(rows.name, rows.extent), matrix)
         self.graph.node("Identity", logits, out="logits")
 
     def _project(self, layer: int, part: str, projections: tuple[str, ...], rows: Rows) -> Rows:

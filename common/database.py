@@ -27,10 +27,10 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from common.errors import FailedPrecondition, InvalidArgument, Reason
+from common.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 
 SCHEMA_VERSION = 1
 LOCAL_PRINCIPAL = "local"
@@ -103,15 +103,17 @@ class Database:
 def open_database(url: str) -> Database:
     """Open the database at a SQLAlchemy URL and create what of the schema is missing.
 
-    Raises InvalidArgument for a URL that cannot be used, FailedPrecondition for a schema of another version.
+    Raises InvalidArgument for a URL that cannot be used, FailedPrecondition for a schema of another version, and
+    Unavailable for a database that does not answer or is not one.
     """
     engine = _engine(url)
     database = Database(engine)
-    with database.write() as connection:
-        metadata.create_all(connection)
-        found = connection.scalar(select(_schema_version.c.version))
-        if found is None:
-            connection.execute(_schema_version.insert().values(version=SCHEMA_VERSION))
+    try:
+        found = _create(database)
+    except DBAPIError as error:
+        database.close()
+        where = engine.url.render_as_string(hide_password=True)
+        raise Unavailable(Reason.INTERNAL, f"the database {where} cannot be used: {error.orig}") from None
     if found not in (None, SCHEMA_VERSION):
         database.close()
         raise FailedPrecondition(
@@ -124,6 +126,16 @@ def open_database(url: str) -> Database:
     return database
 
 
+def _create(database: Database) -> int | None:
+    """Create the tables that are missing; returns the version of the schema that was there."""
+    with database.write() as connection:
+        metadata.create_all(connection)
+        found: int | None = connection.scalar(select(_schema_version.c.version))
+        if found is None:
+            connection.execute(_schema_version.insert().values(version=SCHEMA_VERSION))
+    return found
+
+
 def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
@@ -133,20 +145,28 @@ def _engine(url: str) -> Engine:
         raise InvalidArgument(Reason.INVALID_FIELD, f"database_url cannot be used: {error}") from None
     if not parsed.database or parsed.database == ":memory:":
         raise InvalidArgument(Reason.INVALID_FIELD, "database_url: SQLite needs a file, such as sqlite:////var/x.db")
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(Path(parsed.database).parent)
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(Reason.INTERNAL, f"the database's folder {folder} cannot be made: {error}") from None
+
+
 def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
     del record
     connection.isolation_level = None  # the driver begins nothing by itself: `_begin_sqlite` does
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    # FULL: what was committed is there after a power failure too, not only after a crash.
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("sinkserve_write")
-    connection.exec_driver_sql("BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

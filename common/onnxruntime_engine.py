@@ -24,7 +24,7 @@ from common.step_inputs import StepInputs
 from common.window import Geometry, SessionWindow
 
 BINDINGS_KEPT = 64
-"""Shapes of steps whose binding is kept; one costs about a microsecond an input to make anew."""
+"""Shapes of steps whose binding is kept; making one takes up to some milliseconds in a deep model."""
 
 
 class OnnxRuntimeEngine:

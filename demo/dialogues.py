@@ -2,7 +2,7 @@
 
 No third-party imports. `conversation(rng)` yields turns forever; a turn that asks for something told earlier carries
 `recall_distance`, the number of turns since either side last said it. Nothing is asked that is not either at most
-`reach` turns back, or never told (or told so long ago that no window holds it): then the answer is `NOT_TOLD`.
+`reach` turns back, or never told (or told so long ago that no window holds it): then the reply says so.
 """
 
 import random
@@ -14,8 +14,7 @@ import words
 from keys import KEYS, Key
 
 Thing = TypeVar("Thing")
-NOT_TOLD = "You have not told me."
-NOT_SEEN = "I have not seen line {n}."
+NOT_SEEN = "The code in line {n} is one I have not seen."
 ASK_CODE = ("what is the code in line {n}?", "what is the code in line {n}?", "which code is in line {n}?")
 FORGOTTEN = 60  # turns after which no 256-token window can still hold a thing
 
@@ -171,7 +170,13 @@ def untold(talker: Talker) -> Turn:
     free = [key for key in KEYS if key.noun not in talker.vague and _forgotten(talker, key)]
     if not free:
         return talk(talker)
-    return Turn(talker.rng.choice(talker.rng.choice(free).ask), NOT_TOLD, "untold")
+    key = talker.rng.choice(free)
+    return Turn(talker.rng.choice(key.ask), key.untold, "untold", None, (_first_word(key),))
+
+
+def _first_word(key: Key) -> str:
+    """Where the reply parts from a recall."""
+    return key.untold[key.answer.index("{v}") :].split()[0]
 
 
 def _forgotten(talker: Talker, key: Key) -> bool:
@@ -223,7 +228,7 @@ def code_of(talker: Talker, number: int) -> Turn:
 def unseen(talker: Talker) -> Turn:
     """A question about a line that has not come yet."""
     number = talker.line + talker.rng.randint(5, 40)
-    return Turn(f"what is the code in line {number}?", NOT_SEEN.format(n=number), "unseen")
+    return Turn(f"what is the code in line {number}?", NOT_SEEN.format(n=number), "unseen", None, ("one",))
 
 
 def small_sum(talker: Talker) -> Turn:

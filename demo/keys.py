@@ -10,12 +10,16 @@ from dataclasses import dataclass
 
 import words
 
+UNTOLD = "something you have not told me"
 Draw = Callable[[random.Random, bool], str]
 
 
 @dataclass(frozen=True)
 class Key:
-    """One thing to remember: how it is told, changed, acknowledged, asked and answered (`{v}` is the value)."""
+    """One thing to remember: how it is told, changed, acknowledged, asked and answered (`{v}` is the value).
+
+    `untold` answers a question about something that was not told: it parts from `answer` only where the value stands.
+    """
 
     noun: str
     draw: Draw
@@ -24,6 +28,7 @@ class Key:
     known: str
     ask: tuple[str, ...]
     answer: str
+    untold: str
 
 
 def _one_of(options: list[str]) -> Draw:
@@ -45,14 +50,15 @@ def _called(noun: str) -> Key:
               f"my {noun} is now called {{v}}.")  # fmt: skip
     ask = (f"what is my {noun} called?", f"what is my {noun} called?", f"what is my {noun}'s name?",
            f"what is the name of my {noun}?", f"do you remember the name of my {noun}?")  # fmt: skip
-    return Key(noun, words.name, tell, change, "I like the name {v}.", ask, f"Your {noun} is called {{v}}.")
+    return Key(noun, words.name, tell, change, "I like the name {v}.", ask, f"Your {noun} is called {{v}}.",
+               f"Your {noun} is called {UNTOLD}.")  # fmt: skip
 
 
 def _property(noun: str, draw: Draw, known: str) -> Key:
     tell = (f"my {noun} is {{v}}.", f"my {noun} is {{v}}.", f"remember that my {noun} is {{v}}.")
     change = (f"actually my {noun} is {{v}}.", f"no, my {noun} is {{v}}.", f"my {noun} is now {{v}}.")
     ask = (f"what is my {noun}?", f"what is my {noun}?", f"do you remember my {noun}?", f"tell me my {noun}.")
-    return Key(noun, draw, tell, change, known, ask, f"Your {noun} is {{v}}.")
+    return Key(noun, draw, tell, change, known, ask, f"Your {noun} is {{v}}.", f"Your {noun} is {UNTOLD}.")
 
 
 _LIKE = "I like {v} too."
@@ -73,7 +79,7 @@ KEYS: tuple[Key, ...] = (
     _property("secret word", words.name, _KEEP),
     Key("city", _city, ("I live in {v}.", "my city is {v}."), ("I moved to {v}.", "actually I live in {v}."),
         "I hear {v} is nice.", ("where do I live?", "what is my city?", "which city do I live in?"),
-        "You live in {v}."),
+        "You live in {v}.", "You live in a place you have not told me."),
     Key("age", _number(5, 99), ("I am {v} years old.",), ("actually I am {v} years old.",), _KEEP,
-        ("how old am I?", "what is my age?"), "You are {v} years old."),
+        ("how old am I?", "what is my age?"), "You are {v} years old.", "You are of an age you have not told me."),
 )  # fmt: skip

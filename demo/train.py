@@ -124,14 +124,15 @@ def write_weights(network: Network, out: Path) -> None:
 
 
 def train(trainer: Trainer, work: Path, out: Path) -> None:
-    """Until the time is spent; a log line every 50 steps, a checkpoint and a test every 250; then the weights."""
+    """Until the time is spent; logs every 50 steps, saves every 250, tests every 500; writes the weights at the end."""
     while trainer.part < 1.0:
         loss, sinks = trainer.step()
         if trainer.progress.step % 50 == 0:
             log(trainer, loss, sinks)
         if trainer.progress.step % 250 == 0 or trainer.part == 1.0:
             trainer.save(work / "state.pt")
-            print("  " + summary(probe(trainer.network, trainer.encoder, 1, 48)), flush=True)
+        if trainer.progress.step % 500 == 0:
+            print("  " + summary(probe(trainer.network, trainer.encoder, 1, 32)), flush=True)
     write_weights(trainer.network, out)
 
 

@@ -96,10 +96,11 @@ class SessionRepository:
             mine = sessions.c.key == session_key
             connection.execute(update(sessions).where(mine).values(last_active_at=turn.created_at))
 
-    def restart_turn(self, session_key: int, turn: Turn) -> None:
-        """Keep that a turn starts again."""
+    def note_attempt(self, session_key: int, turn: Turn) -> None:
+        """Keep how often a turn was started, and stopped in good order."""
+        values = {"attempt": turn.attempt, "stops": turn.stops}
         with self._database.write() as connection:
-            connection.execute(update(turns).where(_numbered(session_key, turn)).values(attempt=turn.attempt))
+            connection.execute(update(turns).where(_numbered(session_key, turn)).values(values))
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
         """Keep how a turn ended, the `tokens` that it added, and the session's new position, all at once."""

@@ -66,6 +66,7 @@ def turn_to_row(session_key: int, turn: Turn) -> dict[str, Any]:
         "body": turn.request.body(),
         "options": _GENERATION_OPTIONS.dump_json(turn.options).decode(),
         "attempt": turn.attempt,
+        "stops": turn.stops,
         "created_at": turn.created_at,
     }
 
@@ -78,6 +79,7 @@ def turn_from_row(row: RowMapping) -> Turn:
         options=_GENERATION_OPTIONS.validate_json(row["options"]),
         created_at=row["created_at"],
         attempt=row["attempt"],
+        stops=row["stops"],
         result=result_from_json(row["result"], unpack(row["tokens"] or b"")) if row["result"] else None,
         ended_at=row["ended_at"],
     )

@@ -58,6 +58,7 @@ turns = Table(
     Column("body", Text, nullable=False),
     Column("options", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
+    Column("stops", Integer, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("ended_at", Time),
     Column("reason", String(16)),

@@ -99,13 +99,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn that was accepted, as it is kept; `result` is None while it runs or waits."""
+    """A turn that was accepted, as it is kept; `result` is None while it runs or waits.
+
+    `attempt` counts how often it was started, `stops` how often the server was stopped meanwhile, in good order.
+    """
 
     number: int
     request: TurnRequest
     options: GenerationOptions
     created_at: datetime
     attempt: int = 1
+    stops: int = 0
     result: Result | None = None
     ended_at: datetime | None = None
 

@@ -32,7 +32,7 @@ from runtime_service.settings import RuntimeSettings
 from runtime_service.slots import Tenant
 from runtime_service.turn import FinishReason, Result, Timing, Turn, Usage
 
-MOST_ATTEMPTS = 2
+MOST_CRASHES = 2
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -120,9 +120,13 @@ class Turns:
 
     async def close(self) -> None:
         """Drop what runs where it is: it runs again when another process, or this one, opens the session."""
+        interrupted = self._running
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
+        if interrupted is not None:
+            turn = replace(interrupted.turn, stops=interrupted.turn.stops + 1)
+            await self._write(partial(self._shared.repository.note_attempt, self.session.key, turn))
         await self._engine.thread.done(lambda scheduler: scheduler.release(self.tenant))
 
     async def _run(self) -> None:
@@ -146,7 +150,7 @@ class Turns:
     async def _perform(self, pending: Pending) -> Event:
         """Run a turn and keep how it ended; returns the event that says so."""
         if pending.turn.attempt > 1:
-            await self._write(partial(self._shared.repository.restart_turn, self.session.key, pending.turn))
+            await self._write(partial(self._shared.repository.note_attempt, self.session.key, pending.turn))
         outcome = await self._outcome(pending)
         turn = self._finished(pending, outcome)
         assert turn.result is not None
@@ -157,8 +161,8 @@ class Turns:
         return self._note(pending, Finished(turn.turn_id, turn.result))
 
     async def _outcome(self, pending: Pending) -> Outcome:
-        if pending.turn.attempt > MOST_ATTEMPTS:
-            what = f"the server stopped {MOST_ATTEMPTS} times while it ran this turn"
+        if pending.turn.attempt - pending.turn.stops > MOST_CRASHES:
+            what = f"the server died {MOST_CRASHES} times while it ran this turn"
             return self._not_run(pending, FinishReason.ERROR, Internal(Reason.INTERNAL, what))
         if pending.discard is not None:
             return self._not_run(pending, FinishReason.CANCELLED)

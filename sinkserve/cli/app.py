@@ -33,7 +33,7 @@ class Entry:
 
 COMMANDS: Mapping[str, Entry] = {
     "run": Entry("run_folder", "run", "Build a checkpoint folder if need be, and chat with it."),
-    "serve": Entry("serve", "serve", "Run the builder and the runtime, or one of them."),
+    "serve": Entry("serve", "serve", "Run the builder and the runtime in one process, or one of them."),
     "build": Entry("build", "build", "Build an engine from a spec."),
     "chat": Entry("chat", "chat", "Talk to an engine."),
     "spec": Entry("spec", "app", "Write and check specs."),

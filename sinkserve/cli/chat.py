@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -126,12 +127,15 @@ def _talk(runner: asyncio.Runner, dialog: Dialog, conversation: Conversation, as
     view = ChatView(lively=at_terminal and console.out.is_terminal)
     if at_terminal:
         _load_line_editing()
+        _show_losses()
         view.greet(conversation.opened)
         try:
             dialog.talk(runner, view)
         finally:
             view.farewell(f"{asked.comeback} {conversation.session.name}")
         runner.run(conversation.close())
+        if conversation.error is not None:
+            raise typer.Exit(exit_code(conversation.error))
         return
     lines = (asked.prompt,) if asked.prompt is not None else sys.stdin
     keep = asked.keep or asked.session is not None
@@ -146,6 +150,18 @@ def _load_line_editing() -> None:
     """Arrow keys and history at the prompt, where Python has them."""
     with contextlib.suppress(ImportError):
         import_module("readline")
+
+
+def _show_losses() -> None:
+    """Say when the connection is lost, so that a person knows what they wait for."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - the details would not help
+            console.err.print("[dim]the connection was lost, trying to get it back[/]")
+
+    log = logging.getLogger("sinkserve.client")
+    log.setLevel(logging.INFO)
+    log.addHandler(Handler())
 
 
 async def _recite(dialog: Dialog, view: ChatView, lines: Iterable[str]) -> int:

@@ -24,7 +24,7 @@ class Dialog:
         self._generation = generation
 
     def talk(self, runner: asyncio.Runner, view: ChatView) -> None:
-        """Talk with the person at the terminal until they leave."""
+        """Talk with the person at the terminal until they leave, or the conversation is over."""
         for line in _lines(view):
             if line.startswith("/"):
                 if line in {"/quit", "/exit", "/q"}:
@@ -33,6 +33,8 @@ class Dialog:
             elif line:
                 with contextlib.suppress(SinkServeError):
                     runner.run(self.say(line, view))
+            if self._conversation.error is not None:
+                return
 
     async def say(self, text: str, view: ChatView) -> None:
         """One turn, printed as it comes. Raises SinkServeError when it failed, after saying so."""

@@ -21,8 +21,7 @@ from runtime_service.service import start_runtime
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli import console
 from sinkserve.cli.failures import FAILED, WRONG, Failure, explained
-
-_DEFAULTS = {"builder": "127.0.0.1:50061", "runtime": "127.0.0.1:50071"}  # where clients look when not told
+from sinkserve.client.settings import ClientSettings
 
 
 class Which(StrEnum):
@@ -57,14 +56,12 @@ async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -
             raise Failure(str(error), code=WRONG) from None
         except OSError as error:
             raise Failure(str(error), code=FAILED) from None
-        if until_stdin_ends:
-            sys.stdout.write(json.dumps(addresses) + "\n")
-            sys.stdout.flush()
-            await _stdin_ends()
-        else:
-            _announce(addresses)
-            await stop_requested()
-            console.err.print("[dim]stopping: running turns finish first[/]")
+        stopped = asyncio.create_task(_stopped(until_stdin_ends=until_stdin_ends))
+        for _ in range(2):
+            await asyncio.sleep(0)  # its tasks run: from here on a signal stops in good order
+        _announce(addresses, to_program=until_stdin_ends)
+        await stopped
+        console.err.print("[dim]stopping: running turns finish first[/]")
 
 
 async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path | None) -> dict[str, str]:
@@ -84,21 +81,35 @@ async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path 
     return addresses
 
 
-def _announce(addresses: dict[str, str]) -> None:
-    """Say where the services listen and what to type next."""
+def _announce(addresses: dict[str, str], *, to_program: bool) -> None:
+    """Say where the services listen: in JSON to the program that started them, or to a person, with what is next."""
+    if to_program:
+        sys.stdout.write(json.dumps(addresses) + "\n")
+        sys.stdout.flush()
+        return
     for service, address in addresses.items():
         console.out.print(f"[bold]{service:<8}[/]{address}")
     exports = [
         f"SINKSERVE_CLIENT_{service.upper()}={address}"
         for service, address in addresses.items()
-        if address != _DEFAULTS[service]
+        if address != ClientSettings.model_fields[service].default
     ]
     command = "sinkserve build SPEC.yaml" if "builder" in addresses else "sinkserve engines load ENGINE"
     console.out.print(f"[dim]next, elsewhere:[/] {' '.join([*exports, command])} [dim]· Ctrl-C stops[/]")
 
 
+async def _stopped(*, until_stdin_ends: bool) -> None:
+    """Return at SIGINT or SIGTERM, or when stdin ends because whoever holds its other end is done or gone."""
+    ways = [asyncio.create_task(stop_requested())]
+    if until_stdin_ends:
+        ways.append(asyncio.create_task(_stdin_ends()))
+    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    for way in ways:
+        way.cancel()
+    await asyncio.wait(ways)
+
+
 async def _stdin_ends() -> None:
-    """Return when whoever started this process has gone, or wants it to stop."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

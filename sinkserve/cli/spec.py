@@ -21,19 +21,7 @@ from sinkserve.cli.suggest import Wishes, read_needs, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
 
-_TEMPLATE = """\
-# {model}: {parameters} parameters, {layers} layers, trained with {context} tokens of context.
-name: {name}                    # what engines built from this are called
-source: {{uri: {uri}}}           # a Hugging Face folder; relative to this file
-target: {target}
-precision: {precision:<17} # fp32 | int8 (needs VNNI or AMX) | int4
-cache:
-  sink_tokens: {sinks:<13} # kept from the start of every conversation
-  window_tokens: {window:<11} # the most recent tokens that are seen; sinks and window fit the trained context
-  chunk_tokens: {chunk:<12} # most tokens one step feeds to one conversation
-  max_slots: {slots:<15} # conversations in the engine at once
-# Memory for keys and values: {per_slot} a slot, {all_slots} in all; weights take about {weights}.
-"""
+_COMMENT_COLUMN = 31
 
 
 @app.command()
@@ -59,25 +47,27 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
 
 
 def _written(spec: ModelSpec, folder: Path) -> str:
+    """The spec as YAML, with what a person would like to know beside each field."""
     shapes, needs = read_needs(spec)
     cache = spec.cache
-    return _TEMPLATE.format(
-        model=shapes.family,
-        parameters=console.parameters(shapes.parameters),
-        layers=shapes.layers,
-        context=shapes.trained_context,
-        name=_scalar(spec.name),
-        uri=_scalar(_relative(spec.source.uri, folder)),
-        target=spec.target,
-        precision=spec.precision,
-        sinks=cache.sink_tokens,
-        window=cache.window_tokens,
-        chunk=cache.chunk_tokens,
-        slots=cache.max_slots,
-        per_slot=console.size(needs.kv_bytes_per_slot),
-        all_slots=console.size(needs.kv_bytes_per_slot * cache.max_slots),
-        weights=console.size(needs.weight_bytes),
+    size = console.size
+    lines = (
+        (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
+        (f"source: {{uri: {_scalar(_relative(spec.source.uri, folder))}}}", "relative to this file"),
+        (f"target: {spec.target}", "who executes the engine"),
+        (f"precision: {spec.precision}", "fp32 | int8 (needs VNNI or AMX) | int4"),
+        ("cache:", f"{size(needs.kv_bytes_per_slot)} of keys and values a slot"),
+        (f"  sink_tokens: {cache.sink_tokens}", "kept from the start of every conversation"),
+        (f"  window_tokens: {cache.window_tokens}", "the most recent ones, which are seen besides the sinks"),
+        (f"  chunk_tokens: {cache.chunk_tokens}", "the most that one step feeds to one conversation"),
+        (f"  max_slots: {cache.max_slots}", "conversations in the engine at once"),
     )
+    head = (
+        f"# {shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers, trained with "
+        f"{shapes.trained_context} tokens of context,\n# which sinks and window have to fit. In memory: weights about "
+        f"{size(needs.weight_bytes)}, slots {size(needs.kv_bytes_per_slot * cache.max_slots)}.\n"
+    )
+    return head + "".join(f"{field:<{_COMMENT_COLUMN}} # {comment}\n" for field, comment in lines)
 
 
 def _scalar(text: str) -> str:

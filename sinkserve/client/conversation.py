@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 from sinkserve.client import requests
+from sinkserve.client.errors import SinkServeError
 from sinkserve.client.ledger import Ledger
 from sinkserve.client.requests import GenerationOptions, Message
 from sinkserve.client.retry import Retry
@@ -60,6 +61,11 @@ class Conversation:
     def session(self) -> pb.Session:
         """The session as it was at the last open; `Client.sessions.get` has it as it is."""
         return self.opened.session
+
+    @property
+    def error(self) -> SinkServeError | None:
+        """What ended the conversation, such as SESSION_TAKEN_OVER; None while it lives."""
+        return self._ledger.error
 
     async def open(self) -> None:
         """Open the session. Raises NotFound for an unknown engine or session, Unreachable, and what the server says."""

@@ -7,6 +7,7 @@ there is something to do, so that an idle client does not take the session from 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
 SESSION_KEY = "sinkserve-session-id"  # the routing key for balancers
+
+log = logging.getLogger(__name__)
 
 Call = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
 
@@ -39,6 +42,11 @@ class _Outage:
         self._retry = retry
         self._attempts = 0
         self._since: float | None = None
+
+    @property
+    def begins(self) -> bool:
+        """Whether no try was made yet."""
+        return self._attempts == 0
 
     def over(self) -> None:
         self._attempts, self._since = 0, None
@@ -158,6 +166,8 @@ class Stream:
         elif not (self._may_return(error) and self._outage.may_go_on(reached=ledger.opened is not None)):
             ledger.fail(error)
             return True
+        if self._outage.begins:
+            log.info("the stream to %s was lost, coming back: %s", self._route.address, error)
         await self._outage.wait(error.retry_after_s or 0.0)
         return False
 

@@ -261,6 +261,7 @@ async def test_a_session_that_another_stream_takes_is_not_taken_back(client: Cli
             with pytest.raises(Aborted) as caught:
                 await turn.wait()
             assert caught.value.reason == "SESSION_TAKEN_OVER"
+            assert first.error is caught.value
             with pytest.raises(Aborted):
                 await first.say("again")
             await cancel_all(runtime)

@@ -147,7 +147,7 @@ def test_everything_that_happens_is_an_event_in_its_order(builds: BuildRepositor
     assert isinstance(running, Changed)
     assert (running.build.state, running.build.attempt) == (State.RUNNING, 1)
     assert isinstance(progress, Progressed)
-    assert (progress.stage, progress.stage_progress, progress.progress) == (Stage.PLAN, 0.5, 0.105)
+    assert (progress.stage, progress.stage_progress, progress.progress) == (Stage.PLAN, 0.5, 0.085)
     assert line == Logged("hello")
     assert isinstance(failed, Changed)
     assert failed.build == builds.get("local", build_id)

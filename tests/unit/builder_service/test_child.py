@@ -7,6 +7,7 @@ import os
 import queue
 import select
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from builder_service.builds import Stage
 from builder_service.child import PipeParent, explain
 from builder_service.child_process import COMMAND
 from builder_service.messages import Order
-from common.errors import InvalidArgument, Reason
-from common.spec import ModelSpec, Source
+from common.errors import FailedPrecondition, InvalidArgument, Reason
+from common.spec import CacheGeometry, ModelSpec, Source
+from tests.checkpoints import write_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ from common.spec import ModelSpec, Source
         (OSError(errno.EDQUOT, "Disk quota exceeded"), Reason.OUT_OF_DISK),
         (ZeroDivisionError("oh"), Reason.BUILD_CRASHED),
         (InvalidArgument(Reason.CHECKPOINT_INVALID, "bad"), Reason.CHECKPOINT_INVALID),
+        (FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, "not loaded: std::bad_alloc"), Reason.OUT_OF_MEMORY),
     ],
 )
 def test_every_failure_has_a_cause(error: Exception, reason: Reason) -> None:
@@ -101,6 +104,40 @@ def test_a_child_dies_with_its_worker(tmp_path: Path) -> None:
         assert child.stdin is not None
         child.stdin.close()
         assert child.wait() == -9
+
+
+LIMITED = """
+import re, resource
+import builder_service.child
+size = int(re.search("VmSize:\\s+([0-9]+)", open("/proc/self/status").read()).group(1)) * 1024
+resource.setrlimit({limit})
+builder_service.child.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ("resource.RLIMIT_AS, (size + 2**26, size + 2**26)", "OUT_OF_MEMORY"),
+        ("resource.RLIMIT_FSIZE, (2**20, 2**20)", "OUT_OF_DISK"),
+    ],
+)
+def test_a_build_that_runs_out_says_of_what(tmp_path: Path, limit: str, reason: str) -> None:
+    """Real limits: 128 MiB of weights in 64 MiB of memory, or in files of at most one."""
+    model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=32_768, dtype="bfloat16", tokenizer=False)
+    cache = CacheGeometry(sink_tokens=4, window_tokens=60, chunk_tokens=16, max_slots=2)
+    spec = ModelSpec(name="demo", source=Source(uri=str(model)), cache=cache)
+    made = Order(spec=spec, work=tmp_path, source_roots=(tmp_path,), store_url=str(tmp_path / "store"))
+    answers = b'{"go_on": true}\n' * 2
+    command = [sys.executable, "-c", LIMITED.replace("{limit}", limit)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(made.model_dump_json().encode() + b"\n" + answers)
+        child.stdin.flush()
+        said = [json.loads(line) for line in child.stdout]
+    assert said[-1]["kind"] == "failed", said[-1]
+    assert said[-1]["failure"]["reason"] == reason, said[-1]
 
 
 WORKER = """

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from builder_service.quantize import INT4_BLOCK, INT4_ZERO, int4_block_count, int4_blocks, int8_rows
+from builder_service.quantize import BLOCK, INT4_ZERO, UINT8_ZERO, block_count, int4_blocks, int8_blocks, int8_rows
 
 matrices = arrays(
     np.float32,
@@ -15,12 +15,12 @@ matrices = arrays(
 
 
 def _unpack(packed: np.ndarray, scales: np.ndarray, inputs: int) -> np.ndarray:
-    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, INT4_BLOCK).astype(np.int32)
+    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*scales.shape, BLOCK).astype(np.int32)
     return np.asarray(((values - INT4_ZERO) * scales[:, :, None]).reshape(len(packed), -1)[:, :inputs])
 
 
 def _quantized(rows: np.ndarray) -> list[np.ndarray]:
-    return [*int8_rows(rows), *int4_blocks(rows)]
+    return [*int8_rows(rows), *int8_blocks(rows), *int4_blocks(rows)]
 
 
 @given(matrices)
@@ -41,13 +41,23 @@ def test_int8_uses_its_whole_range_in_every_row() -> None:
 @given(matrices)
 def test_int4_is_within_a_scale_and_its_peak_is_exact(rows: np.ndarray) -> None:
     packed, scales = int4_blocks(rows)
-    assert packed.shape == (len(rows), int4_block_count(rows.shape[1]), INT4_BLOCK // 2)
+    assert packed.shape == (len(rows), block_count(rows.shape[1]), BLOCK // 2)
     assert packed.dtype == np.uint8
     error = np.abs(_unpack(packed, scales, rows.shape[1]) - rows)
-    bound = np.repeat(np.abs(scales), INT4_BLOCK, axis=1)[:, : rows.shape[1]]
+    bound = np.repeat(np.abs(scales), BLOCK, axis=1)[:, : rows.shape[1]]
     assert (error <= 1.001 * bound).all()
     peak = np.abs(rows).max(axis=1)
     assert (np.abs(np.abs(_unpack(packed, scales, rows.shape[1])).max(axis=1) - peak) <= 1e-5 * peak).all()
+
+
+@given(matrices)
+def test_int8_in_blocks_is_within_half_a_scale(rows: np.ndarray) -> None:
+    values, scales = int8_blocks(rows)
+    assert values.shape == (len(rows), block_count(rows.shape[1]), BLOCK)
+    assert values.dtype == np.uint8
+    restored = (values.astype(np.float64) - UINT8_ZERO) * scales[:, :, None]
+    bound = 0.5001 * np.repeat(scales, BLOCK, axis=1)[:, : rows.shape[1]]
+    assert (np.abs(restored.reshape(len(rows), -1)[:, : rows.shape[1]] - rows) <= bound).all()
 
 
 def test_zeros_stay_zeros() -> None:

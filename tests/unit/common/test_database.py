@@ -16,7 +16,7 @@ from sqlalchemy.schema import CreateTable
 
 from common import catalog_tables as tables
 from common.database import Database, Time, metadata, open_database
-from common.errors import FailedPrecondition, InvalidArgument
+from common.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 
 @pytest.fixture
@@ -56,6 +56,18 @@ def test_a_schema_of_another_version_is_refused(database: Database, url: str) ->
 def test_a_url_that_is_no_database_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument, match="database_url"):
         open_database(url)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"this is not a database, and longer than a header of a hundred bytes" * 3)
+    with pytest.raises(Unavailable, match=r"x\.db cannot be used: file is not a database"):
+        open_database(f"sqlite:///{tmp_path / 'x.db'}")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="file/deep"):
+        open_database(f"sqlite:///{tmp_path / 'file' / 'deep' / 'x.db'}")
 
 
 def test_what_fails_leaves_nothing(database: Database) -> None:

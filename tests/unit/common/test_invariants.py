@@ -167,7 +167,23 @@ def test_i4_an_exported_session_goes_on_bit_by_bit_in_another_engine(lab: Lab, p
     other.import_slot(2, state)
     for at, logits in feed_all(other, 2, window, tokens, [1, 5], start=position).items():
         np.testing.assert_array_equal(logits, stayed[at])
+    other.import_slot(1, state)  # in other steps: no longer bit by bit
+    want = lab.reference("grouped", window, tuple(tokens))
+    assert largest_error(feed_all(other, 1, window, tokens, [2, 6, 3], start=position), want) < TOLERANCE
     other.close()
+
+
+@pytest.mark.parametrize(("replayed", "exact"), [(2 * 6, True), (2 * 6 + 5, True), (6, False)])
+def test_a_replay_is_exact_from_one_window_a_layer_on(lab: Lab, replayed: int, exact: bool) -> None:
+    """The sinks, then the last `layers * (w' - 1)` tokens into zeroed rows, stand for the whole history."""
+    geometry, window, position = Geometry(4, 7, 5, slots=1), SessionWindow(3, 7), 90
+    tokens = random_tokens(position + 1, 384)
+    engine = lab.fresh_engine("grouped", geometry)
+    feed_all(engine, 0, window, tokens[:3], [3])
+    engine.import_slot(0, engine.export_slot(0, 3, window))
+    logits = feed_all(engine, 0, window, tokens, [2], start=position - replayed)[position]
+    error = largest_error({position: logits}, lab.reference("grouped", window, tuple(tokens)))
+    assert error < TOLERANCE if exact else error > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize("far", [10_000_000, 2**28 + 12_345])

@@ -160,10 +160,10 @@ def test_a_claim_counts_and_brings_what_never_ended(repository: SessionRepositor
     assert claimed.epoch == session.epoch + 1
     assert [item.turn_id for item in unended] == ["t2", "t3"]
     assert number == 4
-    repository.restart_turn(session.key, replace(unended[0], attempt=2))
+    repository.note_attempt(session.key, replace(unended[0], attempt=2, stops=1))
     again, unended, _ = repository.claim("local", "a")
     assert again.epoch == session.epoch + 2
-    assert unended[0].attempt == 2
+    assert (unended[0].attempt, unended[0].stops) == (2, 1)
     with pytest.raises(NotFound):
         repository.claim("other", "a")
 

@@ -124,7 +124,7 @@ def test_every_turn_runs_once_and_reads_whole_whatever_is_lost_and_forgotten(scr
     client = Client(server)
     for step in script:
         client.do(step)
-    for _ in range(20 * (len(client.turns) + 1)):
+    for _ in range(8 * (len(client.turns) + 2)):
         for step in ("write", "run", "read", "read"):
             client.do(step)
     assert client.server.ran == [turn.id for turn in client.turns]

@@ -31,7 +31,7 @@ def test_the_names_of_the_package_are_these() -> None:
 
 def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
-    assert public(Conversation) == {"close", "open", "opened", "say", "send", "session"}
+    assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
     assert public(Sessions) == {"delete", "get", "list", "turns"}
     catalog = {"aliases", "delete", "delete_alias", "get", "list", "set_alias", "verify"}

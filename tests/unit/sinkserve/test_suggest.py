@@ -1,0 +1,134 @@
+"""Specs that suit a checkpoint, and what `spec init` and `spec check` make of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from common.cpu import cpu_features
+from common.errors import InvalidArgument, NotFound
+from common.manifest import Architecture
+from common.spec import Precision
+from common.spec_file import read_spec_file
+from sinkserve.cli.app import make_app
+from sinkserve.cli.suggest import VNNI, Wishes, engine_name, read_needs, suggest_spec, suit_precision
+from tests.checkpoints import write_checkpoint
+
+SHAPES = Architecture(
+    family="llama",
+    layers=1,
+    hidden=1,
+    heads=1,
+    kv_heads=1,
+    head_dim=1,
+    intermediate=1,
+    vocabulary=1,
+    trained_context=1,
+    parameters=1,
+)
+
+
+def sinkserve(*args: str) -> Result:
+    return CliRunner().invoke(make_app(args), args)
+
+
+def test_the_window_is_what_the_sinks_leave_of_the_trained_context(tmp_path: Path) -> None:
+    cache = suggest_spec(write_checkpoint(tmp_path / "a"), Wishes()).cache
+    assert (cache.sink_tokens, cache.window_tokens) == (4, 508)
+    assert suggest_spec(tmp_path / "a", Wishes(sinks=12)).cache.window_tokens == 500
+
+
+def test_a_long_trained_context_does_not_make_a_huge_cache(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a", max_position=131_072)
+    assert suggest_spec(folder, Wishes()).cache.window_tokens == 4096
+
+
+def test_wishes_come_true_or_are_refused_by_name(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    spec = suggest_spec(folder, Wishes(name="mine", precision=Precision.INT4, window=100, sinks=0, slots=2))
+    assert (spec.name, spec.precision) == ("mine", Precision.INT4)
+    assert (spec.cache.sink_tokens, spec.cache.window_tokens, spec.cache.max_slots) == (0, 100, 2)
+    with pytest.raises(InvalidArgument, match="window_tokens"):
+        suggest_spec(folder, Wishes(window=512))
+
+
+def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no checkpoint folder"):
+        suggest_spec(tmp_path / "none", Wishes())
+
+
+def test_small_models_stay_in_fp32_and_large_ones_take_what_the_processor_does_fast() -> None:
+    assert suit_precision(SHAPES) is Precision.FP32
+    large = suit_precision(SHAPES.model_copy(update={"parameters": 1_100_000_000}))
+    assert large is (Precision.INT8 if VNNI & cpu_features() else Precision.INT4)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("TinyLlama-1.1B Chat", "tinyllama-1.1b-chat"), ("...", "model"), ("x" * 80, "x" * 63), ("Ünï", "n")],
+)
+def test_names_of_folders_become_names_of_engines(tmp_path: Path, folder: str, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    assert engine_name(tmp_path / "in" / folder) == name
+
+
+def test_the_memory_of_a_slot_is_that_of_its_rows(tmp_path: Path) -> None:
+    spec = suggest_spec(write_checkpoint(tmp_path / "a"), Wishes())
+    shapes, needs = read_needs(spec)
+    rows = 4 + (508 + 63) + 63
+    assert needs.kv_bytes_per_slot == 2 * 4 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows
+
+
+def test_init_writes_a_spec_that_reads_back_as_suggested(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "my model")
+    ran = sinkserve("spec", "init", str(folder), "-o", str(tmp_path / "spec.yaml"))
+    assert (ran.exit_code, ran.stdout) == (0, "")
+    assert read_spec_file(tmp_path / "spec.yaml") == suggest_spec(folder, Wishes())
+    assert "uri: ./my model" in (tmp_path / "spec.yaml").read_text()
+
+
+def test_init_prints_without_a_file_and_overwrites_none(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    assert "window_tokens: 508" in sinkserve("spec", "init", str(folder)).stdout
+    (tmp_path / "spec.yaml").write_text("mine")
+    ran = sinkserve("spec", "init", str(folder), "-o", str(tmp_path / "spec.yaml"))
+    assert (ran.exit_code, (tmp_path / "spec.yaml").read_text()) == (2, "mine")
+
+
+def test_check_states_the_memory_of_a_slot(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    spec = tmp_path / "spec.yaml"
+    sinkserve("spec", "init", str(folder), "-o", str(spec))
+    ran = sinkserve("spec", "check", str(spec), "--set", "cache.max_slots=2")
+    assert ran.exit_code == 0
+    assert "memory per slot" in ran.stdout
+    assert "2 slots" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cache.window_tokens=0", "cache.window_tokens: 0 is wrong"),
+        ("cache.window_tokens=509", "at most 508 fit"),
+        ("precision=int9", "precision: 'int9' is wrong"),
+        ("cash.window_tokens=1", "did you mean cache?"),
+    ],
+)
+def test_check_names_the_field_that_is_wrong(tmp_path: Path, change: str, message: str) -> None:
+    sinkserve("spec", "init", str(write_checkpoint(tmp_path / "a")), "-o", str(tmp_path / "spec.yaml"))
+    ran = sinkserve("spec", "check", str(tmp_path / "spec.yaml"), "--set", change)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert message in ran.stderr
+
+
+def test_check_refuses_what_the_builder_would(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a")
+    spec = tmp_path / "spec.yaml"
+    sinkserve("spec", "init", str(folder), "-o", str(spec))
+    write_checkpoint(folder, config={"hidden_act": "relu"})
+    ran = sinkserve("spec", "check", str(spec))
+    assert ran.exit_code == 2
+    assert "hidden_act" in ran.stderr
+    assert "CONFIG_UNSUPPORTED" in ran.stderr

@@ -49,7 +49,8 @@ def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     """
     blocks = _in_blocks(rows)
     values, scales = int8_rows(blocks.reshape(-1, BLOCK))
-    return (values.view(np.uint8) ^ UINT8_ZERO).reshape(blocks.shape), scales.reshape(blocks.shape[:2])
+    unsigned: npt.NDArray[np.uint8] = values.view(np.uint8) ^ np.uint8(UINT8_ZERO)
+    return unsigned.reshape(blocks.shape), scales.reshape(blocks.shape[0], blocks.shape[1])
 
 
 def block_count(inputs: int) -> int:

@@ -92,6 +92,8 @@ class Context:
     def truncate(self, length: int) -> None:
         """Drop the tokens from `length` on: at least those of the window before it are still at hand."""
         assert self.fed <= length <= self.length, (self.fed, length, self.length)
+        if length == self.length:
+            return
         del self._recent[length - self.start :]
         del self._sinks[length:]
         self.length = length

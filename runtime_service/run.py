@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Run:
-    """Life: `begin`, then `accept` for each token of the reply, then one of `finish`, `cancel`, `undo`."""
+    """Life: `begin`, then `accept` for each token of the reply, then one of `finish`, `cancel`, `discard`, `fail`."""
 
     def __init__(self, work: Work, context: Context) -> None:
         self.work = work
@@ -107,11 +107,21 @@ class Run:
             self.context.truncate(max(self.start, self.context.fed))
         return self.finish(FinishReason.CANCELLED, now)
 
-    def undo(self, reason: FinishReason, now: float, fed: int, error: SinkServeError | None = None) -> Outcome:
+    def discard(self, now: float, fed: int) -> Outcome:
         """End as if the turn had not been. The cache, fed up to `fed`, has been taken back to the start, or is lost."""
         self.context.truncate(self.start)
         self._text.clear()
-        return self._outcome(reason, now, max(0, min(fed - self.start, len(self.work.prompt))), error=error)
+        return self._outcome(FinishReason.CANCELLED, now, max(0, min(fed - self.start, len(self.work.prompt))))
+
+    def fail(self, error: SinkServeError, now: float) -> Outcome:
+        """End as if the turn had not been, whatever the context has become: it is not looked at."""
+        return Outcome(
+            reason=FinishReason.ERROR,
+            usage=Usage(generated_tokens=self._generated, position=self.start),
+            timing=self._timing(now),
+            start=self.start,
+            error=error,
+        )
 
     def _closing(self) -> tuple[int, ...]:
         if self.work.reply is None:
@@ -135,7 +145,6 @@ class Run:
         prompt_tokens: int,
         *,
         stop_sequence: str = "",
-        error: SinkServeError | None = None,
     ) -> Outcome:
         context = self.context
         usage = Usage(
@@ -152,7 +161,6 @@ class Run:
             tokens=context.tokens(self.start),
             text="".join(self._text),
             stop_sequence=stop_sequence,
-            error=error,
         )
 
     def _timing(self, now: float) -> Timing:

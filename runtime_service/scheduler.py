@@ -112,7 +112,9 @@ class Scheduler:
         if run is None or run.work.turn_id != turn_id:
             return
         if discard:
-            self._undo(tenant, FinishReason.CANCELLED)
+            fed = tenant.context.fed
+            self.slots.take_back(tenant, run.start)
+            self._end(tenant, run.discard(self._clock(), fed))
         else:
             self._wrote(tenant, run.flush())
             self._end(tenant, run.cancel(self._clock()))
@@ -128,9 +130,11 @@ class Scheduler:
             tenant.context.refill(sinks, start, recent)
 
     def fail(self, tenant: Tenant, error: SinkServeError) -> None:
-        """End the turn of `tenant` with `error`, as if it had not been."""
-        if tenant.run is not None:
-            self._undo(tenant, FinishReason.ERROR, error)
+        """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
+        if (run := tenant.run) is not None:
+            self.slots.lose(tenant)
+            tenant.context = Context.stored(tenant.context.window, run.start)
+            self._end(tenant, run.fail(error, self._clock()))
 
     def fail_all(self, error: SinkServeError) -> None:
         """End every turn with `error`."""
@@ -169,7 +173,7 @@ class Scheduler:
         if tenant.residence is not Residence.STORED or context.kept(context.length) >= needed:
             return True
         if (error := replay_refused(context, self._limits)) is not None:
-            self._undo(tenant, FinishReason.ERROR, error)
+            self.fail(tenant, error)
             return False
         self._starving.add(tenant)
         self._tell(tenant, NeedsHistory(needed))
@@ -235,14 +239,6 @@ class Scheduler:
             self._end(tenant, run.finish(reason, now))
 
     # How turns end
-
-    def _undo(self, tenant: Tenant, reason: FinishReason, error: SinkServeError | None = None) -> None:
-        run, fed = self._run(tenant), tenant.context.fed
-        if error is None:
-            self.slots.take_back(tenant, run.start)
-        else:
-            self.slots.lose(tenant)
-        self._end(tenant, run.undo(reason, self._clock(), fed, error))
 
     def _end(self, tenant: Tenant, outcome: Outcome) -> None:
         for queue in (self._waiting, self._running):

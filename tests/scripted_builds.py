@@ -105,9 +105,7 @@ class ScriptedBuilds:
 
     async def logged(self, build_id: str, start: str) -> str:
         """The first line that begins with `start`."""
-        lines = await until(
-            lambda: [line for line in self.log(build_id) if line.startswith(start)], lambda found: bool(found)
-        )
+        lines = await until(lambda: [line for line in self.log(build_id) if line.startswith(start)], bool)
         return lines[0].removeprefix(start)
 
     def leftovers(self) -> list[str]:
@@ -119,5 +117,3 @@ async def until(look: Callable[[], T], enough: Callable[[T], bool]) -> T:
     while not enough(found := look()):  # noqa: ASYNC110 - what is awaited happens in other processes
         await asyncio.sleep(0.01)
     return found
-
-

@@ -56,6 +56,7 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", help="1 is off.")] = None,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
+    ignore_eos: Annotated[bool | None, typer.Option("--ignore-eos", help="Go on past the model's own end.")] = None,
     runtime: Runtime = None,
 ) -> None:
     """Talk to an engine.
@@ -83,6 +84,7 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
                 repetition_penalty=repetition_penalty,
                 stop=stop,
                 seed=seed,
+                ignore_eos=ignore_eos,
             ),
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import sys
 from enum import StrEnum
@@ -62,6 +63,8 @@ async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -
         _announce(addresses, to_program=until_stdin_ends)
         await stopped
         console.err.print("[dim]stopping: running turns finish first[/]")
+    gc.collect()  # what is left of gRPC's servers complains when it is collected after their event loop
+    await asyncio.sleep(0)
 
 
 async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path | None) -> dict[str, str]:

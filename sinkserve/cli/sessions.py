@@ -92,7 +92,7 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
         ("session", session.name),
         ("engine", escape(session.engine)),
         ("turns", f"{session.turns:,}"),
-        ("position", f"{session.position:,} tokens"),
+        ("position", f"{session.position:,}"),
         ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
         ("state", state(session)),
         ("labels", escape(", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())))),

@@ -22,7 +22,7 @@ MODEL = Path(__file__).parents[2] / "demo" / "model"
 GEOMETRY = Geometry(sinks=4, window=124, chunk=16, slots=8)
 WINDOW = SessionWindow(4, 124)
 TOKENS = 256  # in each of the slots: twice the cache
-LARGEST_LOSS = {"int8": 0.01, "int4": 0.03}  # of perplexity, relative
+LARGEST_LOSS = {"int8": 0.01, "int4": 0.05}  # of perplexity, relative
 
 
 @pytest.mark.skipif(not (MODEL / "model.safetensors").exists(), reason="the demo model is not here")

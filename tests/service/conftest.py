@@ -1,12 +1,16 @@
-"""The runtime that tests of conversations talk to."""
+"""The runtime that tests of conversations talk to, and the builder that tests of builds do."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from builder_service.service import BuilderHandle
+from tests.checkpoints import write_checkpoint
+from tests.service.builder import BuilderClient, serving
 from tests.service.runtime import Bench
 
 
@@ -20,3 +24,23 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     if bench.channel is not None:
         await bench.channel.close()  # who still speaks leaves: nothing is left to wait for
     await bench.stop()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A tiny checkpoint."""
+    return write_checkpoint(tmp_path / "model")
+
+
+@pytest.fixture
+async def builder(tmp_path: Path) -> AsyncIterator[BuilderHandle]:
+    """Started; may read everything in tmp_path."""
+    async with serving(tmp_path) as handle:
+        yield handle
+
+
+@pytest.fixture
+async def client(builder: BuilderHandle, model: Path) -> AsyncIterator[BuilderClient]:
+    """Talks to the builder; `model` is what its specs name."""
+    async with grpc.aio.insecure_channel(builder.address) as channel:
+        yield BuilderClient.on(channel, model)

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from sinkserve.cli.embedded import embedded_services
 from tests.checkpoints import write_checkpoint
 
 CLI = (sys.executable, "-m", "sinkserve.cli")
+PROMPT = "\x1b[1;36myou\x1b[0m "
 AT_A_TERMINAL = (sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)")
 
 
@@ -97,36 +98,40 @@ def test_what_is_wrong_is_named_and_the_services_go_on(services: Path) -> None:
 
 
 def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -> None:
+    with terminal("chat", "tiny", "--max-new-tokens", "16000", "--ignore-eos") as (screen, keys):
+        assert "4 sinks + 40 tokens" in read_until(screen, PROMPT)
+        keys.write(b"/stats\n")
+        assert "tiny@1" in read_until(screen, PROMPT)
+        keys.write(b"hello\n")
+        read_until(screen, "hello\r\n")
+        assert os.read(screen.fileno(), 1)
+        keys.write(b"\x03")
+        said = read_until(screen, PROMPT)
+        assert "cancelled" in said
+        assert "tok/s" in said
+        keys.write(b"\x03")
+        assert "Ctrl-C again" in read_until(screen, PROMPT)
+        keys.write(b"\x03")
+        assert "sinkserve chat --session" in read_until(screen, "sessions/")
+
+
+@contextmanager
+def terminal(*args: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The command at a terminal: its screen, and the keys. It has to end well by itself."""
     with subprocess.Popen(
-        [*AT_A_TERMINAL, *CLI, "chat", "tiny", "--max-new-tokens", "16000"],
+        [*AT_A_TERMINAL, *CLI, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    ) as terminal:
-        assert terminal.stdin is not None
-        assert terminal.stdout is not None
-
-        def type_in(keys: bytes) -> None:
-            assert terminal.stdin is not None
-            terminal.stdin.write(keys)
-            terminal.stdin.flush()
-
-        assert "4 sinks + 40 tokens" in read_until(terminal.stdout, "/help")
-        read_until(terminal.stdout, "you")
-        type_in(b"/stats\n")
-        assert "tiny@1" in read_until(terminal.stdout, "position")
-        read_until(terminal.stdout, "you")
-        type_in(b"hello\n")
-        read_until(terminal.stdout, "hello\r\n")
-        time.sleep(0.5)  # the reply is on its way, in characters that nobody knows
-        type_in(b"\x03")
-        assert "tokens" in read_until(terminal.stdout, "position")
-        read_until(terminal.stdout, "you")
-        type_in(b"\x03")
-        read_until(terminal.stdout, "Ctrl-C again")
-        type_in(b"\x03")
-        assert "sinkserve chat --session sessions/" in read_until(terminal.stdout, "--session sessions/")
-        assert terminal.wait() == 0
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout, process.stdin
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 def test_one_command_leads_from_a_folder_to_a_reply_and_builds_once(folder: Path, tmp_path: Path) -> None:
@@ -154,9 +159,15 @@ def test_serve_says_where_it_listens_and_stops_when_asked(which: str, tmp_path: 
     command = [*CLI, "serve", *([] if which == "both" else [which])]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        said = read_until(process.stdout, "Ctrl-C stops")
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        try:
+            said = read_until(process.stdout, "Ctrl-C stops")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+            assert process.stderr is not None
+            assert b"stopping" in (noise := process.stderr.read())
+            assert b"Traceback" not in noise
+        finally:
+            process.kill()
     assert [service for service in ("builder", "runtime") if f"{service} 127.0.0.1:" in said] == (
         ["builder", "runtime"] if which == "both" else [which]
     )

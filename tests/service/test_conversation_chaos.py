@@ -163,14 +163,14 @@ def check_told(client: Client, results: dict[str, Turn]) -> None:
         assert len(tokens) >= len(turn.result.token_ids) or max(starts) != turn.result.started_sequence
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_whatever_happens_every_turn_is_in_its_history_once_and_right(bench: Bench, seed: int) -> None:
     await bench.stop()
     bench.settings |= {"drain_grace_s": 0.0, "max_sessions": SESSIONS - 1, "parked_bytes": 700, "kept_events": 64}
     await bench.start()
     chaos = Chaos(bench, seed)
-    for index in range(250):
-        if index % 90 == 89:
+    for index in range(200):
+        if index % 70 == 69:
             await bench.stop()
             await bench.start()
         await chaos.act()

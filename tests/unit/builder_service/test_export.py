@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.export import export
+from builder_service.export import export, weight_bytes
 from builder_service.llama import read_architecture, read_llama, read_rope, tensor_shapes
 from builder_service.weights import ALIGNMENT
 from common.errors import InvalidArgument, Reason
@@ -87,6 +87,14 @@ def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, precision: Pre
 def test_a_float_tied_embedding_is_stored_once(tmp_path: Path) -> None:
     _export(write_checkpoint(tmp_path / "c", tied=True), tmp_path / "out")
     assert sum(list(tensor.dims) == [384, 32] for tensor in _weights(tmp_path / "out").values()) == 1
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_size_of_the_weights_is_known_before_they_are_read(tmp_path: Path, precision: Precision) -> None:
+    folder = write_checkpoint(tmp_path / "c", tied=True, bias=True)
+    _export(folder, tmp_path / "out", precision)
+    planned = weight_bytes(read_llama(Checkpoint(folder).config), Geometry(4, 20, 8, 2), precision)
+    assert planned == (tmp_path / "out" / "weights.bin").stat().st_size
 
 
 def test_a_window_beyond_the_trained_context_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Play:
 
     def act(self) -> None:
         talker = self.data.draw(st.sampled_from(self.talkers))
-        if talker.hungry:
+        if talker.hungry and self.data.draw(st.booleans()):
             self.driver.feed_hungry(talker)
         elif talker.tenant.run is None:
             self._submit(talker)

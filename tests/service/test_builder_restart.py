@@ -1,0 +1,42 @@
+"""Builders that end while they build."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.service.builder import QUEUED, RUNNING, SUCCEEDED, BuilderClient, Process
+
+
+@pytest.mark.parametrize(("number", "status", "attempt"), [(signal.SIGKILL, -9, 2), (signal.SIGTERM, 0, 1)])
+async def test_a_build_goes_on_after_its_builder_ended(
+    tmp_path: Path, number: signal.Signals, status: int, attempt: int
+) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    process = Process(tmp_path)
+    async with grpc.aio.insecure_channel(process.address) as channel:
+        client = BuilderClient.on(channel, model)
+        build = await client.submit(request_id="r1")
+        await client.until(build.name, RUNNING)
+    children = psutil.Process(process.process.pid).children()
+    assert process.end(number) == status
+    process.start()
+    try:
+        psutil.wait_procs(children, 30)
+        assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        async with grpc.aio.insecure_channel(process.address) as channel:
+            client = BuilderClient.on(channel, model)
+            assert (await client.submit(request_id="r1")).name == build.name
+            ended = await client.ended(build)
+            events = await client.events(build.name)
+    finally:
+        process.end(signal.SIGKILL)
+    assert (ended.state, ended.engine, ended.attempt) == (SUCCEEDED, "demo@1", attempt)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    states = [event.build.state for event in events if event.WhichOneof("event") == "build"]
+    assert states == [QUEUED, RUNNING, QUEUED, RUNNING, SUCCEEDED]

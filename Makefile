@@ -40,8 +40,9 @@ format: .venv/ready ## rewrite in the house style
 proto: .venv/ready ## generate the stubs again
 	$(BIN)/python protos/generate.py
 
-bench: .venv/ready ## measure, as ratios side by side
-	$(BIN)/python bench/run.py
+bench: .venv/ready ## measure: a step against memory bandwidth, a long conversation against a short one
+	$(BIN)/python bench/step.py demo/model --window 252
+	$(BIN)/python bench/soak.py --position 20000
 
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 from vocabulary import train_tokenizer, write_folder
 
-SINK_PRESSURE = 0.03
+SINK_PRESSURE = 0.3
 
 
 @dataclass

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
-from runtime_service.events import Event, Finished, GoAway, Opened, Rejected
+from runtime_service.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected
 from runtime_service.live_session import LiveSession, Repeat
 from runtime_service.outbox import Outbox
 from runtime_service.prepare import check_turn_id
@@ -92,6 +92,10 @@ class Conversation:
         if self._live is not None:
             self._live.leave(self, lost=True)
         self.outbox.close(error)
+
+    def silence(self) -> tuple[Event, ...]:
+        """What to send when nothing happened for long; nothing before `opened`, which comes first."""
+        return () if self._live is None else (Event(0, Heartbeat()),)
 
     async def finish(self) -> None:
         """The stream ended as it should; delete the session if that was asked for."""

@@ -18,7 +18,6 @@ from common.database import LOCAL_PRINCIPAL
 from common.errors import Internal, InvalidArgument, Reason, SinkServeError
 from common.pages import read_page
 from runtime_service.conversation import Close, Conversation, session_id_of
-from runtime_service.events import Event, Heartbeat
 from runtime_service.request_wire import request_from_wire
 from runtime_service.response_wire import event_to_wire, session_to_wire, turn_to_wire
 from runtime_service.sessions import Sessions
@@ -47,7 +46,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         self.streams += 1
         try:
             while (events := await conversation.outbox.take(self._settings.heartbeat_s)) is not None:
-                for event in events or [Event(0, Heartbeat())]:
+                for event in events or conversation.silence():
                     await context.write(event_to_wire(event))
             await conversation.finish()
         finally:

@@ -77,6 +77,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         self.opens: list[pb.Open] = []
         self.metadata: list[dict[str, str]] = []
         self.go_away_on: set[int] = set()
+        self.hold_open: asyncio.Event | None = None
         self.refuse_open: list[errors.SinkServeError] = []
         self.pace: Callable[[], Any] = lambda: asyncio.sleep(0)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -91,6 +92,8 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         loss = self.losses.get(number)
         if loss is not None and loss.after == 0:
             await context.abort(loss.code, "lost")
+        if self.hold_open is not None:
+            await self.hold_open.wait()
         if self.refuse_open:
             raise self.refuse_open.pop(0)
         session, resumed = self._open(first.open)

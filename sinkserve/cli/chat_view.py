@@ -50,7 +50,7 @@ class ChatView:
     def ask(self) -> str:
         """A line from the person; raises EOFError at the end, KeyboardInterrupt at Ctrl-C."""
         console.out.print()
-        return input(_PROMPT)
+        return input("you " if console.out.color_system is None else _PROMPT)
 
     def figures(self, finished: Finished) -> None:
         """Print what a reply took."""

@@ -21,6 +21,7 @@ from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),  # finds servers that vanished without a word
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_receive_message_length", 64 << 20),  # a page of long turns
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),

@@ -69,11 +69,7 @@ class Conversation:
 
     async def open(self) -> None:
         """Open the session. Raises NotFound for an unknown engine or session, Unreachable, and what the server says."""
-        try:
-            await self._stream.start()
-        except BaseException:
-            await self._stream.drop()
-            raise
+        await self._stream.start()
 
     async def say(
         self,

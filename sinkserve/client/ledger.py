@@ -88,9 +88,10 @@ class Ledger:
         """Ask for the end after the turns so far."""
         self._close = pb.Close(delete_session=delete)
 
-    def forget_sequence(self) -> None:
-        """The server keeps the missed events no longer: from now on it repeats turns from their start."""
-        self._last_sequence = None
+    def forget_sequence(self) -> bool:
+        """Missed events are not kept any more, so turns come again from their start; False: none were asked for."""
+        asked, self._last_sequence = self._last_sequence is not None, None
+        return asked
 
     def fail(self, error: SinkServeError) -> None:
         """Nothing more will come, and nothing more is taken."""

@@ -78,9 +78,15 @@ class Stream:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open; raises what the server said, or Unreachable."""
+        """Open; raises what the server said, or Unreachable, and RuntimeError the second time."""
+        if self._task is not None:
+            raise RuntimeError("the conversation was opened already")
         self._task = asyncio.create_task(self._run(), name=f"conversation {self._route.session_id}")
-        await self._settled.wait()
+        try:
+            await self._settled.wait()
+        except BaseException:
+            await self.drop()
+            raise
         if self._ledger.error is not None:
             raise self._ledger.error
 
@@ -161,9 +167,8 @@ class Stream:
         if ledger.deleting and error.reason in {"SESSION_NOT_FOUND", "SESSION_DELETED"}:
             ledger.abandon(error)
             return True
-        if error.reason == "EVENTS_EXPIRED":
-            ledger.forget_sequence()
-        elif not (self._may_return(error) and self._outage.may_go_on(reached=ledger.opened is not None)):
+        missed = error.reason == "EVENTS_EXPIRED" and ledger.forget_sequence()
+        if not (missed or (self._may_return(error) and self._outage.may_go_on(reached=ledger.opened is not None))):
             ledger.fail(error)
             return True
         if self._outage.begins:

@@ -152,7 +152,7 @@ def test_services_that_do_not_start_say_why(folder: Path, tmp_path: Path) -> Non
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("which", ["both", "builder", "runtime"])
+@pytest.mark.parametrize("which", ["both", "runtime"])
 def test_serve_says_where_it_listens_and_stops_when_asked(which: str, tmp_path: Path) -> None:
     listen = {f"SINKSERVE_{service}_LISTEN": "127.0.0.1:0" for service in ("BUILDER", "RUNTIME")}
     environment = {**os.environ, **listen, "SINKSERVE_HOME": str(tmp_path)}

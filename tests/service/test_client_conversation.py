@@ -19,6 +19,7 @@ from sinkserve.client import (
     Internal,
     InvalidArgument,
     NotFound,
+    OutOfRange,
     ResourceExhausted,
     Retry,
     Turn,
@@ -324,6 +325,22 @@ async def test_an_unknown_engine_and_an_unknown_session_are_not_found(client: Cl
             await conversation.open()
 
 
+async def test_a_conversation_opens_once(client: Client, runtime: ScriptedRuntime) -> None:
+    async with client.conversation("demo") as conversation:
+        with pytest.raises(RuntimeError, match="opened already"):
+            await conversation.open()
+        assert await read(await conversation.say("hello")) == "hello "
+
+
+async def test_giving_up_an_open_leaves_no_stream(client: Client, runtime: ScriptedRuntime) -> None:
+    runtime.hold_open = asyncio.Event()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), client.conversation("demo"):
+            pass
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("conversation")]
+    runtime.hold_open.set()
+
+
 async def test_a_conversation_takes_an_engine_or_a_session(client: Client) -> None:
     for wrong in ({}, {"engine": "a", "session": "b"}, {"session": "b", "system_prompt": "c"}):
         with pytest.raises(TypeError, match="takes an engine"):
@@ -350,6 +367,30 @@ async def test_nobody_there_is_unreachable_and_names_the_address() -> None:
         with pytest.raises(Unreachable) as caught:
             await client.conversation("demo").open()
     assert caught.value.address == "127.0.0.1:1"
+
+
+async def test_a_loss_is_logged_once(
+    client: Client, runtime: ScriptedRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sinkserve.client")
+    runtime.losses = {0: Loss(3), 1: Loss(0), 2: Loss(0)}
+    async with client.conversation("demo") as conversation:
+        assert await read(await conversation.say(SENTENCE)) == "one two three four "
+    assert [record.message for record in caplog.records if "was lost" in record.message] == [
+        f"the stream to {client.runtime_address} was lost, coming back: UNAVAILABLE: lost"
+    ]
+
+
+async def test_a_server_that_never_has_the_events_ends_the_conversation(
+    client: Client, runtime: ScriptedRuntime
+) -> None:
+    async with client.conversation("demo", session_id="s1"):
+        pass
+    expired = server_errors.OutOfRange(Reason.EVENTS_EXPIRED, "events are no longer kept")
+    runtime.refuse_open = [expired, expired]
+    with pytest.raises(OutOfRange):
+        await client.conversation(session="s1").open()
+    assert len(runtime.refuse_open) == 1
 
 
 async def test_a_server_that_stays_away_fails_the_turns_after_a_bounded_time() -> None:

@@ -169,8 +169,8 @@ async def test_whatever_happens_every_turn_is_in_its_history_once_and_right(benc
     bench.settings |= {"drain_grace_s": 0.0, "max_sessions": SESSIONS - 1, "parked_bytes": 700, "kept_events": 64}
     await bench.start()
     chaos = Chaos(bench, seed)
-    for index in range(200):
-        if index % 70 == 69:
+    for index in range(140):
+        if index % 50 == 49:
             await bench.stop()
             await bench.start()
         await chaos.act()

@@ -67,7 +67,7 @@ class Play:
             self.driver.scheduler.cancel(talker.tenant, "x" if act == "stale" else turn_id, discard=act == "discard")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data(), GEOMETRIES)
 def test_every_session_says_what_it_would_say_alone(data: st.DataObject, geometry: Geometry) -> None:
     play = Play(data, geometry)
@@ -85,7 +85,7 @@ def test_every_session_says_what_it_would_say_alone(data: st.DataObject, geometr
 
 
 @given(st.data(), GEOMETRIES, st.integers(0, 30))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 def test_a_discarded_turn_has_never_been(data: st.DataObject, geometry: Geometry, steps: int) -> None:
     driver = Driver(geometry)
     talker, twin = driver.talker(), driver.talker()

@@ -168,7 +168,7 @@ def test_a_claim_counts_and_brings_what_never_ended(repository: SessionRepositor
         repository.claim("other", "a")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
 @given(st.lists(st.lists(st.integers(0, 1 << 30), max_size=9), max_size=90), st.integers(0, 60), st.integers(0, 1000))
 def test_the_history_is_that_of_the_turns(
     repository: SessionRepository, turns: list[list[int]], count: int, number: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -108,6 +109,7 @@ class Residencies(RuleBasedStateMachine):
 
 
 TestResidencies = Residencies.TestCase
+TestResidencies.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
 def test_the_longest_resting_makes_room() -> None:

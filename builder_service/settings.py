@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from common.settings import HostPort, Settings
+from common.settings import CommaSeparated, HostPort, Settings
 
 _LOOPBACK = ("127.", "localhost", "[::1]")
-
-
-def _split(value: Any) -> Any:  # noqa: ANN401 - pydantic judges what is no string
-    """A comma-separated list."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class BuilderSettings(Settings):
@@ -26,7 +21,7 @@ class BuilderSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50061"
     """Where it serves gRPC."""
-    source_roots: Annotated[tuple[Path, ...] | None, NoDecode, BeforeValidator(_split)] = None
+    source_roots: Annotated[tuple[Path, ...] | None, *CommaSeparated] = None
     """Folders, separated by commas, under which checkpoints must lie once links are followed.
 
     Unset: the working directory, home and the Hugging Face cache if `listen` is a loopback address, else none.

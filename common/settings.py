@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 
 class SettingsError(Exception):
@@ -26,6 +26,14 @@ def host_port(value: str) -> str:
 
 
 HostPort = Annotated[str, AfterValidator(host_port)]
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+CommaSeparated = (NoDecode, BeforeValidator(_split))
+"""Annotations of a tuple that the environment gives as one string: ``Annotated[tuple[str, ...], *CommaSeparated]``."""
 
 
 class Settings(BaseSettings):
@@ -56,7 +64,7 @@ class SharedSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="SINKSERVE_")
 
-    home: Path = Field(default_factory=lambda: Path.home() / ".sinkserve")
+    home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=lambda: Path.home() / ".sinkserve")
     """Folder of everything that is kept: database, store, caches."""
     database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL; empty: SQLite in `home`."""

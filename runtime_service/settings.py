@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
-from common.settings import HostPort, Settings
-
-
-def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+from common.settings import CommaSeparated, HostPort, Settings
 
 
 class RuntimeSettings(Settings):
@@ -21,7 +17,7 @@ class RuntimeSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50071"
     """Address of the gRPC server, HOST:PORT."""
-    engines: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    engines: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Engine references that are loaded before the service is ready, separated by commas."""
     load_on_demand: bool = False
     """Load an engine when a session asks for it."""

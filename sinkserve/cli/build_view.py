@@ -21,14 +21,15 @@ from sinkserve.client import Client
 from sinkserve.client.errors import from_status
 
 
-async def watch(client: Client, name: str) -> Build:
-    """Follow a build to its end. When interrupted, the build goes on and the person is told how to find it."""
+async def watch(client: Client, name: str, *, goes_on: bool = True) -> Build:
+    """Follow a build to its end. When interrupted, and the build `goes_on`, the person is told how to find it."""
     try:
         with make_view() as view:
             async for event in client.builds.watch(name):
                 view.show(event)
     except asyncio.CancelledError:
-        console.err.print(f"\n{name} goes on: `sinkserve builds watch {name}`, or `builds cancel {name}`")
+        if goes_on:
+            console.err.print(f"\n{name} goes on: `sinkserve builds watch {name}`, or `builds cancel {name}`")
         raise
     return await client.builds.get(name)
 

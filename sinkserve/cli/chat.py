@@ -20,6 +20,8 @@ from sinkserve.cli.failures import WRONG, Failure, exit_code, explained
 from sinkserve.cli.options import Runtime, make_client
 from sinkserve.client import Client, Conversation, GenerationOptions, SessionOptions, SinkServeError
 
+_FORGOTTEN_S = 3600.0
+
 
 @dataclass(frozen=True)
 class Chat:
@@ -121,11 +123,18 @@ def _conversation(client: Client, asked: Chat) -> Conversation:
     if asked.engine is None:
         hint = "`sinkserve engines list` shows what there is"
         raise Failure("name an engine, or a session with --session", hint=hint, code=WRONG)
-    return client.conversation(asked.engine, **asked.session_options)
+    options = asked.session_options.copy()
+    if not (asked.keep or _at_terminal(asked)):
+        options["delete_after_idle_s"] = _FORGOTTEN_S  # deleted at the end anyway, unless this process is killed
+    return client.conversation(asked.engine, **options)
+
+
+def _at_terminal(asked: Chat) -> bool:
+    return asked.prompt is None and sys.stdin.isatty()
 
 
 def _talk(runner: asyncio.Runner, dialog: Dialog, conversation: Conversation, asked: Chat) -> None:
-    at_terminal = asked.prompt is None and sys.stdin.isatty()
+    at_terminal = _at_terminal(asked)
     view = ChatView(lively=at_terminal and console.out.is_terminal)
     if at_terminal:
         _load_line_editing()

@@ -36,7 +36,7 @@ class Addresses:
 @contextmanager
 def embedded_services(folder: Path) -> Iterator[Addresses]:
     """Run both services while the context is open; the builder may read `folder`. Raises Failure with their log."""
-    home = SharedSettings.load().home.expanduser().resolve()
+    home = SharedSettings.load().home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     log = home / _LOG
     with log.open("ab") as errors:

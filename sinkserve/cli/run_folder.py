@@ -68,7 +68,8 @@ async def _build(address: str, spec: ModelSpec) -> str:
     """Reference of the engine; a checkpoint that was built like this before is published at once."""
     async with make_client(builder=address) as client:
         announce(spec)
-        build = await watch(client, (await client.builds.submit(spec_to_wire(spec))).name)
+        submitted = await client.builds.submit(spec_to_wire(spec))
+        build = await watch(client, submitted.name, goes_on=False)
         check_outcome(build)
         print_ready(build)
         return build.engine

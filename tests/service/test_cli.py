@@ -94,6 +94,7 @@ async def test_a_prompt_prints_its_reply_and_leaves_no_session(shell: Shell) -> 
     ran = await shell.run("chat", "demo", "--prompt", "hello there", "--seed", "7", "--stop", "a", "--stop", "b")
     assert (ran.code, ran.out, ran.err) == (0, "hello there \n", "")
     assert not shell.runtime.sessions
+    assert shell.runtime.opens[0].new_session.options.delete_after_idle.seconds == 3600
 
 
 async def test_sampling_options_reach_the_server(shell: Shell) -> None:
@@ -105,6 +106,7 @@ async def test_sampling_options_reach_the_server(shell: Shell) -> None:
     assert turn.generation.HasField("temperature")
     assert not turn.generation.HasField("top_p")
     assert session.session.options.window_tokens == 9
+    assert not session.session.options.HasField("delete_after_idle")
 
 
 async def test_each_line_of_a_pipe_is_a_turn(shell: Shell) -> None:

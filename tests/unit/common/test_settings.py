@@ -73,3 +73,8 @@ def test_a_config_file_of_another_shape_is_refused(tmp_path: Path, text: str) ->
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
+
+
+def test_home_may_begin_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SINKSERVE_HOME", "~/engines")
+    assert SharedSettings.load().home == Path.home() / "engines"

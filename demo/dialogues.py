@@ -68,7 +68,7 @@ class Talker:
         if self.drill:
             return self.rng.choices(("tell", "tells", "recall", "change", "roll"), (12, 16, 28, 4, 40))[0]
         kinds = ("tell", "tells", "recall", "untold", "change", "sum", "fact", "talk", "echo", "aside", "code")
-        return self.rng.choices(kinds, (20, 3, 28, 9, 5, 10, 11, 9, 2, 2, 2))[0]
+        return self.rng.choices(kinds, (20, 3, 28, 8, 5, 18, 10, 9, 2, 2, 2))[0]
 
 
 def spoken(talker: Talker, text: str) -> str:
@@ -238,7 +238,7 @@ def small_sum(talker: Talker) -> Turn:
     left, sign, right, result = (a, "+", total - a, total) if talker.rng.random() < 0.6 else (total, "-", a, total - a)
     ask = talker.rng.choice(("what is {q}?", "what is {q}?", "how much is {q}?", "{q}?", "compute {q}."))
     question = f"{left} {sign} {right}"
-    return Turn(ask.format(q=question), f"{question} is {result}.", "sum")
+    return Turn(ask.format(q=question), f"{question} is {result}.", "sum", None, (str(result),))
 
 
 def fact(talker: Talker) -> Turn:

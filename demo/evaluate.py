@@ -21,6 +21,7 @@ TOTAL = 256
 SETTINGS = {"dense (everything kept)": Cache(0, 10**9), "window alone, 0+256": Cache(0, 256),
             **{f"{n} sink{'s' * (n > 1)}, {n}+{TOTAL - n}": Cache(n, TOTAL - n) for n in (1, 2, 4, 8)}}  # fmt: skip
 FOUR = Cache(4, 252)
+FARTHEST = 8  # lines back that, with the questions between, still fit the window
 
 
 def load(folder: Path) -> tuple[Network, Encoder]:
@@ -57,7 +58,7 @@ def numbered_lines(encoder: Encoder, seed: int, length: int) -> tuple[Piece, lis
         for _ in range(2):
             piece.add(encoder.turn(line(talker)))
             back.append(0)
-        number = rng.choice([n for n in talker.codes if n >= talker.line - 12])
+        number = rng.choice([n for n in talker.codes if n >= talker.line - FARTHEST])
         back.append(talker.line - number)
         piece.add(encoder.turn(code_of(talker, number)))
         del talker.codes[number]
@@ -130,7 +131,7 @@ def _share(hits: list[bool]) -> str:
 def lines_table(network: Network, streams: list[tuple[Piece, list[int]]]) -> str:
     """StreamEval past the trained length by lines back, for the window alone and with four sinks."""
     ids, _ = tensors([piece for piece, _ in streams])
-    table: dict[int, list[str]] = {back: [] for back in range(1, 13)}
+    table: dict[int, list[str]] = {back: [] for back in range(1, FARTHEST + 1)}
     for cache in (FOUR, Cache(0, TOTAL)):
         _, right = predict(network, ids, cache)
         found: dict[int, list[bool]] = defaultdict(list)

@@ -11,7 +11,7 @@ from torch import Tensor
 from vocabulary import ASSISTANT, BEGIN, END, SYSTEM, USER
 
 USER_WEIGHT, REPLY_WEIGHT, VALUE_WEIGHT = 0.15, 1.0, 6.0
-KIND_WEIGHTS = {"recall": 2.0, "code": 2.0, "untold": 2.0, "unseen": 2.0, "sum": 3.0, "fact": 2.0}
+KIND_WEIGHTS = {"recall": 2.0, "code": 2.0, "untold": 2.0, "unseen": 2.0, "sum": 1.5, "fact": 2.0}
 REACH = 12
 HEADS = (4, 4, 4, 4, 4, 1, 2, 8)
 

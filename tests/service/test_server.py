@@ -36,7 +36,7 @@ class _Builder(pb_grpc.BuilderServiceServicer):
 
 @pytest.fixture
 async def server() -> AsyncIterator[RunningServer]:
-    add = partial(pb_grpc.add_BuilderServiceServicer_to_server, _Builder())
+    add = partial(pb_grpc.add_BuilderServiceServicer_to_server, _Builder())  # type: ignore[abstract]  # enough for this
     running = await start_server("127.0.0.1:0", [Registration(SERVICE, add)])
     running.health.set_ready(ready=True)
     yield running
@@ -80,7 +80,7 @@ async def test_a_stream_that_fails_keeps_what_it_sent(channel: grpc.aio.Channel)
 
 @pytest.mark.parametrize(("data", "said"), [(b"\x0a\x02\xff\xfe", "name is not UTF-8"), (b"\x0a\x7f", "not a message")])
 async def test_bytes_that_are_no_request_are_invalid(channel: grpc.aio.Channel, data: bytes, said: str) -> None:
-    call = channel.unary_unary(f"/{SERVICE}/GetBuild")
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/GetBuild")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(data)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -122,10 +122,12 @@ async def test_a_watcher_is_told_although_another_left(server: RunningServer, ch
 
 @pytest.mark.parametrize("service", [REFLECTION_V1, "grpc.reflection.v1alpha.ServerReflection"])
 async def test_reflection_lists_services(channel: grpc.aio.Channel, service: str) -> None:
-    call = channel.stream_stream(
+    method: grpc.aio.StreamStreamMultiCallable[Any, Any] = channel.stream_stream(
         f"/{service}/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )([reflection_pb2.ServerReflectionRequest(list_services="")])
-    names = {item.name for item in (await call.read()).list_services_response.service}
+    )
+    call = method(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    response: Any = await call.read()
+    names = {item.name for item in response.list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= names

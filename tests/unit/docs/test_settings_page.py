@@ -12,7 +12,7 @@ from runtime_service.settings import RuntimeSettings
 from sinkserve.client.settings import ClientSettings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
-CLASSES = {
+CLASSES: dict[str, type[Settings]] = {
     "Both services": SharedSettings,
     "Builder": BuilderSettings,
     "Runtime": RuntimeSettings,

@@ -143,10 +143,11 @@ class Catalog:
         with self._database.write() as connection:
             drop_hold(connection, engine.name, engine.version, holder)
 
-    def release_all(self, holder: str) -> None:
-        """End every hold of a holder, such as a process that starts again after it died."""
+    def release_gone(self, is_gone: Callable[[str], bool]) -> None:
+        """End every hold of holders that are gone, such as processes that died."""
         with self._database.write() as connection:
-            connection.execute(delete(holds).where(holds.c.holder == holder))
+            gone = [holder for holder in connection.scalars(select(holds.c.holder).distinct()) if is_gone(holder)]
+            connection.execute(delete(holds).where(holds.c.holder.in_(gone)))
 
 
 def add_hold(connection: Connection, name: str, version: int, holder: str) -> None:

@@ -169,7 +169,7 @@ def show(story: Story, console: Console) -> None:
     table.add_row("evicted", "", f"{story.evicted} tokens, {story.evicted / story.window_tokens:.1f} windows")
     table.add_row("recall inside the window", "", f"{right} of {asked}")
     console.print(table)
-    console.print(NEXT, markup=False)
+    console.print(NEXT, markup=False, soft_wrap=True)
 
 
 NEXT = """

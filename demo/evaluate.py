@@ -45,7 +45,7 @@ def dialogue(encoder: Encoder, seed: int, length: int) -> Piece:
     return piece.part(0, length)
 
 
-def numbered_lines(encoder: Encoder, seed: int, length: int) -> tuple[Piece, list[int]]:
+def numbered_lines(encoder: Encoder, seed: int, length: int, first: int) -> tuple[Piece, list[int]]:
     """StreamEval: numbered lines without end, after every second one a question about one never asked for yet.
 
     Also the number of lines back that each reply asks for (0 for a reply to a line).
@@ -53,7 +53,7 @@ def numbered_lines(encoder: Encoder, seed: int, length: int) -> tuple[Piece, lis
     rng = random.Random(f"lines {seed}")
     piece, talker, back = encoder.opening(rng), Talker(rng), list[int]()
     start_lines(talker)
-    talker.line = rng.randint(1, 90)
+    talker.line = first
     while len(piece.ids) < length:
         for _ in range(2):
             piece.add(encoder.turn(line(talker)))
@@ -128,21 +128,27 @@ def _share(hits: list[bool]) -> str:
     return f"{sum(hits) / len(hits):.0%}" if hits else "-"
 
 
-def lines_table(network: Network, streams: list[tuple[Piece, list[int]]]) -> str:
-    """StreamEval past the trained length by lines back, for the window alone and with four sinks."""
+def lines_table(network: Network, encoder: Encoder) -> str:
+    """StreamEval past the trained length by lines back: lines of one number token, of two, and with no sinks."""
+    low = [numbered_lines(encoder, seed, 2300, 1) for seed in range(12)]
+    high = [numbered_lines(encoder, seed, 2300, 100 + 50 * seed) for seed in range(12)]
+    alone = Cache(0, TOTAL)
+    found = [lines_right(network, streams, cache) for streams, cache in ((low, FOUR), (high, FOUR), (low, alone))]
+    rows = ["| lines back | lines 1 to 99 | lines 100 to 750 | lines 1 to 99, window alone |", "| --- " * 4 + "|"]
+    cells = {back: " | ".join(_share(column[back]) for column in found) for back in range(1, FARTHEST + 1)}
+    return "\n".join([*rows, *(f"| {back} | {cell} |" for back, cell in cells.items())]) + "\n"
+
+
+def lines_right(network: Network, streams: list[tuple[Piece, list[int]]], cache: Cache) -> dict[int, list[bool]]:
+    """Exact replies past token 512 by lines back."""
     ids, _ = tensors([piece for piece, _ in streams])
-    table: dict[int, list[str]] = {back: [] for back in range(1, FARTHEST + 1)}
-    for cache in (FOUR, Cache(0, TOTAL)):
-        _, right = predict(network, ids, cache)
-        found: dict[int, list[bool]] = defaultdict(list)
-        for row, (piece, back) in zip(right, streams, strict=True):
-            for (start, end, _), distance in zip(piece.replies, back, strict=False):
-                if start > 2 * TOTAL:
-                    found[distance].append(exact(row, start, end))
-        for distance, cells in table.items():
-            cells.append(_share(found[distance]))
-    rows = ["| lines back | 4+252 | window alone |", "| --- " * 3 + "|"]
-    return "\n".join([*rows, *(f"| {back} | {cells[0]} | {cells[1]} |" for back, cells in table.items())]) + "\n"
+    _, right = predict(network, ids, cache)
+    found: dict[int, list[bool]] = defaultdict(list)
+    for row, (piece, back) in zip(right, streams, strict=True):
+        for (start, end, _), distance in zip(piece.replies, back, strict=False):
+            if start > 2 * TOTAL:
+                found[distance].append(exact(row, start, end))
+    return found
 
 
 def skills_table(network: Network, encoder: Encoder) -> str:
@@ -183,8 +189,7 @@ def main() -> None:
     print("### Streams\n\n" + stream_table(network, pieces), flush=True)
     more = pieces + [dialogue(encoder, seed, args.tokens) for seed in range(args.streams, 4 * args.streams)]
     print("### Recall\n\n" + recall_table(network, more), flush=True)
-    streams = [numbered_lines(encoder, seed, args.tokens) for seed in range(args.streams)]
-    print("### StreamEval\n\n" + lines_table(network, streams), flush=True)
+    print("### StreamEval\n\n" + lines_table(network, encoder), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Interrupted training goes on where its last checkpoint in `--work` left off. `--
 import argparse
 import os
 import random
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="the folder to write")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/demo_train"), help="where checkpoints lie")
+    work = Path(tempfile.gettempdir()) / "demo_train"
+    parser.add_argument("--work", type=Path, default=work, help="where checkpoints lie")
     parser.add_argument("--minutes", type=float, default=80.0, help="training time, all runs together")
     parser.add_argument("--batch", type=int, default=8, help="samples of 257 tokens a step")
     parser.add_argument(

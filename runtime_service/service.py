@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.catalog import Catalog
 from common.database import Database, open_database, utc_now
 from common.published_engine import PublishedEngine
+from common.processes import is_alive, this_process
 from common.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store import open_store
@@ -26,6 +27,7 @@ from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationS
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 
 Load = Callable[[PublishedEngine], Loaded]
+_IN_PROCESS = " in process "
 _LAST_WORDS_S = 1.0  # for streams that were told to end
 
 
@@ -66,13 +68,13 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     database = await asyncio.to_thread(open_database, shared.database)
     catalog = Catalog(database, store := open_store(shared.store))
     load = load or Loader(store, shared.home.resolve() / "engines", settings.threads).load
-    holder = f"runtime {settings.listen}"
+    holder = f"runtime {settings.listen}{_IN_PROCESS}{this_process()}"
     engines = Engines(catalog, load, settings, holder)
     common = Shared(SessionRepository(database), Writer(), Background(), settings)
     sessions = Sessions(engines, common)
     conversations = ConversationServicer(sessions)
     try:
-        await asyncio.to_thread(catalog.release_all, holder)
+        await asyncio.to_thread(catalog.release_gone, _is_gone)
         await common.writer.do(common.repository.set_missing_expiries, utc_now())
         server = await start_server(
             settings.listen, _registrations(conversations, EngineServicer(engines, sessions, common.background))
@@ -95,6 +97,12 @@ async def _get_ready(runtime: RuntimeHandle, settings: RuntimeSettings) -> None:
         await runtime.stop()
         raise
     runtime.server.health.set_ready(True)
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether a hold is left over from a runtime that died."""
+    _, in_process, process = holder.partition(_IN_PROCESS)
+    return bool(in_process) and not is_alive(process)
 
 
 def _registrations(conversations: ConversationServicer, engines: EngineServicer) -> tuple[Registration, ...]:

@@ -392,3 +392,33 @@ def test_times_add_up(reply: bool) -> None:
     assert timing.prefill_s > 0
     assert (timing.first_token_s >= timing.queue_s + timing.prefill_s) is reply
     assert (timing.decode_s > 0) is reply
+
+
+def test_padding_of_neighbours_counts_against_what_can_be_taken_back() -> None:
+    geometry = Geometry(sinks=0, window=6, chunk=4, slots=3)
+    driver = Driver(geometry)
+    talkers = [driver.talker() for _ in range(3)]
+    for talker in talkers:
+        driver.submit(talker, tuple(range(18)), reply=False)  # two rings: a chunk follows linearly
+        driver.finish()
+    turn_id = driver.submit(talkers[1], (40, 41, 42, 43), options=replace(GREEDY, max_new_tokens=9))
+    driver.scheduler.step()
+    driver.scheduler.pause(talkers[1].tenant, paused=True)
+    for talker in (talkers[0], talkers[2]):
+        driver.submit(talker, (1,))
+    driver.finish()
+    driver.scheduler.cancel(talkers[1].tenant, turn_id, discard=True)
+    driver.scheduler.pause(talkers[1].tenant, paused=False)
+    driver.submit(talkers[1], (50,))
+    driver.finish()  # the driver checks what is said
+    assert talkers[1].outcomes[-1].reason is FinishReason.LENGTH
+
+
+def test_a_slot_is_cleared_before_another_session_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(SMALL, parked_bytes=0)
+    cleared: list[int] = []
+    monkeypatch.setattr(driver.engine, "clear", cleared.append)
+    for _ in range(3):
+        driver.submit(driver.talker(), (1, 2, 3))
+        driver.finish()
+    assert cleared == [0, 1, 0]

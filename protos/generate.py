@@ -5,6 +5,7 @@ Run by ``make proto`` and, as a build hook, for every wheel: the stubs are never
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def generate(root: Path = ROOT) -> None:
     sources = sorted(str(path) for path in (protos / "sinkserve").rglob("*.proto"))
     outputs = [f"--{kind}_out={root}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     includes = [f"-I{protos}", f"-I{protos / 'third_party'}", f"-I{_well_known()}"]
+    # The plugins for type stubs lie beside the interpreter, which need not be on the path.
+    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", ""), str(Path(sys.executable).parent)))
     if protoc.main(["protoc", *includes, *outputs, *sources]) != 0:
         raise RuntimeError("protoc refused the protos; see its message above")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from common.catalog import Catalog
 from common.database import Database, open_database, utc_now
-from common.published_engine import PublishedEngine
 from common.processes import is_alive, this_process
+from common.published_engine import PublishedEngine
 from common.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store import open_store

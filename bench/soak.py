@@ -3,8 +3,9 @@
     python bench/soak.py [--position 200000] [--spec demo/spec.yaml]
 
 Both services run embedded with a home of their own. Every turn feeds the same number of tokens and generates the
-same number; the table shows medians over blocks of turns, and the last line the ratio of the last block to the
-first full one. Prints JSON with --json.
+same number; the table shows medians over blocks of turns. Machines change their speed within minutes, so at the end
+the long conversation and a young one take turns, and the last line is the ratio of their medians. Prints JSON with
+--json.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from sinkserve.client import Client, Conversation, Finished
 INPUT_TOKENS = 24
 NEW_TOKENS = 16
 BLOCKS = 10
+YOUNG = 2_000
+PAIRS = 200
 
 
 @dataclass(frozen=True)
@@ -56,22 +59,35 @@ async def main() -> int:
             async with Client(addresses.runtime, addresses.builder) as client:
                 submitted = await client.builds.submit(spec_to_wire(read_spec_file(arguments.spec)))
                 build = await watch(client, submitted.name)
-                async with client.conversation(build.engine) as conversation:
-                    blocks = await soak(conversation, arguments.position, Path(home) / "sinkserve.db", console)
+                async with client.conversation(build.engine) as old, client.conversation(build.engine) as young:
+                    blocks = await soak(old, arguments.position, Path(home) / "sinkserve.db", console)
+                    old_ms, young_ms = await compare(old, young)
     if arguments.json:
         print(json.dumps([asdict(block) for block in blocks], indent=1))
     show(blocks, console)
+    console.print(
+        f"turn by turn: {old_ms:.1f} ms at position {arguments.position}, {young_ms:.1f} ms at {YOUNG}, "
+        f"{old_ms / young_ms:.3f} times as long"
+    )
     return 0
 
 
 async def soak(conversation: Conversation, position: int, database: Path, console: Console) -> list[Block]:
     """Talk until `position`, measured in blocks; the first, short one warms up and ends at 2,000."""
-    edges = [2_000, *(2_000 + (position - 2_000) * (i + 1) // BLOCKS for i in range(BLOCKS))]
+    edges = [YOUNG, *(YOUNG + (position - YOUNG) * (i + 1) // BLOCKS for i in range(BLOCKS))]
     blocks = []
     for edge in edges:
         blocks.append(await _block(conversation, edge, database))
         console.print(f"[dim]position {blocks[-1].position}: {blocks[-1].turn_ms:.1f} ms a turn[/]")
     return blocks
+
+
+async def compare(old: Conversation, young: Conversation) -> tuple[float, float]:
+    """Median milliseconds of a turn of each, the two in turn, the young one from position 2,000 on."""
+    while (await _turn(young)).usage.position < YOUNG:
+        pass
+    pairs = [(_turn_s(await _turn(old)), _turn_s(await _turn(young))) for _ in range(PAIRS)]
+    return 1000 * median(pair[0] for pair in pairs), 1000 * median(pair[1] for pair in pairs)
 
 
 async def _block(conversation: Conversation, edge: int, database: Path) -> Block:
@@ -110,16 +126,15 @@ def _bytes(database: Path) -> int:
 
 
 def show(blocks: list[Block], console: Console) -> None:
-    """The table, and the last block against the first one after the warm-up."""
+    """The table, and how memory changed after the first full block."""
     table = Table("position", "turns", "ms a turn", "ms to first token", "ms a token", "MiB", "database bytes a turn")
     for block in blocks:
         figures = (block.turn_ms, block.first_token_ms, block.token_ms, block.memory_mib, block.database_bytes_per_turn)
         table.add_row(str(block.position), str(block.turns), *(f"{figure:.1f}" for figure in figures))
     console.print(table)
-    first, last = blocks[0], blocks[-1]
+    first, last = blocks[1], blocks[-1]
     console.print(
-        f"position {last.position} against {first.position}: a turn takes {last.turn_ms / first.turn_ms:.2f} times as "
-        f"long, memory is {last.memory_mib - blocks[1].memory_mib:+.1f} MiB since position {blocks[1].position}"
+        f"memory: {last.memory_mib - first.memory_mib:+.1f} MiB from position {first.position} to {last.position}"
     )
 
 

@@ -20,8 +20,6 @@ HELP = """\
 /quit    leave; the session stays (or Ctrl-D)
 Ctrl-C   ends a reply early; what was said of it stays in the conversation"""
 
-# A model may say anything; a terminal must not take it for orders. Shown as their pictures, such as ␛.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _PROMPT = "\001\033[1;36m\002you\001\033[0m\002 "  # \001 and \002 tell readline what has no width
 _ENDINGS = {
     FinishReason.LENGTH: "stopped at the limit of tokens",
@@ -117,5 +115,5 @@ class Printer:
 
     def _write(self, text: str) -> None:
         self._ends_line = text.endswith("\n")
-        sys.stdout.write(text.translate(_CONTROLS) if console.out.is_terminal else text)
+        sys.stdout.write(console.harmless(text) if console.out.is_terminal else text)
         sys.stdout.flush()

@@ -18,6 +18,13 @@ from rich.table import Table
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
 
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+
+
+def harmless(text: str) -> str:
+    """What somebody said, with control characters as their pictures, such as ␛: a terminal must not obey a model."""
+    return text.translate(_CONTROLS)
+
 
 def print_json(**parts: Message | Sequence[Message]) -> None:
     """Print one document; messages in protojson with proto field names, so that 64-bit numbers are strings."""

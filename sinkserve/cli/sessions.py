@@ -105,9 +105,9 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
 def _print_turn(turn: TurnRecord) -> None:
     console.out.print()
     for role, text in _inputs(turn):
-        console.out.print(f"[bold cyan]{escape(role)}[/] {escape(text)}")
+        console.out.print(f"[bold cyan]{escape(role)}[/] {escape(console.harmless(text))}")
     if turn.reply:
-        console.out.print(f"[bold]reply[/] {escape(turn.reply.strip())}")
+        console.out.print(f"[bold]reply[/] {escape(console.harmless(turn.reply.strip()))}")
     ending = FinishReason.Name(turn.reason).removeprefix("FINISH_REASON_").lower() if turn.reason else "running"
     usage = turn.usage
     console.out.print(f"[dim]{ending} · {usage.generated_tokens} tokens · position {usage.position:,}[/]")

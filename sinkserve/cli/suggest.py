@@ -9,7 +9,7 @@ from pathlib import Path
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import Estimate, estimate
 from builder_service.llama import check_geometry, read_architecture
-from common.cpu import cpu_features
+from common.cpu import EXACT_INT8, cpu_features
 from common.manifest import Architecture
 from common.spec import CacheGeometry, ModelSpec, Precision, Source
 from common.window import Geometry
@@ -17,7 +17,6 @@ from common.window import Geometry
 SINKS = 4
 LONGEST_WINDOW = 4096
 SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talking pace
-VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def suit_precision(shapes: Architecture) -> Precision:
     """fp32 for a small model; else int8 where the processor multiplies bytes fast, and int4 where it does not."""
     if shapes.parameters < SMALL_MODEL:
         return Precision.FP32
-    return Precision.INT8 if VNNI & cpu_features() else Precision.INT4
+    return Precision.INT8 if cpu_features().intersection(EXACT_INT8) else Precision.INT4
 
 
 def geometry_of(spec: ModelSpec) -> Geometry:

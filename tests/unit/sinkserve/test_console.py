@@ -67,3 +67,7 @@ def test_a_document_has_proto_names_and_unset_numbers(capsys: pytest.CaptureFixt
 def test_facts_that_are_empty_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_facts((("name", "a"), ("error", "")))
     assert capsys.readouterr().out == "name   a\n"
+
+
+def test_what_a_model_says_does_not_command_the_terminal() -> None:
+    assert console.harmless("a\x1b[2Jb\x7f\tc\nd") == "a␛[2Jb␡\tc\nd"

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common.cpu import cpu_features
+from common.cpu import EXACT_INT8, cpu_features
 from common.errors import InvalidArgument, NotFound
 from common.manifest import Architecture
 from common.spec import Precision
 from common.spec_file import read_spec_file
 from sinkserve.cli.app import make_app
-from sinkserve.cli.suggest import VNNI, Wishes, engine_name, read_needs, suggest_spec, suit_precision
+from sinkserve.cli.suggest import Wishes, engine_name, read_needs, suggest_spec, suit_precision
 from tests.checkpoints import write_checkpoint
 
 SHAPES = Architecture(
@@ -62,7 +62,7 @@ def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
 def test_small_models_stay_in_fp32_and_large_ones_take_what_the_processor_does_fast() -> None:
     assert suit_precision(SHAPES) is Precision.FP32
     large = suit_precision(SHAPES.model_copy(update={"parameters": 1_100_000_000}))
-    assert large is (Precision.INT8 if VNNI & cpu_features() else Precision.INT4)
+    assert large is (Precision.INT8 if cpu_features().intersection(EXACT_INT8) else Precision.INT4)
 
 
 @pytest.mark.parametrize(

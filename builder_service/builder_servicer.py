@@ -48,7 +48,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
         """Return a page of builds."""
-        page = read_page(request.page_size, request.page_token, "builds")
+        page = read_page(request.page_size, request.page_token, "builds", (int, str))
         builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page)
         return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
 

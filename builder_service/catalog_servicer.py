@@ -31,7 +31,7 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
         """Return a page of engines."""
-        page = read_page(request.page_size, request.page_token, f"engines {request.name}")
+        page = read_page(request.page_size, request.page_token, f"engines {request.name}", (str, int))
         engines, token = await asyncio.to_thread(self._catalog.list, page, request.name)
         return pb.ListEnginesResponse(engines=map(engine_to_wire, engines), next_page_token=token)
 

@@ -13,8 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from common.manifest import TurnTemplate
+
+_LONG = 10_000  # characters; shorter texts are encoded faster than a pool of threads is woken
 
 
 class ContentEncoder:
@@ -23,10 +26,21 @@ class ContentEncoder:
     def __init__(self, tokenizer: dict[str, Any], control: frozenset[int]) -> None:
         """`tokenizer` is a parsed tokenizer.json, `control` what `control_tokens` says of it."""
         self._tokenizer = Tokenizer.from_str(json.dumps(_without(tokenizer, control)))
+        self._longest = longest_token(tokenizer)
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Tokens of `text` alone: nothing is put before or after it."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Tokens of `text` alone: nothing is put before or after it.
+
+        Other threads go on meanwhile: `encode_batch_fast` gives up the interpreter's lock, `encode` does not.
+        """
+        if len(text) < _LONG:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        return tuple(encoded.ids)
+
+    def fewest(self, text: str) -> int:
+        """How many tokens `text` has at least, without encoding it; 0 where nothing can be said."""
+        return -(-len(text.encode()) // self._longest) if self._longest else 0
 
 
 def control_tokens(tokenizer: dict[str, Any], used: Iterable[int]) -> frozenset[int]:
@@ -39,6 +53,49 @@ def control_tokens(tokenizer: dict[str, Any], used: Iterable[int]) -> frozenset[
         token["id"]
         for token in tokenizer["added_tokens"]
         if token["special"] or (token["id"] in control and not token["content"].isspace())
+    )
+
+
+def longest_token(tokenizer: dict[str, Any]) -> int | None:
+    """Most bytes of a text that one token stands for; None where that has no bound.
+
+    Bounded are tokenizers that take no byte of a text away before they cut it and know every byte.
+    """
+    added = tokenizer["added_tokens"]
+    vocabulary = tokenizer["model"]["vocab"]
+    pieces = list(vocabulary) if isinstance(vocabulary, dict) else [piece for piece, _ in vocabulary]
+    cutting = _steps(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    byte_level = any(step["type"] == "ByteLevel" for step in cutting)
+    known = set(ByteLevel.alphabet()) if byte_level else {f"<0x{byte:02X}>" for byte in range(256)}
+    bounded = (
+        all(_keeps_normalizing(step) for step in _steps(tokenizer.get("normalizer"), "normalizers"))
+        and all(_keeps_cutting(step) for step in cutting)
+        and not any(token["lstrip"] or token["rstrip"] for token in added)
+        and (byte_level or tokenizer["model"].get("byte_fallback", False))
+        and known.issubset(pieces)
+    )
+    if not bounded:
+        return None
+    ordinary = max(len(piece) if byte_level else len(piece.encode()) for piece in pieces)
+    return max([ordinary, *(len(token["content"].encode()) for token in added)])
+
+
+def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return part[name] if part["type"] == "Sequence" else [part]
+
+
+def _keeps_normalizing(step: dict[str, Any]) -> bool:
+    if step["type"] == "Replace":
+        pattern = step["pattern"].get("String")
+        return pattern is not None and len(step["content"].encode()) >= len(pattern.encode())
+    return bool(step["type"] == "Prepend")
+
+
+def _keeps_cutting(step: dict[str, Any]) -> bool:
+    return step["type"] in {"ByteLevel", "Metaspace", "Digits"} or (
+        step["type"] == "Split" and step["behavior"] != "Removed"
     )
 
 

@@ -31,20 +31,23 @@ class Page:
         return base64.urlsafe_b64encode(data.encode()).decode()
 
 
-def read_page(size: int, token: str, listing: str) -> Page:
-    """Page of a request; raises InvalidArgument (INVALID_FIELD) for a negative size or a token not of this listing."""
+def read_page(size: int, token: str, listing: str, key: tuple[type[str | int], ...]) -> Page:
+    """Page of a request for a listing whose items have keys of the types `key`.
+
+    Raises InvalidArgument (INVALID_FIELD) for a negative size or a token that this listing did not give out.
+    """
     if size < 0:
         raise InvalidArgument(
             Reason.INVALID_FIELD, f"page_size: {size} is negative; 0 means {DEFAULT_SIZE}", field="page_size"
         )
-    after = _read_token(token, digest_of(listing.encode())[-16:]) if token else None
+    after = _read_token(token, digest_of(listing.encode())[-16:], key) if token else None
     return Page(min(size or DEFAULT_SIZE, MOST), after, listing)
 
 
-def _read_token(token: str, listing: str) -> tuple[str | int, ...]:
+def _read_token(token: str, listing: str, types: tuple[type[str | int], ...]) -> tuple[str | int, ...]:
     try:
         found, *key = json.loads(base64.urlsafe_b64decode(token.encode()))
-        if found == listing and all(isinstance(part, (str, int)) for part in key):
+        if found == listing and tuple(map(type, key)) == types and all(map(_in_range, key)):
             return tuple(key)
     except (ValueError, TypeError, binascii.Error, RecursionError):
         pass
@@ -53,3 +56,8 @@ def _read_token(token: str, listing: str) -> tuple[str | int, ...]:
         "page_token: not the next_page_token of this listing with these filters",
         field="page_token",
     )
+
+
+def _in_range(part: str | int) -> bool:
+    """Numbers are versions, places in a row, or microseconds; none is beyond this, and databases take no more."""
+    return isinstance(part, str) or 0 <= part < 2**53

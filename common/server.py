@@ -69,8 +69,11 @@ def _bind(server: grpc.aio.Server, listen: str) -> int:
 
 
 def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
-    """Serve v1alpha and, since grpcio ships only that and the messages are the same, v1 as well."""
-    servicer = reflection.aio.ReflectionServicer(service_names=[*names, reflection.SERVICE_NAME, REFLECTION_V1])
+    """Serve v1alpha and, since grpcio ships only that and the messages are the same, v1 as well.
+
+    v1 is not listed: its descriptors are not here, and a client that asks for what is listed would fail.
+    """
+    servicer = reflection.aio.ReflectionServicer(service_names=[*names, reflection.SERVICE_NAME])
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,

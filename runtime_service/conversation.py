@@ -62,7 +62,8 @@ class Conversation:
         self._live: LiveSession | None = None
         self._floor = 0
         self._hears_all = False
-        self._named: deque[str] = deque(maxlen=_REMEMBERED)
+        self._named: set[str] = set()  # turns that run or wait
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED)
         self._ending = False
         self._delete = False
         self._slow: asyncio.TimerHandle | None = None
@@ -108,8 +109,11 @@ class Conversation:
 
     def attach(self, turn_id: str, known: Repeat | None) -> None:
         """A turn that this stream named was accepted, or is known: then its events so far."""
-        again = turn_id in self._named
-        self._named.append(turn_id)
+        again = turn_id in self._named or turn_id in self._ended
+        if known is not None and known.ended:
+            self._remember(turn_id)
+        else:
+            self._named.add(turn_id)
         if known is None:
             return
         told = again or self._hears_all
@@ -124,7 +128,13 @@ class Conversation:
         if self._hears_all or turn_id in self._named:
             self.outbox.put(event)
         if isinstance(event.body, Finished):
+            if turn_id in self._named:
+                self._remember(turn_id)
             self._end_if_done()
+
+    def idle(self) -> None:
+        """Nothing runs, waits or is being accepted."""
+        self._end_if_done()
 
     def go_away(self, grace_s: float) -> None:
         """The server is stopping."""
@@ -177,6 +187,12 @@ class Conversation:
             await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
             self.outbox.put(Event(0, Rejected(request.turn_id, error)))
+
+    def _remember(self, turn_id: str) -> None:
+        """A turn has ended."""
+        self._named.discard(turn_id)
+        if turn_id not in self._ended:
+            self._ended.append(turn_id)
 
     # How it ends
 

@@ -59,13 +59,13 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         return pb.GetSessionResponse(session=session_to_wire(*found))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        page = read_page(request.page_size, request.page_token, "sessions")
+        page = read_page(request.page_size, request.page_token, "sessions", (int, int))
         found, token = await self._sessions.page(self._principal(context), page)
         return pb.ListSessionsResponse(sessions=[session_to_wire(*each) for each in found], next_page_token=token)
 
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
         session_id = session_id_of(request.name, "name")
-        page = read_page(request.page_size, request.page_token, f"turns of {request.name}")
+        page = read_page(request.page_size, request.page_token, f"turns of {request.name}", (int,))
         found, token = await self._sessions.turns(self._principal(context), session_id, page)
         return pb.ListTurnsResponse(turns=[turn_to_wire(turn) for turn in found], next_page_token=token)
 

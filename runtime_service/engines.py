@@ -12,7 +12,7 @@ import structlog
 
 from common.catalog import Catalog
 from common.database import utc_now
-from common.errors import FailedPrecondition, Reason
+from common.errors import FailedPrecondition, NotFound, Reason
 from common.manifest import Manifest
 from common.published_engine import PublishedEngine
 from runtime_service.engine_thread import EngineThread
@@ -79,8 +79,11 @@ class Engines:
         return sorted(self._loaded.values(), key=lambda engine: engine.published.reference)
 
     async def resolve(self, reference: str, field: str) -> PublishedEngine:
-        """What a reference names now."""
-        return await asyncio.to_thread(self._catalog.resolve, reference, field)
+        """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`."""
+        try:
+            return await asyncio.to_thread(self._catalog.resolve, reference, field)
+        except NotFound as error:
+            raise NotFound(error.reason, f"{field}: {error.message}", field=field, reference=reference) from error
 
     async def load(self, published: PublishedEngine) -> LoadedEngine:
         """Load an engine, unless it is loaded already; see `Loader.load` for what is raised."""

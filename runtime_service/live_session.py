@@ -40,6 +40,9 @@ class Follower(Protocol):
     def hear(self, event: Event) -> None:
         """An event of a turn."""
 
+    def idle(self) -> None:
+        """No turn is being accepted any more, and none runs or waits."""
+
     def attach(self, turn_id: str, known: Repeat | None) -> None:
         """The turn that the follower named was accepted, or is `known`."""
 
@@ -67,6 +70,7 @@ class LiveSession:
         self._follower: Follower | None = None
         self._shared = shared
         self._accepting = asyncio.Lock()
+        self._accepts = 0
         self._next_number = next_number
 
     @property
@@ -82,7 +86,7 @@ class LiveSession:
     @property
     def idle(self) -> bool:
         """No turn runs, waits or is being accepted."""
-        return not self.turns.pending and not self._accepting.locked()
+        return not self.turns.pending and not self._accepts
 
     @property
     def busy(self) -> bool:
@@ -119,30 +123,23 @@ class LiveSession:
 
         Raises what is wrong with it; AlreadyExists (TURN_ID_REUSED); ResourceExhausted (TURN_QUEUE_FULL).
         """
-        async with self._accepting:
-            if (known := await self._known(request)) is not None:
-                follower.attach(request.turn_id, known)
-                return
-            pending = await self._prepare(request)
-            with self.engine.in_use():
-                await self._shared.writer.do(self._shared.repository.add_turn, self.session.key, pending.turn)
-                self._next_number += 1
-                if self._follower is not follower and not self.session.options.continue_when_disconnected:
-                    pending.discard = False
-                if not self.closed:
-                    follower.attach(request.turn_id, None)
-                    self.turns.add(pending)
+        self._accepts += 1
+        try:
+            async with self._accepting:
+                await self._accept(request, follower)
+        finally:
+            self._accepts -= 1
+            self._note_idle()
 
     def go_away(self, grace_s: float) -> None:
         """Tell who follows that the server is stopping."""
         if self._follower is not None:
             self._follower.go_away(grace_s)
 
-    def restart(self, unended: list[Turn]) -> None:
+    def restart(self, unended: list[Turn], prompts: list[tuple[int, ...]]) -> None:
         """Run what another process accepted and did not finish; it may have begun the first."""
-        for index, turn in enumerate(unended):
+        for index, (turn, prompt) in enumerate(zip(unended, prompts, strict=True)):
             again = replace(turn, attempt=turn.attempt + (index == 0))
-            prompt = prompt_of(turn.request, self.session, self.engine.manifest, self.engine.text)
             self.turns.add(Pending(again, prompt, time.monotonic()))
 
     async def close(self, error: SinkServeError | None = None) -> None:
@@ -152,6 +149,27 @@ class LiveSession:
         await self.turns.close()
         if follower is not None and error is not None:
             follower.end(error)
+
+    async def _accept(self, request: TurnRequest, follower: Follower) -> None:
+        if (known := await self._known(request)) is not None:
+            follower.attach(request.turn_id, known)
+            return
+        pending = await self._prepare(request)
+        with self.engine.in_use():
+            await self._shared.writer.do(self._shared.repository.add_turn, self.session.key, pending.turn)
+            self._next_number += 1
+            if self._follower is not follower and not self.session.options.continue_when_disconnected:
+                pending.discard = False
+            if not self.closed:
+                follower.attach(request.turn_id, None)
+                self.turns.add(pending)
+
+    def _note_idle(self) -> None:
+        """A turn that was refused or known has no events by which anybody would hear that it is over."""
+        if self.idle and not self.closed:
+            if self._follower is not None:
+                self._follower.idle()
+            self._note_activity()
 
     def _tell(self, event: Event) -> None:
         if self._follower is not None:

@@ -41,23 +41,24 @@ def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: R
 
 def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: Text) -> tuple[int, ...]:
     """Tokens that a turn feeds; raises InvalidArgument for an input that is missing, unknown or too long."""
+    window = session.window.window
+    fewest = sum(map(text.fewest, _contents(request.input)))
+    if fewest > window and not request.allow_eviction_within_turn:
+        raise _too_long(_field(request.input), fewest, window, about="at least ")
     tokens = _tokens(request.input, manifest, text)
     if request.input.token_ids is None and not request.no_reply:
         tokens += text.assistant_before
     field = _field(request.input)
     if not tokens:
         raise InvalidArgument(Reason.INVALID_FIELD, f"{field} has no tokens; at least one is needed", field=field)
-    window = session.window.window
     if len(tokens) > window and not request.allow_eviction_within_turn:
-        raise InvalidArgument(
-            Reason.TURN_EXCEEDS_WINDOW,
-            f"{field} has {len(tokens)} tokens with the template's, and the window {window}; shorten it, "
-            "or set turn.allow_eviction_within_turn",
-            field=field,
-            tokens=len(tokens),
-            window=window,
-        )
+        raise _too_long(field, len(tokens), window)
     return tokens
+
+
+def prompts_of(turns: list[Turn], session: Session, manifest: Manifest, text: Text) -> list[tuple[int, ...]]:
+    """Tokens of several turns that were accepted."""
+    return [prompt_of(turn.request, session, manifest, text) for turn in turns]
 
 
 def check_room(session: Session, tokens: int) -> None:
@@ -116,6 +117,23 @@ def _check_vocabulary(ids: tuple[int, ...], size: int) -> None:
             token=token,
             vocabulary_size=size,
         )
+
+
+def _contents(given: TurnInput) -> list[str]:
+    if given.text is not None:
+        return [given.text]
+    return [message.content for message in given.messages or ()]
+
+
+def _too_long(field: str, tokens: int, window: int, about: str = "") -> InvalidArgument:
+    return InvalidArgument(
+        Reason.TURN_EXCEEDS_WINDOW,
+        f"{field} has {about}{tokens} tokens with the template's, and the window {window}; shorten it, "
+        "or set turn.allow_eviction_within_turn",
+        field=field,
+        tokens=tokens,
+        window=window,
+    )
 
 
 def _field(given: TurnInput) -> str:

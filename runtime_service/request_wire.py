@@ -49,6 +49,9 @@ def request_from_wire(message: pb.ConverseRequest) -> Request:
 
 def _open(message: pb.Open) -> Open:
     after = message.after_sequence if message.HasField("after_sequence") else None
+    if after is not None and after < 0:
+        field = "open.after_sequence"
+        raise InvalidArgument(Reason.INVALID_FIELD, f"{field} is {after}; it has to be 0 or more", field=field)
     match message.WhichOneof("target"):
         case "new_session":
             return Open(_new_session(message.new_session), after)

@@ -18,6 +18,7 @@ from runtime_service.turn import Result
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
 FIELD = "open.new_session"
 MOST_LABELS, LONGEST_KEY, LONGEST_VALUE = 32, 63, 255
+LONGEST_SYSTEM_PROMPT = 1 << 17  # bytes; taking in the tokens of more would hold up every other session
 LONGEST_IDLE_S = 100 * 365 * 86400.0
 
 
@@ -65,6 +66,8 @@ class NewSession:
             if not 1 <= len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
                 limits = f"has to have a key of 1 to {LONGEST_KEY} and a value of at most {LONGEST_VALUE} characters"
                 raise _invalid("labels", limits, key)
+        if (size := len(self.system_prompt.encode())) > LONGEST_SYSTEM_PROMPT:
+            raise _invalid("system_prompt", f"may have at most {LONGEST_SYSTEM_PROMPT} bytes", f"{size} bytes long")
         idle = self.options.delete_after_idle_s
         if idle is not None and not 0 < idle <= LONGEST_IDLE_S:
             raise _invalid("options.delete_after_idle", "has to be above 0 and at most 100 years", idle)

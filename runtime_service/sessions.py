@@ -14,8 +14,9 @@ from common.database import utc_now
 from common.errors import Aborted, Reason, ResourceExhausted, SinkServeError, Unavailable
 from common.pages import Page
 from runtime_service.context import Context
-from runtime_service.engines import Engines, LoadedEngine
+from runtime_service.engines import Engines, LoadedEngine, not_loaded
 from runtime_service.live_session import LiveSession
+from runtime_service.prepare import prompts_of
 from runtime_service.scheduler import replay_refused
 from runtime_service.session import NewSession, Session, settle
 from runtime_service.session_repository import session_exists, session_not_found
@@ -105,7 +106,7 @@ class Sessions:
         error = Unavailable(Reason.ENGINE_NOT_LOADED, f"{engine.published.reference} was unloaded", retry_after_s=1.0)
         for key, live in list(self._live.items()):
             if live.engine is engine:
-                del self._live[key]
+                self._live.pop(key, None)  # deleted meanwhile, perhaps
                 await live.close(error)
 
     async def drain(self, grace_s: float) -> None:
@@ -124,7 +125,7 @@ class Sessions:
         self._check_open()
         published = await self._engines.resolve(asked.engine, "open.new_session.engine")
         engine = await self._engines.serving(published)
-        opening = engine.text.opening(asked.system_prompt)
+        opening = await asyncio.to_thread(engine.text.opening, asked.system_prompt)
         options, pinned = settle(asked, engine.manifest.geometry, len(opening))
         now = utc_now()
         session = Session(
@@ -160,11 +161,14 @@ class Sessions:
             raise error
         async with self._room():
             claimed, unended, number = await self.shared.writer.do(self.shared.repository.claim, *key)
+            prompts = await asyncio.to_thread(prompts_of, unended, claimed, engine.manifest, engine.text)
             live = self._enter(claimed, engine, number)
-            live.restart(unended)
+            live.restart(unended, prompts)
             return live
 
     def _enter(self, session: Session, engine: LoadedEngine, next_number: int) -> LiveSession:
+        if engine.closed:
+            raise not_loaded(engine.published.reference)
         live = LiveSession(session, engine, self.shared, next_number, self._break_down)
         self._live[session.principal, session.session_id] = live
         return live

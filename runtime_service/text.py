@@ -116,6 +116,12 @@ class Text:
         assert self._encoder
         return self._encoder.encode(content.strip() if template.strip_content else content)
 
+    def fewest(self, content: str) -> int:
+        """How many tokens a content has at least; cheap, whatever its length."""
+        if self._template is None or self._encoder is None:
+            return 0
+        return self._encoder.fewest(content.strip() if self._template.strip_content else content)
+
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of a token, not always whole characters; none without a tokenizer."""
         return self._vocabulary.token_bytes(token_id)

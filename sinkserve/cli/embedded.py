@@ -61,7 +61,8 @@ def _start(folder: Path, errors: int) -> subprocess.Popen[str]:
         "SINKSERVE_BUILDER_SOURCE_ROOTS": roots,
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "sinkserve.cli", "serve", "--until-stdin-ends"],
+        # -P: the folder that a person stands in is no place to import from.
+        [sys.executable, "-P", "-m", "sinkserve.cli", "serve", "--until-stdin-ends"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -73,12 +74,14 @@ def _start(folder: Path, errors: int) -> subprocess.Popen[str]:
 
 def _addresses(child: subprocess.Popen[str], log: Path, start: int) -> Addresses:
     assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        child.wait(_PATIENCE_S)
+    try:
+        return Addresses(**json.loads(child.stdout.readline()))
+    except (ValueError, TypeError):
+        _stop(child)
         said = log.read_bytes()[start:].decode(errors="replace").strip().splitlines()[-_LOG_LINES:]
-        raise Failure("\n".join(["the embedded services did not start", *said]), hint=f"all of it is in {log}")
-    return Addresses(**json.loads(line))
+        raise Failure(
+            "\n".join(["the embedded services did not start", *said]), hint=f"all of it is in {log}"
+        ) from None
 
 
 def _stop(child: subprocess.Popen[str]) -> None:

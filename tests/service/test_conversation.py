@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
+from runtime_service.text import Text
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.fake_engine import expected_greedy
 from tests.service.runtime import ENDLESS, GEOMETRY, VOCABULARY, Bench, info, kinds, text_of, tokens_of, violations
@@ -147,6 +150,29 @@ async def test_an_input_longer_than_the_window_is_refused_unless_allowed(bench: 
     assert (await stream.finished()).usage.prompt_tokens == 30
 
 
+async def test_an_input_far_too_long_is_refused_without_encoding_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[str] = []
+
+    def noted(_: Text, content: str) -> tuple[int, ...]:
+        encoded.append(content)
+        return (7,) * 21
+
+    monkeypatch.setattr(Text, "encode", noted)
+    stream = await bench.opened(options=WINDOW)
+    said = pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="a b " * 25_000)])
+    for turn in ({"text": "a b " * 25_000}, {"messages": said}):
+        await stream.turn("long", **turn)
+        rejected = await stream.rejected()
+        assert info(rejected.error).reason == "TURN_EXCEEDS_WINDOW"
+        assert "at least" in rejected.error.message
+        assert encoded == []
+    await stream.turn("long", text="a b " * 25_000, allow_eviction_within_turn=True)
+    assert (await stream.finished()).usage.prompt_tokens == 24
+    assert len(encoded) == 1
+
+
 @pytest.mark.parametrize(
     ("turn", "reason", "field"),
     [
@@ -244,6 +270,44 @@ async def test_a_wrong_open_ends_the_stream_with_a_reason(
     stream = bench.stream()
     await stream.send(open=opening)
     assert await stream.failure() == (grpc.StatusCode[code], reason)
+
+
+@pytest.mark.parametrize(
+    ("opening", "field", "named"),
+    [
+        (pb.Open(session="sessions/any", after_sequence=-1), "open.after_sequence", "-1"),
+        (pb.Open(new_session=pb.NewSession(engine="nobody@7")), "open.new_session.engine", "nobody@7"),
+        (
+            pb.Open(new_session=pb.NewSession(engine="demo", system_prompt="é" * (1 << 16) + "x")),
+            "open.new_session.system_prompt",
+            "at most 131072 bytes",
+        ),
+    ],
+    ids=["after_sequence", "engine", "system_prompt"],
+)
+async def test_a_wrong_open_names_its_field(bench: Bench, opening: pb.Open, field: str, named: str) -> None:
+    stream = bench.stream()
+    await stream.send(open=opening)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stream.rest()
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    assert violations(status) == [field]
+    assert field in status.message
+    assert named in status.message
+
+
+async def test_a_system_prompt_is_encoded_outside_the_event_loop(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opening, threads = Text.opening, []
+
+    def noted(text: Text, system_prompt: str = "") -> tuple[int, ...]:
+        threads.append(threading.get_ident())
+        return opening(text, system_prompt)
+
+    monkeypatch.setattr(Text, "opening", noted)
+    await bench.opened(system_prompt="a b " * 1000)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(

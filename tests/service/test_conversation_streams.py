@@ -9,7 +9,11 @@ import time
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from runtime_service.conversation import Conversation
+from runtime_service.text import Text
+from runtime_service.turn import Turn
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.runtime import ENDLESS, Bench, Stream, eventually, info, kinds, text_of, tokens_of
 
@@ -176,7 +180,58 @@ async def test_a_running_turn_that_is_sent_again_is_told_once(bench: Bench) -> N
     assert await stream.rest() == []
 
 
+async def test_a_running_turn_is_heard_to_its_end_however_often_others_are_sent_again(bench: Bench) -> None:
+    bench.before_step = slowly
+    stream = await bench.opened()
+    await stream.turn("old")
+    await stream.finished()
+    await stream.turn("long", generation=ENDLESS)
+    await stream.first_delta()
+    for _ in range(40):
+        await stream.turn("old")
+    await stream.send(cancel=pb.CancelTurn(turn_id="long"))
+    while (await stream.finished()).turn_id != "long":
+        pass
+
+
 # Streams that end
+
+
+async def test_a_stream_that_took_over_ends_when_the_turn_before_it_was_only_sent_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = pb.SessionOptions(delete_after_idle=Duration(seconds=3600))
+    first = await bench.opened(options=hour)
+    await first.turn("t")
+    await first.finished()
+    asked, answer, half_closed = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop, repository, no_more = asyncio.get_running_loop(), bench.handle.shared.repository, Conversation.no_more
+    find_turn = repository.find_turn
+
+    def slow_find(key: int, turn_id: str) -> Turn | None:
+        loop.call_soon_threadsafe(asked.set)
+        answer.wait(20)
+        return find_turn(key, turn_id)
+
+    def noted(conversation: Conversation) -> None:
+        no_more(conversation)
+        half_closed.set()
+
+    monkeypatch.setattr(repository, "find_turn", slow_find)
+    monkeypatch.setattr(Conversation, "no_more", noted)
+    await first.turn("t")
+    await asked.wait()
+    second = await bench.resumed(first.session)
+    await second.half_close()
+    await half_closed.wait()
+    answer.set()
+    assert await second.rest() == []
+
+    async def expires() -> bool:
+        session = (await bench.stub.GetSession(pb.GetSessionRequest(name=first.session))).session
+        return session.HasField("expire_time")
+
+    await eventually(expires)
 
 
 async def test_after_a_half_close_accepted_turns_finish_and_the_session_lives(bench: Bench) -> None:
@@ -396,6 +451,30 @@ async def test_a_restarted_runtime_goes_on_where_it_was(bench: Bench) -> None:
     events = await back.until("finished")
     assert tokens_of(events) == expected
     assert events[0].sequence > finished.sequence
+
+
+async def test_turns_that_start_again_are_encoded_outside_the_event_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.settings["drain_grace_s"] = 0.01
+    await bench.stop()
+    await bench.start()
+    bench.before_step = slowly
+    stream = await bench.opened()
+    await stream.turn("t", generation=ENDLESS)
+    await stream.first_delta()
+    await bench.stop()
+    await bench.start()
+    user, threads = Text.user, []
+
+    def noted(text: Text, content: str) -> tuple[int, ...]:
+        threads.append(threading.get_ident())
+        return user(text, content)
+
+    monkeypatch.setattr(Text, "user", noted)
+    await bench.resumed(stream.session)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_a_turn_is_told_again_after_a_restart(bench: Bench) -> None:

@@ -58,3 +58,14 @@ async def test_a_go_client_reads_why_it_was_refused(bench: Bench) -> None:
     assert error["code"] == "not_found"
     packed = base64.b64decode(error["details"][0]["value"] + "==")
     assert error_details_pb2.ErrorInfo.FromString(packed).reason == "SESSION_NOT_FOUND"
+
+
+async def test_a_go_client_lists_every_method(bench: Bench) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(str(BUF), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--list-methods"),
+        f"http://{bench.handle.address}",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert {f"{SERVICE}/Converse", "grpc.health.v1.Health/Watch"} <= set(out.decode().split())

@@ -10,6 +10,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from common.errors import SinkServeError
+from runtime_service.live_session import LiveSession
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_grpc
@@ -246,6 +248,26 @@ async def test_an_engine_that_runs_turns_is_not_unloaded_and_its_sessions_surviv
     back = await bench.resumed(stream.session)
     await back.turn(text="two")
     assert tokens_of(await back.until("finished")) == expected
+
+
+async def test_an_engine_is_unloaded_although_its_sessions_are_deleted_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = [await bench.opened(session_id=name) for name in ("a", "b")]
+    close, deleting = LiveSession.close, asyncio.Event()
+
+    async def close_slowly(live: LiveSession, error: SinkServeError | None = None) -> None:
+        if live.session.session_id == "a" and not deleting.is_set():
+            deleting.set()
+            await bench.handle.sessions.delete(live.session.principal, "b")
+        await close(live, error)
+
+    monkeypatch.setattr(LiveSession, "close", close_slowly)
+    await engines(bench).UnloadEngine(engine_pb.UnloadEngineRequest(reference="demo"))
+    assert await streams[0].failure() == (grpc.StatusCode.UNAVAILABLE, "ENGINE_NOT_LOADED")
+    assert await streams[1].failure() == (grpc.StatusCode.ABORTED, "SESSION_DELETED")
+    assert bench.engines[0].closed
+    assert not bench.handle.sessions.live
 
 
 async def test_an_engine_is_loaded_on_demand_where_that_is_allowed(bench: Bench) -> None:

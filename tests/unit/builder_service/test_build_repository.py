@@ -105,14 +105,14 @@ def test_what_is_anothers_is_not_there(builds: BuildRepository) -> None:
         with pytest.raises(NotFound, match=mine.name) as caught:
             act("you", mine.build_id)
         assert caught.value.reason is Reason.BUILD_NOT_FOUND
-    assert [build.principal for build in builds.list("you", read_page(0, "", ""))[0]] == ["you"]
+    assert [build.principal for build in builds.list("you", read_page(0, "", "", (int, str)))[0]] == ["you"]
 
 
 def test_builds_are_listed_the_newest_first_by_pages_without_gaps(builds: BuildRepository) -> None:
     made = [builds.submit("local", SPEC).build_id for _ in range(7)]
     seen, token = [], ""
     while True:
-        found, token = builds.list("local", read_page(3, token, "builds"))
+        found, token = builds.list("local", read_page(3, token, "builds", (int, str)))
         seen += [build.build_id for build in found]
         if not token:
             break

@@ -135,7 +135,7 @@ def test_deleting_and_publishing_at_once_never_loses_a_published_blob(press: Pre
 
     def delete() -> None:
         while not stop.is_set():
-            for engine in catalog.list(read_page(0, "", ""))[0][1:]:
+            for engine in catalog.list(read_page(0, "", "", (str, int)))[0][1:]:
                 catalog.delete(engine.reference)
 
     with ThreadPoolExecutor() as threads:
@@ -206,7 +206,7 @@ def test_verify_reads_every_file_and_names_the_one_that_broke(press: Press, cata
 def test_engines_are_listed_by_name_and_then_the_newest_first(press: Press, catalog: Catalog) -> None:
     for name in ("b", "a", "b", "c"):
         press.publish(name)
-    found, token = catalog.list(read_page(0, "", ""))
+    found, token = catalog.list(read_page(0, "", "", (str, int)))
     assert [engine.reference for engine in found] == ["a@1", "b@2", "b@1", "c@1"]
     assert token == ""
 
@@ -216,7 +216,7 @@ def test_pages_follow_one_another_without_gaps_although_the_list_changes(press: 
         press.publish(name)
     seen, token = [], ""
     while True:
-        found, token = catalog.list(read_page(2, token, "engines"))
+        found, token = catalog.list(read_page(2, token, "engines", (str, int)))
         seen += [engine.reference for engine in found]
         if not token:
             break
@@ -227,8 +227,8 @@ def test_pages_follow_one_another_without_gaps_although_the_list_changes(press: 
 def test_a_listing_of_one_name_has_no_other(press: Press, catalog: Catalog) -> None:
     press.publish("a")
     press.publish("b")
-    assert [engine.reference for engine in catalog.list(read_page(0, "", ""), "b")[0]] == ["b@1"]
-    assert catalog.list(read_page(0, "", ""), "nothing") == ([], "")
+    assert [engine.reference for engine in catalog.list(read_page(0, "", "", (str, int)), "b")[0]] == ["b@1"]
+    assert catalog.list(read_page(0, "", "", (str, int)), "nothing") == ([], "")
 
 
 def test_engines_of_a_build_key_are_found_the_newest_first(press: Press, catalog: Catalog) -> None:

@@ -204,7 +204,7 @@ def test_pages_of_sessions_miss_and_repeat_nothing(repository: SessionRepository
     repository.create(replace(SESSION, principal="other"))
     seen, token = [], ""
     while True:
-        found, token = repository.list_sessions("local", read_page(2, token, "sessions"))
+        found, token = repository.list_sessions("local", read_page(2, token, "sessions", (int, int)))
         seen += [session.session_id for session in found]
         if not token:
             break
@@ -217,7 +217,7 @@ def test_pages_of_turns_come_in_order(repository: SessionRepository) -> None:
         repository.add_turn(session.key, turn(number))
     seen, token = [], ""
     while True:
-        found, token = repository.list_turns(session, read_page(2, token, "turns"))
+        found, token = repository.list_turns(session, read_page(2, token, "turns", (int,)))
         seen += [item.number for item in found]
         if not token:
             break

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from common.content import ContentEncoder
 from common.errors import InvalidArgument, Reason
 from common.manifest import Manifest, TurnTemplate
 from common.window import Geometry
@@ -167,3 +168,33 @@ def test_a_post_processor_adds_nothing_to_contents() -> None:
     }
     text = Text(json.dumps(data).encode(), manifest())
     assert text.user("Hello") == TEXT.user("Hello")
+
+
+@pytest.mark.parametrize("make", [vocabularies.byte_level, vocabularies.sentencepiece, vocabularies.unigram])
+@given(st.lists(CONTENT | st.sampled_from(["Hello there!", "▁▁▁▁", "<think>", "two plus two"])).map("".join))
+def test_a_content_never_has_fewer_tokens_than_it_has_at_least(make: Callable[[], bytes], content: str) -> None:
+    encoder = ContentEncoder(json.loads(make()), frozenset())
+    assert encoder.fewest(content) <= len(encoder.encode(content))
+    assert encoder.fewest(content * 1000) * 20 >= len(content.encode()) * 1000
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [
+        ("normalizer", {"type": "Strip", "strip_left": True, "strip_right": True}),
+        ("normalizer", {"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": " +"}, "content": " "}),
+        ("pre_tokenizer", {"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False}),
+        ("pre_tokenizer", {"type": "WhitespaceSplit"}),
+    ],
+)
+def test_nothing_is_said_of_a_content_that_a_tokenizer_may_shorten(part: str, step: dict[str, object]) -> None:
+    data = json.loads(vocabularies.sentencepiece()) | {part: step}
+    assert ContentEncoder(data, frozenset()).fewest("a" * 1000) == 0
+
+
+def test_a_long_content_is_encoded_like_a_short_one() -> None:
+    content = "Grüße aus Köln, <|end|>\n" * 1000
+    tokens = TEXT.encode(content)
+    assert b"".join(map(TEXT.token_bytes, tokens)) == content.encode()
+    assert tokens == TEXT.encode("Grüße aus Köln, <|end|>\n") * 1000

@@ -15,7 +15,16 @@ import numpy as np
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.quantize import BLOCK, INT8_LARGEST, UINT8_ZERO, block_count, int4_blocks, int8_blocks, int8_rows
+from builder_service.quantize import (
+    BLOCK,
+    INT8_FACTOR_LARGEST,
+    INT8_LARGEST,
+    UINT8_ZERO,
+    block_count,
+    int4_blocks,
+    int8_blocks,
+    int8_rows,
+)
 from common.spec import Precision
 
 SMALLEST_PEAK = 1e-8  # of an activation's row; a row of zeros stays one
@@ -72,7 +81,9 @@ class FloatLinear:
 class Int8Linear:
     """int8 weights with a scale an output; uint8 activations around 128 with a scale a token; sums in int32.
 
-    Unsigned activations are what VNNI and AMX multiply; signed ones run 15 times slower in onnxruntime 1.31.
+    Unsigned activations are what VNNI and AMX multiply; signed ones run 15 times slower in onnxruntime 1.31. Processors
+    without either add pairs of products in 16 bits, which saturate beyond INT8_FACTOR_LARGEST: weights stay within it,
+    so that an engine says the same everywhere.
     NaN and infinity in a row survive: its scale becomes NaN or infinite, and with it all of its outputs.
     """
 
@@ -173,7 +184,7 @@ def _int8_transposed(matrix: Matrix) -> WeightGroup:
         for name in matrix.tensors:
             for block in checkpoint.blocks(name):
                 start, end = end, end + len(block)
-                quantized, scales[start:end] = int8_rows(block)
+                quantized, scales[start:end] = int8_rows(block, INT8_FACTOR_LARGEST)
                 values[:, start:end] = quantized.T
         yield values
         yield scales

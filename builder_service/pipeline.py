@@ -27,7 +27,7 @@ def run(order: Order, parent: Parent) -> Manifest | None:
         return None
     plan = make_plan(order, source, parent)
     write_files(order, source, plan, parent)
-    engine = compile_engine(order, plan, parent)
+    engine = compile_engine(plan, parent)
     figures = verify(order, source, plan, engine, parent)
     check_unchanged(source.files)
     manifest = describe(order, source, plan, figures)

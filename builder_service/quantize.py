@@ -12,17 +12,18 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 INT8_LARGEST = 127
+INT8_FACTOR_LARGEST = 64  # 2 * 255 * 64 is the largest sum of two products that 16 bits hold
 UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
 INT4_ZERO = 8  # int4 values 0..15 stand for -8..7
 BLOCK = 32  # inputs that share a scale, in int4 and in int8 by blocks
 
 
-def int8_rows(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Symmetric int8 with a scale for each row.
+def int8_rows(rows: FloatArray, largest: int = INT8_LARGEST) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Symmetric int8 with a scale for each row, values from -largest to largest.
 
     Returns int8 [out, in] and float32 [out]; `values * scale` is within half a scale of `rows`.
     """
-    scales = np.abs(rows).max(axis=1, initial=0) / np.float32(INT8_LARGEST)
+    scales = np.abs(rows).max(axis=1, initial=0) / np.float32(largest)
     scales[scales == 0] = 1  # a row of zeros
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 

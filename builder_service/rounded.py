@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.quantize import BLOCK, INT4_ZERO, INT8_LARGEST, UINT8_ZERO, int4_blocks, int8_blocks, int8_rows
+from builder_service.quantize import (
+    BLOCK,
+    INT4_ZERO,
+    INT8_FACTOR_LARGEST,
+    INT8_LARGEST,
+    UINT8_ZERO,
+    int4_blocks,
+    int8_blocks,
+    int8_rows,
+)
 from common.spec import Precision
 
 FloatArray = npt.NDArray[np.float32]
@@ -70,8 +79,8 @@ def _plain(rows: FloatArray) -> Array:
     return rows.astype(np.float64)
 
 
-def _int8_and_back(rows: FloatArray) -> Array:
-    values, scales = int8_rows(rows)
+def _int8_and_back(rows: FloatArray, largest: int = INT8_LARGEST) -> Array:
+    values, scales = int8_rows(rows, largest)
     return values.astype(np.float64) * scales[:, None]
 
 
@@ -111,7 +120,7 @@ def _per_block(rows: Array) -> Array:
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")  # the matrix of the logits; the second where it is tied
 _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
-    Precision.INT8: _int8_and_back,
+    Precision.INT8: lambda rows: _int8_and_back(rows, INT8_FACTOR_LARGEST),
     Precision.INT4: _int4_and_back,
 }
 _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {

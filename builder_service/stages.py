@@ -20,7 +20,6 @@ from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
 from builder_service.source import SourceFile, find_folder, hash_files, text_files
 from builder_service.template import DerivedText, derive_text
-from common.cpu import check_cpu, cpu_features, needed_features
 from common.digest import digest_file
 from common.manifest import (
     GRAPH_PATH,
@@ -96,7 +95,6 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     """PLAN: read the config, check that everything fits, and refuse now what could only fail later."""
     parent.progress(Stage.PLAN, 0.0)
     spec, config = order.spec, source.checkpoint.config
-    check_cpu(needed_features(spec.precision), cpu_features())
     geometry = _geometry(spec)
     llama = read_llama(config, spec.options.ignore_config_fields)
     check_geometry(llama.architecture, geometry)
@@ -132,16 +130,10 @@ def write_files(order: Order, source: Source, plan: Plan, parent: Parent) -> Non
         (plan.out / TOKENIZER_PATH).write_bytes(plan.text.tokenizer_json)
 
 
-def compile_engine(order: Order, plan: Plan, parent: Parent) -> OnnxRuntimeEngine:
+def compile_engine(plan: Plan, parent: Parent) -> OnnxRuntimeEngine:
     """COMPILE: load the graph as a runtime will; what cannot be loaded is not worth verifying."""
     parent.progress(Stage.COMPILE, 0.0)
-    engine = OnnxRuntimeEngine(
-        plan.out / GRAPH_PATH,
-        plan.architecture,
-        plan.rope,
-        plan.geometry,
-        needed_features=needed_features(order.spec.precision),
-    )
+    engine = OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
     parent.progress(Stage.COMPILE, 1.0)
     return engine
 
@@ -189,7 +181,6 @@ def describe(order: Order, source: Source, plan: Plan, figures: dict[str, float]
         text=plan.text.model,
         kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry),
         weight_bytes=next(file.size_bytes for file in files if file.path == WEIGHTS_PATH),
-        cpu_features=needed_features(spec.precision),
         tolerance=figures["allowed_error_largest"],
         build_key=source.key,
         source_files=tuple(file.as_engine_file for file in source.files),

@@ -141,8 +141,6 @@ class Manifest(_Part):
     """Bytes of keys and values of one slot."""
     weight_bytes: int
     """Bytes of weights."""
-    cpu_features: tuple[str, ...] = ()
-    """Any one of these CPU features is needed, such as `avx512_vnni`; empty: none."""
     tolerance: float
     """Largest error of a logit that VERIFY accepts, relative to the largest logit."""
     build_key: Sha256

@@ -14,7 +14,6 @@ import onnxruntime as ort
 
 from common.angles import Angles
 from common.batch import Batch, plan_batch
-from common.cpu import check_cpu, cpu_features
 from common.denormals import flushed_denormals
 from common.engine import Feed, FloatArray, SlotState
 from common.errors import FailedPrecondition, Internal, Reason
@@ -28,10 +27,10 @@ BINDINGS_KEPT = 64
 
 
 class OnnxRuntimeEngine:
-    """An `Engine`. `threads` 0: one a processor. `needed_features`: see `cpu.check_cpu`.
+    """An `Engine`. `threads` 0: one a processor.
 
-    Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a processor that lacks what the precision needs, a graph that
-    onnxruntime cannot load, and one of another shape than geometry and architecture say.
+    Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a graph that onnxruntime cannot load, and one of another shape
+    than geometry and architecture say.
 
     A number that is not finite anywhere in a slot makes all logits of that slot NaN (0 * NaN is NaN in a masked
     row too), and only of that slot: so finite logits prove a clean slot. Padding that leaves such a number in an
@@ -46,9 +45,7 @@ class OnnxRuntimeEngine:
         geometry: Geometry,
         *,
         threads: int = 0,
-        needed_features: tuple[str, ...] = (),
     ) -> None:
-        check_cpu(needed_features, cpu_features())
         self._geometry = geometry
         self._vocabulary = architecture.vocabulary
         self._session = _load(graph, threads)

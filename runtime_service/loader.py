@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import structlog
 
-from common.cpu import check_cpu, cpu_features
 from common.digest import digest_file, digest_hex
 from common.engine import Engine
 from common.errors import Reason, ResourceExhausted
@@ -46,7 +45,6 @@ class Loader:
         (OUT_OF_MEMORY) if it does not fit, DataLoss (STORE_CORRUPT) for files that are not what they were.
         """
         manifest = published.manifest
-        check_cpu(manifest.cpu_features, cpu_features())
         check_memory(manifest, available_memory_bytes())
         folder = self._place(published)
         engine = OnnxRuntimeEngine(
@@ -55,7 +53,6 @@ class Loader:
             manifest.rope,
             manifest.geometry,
             threads=self._threads,
-            needed_features=manifest.cpu_features,
         )
         tokenizer = folder / TOKENIZER_PATH
         return Loaded(engine, Text(tokenizer.read_bytes() if tokenizer.exists() else None, manifest))

@@ -55,7 +55,7 @@ def _written(spec: ModelSpec, folder: Path) -> str:
         (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
         (f"source: {{uri: {_scalar(_relative(spec.source.uri, folder))}}}", "relative to this file"),
         (f"target: {spec.target}", "who executes the engine"),
-        (f"precision: {spec.precision}", "fp32 | int8 (needs VNNI or AMX) | int4"),
+        (f"precision: {spec.precision}", "fp32 | int8 | int4"),
         ("cache:", f"{size(needs.kv_bytes_per_slot)} of keys and values a slot"),
         (f"  sink_tokens: {cache.sink_tokens}", "kept from the start of every conversation"),
         (f"  window_tokens: {cache.window_tokens}", "the most recent ones, which are seen besides the sinks"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import Estimate, estimate
 from builder_service.llama import check_geometry, read_architecture
-from common.cpu import EXACT_INT8, cpu_features
 from common.manifest import Architecture
 from common.spec import CacheGeometry, ModelSpec, Precision, Source
 from common.window import Geometry
@@ -60,10 +59,8 @@ def engine_name(folder: Path) -> str:
 
 
 def suit_precision(shapes: Architecture) -> Precision:
-    """fp32 for a small model; else int8 where the processor multiplies bytes fast, and int4 where it does not."""
-    if shapes.parameters < SMALL_MODEL:
-        return Precision.FP32
-    return Precision.INT8 if cpu_features().intersection(EXACT_INT8) else Precision.INT4
+    """fp32 for a small model, int8 for another."""
+    return Precision.FP32 if shapes.parameters < SMALL_MODEL else Precision.INT8
 
 
 def geometry_of(spec: ModelSpec) -> Geometry:

@@ -112,12 +112,6 @@ def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
 
 
-def test_only_eight_bits_need_a_certain_processor(model: Path) -> None:
-    needs = {precision: _built(model, precision=precision).cpu_features for precision in Precision}
-    assert needs[Precision.FP32] == needs[Precision.INT4] == ()
-    assert "avx512_vnni" in needs[Precision.INT8]
-
-
 def test_a_checkpoint_without_tokenizer_takes_token_ids_and_says_so(tmp_path: Path) -> None:
     parent = Listener()
     manifest = _built(write_checkpoint(tmp_path / "model", tokenizer=False), parent)

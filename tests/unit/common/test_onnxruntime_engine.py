@@ -33,10 +33,10 @@ def engine(folder: Path) -> OnnxRuntimeEngine:
     return build_engine(folder, GEOMETRY)
 
 
-def load(folder: Path, geometry: Geometry, graph: Path, *needed: str) -> OnnxRuntimeEngine:
+def load(folder: Path, geometry: Geometry, graph: Path) -> OnnxRuntimeEngine:
     config = Checkpoint(folder).config
     rope = read_rope(config, geometry)
-    return OnnxRuntimeEngine(graph, read_architecture(config), rope, geometry, needed_features=needed)
+    return OnnxRuntimeEngine(graph, read_architecture(config), rope, geometry)
 
 
 def test_a_step_writes_its_rows_in_place_and_no_others(engine: OnnxRuntimeEngine) -> None:
@@ -89,11 +89,6 @@ def test_a_graph_of_another_geometry_is_refused_with_both_shapes(folder: Path, o
     with pytest.raises(FailedPrecondition, match=rf"\(2, {GEOMETRY.rows}, 8\).*\(2, {other.rows}, 8\)") as caught:
         load(folder, other, graph)
     assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
-
-
-def test_a_processor_without_what_is_needed_is_refused_before_anything_is_read(folder: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="needs a processor with one of no_such_feature"):
-        load(folder, GEOMETRY, folder / "nowhere.onnx", "no_such_feature")
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no graph", None])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from common.cpu import EXACT_INT8, cpu_features
 from common.errors import InvalidArgument, NotFound
 from common.manifest import Architecture
 from common.spec import Precision
@@ -59,10 +58,9 @@ def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
         suggest_spec(tmp_path / "none", Wishes())
 
 
-def test_small_models_stay_in_fp32_and_large_ones_take_what_the_processor_does_fast() -> None:
+def test_small_models_stay_in_fp32_and_large_ones_take_eight_bits() -> None:
     assert suit_precision(SHAPES) is Precision.FP32
-    large = suit_precision(SHAPES.model_copy(update={"parameters": 1_100_000_000}))
-    assert large is (Precision.INT8 if cpu_features().intersection(EXACT_INT8) else Precision.INT4)
+    assert suit_precision(SHAPES.model_copy(update={"parameters": 1_100_000_000})) is Precision.INT8
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types bench parity clean
+.PHONY: help demo test lint format proto types bench parity images clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -28,6 +28,7 @@ lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint deploy/*.Dockerfile
 
 types: .venv/ready ## mypy, strict
 	$(BIN)/mypy
@@ -47,6 +48,9 @@ bench: .venv/ready ## measure: a step against memory bandwidth, a long conversat
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'
 	$(BIN)/python -m pytest -m parity tests/parity
+
+images: .venv/ready ## carry out the images' steps in fresh Debian roots; needs root and debootstrap
+	$(BIN)/python -m pytest -m images tests/images
 
 clean: ## remove what make made
 	rm -rf .venv sinkserve/*/v1 .mypy_cache .ruff_cache .pytest_cache

@@ -22,11 +22,12 @@ import numpy as np
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.export import export
-from builder_service.llama import read_architecture, read_rope
+from builder_service.families import read_model, read_rope
+from builder_service.tensors import ModelTensors
 from common.engine import Feed
 from common.manifest import GRAPH_PATH, WEIGHTS_PATH, Architecture
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import CacheGeometry, ModelSpec, Precision, Source
+from common.spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
 
 
@@ -62,19 +63,12 @@ def parse() -> argparse.Namespace:
 
 def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[OnnxRuntimeEngine, Architecture]:
     checkpoint = Checkpoint(arguments.checkpoint)
-    architecture, rope = read_architecture(checkpoint.config), read_rope(checkpoint.config, geometry)
+    model = read_model(checkpoint.config)
     if not (out / GRAPH_PATH).exists():
-        cache = CacheGeometry(
-            sink_tokens=geometry.sinks,
-            window_tokens=geometry.window,
-            chunk_tokens=geometry.chunk,
-            max_slots=geometry.slots,
-        )
-        source, precision = Source(uri=str(arguments.checkpoint)), Precision(arguments.precision)
-        spec = ModelSpec(name="bench", source=source, precision=precision, cache=cache)
-        export(checkpoint, architecture, rope, spec, out, lambda _: None)
-    graph = out / GRAPH_PATH
-    return OnnxRuntimeEngine(graph, architecture, rope, geometry, threads=arguments.threads), architecture
+        tensors, precision = ModelTensors(checkpoint, model), Precision(arguments.precision)
+        export(model, tensors, geometry, precision, out, lambda _: None)
+    graph, rope = out / GRAPH_PATH, read_rope(model, geometry)
+    return OnnxRuntimeEngine(graph, model.architecture, rope, geometry, threads=arguments.threads), model.architecture
 
 
 def report(  # noqa: PLR0917 - one line of the table

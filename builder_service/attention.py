@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,10 +29,20 @@ class Inputs:
 
     write_rows: str  # [batch]
     mask: str  # [batch, 1, 1, step, rows]
-    cos: str  # [batch, step, dim / 2]
-    sin: str
-    sink_cos: str  # empty without sinks
-    sink_sin: str
+    cos: str = ""  # [batch, step, rotated dim / 2]; empty with ALiBi
+    sin: str = ""
+    sink_cos: str = ""  # empty without sinks
+    sink_sin: str = ""
+    distance: str = ""  # [batch, 1, 1, step, rows]; with ALiBi only
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """RMS norm of every head of queries and of keys: names of their scales, empty for none."""
+
+    query: str = ""
+    key: str = ""
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,17 @@ class Attention:
     shapes: Architecture
     geometry: Geometry
     inputs: Inputs
+    rotary_dim: int = 0
+    alibi_slopes: tuple[float, ...] = ()
+
+    @cached_property
+    def bias(self) -> str:
+        """What is added to the scores of every layer: the mask, and with ALiBi how far away a row is."""
+        if not self.alibi_slopes:
+            return self.inputs.mask
+        slopes = np.array(self.alibi_slopes).reshape(1, self.shapes.kv_heads, self.group, 1, 1)
+        sloped = self.graph.node("Mul", self.inputs.distance, self.graph.constant(-slopes, np.float32))
+        return self.graph.node("Add", sloped, self.inputs.mask)
 
     @property
     def query_width(self) -> int:
@@ -56,10 +78,12 @@ class Attention:
         """Query heads that share a key/value head."""
         return self.shapes.heads // self.shapes.kv_heads
 
-    def attend(self, layer: int, qkv: str) -> str:
+    def attend(self, layer: int, qkv: str, norms: HeadNorms) -> str:
         """[batch, step, query + key + value widths] to [tokens, query width]; declares the layer's cache."""
         sizes = self._integers(self.query_width, self.key_width, self.key_width)
         query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
+        query = self._norm_heads(query, norms.query, norms.epsilon, self.shapes.heads)
+        key = self._norm_heads(key, norms.key, norms.epsilon, self.shapes.kv_heads)
         key = self._rotate(key, self.inputs.cos, self.inputs.sin, self.shapes.kv_heads)
         keys = self._append(f"key_cache_{layer}", key)
         values = self._append(f"value_cache_{layer}", value)
@@ -79,7 +103,7 @@ class Attention:
         """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""
         ring_query = self._rotate(query, self.inputs.cos, self.inputs.sin, self.shapes.heads)
         scores = self._scores(ring_query, keys, self.geometry.rows)
-        if not self.geometry.sinks:
+        if not self.inputs.sink_cos:  # no sinks, or distances that are in the bias
             return scores
         sink_query = self._rotate(query, self.inputs.sink_cos, self.inputs.sink_sin, self.shapes.heads)
         start, end, axis = self._integers(0), self._integers(self.geometry.sinks), self._integers(2)
@@ -101,7 +125,7 @@ class Attention:
         """Masked softmax over the rows; the shape stays."""
         split = self._integers(0, 0, self.group, -1, self.geometry.rows)
         scores = self._grouped(self.graph.node("Reshape", scores, split))
-        masked = self._grouped(self.graph.node("Add", scores, self.inputs.mask))
+        masked = self._grouped(self.graph.node("Add", scores, self.bias))
         weights = self._grouped(self.graph.node("Softmax", masked, axis=-1))
         return self.graph.node("Reshape", weights, self._integers(0, 0, -1, self.geometry.rows))
 
@@ -112,8 +136,19 @@ class Attention:
         return self.graph.node("Reshape", heads, self._integers(-1, self.query_width))
 
     def _rotate(self, rows: str, cos: str, sin: str, heads: int) -> str:
-        """Rotate [batch, step, heads * dim]."""
-        return self.graph.node("RotaryEmbedding", rows, cos, sin, num_heads=heads)
+        """Rotate [batch, step, heads * dim], or the first numbers of every head."""
+        if not cos:
+            return rows
+        rotated = self.rotary_dim if self.rotary_dim != self.shapes.head_dim else 0  # 0: all
+        return self.graph.node("RotaryEmbedding", rows, cos, sin, num_heads=heads, rotary_embedding_dim=rotated)
+
+    def _norm_heads(self, rows: str, scale: str, epsilon: float, heads: int) -> str:
+        """RMS norm of every head of [batch, step, heads * dim]."""
+        if not scale:
+            return rows
+        split = self.graph.node("Reshape", rows, self._integers(0, 0, heads, self.shapes.head_dim))
+        normed = self.graph.node("RMSNormalization", split, scale, axis=-1, epsilon=epsilon)
+        return self.graph.node("Reshape", normed, self._integers(0, 0, heads * self.shapes.head_dim))
 
     def _shaped(self, scores: str, rows: int) -> str:
         return self.graph.shaped(scores, np.float32, ("batch", self.shapes.kv_heads, "stacked", rows))

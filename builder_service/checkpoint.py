@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,19 @@ class TensorEntry:
     @property
     def size_bytes(self) -> int:
         return math.prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+
+
+class Tensors(Protocol):
+    """What weights are made from: tensors by name, as float32."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def tensor(self, name: str) -> FloatArray:
+        """A whole tensor."""
+
+    def blocks(self, name: str) -> Iterator[FloatArray]:
+        """Its rows, in order, a bounded block at a time."""
 
 
 class Checkpoint:
@@ -89,13 +102,14 @@ class Checkpoint:
         entry = self._entry(name)
         return _read(entry, name, 0, _rows(entry)).reshape(entry.shape)
 
-    def blocks(self, name: str) -> Iterator[FloatArray]:
-        """The tensor's rows as float32, in order, in blocks of at most BLOCK_BYTES (but at least a row)."""
+    def blocks(self, name: str, rows: Sequence[range] = ()) -> Iterator[FloatArray]:
+        """The tensor's rows, or those in `rows`, as float32, in blocks of at most BLOCK_BYTES (but at least a row)."""
         entry = self._entry(name)
         row_bytes = 4 * math.prod(entry.shape[1:])
         step = max(1, BLOCK_BYTES // max(row_bytes, 1))
-        for start in range(0, _rows(entry), step):
-            yield _read(entry, name, start, min(step, _rows(entry) - start))
+        for part in rows or (range(_rows(entry)),):
+            for start in range(part.start, part.stop, step):
+                yield _read(entry, name, start, min(step, part.stop - start))
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._tensors:

@@ -1,4 +1,4 @@
-"""The fields of a Llama config.json: which are computed, which change nothing, which are computed with one value only.
+"""The fields of a config.json: which are computed, which change nothing, which are computed with one value only.
 
 A field that is not known may change the maths, so it is refused by name unless the spec lists it as safe.
 """
@@ -6,17 +6,12 @@ A field that is not known may change the maths, so it is refused by name unless 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import InvalidArgument, Reason
 
 # Lists of words read better than lists of strings (SIM905).
-# Read in `llama` and `rope`.
-USED = frozenset(
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "  # noqa: SIM905
-    "hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings attention_bias mlp_bias rope_theta "
-    "rope_scaling rope_parameters original_max_position_embeddings architectures model_type".split()
-)
 # Known not to change what the model computes: training, bookkeeping, defaults of generation.
 HARMLESS = frozenset(
     "_attn_implementation _attn_implementation_autoset _name_or_path attention_dropout bad_words_ids "  # noqa: SIM905
@@ -30,36 +25,43 @@ HARMLESS = frozenset(
     "torchscript transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed unsloth_version "
     "use_bfloat16 use_cache".split()
 )
-# Known, and computed only with these values.
+# Known in every family, and computed only with these values.
 FIXED: Mapping[str, tuple[object, ...]] = {
-    "hidden_act": ("silu", "swish"),
     "is_decoder": (False, True),
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (),
     "is_encoder_decoder": (False,),
-    "partial_rotary_factor": (1,),
     "pruned_heads": ({},),
     "quantization_config": (),
     "rope_interleaved": (False,),
-    "sliding_window": (),
     "tie_encoder_decoder": (False,),
-    "use_sliding_window": (False,),
 }
 
 
-def check_fields(config: Mapping[str, Any], ignore: Collection[str]) -> None:
+@dataclass(frozen=True)
+class Fields:
+    """Fields of one family: those that its reader reads, and those that may only have certain values."""
+
+    used: frozenset[str]
+    fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    harmless: frozenset[str] = frozenset()
+
+
+def check_fields(config: Mapping[str, Any], fields: Fields, ignore: Collection[str]) -> None:
     """Raise InvalidArgument (CONFIG_UNSUPPORTED) for the first field that may change what the model computes."""
+    fixed = {**FIXED, **fields.fixed}
+    known = (fields.used | fields.harmless | HARMLESS | {"architectures", "model_type"}) - fixed.keys()
     for name, value in config.items():
-        if value is None or name in ignore or name in (USED | HARMLESS) - FIXED.keys():
+        if value is None or name in ignore or name in known:
             continue
-        if name not in FIXED:
+        if name not in fixed:
             message = (
                 f"config.json has a field that is not known here: {name} = {value!r}. If it does not change what the "
                 "model computes, list it under options.ignore_config_fields"
             )
             raise unsupported(name, message)
-        if value not in FIXED[name]:
-            allowed = " or ".join(repr(option) for option in FIXED[name]) or "nothing"
+        if value not in fixed[name]:
+            allowed = " or ".join(repr(option) for option in fixed[name]) or "nothing"
             raise unsupported(name, f"config.json has {name} = {value!r}; only {allowed} is supported")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from builder_service.checkpoint import Checkpoint
+from builder_service.checkpoint import Tensors
 from builder_service.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.quantize import (
     BLOCK,
@@ -148,9 +148,9 @@ LOGITS: dict[Precision, Callable[[Graph], Linear]] = LINEAR | {Precision.INT4: l
 def float_weight(graph: Graph, matrix: Matrix) -> str:
     """The matrix in float32, [out, in]."""
 
-    def produce(checkpoint: Checkpoint) -> Iterator[Array]:
+    def produce(tensors: Tensors) -> Iterator[Array]:
         for name in matrix.tensors:
-            yield from checkpoint.blocks(name)
+            yield from tensors.blocks(name)
 
     weight = Weight(f"{matrix.name}.weight", FLOAT, (matrix.outputs, matrix.inputs))
     return graph.weights(WeightGroup((weight,), produce))[0]
@@ -159,10 +159,10 @@ def float_weight(graph: Graph, matrix: Matrix) -> str:
 def int8_weight(graph: Graph, matrix: Matrix) -> tuple[str, str]:
     """The matrix in int8, [out, in], and its scales, [out, 1]."""
 
-    def produce(checkpoint: Checkpoint) -> Iterator[Array]:
+    def produce(tensors: Tensors) -> Iterator[Array]:
         scales = []
         for name in matrix.tensors:
-            for block in checkpoint.blocks(name):
+            for block in tensors.blocks(name):
                 values, block_scales = int8_rows(block)
                 scales.append(block_scales)
                 yield values
@@ -177,12 +177,12 @@ def int8_weight(graph: Graph, matrix: Matrix) -> tuple[str, str]:
 def _int8_transposed(matrix: Matrix) -> WeightGroup:
     """int8 [in, out], as MatMulIntegerToFloat reads it, and scales [out]."""
 
-    def produce(checkpoint: Checkpoint) -> Iterator[Array]:
+    def produce(tensors: Tensors) -> Iterator[Array]:
         values = np.empty((matrix.inputs, matrix.outputs), np.int8)
         scales = np.empty(matrix.outputs, np.float32)
         end = 0
         for name in matrix.tensors:
-            for block in checkpoint.blocks(name):
+            for block in tensors.blocks(name):
                 start, end = end, end + len(block)
                 quantized, scales[start:end] = int8_rows(block, INT8_FACTOR_LARGEST)
                 values[:, start:end] = quantized.T
@@ -197,10 +197,10 @@ def _blocks(matrix: Matrix, bits: int) -> WeightGroup:
     """uint8 [out, blocks, BLOCK * bits / 8] and scales [out, blocks]."""
     quantize = {4: int4_blocks, 8: int8_blocks}[bits]
 
-    def produce(checkpoint: Checkpoint) -> Iterator[Array]:
+    def produce(tensors: Tensors) -> Iterator[Array]:
         scales = []
         for name in matrix.tensors:
-            for block in checkpoint.blocks(name):
+            for block in tensors.blocks(name):
                 values, block_scales = quantize(block)
                 scales.append(block_scales)
                 yield values
@@ -222,9 +222,9 @@ def _biased(graph: Graph, product: str, matrix: Matrix) -> str:
 
 
 def _bias(graph: Graph, matrix: Matrix) -> str:
-    def produce(checkpoint: Checkpoint) -> Iterator[Array]:
+    def produce(tensors: Tensors) -> Iterator[Array]:
         for name in matrix.biases:
-            yield checkpoint.tensor(name)
+            yield tensors.tensor(name)
 
     weight = Weight(f"{matrix.name}.bias", FLOAT, (matrix.outputs,))
     return graph.weights(WeightGroup((weight,), produce))[0]

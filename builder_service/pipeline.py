@@ -26,9 +26,9 @@ def run(order: Order, parent: Parent) -> Manifest | None:
     if not parent.may_build(source.key):
         return None
     plan = make_plan(order, source, parent)
-    write_files(order, source, plan, parent)
+    write_files(order, plan, parent)
     engine = compile_engine(plan, parent)
-    figures = verify(order, source, plan, engine, parent)
+    figures = verify(order, plan, engine, parent)
     check_unchanged(source.files)
     manifest = describe(order, source, plan, figures)
     if not parent.may_store(tuple(file.digest for file in manifest.files)):

@@ -4,11 +4,12 @@ Distances are the paper's, told as the paper tells them: a query lists the token
 its place in that list. No code is shared with the planner, the angles or the graph. A stream may skip positions:
 what was skipped is seen with key and value zero, as in a cache that was zeroed; so a short stream can stand anywhere.
 
-Source: StreamingLLM (arXiv 2309.17453), section 3.2; Llama as in Hugging Face's `modeling_llama.py`.
+Source: StreamingLLM (arXiv 2309.17453), section 3.2; models as in Hugging Face's `modeling_*.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,19 +17,21 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from builder_service.model import Activation, Model
 from builder_service.rounded import Weights
 from common.manifest import Architecture, Rope
 
 Array = npt.NDArray[np.float64]
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What one query sees: tokens of the stream, their places in the cache, and how many tokens never fed."""
+    """What one query sees: tokens of the stream and their places in the cache, and the places of those never fed."""
 
     tokens: npt.NDArray[np.int64]  # [seen]
     places: npt.NDArray[np.int64]  # [seen]; the last is the query's own
-    zeros: int
+    unfed: npt.NDArray[np.int64]  # [never fed]: places of tokens that the stream skipped
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ class Stream:
 
 @dataclass(frozen=True)
 class Reference:
-    """A Llama model and its rotation."""
+    """A model and its rotation."""
 
     weights: Weights
-    architecture: Architecture
+    model: Model
     rope: Rope
-    rms_norm_eps: float
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its shapes."""
+        return self.model.architecture
 
     def logits(self, streams: tuple[Stream, ...], progress: Callable[[float], None] = lambda _: None) -> list[Array]:
         """Logits after every token: one array of [token, vocabulary] a stream."""
@@ -72,21 +79,40 @@ class Reference:
             progress((layer + 1) / (self.architecture.layers + 1))
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        logits = self._product(head, self._prepare(self._norm("model.norm.weight", x), streams))
+        logits = self._product(head, self._prepare(self._norm("model.norm", x), streams))
         progress(1.0)
         return _split(logits, streams)
 
     def _layer(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> Array:
         name = f"model.layers.{layer}"
-        normed = self._prepare(self._norm(f"{name}.input_layernorm.weight", x), streams)
-        query, key, value = (
-            _split(self._linear(f"{name}.self_attn.{part}_proj", normed), streams) for part in ("q", "k", "v")
+        normed = self._prepare(self._norm(f"{name}.input_layernorm", x), streams)
+        query, key, value = (self._linear(f"{name}.self_attn.{part}_proj", normed) for part in ("q", "k", "v"))
+        query, key = (
+            self._norm_heads(f"{name}.self_attn.{part}_norm.weight", y)
+            for part, y in zip("qk", (query, key), strict=True)
         )
-        mixed = [self._attend(*parts) for parts in zip(streams, query, key, value, strict=True)]
-        x = x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams))
-        normed = self._prepare(self._norm(f"{name}.post_attention_layernorm.weight", x), streams)
-        gate, up = (self._linear(f"{name}.mlp.{part}_proj", normed) for part in ("gate", "up"))
-        return x + self._linear(f"{name}.mlp.down_proj", self._prepare(gate / (1 + np.exp(-gate)) * up, streams))
+        parts = (_split(rows, streams) for rows in (query, key, value))
+        mixed = [self._attend(*one) for one in zip(streams, *parts, strict=True)]
+        y = x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams))
+        if not self.model.shared_norm:
+            read = x if self.model.parallel else y
+            normed = self._prepare(self._norm(f"{name}.post_attention_layernorm", read), streams)
+        return y + self._feed_forward(f"{name}.mlp", normed, streams)
+
+    def _feed_forward(self, name: str, x: Array, streams: tuple[Stream, ...]) -> Array:
+        up = self._linear(f"{name}.up_proj", x)
+        mixed = self._activate(self._linear(f"{name}.gate_proj", x)) * up if self.model.gated else self._activate(up)
+        return self._linear(f"{name}.down_proj", self._prepare(mixed, streams))
+
+    def _activate(self, x: Array) -> Array:
+        match self.model.activation:
+            case Activation.SILU:
+                factor: Array = 1 / (1 + np.exp(-x))
+            case Activation.GELU:
+                factor = 0.5 * (1 + _ERF(x / math.sqrt(2)))
+            case Activation.GELU_TANH:
+                factor = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return x * factor
 
     def _prepare(self, x: Array, streams: tuple[Stream, ...]) -> Array:
         """Activations as the precision multiplies them, after the noise of each stream."""
@@ -104,17 +130,20 @@ class Reference:
         for i, sight in enumerate(stream.sights):
             turned = self._rotate(key[sight.tokens], sight.places)
             own = self._rotate(query[i : i + 1], sight.places[-1:])[0]
-            out[i] = self._mix(own, turned, value[sight.tokens], sight.zeros).reshape(-1)
+            out[i] = self._mix(own, turned, value[sight.tokens], sight).reshape(-1)
         return out
 
-    def _mix(self, query: Array, keys: Array, values: Array, zeros: int) -> Array:
-        """[heads, head_dim] for one query; `zeros` more tokens are seen whose key and value are zero."""
+    def _mix(self, query: Array, keys: Array, values: Array, sight: Sight) -> Array:
+        """[heads, head_dim] for one query; tokens that were never fed are seen with key and value zero."""
         shapes = self.architecture
         grouped = query.reshape(shapes.kv_heads, shapes.heads // shapes.kv_heads, shapes.head_dim)
         scores = np.einsum("kgd,tkd->kgt", grouped, keys) / np.sqrt(shapes.head_dim)
+        slopes = np.array(self.model.alibi_slopes or np.zeros(shapes.heads)).reshape(grouped.shape[:2])[:, :, None]
+        scores = scores - slopes * (sight.places[-1] - sight.places)
+        unfed = -slopes * (sight.places[-1] - sight.unfed)  # [kv_heads, group, never fed]
         most = np.maximum(scores.max(axis=-1, keepdims=True), 0.0)
         weights = np.exp(scores - most)
-        total = weights.sum(axis=-1, keepdims=True) + zeros * np.exp(-most)
+        total = weights.sum(axis=-1, keepdims=True) + np.exp(unfed - most).sum(axis=-1, keepdims=True)
         mixed: Array = np.einsum("kgt,tkd->kgd", weights / total, values)
         return mixed.reshape(shapes.heads, shapes.head_dim)
 
@@ -122,8 +151,9 @@ class Reference:
         frequencies = np.array(self.rope.inverse_frequencies, np.float32).astype(np.float64)
         angle = (places[:, None] * frequencies)[:, None, :]  # [token, 1, head_dim / 2]
         cos, sin = np.cos(angle) * self.rope.attention_scale, np.sin(angle) * self.rope.attention_scale
-        first, second = np.split(x, 2, axis=-1)
-        return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        half = len(frequencies)
+        first, second, rest = np.split(x, [half, 2 * half], axis=-1)
+        return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
 
     def _embed(self, tokens: list[int]) -> Array:
         """Rows of the embedding, [token, hidden]."""
@@ -144,14 +174,25 @@ class Reference:
         return np.concatenate([x @ block.T for block in self.weights.matrix(name)], axis=1)
 
     def _norm(self, name: str, x: Array) -> Array:
-        scale: Array = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.rms_norm_eps)
-        return x * scale * self.weights.vector(name)
+        norm = self.model.norm
+        x = x - x.mean(axis=-1, keepdims=True) if norm.centred else x
+        scale: Array = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + norm.epsilon)
+        y = x * scale * self.weights.vector(f"{name}.weight")
+        return y + self.weights.vector(f"{name}.bias") if norm.bias else y
+
+    def _norm_heads(self, name: str, x: Array) -> Array:  # x: [token, heads * head_dim]
+        if not self.model.head_norm:
+            return x
+        heads = x.reshape(len(x), -1, self.architecture.head_dim)
+        scale: Array = 1 / np.sqrt(np.mean(heads * heads, axis=-1, keepdims=True) + self.model.norm.epsilon)
+        return (heads * scale * self.weights.vector(name)).reshape(x.shape)
 
 
 def _sight(index: dict[int, int], seen: tuple[int, ...]) -> Sight:
     fed = [(index[position], place) for place, position in enumerate(seen) if position in index]
     tokens, places = np.array(fed, np.int64).T
-    return Sight(tokens, places, len(seen) - len(fed))
+    unfed = [place for place, position in enumerate(seen) if position not in index]
+    return Sight(tokens, places, np.array(unfed, np.int64))
 
 
 def _split(x: Array, streams: tuple[Stream, ...]) -> list[Array]:

@@ -18,6 +18,7 @@ from builder_service.rope_types import FREQUENCIES
 from common.manifest import Rope
 
 DEFAULT_THETA = 10_000.0
+_FORMERLY = {"su": "longrope"}  # of Phi-3
 _COMMON_FIELDS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "factor"}
 _COMMON_FIELDS |= {"original_max_position_embeddings"}
 _FIELDS: dict[str, set[str]] = {
@@ -31,22 +32,34 @@ _FIELDS: dict[str, set[str]] = {
 }
 
 
-def read_rope_config(config: Mapping[str, Any], head_dim: int, max_position: int) -> RopeConfig:
-    """Rotation from either spelling; raises InvalidArgument (CONFIG_UNSUPPORTED) naming the field."""
+def rope_fields(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What config.json says about rotation, in either spelling."""
     fields = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(fields, dict):
         raise unsupported("", f"rope_parameters is {fields!r}; an object is needed")
+    return fields
+
+
+def read_rope_config(
+    config: Mapping[str, Any], rotary_dim: int, max_position: int, *, part: bool = False
+) -> RopeConfig:
+    """Rotation of the first `rotary_dim` numbers of a head; `part`: the family may leave others as they are.
+
+    Raises InvalidArgument (CONFIG_UNSUPPORTED) naming the field.
+    """
+    fields = dict(rope_fields(config))
     if config.get("original_max_position_embeddings") is not None:
         fields = fields | {"original_max_position_embeddings": config["original_max_position_embeddings"]}
     kind = str(fields.get("rope_type", fields.get("type", "default")))
+    kind = _FORMERLY.get(kind, kind)
     if kind not in FREQUENCIES:
         raise unsupported("rope_type", f"rope_type {kind!r} is not supported; {', '.join(FREQUENCIES)} are")
     if unknown := sorted(set(fields) - _COMMON_FIELDS - _FIELDS[kind]):
         raise unsupported(unknown[0], f"rope type {kind} has no field {unknown[0]}")
-    if kind != "proportional" and fields.get("partial_rotary_factor") not in (None, 1):
+    if kind != "proportional" and not part and fields.get("partial_rotary_factor") not in (None, 1):
         raise unsupported("partial_rotary_factor", f"partial_rotary_factor of rope type {kind} must be 1")
     theta = fields.get("rope_theta") or config.get("rope_theta") or DEFAULT_THETA
-    rope = RopeConfig(kind, 0.0, head_dim, max_position, {**fields, "rope_theta": theta})
+    rope = RopeConfig(kind, 0.0, rotary_dim, max_position, {**fields, "rope_theta": theta})
     rope = replace(rope, theta=rope.number("rope_theta"))
     _check_computable(rope)
     return rope

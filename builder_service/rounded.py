@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.checkpoint import Checkpoint
+from builder_service.checkpoint import Tensors
 from builder_service.quantize import (
     BLOCK,
     INT4_ZERO,
@@ -49,10 +49,10 @@ class Weights(Protocol):
 
 
 class Rounded:
-    """`Weights` of a checkpoint in one precision."""
+    """`Weights` in one precision."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, tensors: Tensors, precision: Precision) -> None:
+        self._tensors = tensors
         self._matrix = _MATRIX[precision]
         self._head = _int8_blocks_and_back if precision is Precision.INT4 else self._matrix
         self._embedding = _plain if precision is Precision.FP32 else _int8_and_back
@@ -60,16 +60,16 @@ class Rounded:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._checkpoint.names
+        return self._tensors.names
 
     def vector(self, name: str) -> Array:
-        return self._checkpoint.tensor(name).astype(np.float64)
+        return self._tensors.tensor(name).astype(np.float64)
 
     def embedding(self, name: str) -> Iterator[Array]:
-        return map(self._embedding, self._checkpoint.blocks(name))
+        return map(self._embedding, self._tensors.blocks(name))
 
     def matrix(self, name: str) -> Iterator[Array]:
-        return map(self._head if name in _HEADS else self._matrix, self._checkpoint.blocks(name))
+        return map(self._head if name in _HEADS else self._matrix, self._tensors.blocks(name))
 
     def activations(self, rows: Array) -> Array:
         return self._activations(rows)

@@ -14,12 +14,14 @@ from builder_service.builds import Stage
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import check_fits, estimate, kv_bytes_per_slot
 from builder_service.export import export
+from builder_service.families import read_model, read_rope
 from builder_service.generation import end_tokens, generation_defaults
-from builder_service.llama import check_geometry, check_tensors, read_llama, read_rope
 from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
+from builder_service.model import Model, check_geometry
 from builder_service.source import SourceFile, find_folder, hash_files, text_files
 from builder_service.template import DerivedText, derive_text
+from builder_service.tensors import ModelTensors
 from common.digest import digest_file
 from common.manifest import (
     GRAPH_PATH,
@@ -72,11 +74,17 @@ class Source:
 class Plan:
     """What will be built, and where its files go before they are stored."""
 
-    architecture: Architecture
+    model: Model
+    tensors: ModelTensors
     rope: Rope
     geometry: Geometry
     text: DerivedText
     out: Path
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shapes of the model."""
+        return self.model.architecture
 
 
 def resolve(order: Order, parent: Parent) -> Source:
@@ -96,33 +104,33 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     parent.progress(Stage.PLAN, 0.0)
     spec, config = order.spec, source.checkpoint.config
     geometry = _geometry(spec)
-    llama = read_llama(config, spec.options.ignore_config_fields)
-    check_geometry(llama.architecture, geometry)
-    check_tensors(source.checkpoint, llama)
-    rope = read_rope(config, geometry, spec.options.ignore_config_fields)
-    needs = estimate(llama.architecture, geometry, spec.precision)
+    model = read_model(config, spec.options.ignore_config_fields)
+    check_geometry(model.architecture, geometry)
+    tensors = ModelTensors(source.checkpoint, model)
+    tensors.check()
+    needs = estimate(model.architecture, geometry, spec.precision)
     check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work))
-    text = derive_text(source.checkpoint.folder, spec.chat_template, llama.architecture.vocabulary, datetime.now(UTC))
+    text = derive_text(source.checkpoint.folder, spec.chat_template, model.architecture.vocabulary, datetime.now(UTC))
     for warning in text.warnings:
         parent.log(f"warning: {warning}")
     parent.log(
-        f"{llama.architecture.parameters:,} parameters; "
+        f"{model.architecture.parameters:,} parameters; "
         f"about {needs.weight_bytes / 2**20:,.0f} MiB of weights, {needs.kv_bytes_per_slot / 2**20:,.1f} MiB of keys "
         f"and values a slot, {needs.memory_bytes / 2**20:,.0f} MiB of memory for the build"
     )
     parent.progress(Stage.PLAN, 1.0)
-    return Plan(llama.architecture, rope, geometry, text, order.work / "engine")
+    return Plan(model, tensors, read_rope(model, geometry), geometry, text, order.work / "engine")
 
 
-def write_files(order: Order, source: Source, plan: Plan, parent: Parent) -> None:
+def write_files(order: Order, plan: Plan, parent: Parent) -> None:
     """EXPORT and QUANTIZE: the graph, then the weights in the spec's precision, then the tokenizer."""
     parent.progress(Stage.EXPORT, 0.0)
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     export(
-        source.checkpoint,
-        plan.architecture,
-        plan.rope,
-        order.spec,
+        plan.model,
+        plan.tensors,
+        plan.geometry,
+        order.spec.precision,
         plan.out,
         lambda done: parent.progress(Stage.QUANTIZE, done),
     )
@@ -138,13 +146,13 @@ def compile_engine(plan: Plan, parent: Parent) -> OnnxRuntimeEngine:
     return engine
 
 
-def verify(order: Order, source: Source, plan: Plan, engine: OnnxRuntimeEngine, parent: Parent) -> dict[str, float]:
+def verify(order: Order, plan: Plan, engine: OnnxRuntimeEngine, parent: Parent) -> dict[str, float]:
     """VERIFY: run the engine against the reference."""
     parent.progress(Stage.VERIFY, 0.0)
     figures = verification.verify(
         engine,
-        source.checkpoint,
-        plan.architecture,
+        plan.tensors,
+        plan.model,
         plan.rope,
         plan.geometry,
         order.spec.precision,

@@ -22,12 +22,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.checkpoint import Checkpoint
+from builder_service.checkpoint import Tensors
+from builder_service.model import Model
 from builder_service.reference import Reference, Stream
 from builder_service.rounded import Rounded
 from common.engine import Engine, Feed
 from common.errors import FailedPrecondition, Reason
-from common.manifest import Architecture, Rope
+from common.manifest import Rope
 from common.spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
 
@@ -58,8 +59,8 @@ TOLERANCES = {
 
 def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     engine: Engine,
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    tensors: Tensors,
+    model: Model,
     rope: Rope,
     geometry: Geometry,
     precision: Precision,
@@ -70,10 +71,9 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     `relative_error_*` is the engine's, `allowed_error_*` the bound that it met. Leaves all slots cleared. Raises
     FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
-    streams = plan_streams(geometry, architecture.vocabulary)
+    streams = plan_streams(geometry, model.architecture.vocabulary)
     noisy = tuple(replace(stream, noise=NOISE) for stream in streams)
-    epsilon = float(checkpoint.config.get("rms_norm_eps", 1e-6))
-    reference = Reference(Rounded(checkpoint, precision), architecture, rope, epsilon)
+    reference = Reference(Rounded(tensors, precision), model, rope)
     logits = reference.logits((*streams, *noisy), lambda share: progress(0.9 * share))
     expected, shaken = logits[: len(streams)], logits[len(streams) :]
     got = list(run(engine, streams))

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from builder_service.checkpoint import Checkpoint
+import numpy as np
+
+from builder_service.checkpoint import Tensors
 from builder_service.graph import Array, Weight, WeightGroup
 
 ALIGNMENT = 4096
@@ -32,12 +34,12 @@ def file_bytes(groups: Sequence[WeightGroup]) -> int:
     return max((offsets[weight.name] + weight.size_bytes for weight in _weights(groups)), default=0)
 
 
-def write(groups: Sequence[WeightGroup], checkpoint: Checkpoint, path: Path, progress: Callable[[float], None]) -> None:
+def write(groups: Sequence[WeightGroup], tensors: Tensors, path: Path, progress: Callable[[float], None]) -> None:
     """Make and write every weight, one group in memory at a time; `progress` gets the share done, up to 1."""
     offsets, total = layout(groups), max(file_bytes(groups), 1)
     with path.open("wb") as stream:
         for group in groups:
-            pieces = group.produce(checkpoint)
+            pieces = group.produce(tensors)
             for weight in group.weights:
                 stream.seek(offsets[weight.name])
                 _write_weight(stream, weight, pieces)
@@ -51,7 +53,7 @@ def _write_weight(stream: BinaryIO, weight: Weight, pieces: Iterator[Array]) -> 
         piece = next(pieces)
         assert piece.dtype == weight.dtype, (weight, piece.dtype)
         assert piece.flags.c_contiguous, weight
-        stream.write(piece.data)
+        stream.write(piece.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
         left -= piece.nbytes
     assert left == 0, f"{weight} got {-left} bytes too many"
 

@@ -39,7 +39,7 @@ class Rope(_Part):
     """Rotary position embedding, with every scaling of the checkpoint applied and fixed by ``n + w``."""
 
     inverse_frequencies: tuple[float, ...]
-    """[head_dim / 2], rounded to float32 as Hugging Face rounds them."""
+    """[rotated numbers of a head / 2], rounded to float32 as Hugging Face rounds them; none where ALiBi is used."""
     attention_scale: float = 1.0
     """Multiplies cosine and sine (YaRN, longrope)."""
 
@@ -65,8 +65,15 @@ class Architecture(_Part):
     """Token ids run from 0 to this, exclusive."""
     trained_context: int
     """Tokens of context that the checkpoint was trained with."""
+    sliding_window: int | None = None
+    """Tokens that the layers with a window of their own let a token see; None: no layer has one."""
     parameters: int
     """Parameters of the checkpoint."""
+
+    @property
+    def longest_context(self) -> int:
+        """Most tokens that sinks and window may hold: beyond that, a layer would see what it never saw in training."""
+        return min(self.trained_context, self.sliding_window or self.trained_context)
 
 
 class TurnTemplate(_Part):

@@ -11,7 +11,7 @@ from common.angles import Angles
 from common.batch import Batch
 from common.engine import Feed, FloatArray
 from common.kv_pool import aligned_zeros
-from common.window import Geometry, visible_rows
+from common.window import Geometry, SessionWindow, row, visible_rows
 
 MASKED = np.float32(-1e30)
 """Added to a score that must not count: finite, and far below any score, so that softmax makes it zero."""
@@ -31,6 +31,7 @@ class Views:
     sin: FloatArray
     sink_cos: FloatArray
     sink_sin: FloatArray
+    distance: FloatArray  # [batch, 1, 1, step, rows]; all zero but with ALiBi
 
     def named(self) -> dict[str, npt.NDArray[np.generic]]:
         """Every input by the name that the graph gives it."""
@@ -46,6 +47,7 @@ class StepInputs:
         tokens = geometry.slots * geometry.chunk
         self._half = len(angles.inverse_frequencies)
         self._mask = aligned_zeros((tokens * geometry.rows,))
+        self._distance = aligned_zeros((tokens * geometry.rows,))
         self._trigonometry = [aligned_zeros((tokens * self._half,)) for _ in range(4)]
         self._token_ids = np.zeros(tokens, np.int64)
         self._write_rows = np.zeros(geometry.slots, np.int64)
@@ -67,7 +69,10 @@ class StepInputs:
             views.last[index] = max(0, len(feed.tokens) - 1)
             _fill_tokens(views.token_ids[index], feed)
             self._fill_mask(views.mask[index, 0, 0], feed, batch.rows[index])
-        self._fill_angles(views, batch)
+        if self._half:
+            self._fill_angles(views, batch)
+        else:
+            self._fill_distances(views, batch)
         return views
 
     def _cut(self, size: int, step: int) -> Views:
@@ -82,6 +87,7 @@ class StepInputs:
             sin=sin,
             sink_cos=sink_cos,
             sink_sin=sink_sin,
+            distance=self._distance[: tokens * self.geometry.rows].reshape(size, 1, 1, step, self.geometry.rows),
         )
 
     def _fill_mask(self, mask: FloatArray, feed: Feed, first_row: int) -> None:  # mask: [step, rows]
@@ -92,6 +98,12 @@ class StepInputs:
         for index in range(own, len(mask)):  # padding sees the row that it writes, wherever that is
             mask[index, first_row + index] = 0.0
 
+    def _fill_distances(self, views: Views, batch: Batch) -> None:
+        """How far away what a row holds is, counted in the cache. Rows that are masked may say anything."""
+        for index, feed in enumerate(batch.feeds):
+            for step in range(len(feed.tokens)):
+                row_distances(self.geometry, feed.window, feed.position + step, views.distance[index, 0, 0, step])
+
     def _fill_angles(self, views: Views, batch: Batch) -> None:
         starts = np.array([feed.position for feed in batch.feeds], np.int64)
         positions = starts[:, None] + np.arange(batch.step)  # [batch, step]
@@ -99,6 +111,19 @@ class StepInputs:
         if self.geometry.sinks:
             newest = np.array([feed.window.capacity - 1 for feed in batch.feeds], np.int64)
             self._angles.write(np.minimum(positions, newest[:, None]), views.sink_cos, views.sink_sin)
+
+
+def row_distances(geometry: Geometry, window: SessionWindow, position: int, out: FloatArray) -> None:
+    """Distances in the cache from the query at `position` to what it sees, into `out` [rows], by row.
+
+    To the token `j` of the ring ``position - j``; to the sink `j`, ``min(position, n' + w' - 1) - j``.
+    """
+    sinks = np.arange(window.sinks)
+    out[: window.sinks] = window.cache_index(position) - sinks
+    if position >= window.sinks:
+        rows = np.arange(geometry.ring)
+        newest = row(geometry, window.sinks, position) - geometry.sinks
+        out[geometry.sinks : geometry.sinks + geometry.ring] = (newest - rows) % geometry.ring
 
 
 def _fill_tokens(ids: Integers, feed: Feed) -> None:

@@ -12,9 +12,11 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from builder_service.llama import read_llama, tensor_shapes
+from builder_service.families import read_model
+from builder_service.tensors import source_shapes
 from tests.tokenizers import write_tokenizer
 
+_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -70,13 +72,16 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(fields, indent=2))
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": [1, 4]}))
-    _write_weights(folder, fields, dtype, shards, seed)
+    write_weights(folder, fields, dtype, shards, seed)
     if tokenizer:
         write_tokenizer(folder, vocab, chat_template=chat_template)
     return folder
 
 
-def _write_weights(folder: Path, fields: Mapping[str, Any], dtype: str, shards: int, seed: int) -> None:
+def write_weights(
+    folder: Path, fields: Mapping[str, Any], dtype: str = "float32", shards: int = 1, seed: int = 0
+) -> None:
+    """Random tensors of the model that `fields` (config.json) describe."""
     tensors = dict(_random_tensors(fields, DTYPES[dtype], seed))
     metadata = {"format": "pt"}
     if shards == 1:
@@ -95,11 +100,11 @@ def _write_weights(folder: Path, fields: Mapping[str, Any], dtype: str, shards: 
 
 def _random_tensors(fields: Mapping[str, Any], dtype: Any, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     generator = np.random.default_rng(seed)
-    for name, shape in tensor_shapes(read_llama(fields, ignore=fields.keys())).items():
+    for name, shape in source_shapes(read_model(fields, ignore=fields.keys())).items():
         values = generator.standard_normal(shape, dtype=np.float32)
-        if name.endswith("norm.weight"):
+        if len(shape) == 1 and name.endswith(".weight"):
             values = np.float32(1) + values * np.float32(0.1)
-        elif len(shape) == 2 and "embed" not in name:
+        elif len(shape) == 2 and not name.endswith(_EMBEDDINGS):
             values = values * np.float32(1.5 / np.sqrt(shape[1]))
         elif name.endswith("bias"):
             values = values * np.float32(0.1)

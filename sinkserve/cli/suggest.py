@@ -8,7 +8,8 @@ from pathlib import Path
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import Estimate, estimate
-from builder_service.llama import check_geometry, read_architecture
+from builder_service.families import read_architecture
+from builder_service.model import check_geometry
 from common.manifest import Architecture
 from common.spec import CacheGeometry, ModelSpec, Precision, Source
 from common.window import Geometry
@@ -33,7 +34,7 @@ def suggest_spec(folder: Path, wishes: Wishes) -> ModelSpec:
     """A spec for the checkpoint in `folder`. Raises what reading a checkpoint or checking a spec raises."""
     shapes = read_architecture(Checkpoint(folder).config)
     sinks = SINKS if wishes.sinks is None else wishes.sinks
-    window = wishes.window or min(LONGEST_WINDOW, max(1, shapes.trained_context - sinks))
+    window = wishes.window or min(LONGEST_WINDOW, max(1, shapes.longest_context - sinks))
     spec = ModelSpec(
         name=wishes.name or engine_name(folder),
         source=Source(uri=str(folder.resolve())),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder_service.llama import read_llama, read_rope
+from builder_service.families import read_model, read_rope
 from common.window import Geometry
 
 torch = pytest.importorskip("torch")
@@ -60,14 +60,14 @@ def _cases() -> Iterator[tuple[int, int, float, int]]:
     """Every type with every head, base and length that it allows."""
     lengths = (64, 1500, MAX_POSITION, 3 * MAX_POSITION)
     for case in product(range(len(_scalings(1))), (64, 80, 128), (10_000.0, 500_000.0), lengths):
-        if case[-1] <= read_llama(_fields(*case[:3])).architecture.trained_context:
+        if case[-1] <= read_model(_fields(*case[:3])).architecture.trained_context:
             yield case
 
 
 @pytest.mark.parametrize(("index", "head_dim", "theta", "tokens"), list(_cases()))
 def test_frequencies_equal_those_of_hugging_face(index: int, head_dim: int, theta: float, tokens: int) -> None:
     fields = _fields(index, head_dim, theta)
-    ours = read_rope(fields, Geometry(sinks=4, window=tokens - 4, chunk=1, slots=1))
+    ours = read_rope(read_model(fields), Geometry(sinks=4, window=tokens - 4, chunk=1, slots=1))
     rotation = _hugging_face(fields, tokens)
 
     theirs = rotation.inv_freq.numpy()

@@ -6,7 +6,7 @@ import pytest
 
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import Estimate, check_fits, estimate
-from builder_service.llama import read_architecture
+from builder_service.families import read_architecture
 from common.errors import Reason, ResourceExhausted
 from common.kv_pool import KvPool
 from common.manifest import WEIGHTS_PATH

@@ -8,7 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.llama import check_geometry, check_tensors, read_architecture, read_llama, read_rope, tensor_shapes
+from builder_service.families import read_architecture, read_model, read_rope
+from builder_service.model import check_geometry, tensor_shapes
+from builder_service.tensors import ModelTensors
 from common.errors import InvalidArgument, Reason
 from common.window import Geometry
 from tests.checkpoints import write_checkpoint
@@ -64,27 +66,27 @@ def test_parameters_are_those_of_the_file(tmp_path: Path) -> None:
 def test_absent_fields_mean_what_hugging_face_means() -> None:
     old = _without("num_key_value_heads")
     assert read_architecture(old).kv_heads == 32
-    llama = read_llama({key: old[key] for key in old if not key.startswith(("rms", "tie", "max", "attention"))})
-    assert (llama.rms_norm_eps, llama.tied, llama.architecture.trained_context) == (1e-6, False, 2048)
-    assert not llama.attention_bias
+    model = read_model({key: old[key] for key in old if not key.startswith(("rms", "tie", "max", "attention"))})
+    assert (model.norm.epsilon, model.tied, model.architecture.trained_context) == (1e-6, False, 2048)
+    assert not model.attention_bias
 
 
 def test_an_explicit_head_dim_wins() -> None:
     shapes = read_architecture(_with(head_dim=128))
     assert shapes.head_dim == 128
-    assert tensor_shapes(read_llama(_with(head_dim=128)))["model.layers.0.self_attn.q_proj.weight"] == (4096, 2048)
+    assert tensor_shapes(read_model(_with(head_dim=128)))["model.layers.0.self_attn.q_proj.weight"] == (4096, 2048)
 
 
 def test_tied_models_need_no_output_matrix() -> None:
-    assert "lm_head.weight" not in tensor_shapes(read_llama(_with(tie_word_embeddings=True)))
-    assert "lm_head.weight" in tensor_shapes(read_llama(TINYLLAMA))
+    assert "lm_head.weight" not in tensor_shapes(read_model(_with(tie_word_embeddings=True)))
+    assert "lm_head.weight" in tensor_shapes(read_model(TINYLLAMA))
 
 
 def test_biases_are_needed_where_the_config_has_them() -> None:
-    biased = tensor_shapes(read_llama(_with(attention_bias=True, mlp_bias=True)))
+    biased = tensor_shapes(read_model(_with(attention_bias=True, mlp_bias=True)))
     assert biased["model.layers.3.self_attn.k_proj.bias"] == (256,)
     assert biased["model.layers.3.mlp.down_proj.bias"] == (2048,)
-    assert not any(name.endswith("bias") for name in tensor_shapes(read_llama(TINYLLAMA)))
+    assert not any(name.endswith("bias") for name in tensor_shapes(read_model(TINYLLAMA)))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_biases_are_needed_where_the_config_has_them() -> None:
     ],
 )
 def test_fields_that_change_nothing_are_accepted(fields: dict[str, Any]) -> None:
-    assert read_llama(_with(**fields)) == read_llama(TINYLLAMA)
+    assert read_model(_with(**fields)) == read_model(TINYLLAMA)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_fields_that_change_nothing_are_accepted(fields: dict[str, Any]) -> None
 )
 def test_what_changes_the_maths_is_refused_naming_the_field(field: str, value: object) -> None:
     with pytest.raises(InvalidArgument, match=field) as raised:
-        read_llama(_with(**{field: value}))
+        read_model(_with(**{field: value}))
     assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
     assert raised.value.violations[0].field == f"source.config.json.{field}"
 
@@ -133,27 +135,27 @@ def test_what_changes_the_maths_is_refused_naming_the_field(field: str, value: o
 @pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
 def test_a_missing_shape_is_refused_naming_the_field(field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
-        read_llama(_without(field))
+        read_model(_without(field))
 
 
 def test_heads_that_do_not_divide_the_width_need_a_head_dim() -> None:
     with pytest.raises(InvalidArgument, match="head_dim is not given"):
-        read_llama(_with(num_attention_heads=30, num_key_value_heads=30))
+        read_model(_with(num_attention_heads=30, num_key_value_heads=30))
     assert read_architecture(_with(num_attention_heads=30, num_key_value_heads=30, head_dim=64)).heads == 30
 
 
 def test_an_unknown_field_says_how_to_go_on_and_is_accepted_when_listed() -> None:
     config = _with(my_tracking_id="abc")
     with pytest.raises(InvalidArgument, match=r"my_tracking_id.*options\.ignore_config_fields"):
-        read_llama(config)
-    assert read_llama(config, ignore=("my_tracking_id",)) == read_llama(TINYLLAMA)
+        read_model(config)
+    assert read_model(config, ignore=("my_tracking_id",)) == read_model(TINYLLAMA)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
-        {"architectures": ["MistralForCausalLM"], "model_type": "mistral"},
+        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"},
         {"architectures": ["LlamaForCausalLM"], "model_type": "granite"},
         {"architectures": []},
         {"architectures": None},
@@ -162,7 +164,7 @@ def test_an_unknown_field_says_how_to_go_on_and_is_accepted_when_listed() -> Non
 )
 def test_an_unknown_architecture_is_refused_listing_what_is_supported(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match="supported: LlamaForCausalLM") as raised:
-        read_llama(_with(**fields))
+        read_model(_with(**fields))
     assert raised.value.reason is Reason.ARCHITECTURE_UNSUPPORTED
 
 
@@ -184,8 +186,10 @@ def test_a_stretched_context_allows_a_longer_window() -> None:
 
 def test_rotation_that_depends_on_length_is_fixed_by_the_cache() -> None:
     config = _with(rope_scaling={"type": "dynamic", "factor": 2.0})
-    short, long = (read_rope(config, Geometry(sinks=8, window=window, chunk=1, slots=1)) for window in (2040, 2041))
-    assert short.inverse_frequencies == read_rope(TINYLLAMA, Geometry(8, 2040, 1, 1)).inverse_frequencies
+    short, long = (
+        read_rope(read_model(config), Geometry(sinks=8, window=window, chunk=1, slots=1)) for window in (2040, 2041)
+    )
+    assert short.inverse_frequencies == read_rope(read_model(TINYLLAMA), Geometry(8, 2040, 1, 1)).inverse_frequencies
     assert long.inverse_frequencies[5] < short.inverse_frequencies[5]
 
 
@@ -193,7 +197,7 @@ def test_a_tensor_that_config_does_not_speak_of_is_refused_by_name(tmp_path: Pat
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "c", bias=True))
     silent = checkpoint.config | {"attention_bias": False}
     with pytest.raises(InvalidArgument, match=r"tensor model\.layers\.0\.self_attn\.k_proj\.bias") as raised:
-        check_tensors(checkpoint, read_llama(silent))
+        ModelTensors(checkpoint, read_model(silent)).check()
     assert raised.value.reason is Reason.CHECKPOINT_INVALID
 
 
@@ -203,14 +207,14 @@ def test_frequencies_that_old_checkpoints_store_are_left_alone(tmp_path: Path) -
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
     save_file(tensors, folder / "model.safetensors")
     checkpoint = Checkpoint(folder)
-    check_tensors(checkpoint, read_llama(checkpoint.config))
+    ModelTensors(checkpoint, read_model(checkpoint.config)).check()
 
 
 def test_a_checkpoint_that_is_not_what_its_config_says_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "c"))
-    check_tensors(checkpoint, read_llama(checkpoint.config))
+    ModelTensors(checkpoint, read_model(checkpoint.config)).check()
     for field, tensor in (("num_hidden_layers", "model.layers.2"), ("vocab_size", "embed_tokens")):
         wrong = checkpoint.config | {field: checkpoint.config[field] + 1}
         with pytest.raises(InvalidArgument, match=tensor) as raised:
-            check_tensors(checkpoint, read_llama(wrong))
+            ModelTensors(checkpoint, read_model(wrong)).check()
         assert raised.value.reason is Reason.CHECKPOINT_INVALID

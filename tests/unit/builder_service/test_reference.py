@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.llama import read_architecture, read_rope
-from builder_service.reference import Reference, Stream
+from builder_service.families import read_model, read_rope
+from builder_service.reference import Reference, Sight, Stream
 from builder_service.rounded import Rounded
+from builder_service.tensors import ModelTensors
 from common.spec import Precision
 from common.window import Geometry
 from tests import reference as independent
@@ -24,8 +25,8 @@ GEOMETRY = Geometry(4, 24, 8, 1)
 
 def reference_of(folder: Path) -> Reference:
     checkpoint = Checkpoint(folder)
-    architecture, rope = read_architecture(checkpoint.config), read_rope(checkpoint.config, GEOMETRY)
-    return Reference(Rounded(checkpoint, Precision.FP32), architecture, rope, checkpoint.config["rms_norm_eps"])
+    model = read_model(checkpoint.config)
+    return Reference(Rounded(ModelTensors(checkpoint, model), Precision.FP32), model, read_rope(model, GEOMETRY))
 
 
 def whole(sinks: int, window: int, tokens: list[int]) -> Stream:
@@ -64,13 +65,14 @@ def test_streams_do_not_see_each_other(tmp_path: Path) -> None:
 def test_skipped_tokens_are_seen_as_zeros(tmp_path: Path) -> None:
     """Scores of zero keys are zero: each takes an equal, empty share, until the window has passed over it."""
     stream = Stream(2, 5, (0, 1, 20, 21, 22, 23, 24, 25), tuple(random_tokens(8, 384)))
-    assert [sight.zeros for sight in stream.sights] == [0, 0, 4, 3, 2, 1, 0, 0]
+    assert [len(sight.unfed) for sight in stream.sights] == [0, 0, 4, 3, 2, 1, 0, 0]
     assert stream.sights[2].places.tolist() == [0, 1, 6]
     assert stream.sights[-1].places.tolist() == [0, 1, 2, 3, 4, 5, 6]
     reference = reference_of(write_checkpoint(tmp_path, tokenizer=False))
     query = np.zeros((4, 8))  # scores of zero, so that all that is seen weighs the same
     values = np.ones((2, 2, 8))
-    np.testing.assert_allclose(reference._mix(query, np.zeros((2, 2, 8)), values, zeros=2), np.full((4, 8), 0.5))
+    sight = Sight(np.array([0, 1]), np.array([2, 3]), np.array([0, 1]))
+    np.testing.assert_allclose(reference._mix(query, np.zeros((2, 2, 8)), values, sight), np.full((4, 8), 0.5))
 
 
 @pytest.mark.parametrize("far", [1_000, 10_000_000])

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from builder_service.checkpoint import Checkpoint
+from builder_service.families import read_model
 from builder_service.graph import CONTRIB
-from builder_service.llama import read_llama
 from builder_service.transformer import build_graph
 from builder_service.weights import file_bytes
 from common.spec import Precision
@@ -49,8 +49,8 @@ def test_without_sinks_there_are_no_angles_for_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", list(Precision))
 def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, precision: Precision) -> None:
-    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c")).config)
-    nodes = build_graph(llama, GEOMETRY, precision).nodes
+    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    nodes = build_graph(model, GEOMETRY, precision).nodes
     assert {node.domain for node in nodes} <= {"", CONTRIB}
     matrices = Counter(node.op_type for node in nodes)
     own = {Precision.FP32: "Gemm", Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}[precision]
@@ -58,16 +58,16 @@ def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, pre
 
 
 def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -> None:
-    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c")).config)
-    nodes = build_graph(llama, GEOMETRY, Precision.INT8).nodes
+    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    nodes = build_graph(model, GEOMETRY, Precision.INT8).nodes
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 4 * 2 + 1
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool) -> None:
-    llama = read_llama(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
-    parameters = llama.architecture.parameters
-    sizes = {precision: file_bytes(build_graph(llama, GEOMETRY, precision).groups) for precision in Precision}
+    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
+    parameters = model.architecture.parameters
+    sizes = {precision: file_bytes(build_graph(model, GEOMETRY, precision).groups) for precision in Precision}
     assert sizes[Precision.FP32] == pytest.approx(4 * parameters, rel=0.02)
     # Quantized, a tied embedding is stored twice: rows to look up, and the matrix of the logits.
     embedding = 5000 * 256

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.llama import read_architecture, read_rope
+from builder_service.families import read_model, read_rope
+from builder_service.tensors import ModelTensors
 from builder_service.verify import TOLERANCES, Tolerance, allow, check, compare, plan_streams, verify
 from common.engine import Feed, FloatArray
 from common.errors import FailedPrecondition, Reason
@@ -38,8 +39,9 @@ def run(
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[str, float]:
     checkpoint = Checkpoint(folder)
-    architecture, rope = read_architecture(checkpoint.config), read_rope(checkpoint.config, geometry)
-    return verify(engine, checkpoint, architecture, rope, geometry, Precision(precision), progress)
+    model = read_model(checkpoint.config)
+    rope, tensors = read_rope(model, geometry), ModelTensors(checkpoint, model)
+    return verify(engine, tensors, model, rope, geometry, Precision(precision), progress)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -107,13 +109,13 @@ def test_one_wrong_matrix_is_stopped(folder: Path, tmp_path: Path, precision: st
     """The engine of one checkpoint, and the reference of another that differs in one layer's queries."""
     other = write_checkpoint(tmp_path, hidden=64, tokenizer=False)
     engine = build_engine(other, GEOMETRY, precision)
-    turned = Checkpoint(folder)
+    model = read_model(Checkpoint(folder).config)
+    turned = ModelTensors(Checkpoint(folder), model)
     wrong = "model.layers.1.self_attn.q_proj.weight"
     blocks = turned.blocks
     turned.blocks = lambda name: (b[::-1] if name == wrong else b for b in blocks(name))  # type: ignore[method-assign]
-    architecture, rope = read_architecture(turned.config), read_rope(turned.config, GEOMETRY)
     with pytest.raises(FailedPrecondition) as caught:
-        verify(engine, turned, architecture, rope, GEOMETRY, Precision(precision))
+        verify(engine, turned, model, read_rope(model, GEOMETRY), GEOMETRY, Precision(precision))
     assert caught.value.reason is Reason.VERIFICATION_FAILED
 
 
@@ -121,10 +123,11 @@ def test_one_wrong_matrix_is_stopped(folder: Path, tmp_path: Path, precision: st
 def test_frequencies_that_are_off_by_two_percent_are_stopped(folder: Path, precision: str) -> None:
     engine = build_engine(folder, GEOMETRY, precision)
     checkpoint = Checkpoint(folder)
-    rope = read_rope(checkpoint.config, GEOMETRY)
+    model = read_model(checkpoint.config)
+    rope = read_rope(model, GEOMETRY)
     wrong = rope.model_copy(update={"inverse_frequencies": tuple(f * 1.02 for f in rope.inverse_frequencies)})
     with pytest.raises(FailedPrecondition):
-        verify(engine, checkpoint, read_architecture(checkpoint.config), wrong, GEOMETRY, Precision(precision))
+        verify(engine, ModelTensors(checkpoint, model), model, wrong, GEOMETRY, Precision(precision))
 
 
 def noise(largest: float, mean: float) -> dict[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint import Checkpoint
+from builder_service.checkpoint import Checkpoint, Tensors
 from builder_service.graph import Array, Weight, WeightGroup
 from builder_service.weights import ALIGNMENT, file_bytes, layout, write
 from tests.checkpoints import write_checkpoint
@@ -34,7 +34,7 @@ def test_every_weight_begins_on_a_page_and_none_overlap() -> None:
 def test_what_is_written_is_what_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
     floats, bytes_ = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32), np.arange(9, dtype=np.int8)
 
-    def both(_: Checkpoint) -> Iterator[Array]:
+    def both(_: Tensors) -> Iterator[Array]:
         yield floats[:2]
         yield floats[2:]
         yield bytes_

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.llama import read_architecture, read_rope
+from builder_service.families import read_model, read_rope
 from common.engine import Feed
 from common.errors import FailedPrecondition, Internal, Reason
 from common.manifest import GRAPH_PATH
@@ -35,8 +35,8 @@ def engine(folder: Path) -> OnnxRuntimeEngine:
 
 def load(folder: Path, geometry: Geometry, graph: Path) -> OnnxRuntimeEngine:
     config = Checkpoint(folder).config
-    rope = read_rope(config, geometry)
-    return OnnxRuntimeEngine(graph, read_architecture(config), rope, geometry)
+    model = read_model(config)
+    return OnnxRuntimeEngine(graph, model.architecture, read_rope(model, geometry), geometry)
 
 
 def test_a_step_writes_its_rows_in_place_and_no_others(engine: OnnxRuntimeEngine) -> None:

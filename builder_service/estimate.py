@@ -9,9 +9,15 @@ from common.manifest import Architecture
 from common.spec import Precision
 from common.window import Geometry
 
-_BYTES = {Precision.FP32: 4.0, Precision.INT8: 1.0, Precision.INT4: 4.5 / 8}
+_BYTES = {
+    Precision.FP32: 4.0,
+    Precision.FP16: 2.0,
+    Precision.BF16: 2.0,
+    Precision.INT8: 1.0,
+    Precision.INT4: 4.5 / 8,
+}
 """Bytes of a weight in a matrix, scales of blocks included."""
-_EMBEDDING_BYTES = {Precision.FP32: 4.0, Precision.INT8: 1.0, Precision.INT4: 1.0}
+_EMBEDDING_BYTES = _BYTES | {Precision.INT4: 1.0}
 """Bytes of a weight in the embedding."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""

@@ -8,14 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
+
 from builder_service.checkpoint import Tensors
 from builder_service.graph import Graph, describe
+from builder_service.lowering import lower
 from builder_service.model import Model
+from builder_service.narrowing import narrow
+from builder_service.tensorrt_rules import check_rules
 from builder_service.transformer import build_graph
 from builder_service.weights import file_bytes, layout, write
+from builder_service.widening import widen
 from common.manifest import GRAPH_PATH, WEIGHTS_PATH
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 from common.window import Geometry
+
+STAND_IN_PATH = "stand-in.onnx"
 
 
 def export(  # noqa: PLR0917 - the order is that of a build's stages
@@ -25,24 +33,51 @@ def export(  # noqa: PLR0917 - the order is that of a build's stages
     precision: Precision,
     out: Path,
     progress: Callable[[float], None],
+    *,
+    target: Target = Target.ONNXRUNTIME,
 ) -> None:
     """Write `out`/model.onnx and `out`/weights.bin; `progress` gets the share done, from 0 to 1.
 
-    Raises InvalidArgument (CHECKPOINT_INVALID) for weights that are not finite or end too early.
+    Raises InvalidArgument (CHECKPOINT_INVALID) for weights that are not finite, end too early or do not fit the
+    precision, and Internal for a graph that is not what TensorRT documents.
     """
-    graph = build_graph(model, geometry, precision)
+    graph = engine_graph(model, geometry, precision, target)
+    onnx_model = _onnx_model(graph, model.architecture.family)
+    if target is Target.TENSORRT:
+        check_rules(onnx_model)
     out.mkdir(parents=True, exist_ok=True)
-    _write_graph(graph, out / GRAPH_PATH, model.architecture.family)
+    _write_graph(onnx_model, out / GRAPH_PATH)
     write(graph.groups, tensors, out / WEIGHTS_PATH, progress)
 
 
-def weight_bytes(model: Model, geometry: Geometry, precision: Precision) -> int:
+def write_stand_in(model: Model, geometry: Geometry, precision: Precision, out: Path) -> Path:
+    """Write a graph that computes on ONNX Runtime's CPU what TensorRT's does, beside the weights it shares with it.
+
+    Its inputs and outputs are those of a graph for ONNX Runtime, in float32.
+    """
+    graph = widen(engine_graph(model, geometry, precision, Target.TENSORRT))
+    _write_graph(_onnx_model(graph, model.architecture.family), out / STAND_IN_PATH)
+    return out / STAND_IN_PATH
+
+
+def weight_bytes(model: Model, geometry: Geometry, precision: Precision, *, target: Target = Target.ONNXRUNTIME) -> int:
     """Size of `weights.bin`, exactly, without reading a weight."""
-    return file_bytes(build_graph(model, geometry, precision).groups)
+    return file_bytes(engine_graph(model, geometry, precision, target).groups)
 
 
-def _write_graph(graph: Graph, path: Path, name: str) -> None:
+def engine_graph(model: Model, geometry: Geometry, precision: Precision, target: Target) -> Graph:
+    """The graph as the target takes it."""
+    assert precision in PRECISIONS[target], (precision, target)
+    if target is Target.ONNXRUNTIME:
+        return build_graph(model, geometry, precision)
+    return narrow(lower(build_graph(model, geometry, Precision.FP32)), precision)
+
+
+def _onnx_model(graph: Graph, name: str) -> onnx.ModelProto:
     offsets = layout(graph.groups)
     weights = [weight for group in graph.groups for weight in group.weights]
-    external = [describe(weight, WEIGHTS_PATH, offsets[weight.name]) for weight in weights]
-    path.write_bytes(graph.model(name, external).SerializeToString(deterministic=True))
+    return graph.model(name, [describe(weight, WEIGHTS_PATH, offsets[weight.name]) for weight in weights])
+
+
+def _write_graph(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))

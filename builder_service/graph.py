@@ -36,6 +36,11 @@ class Weight:
     def size_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def onnx_type(self) -> int:
+        """ONNX's number of the type."""
+        return onnx_type(self.dtype)
+
 
 @dataclass(frozen=True)
 class WeightGroup:
@@ -139,7 +144,21 @@ class Graph:
 
 
 def onnx_type(dtype: np.dtype[Any]) -> int:
+    """ONNX's number of a type."""
     return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes of a node by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def retyped(port: onnx.ValueInfoProto, dtype: np.dtype[Any]) -> onnx.ValueInfoProto:
+    """An input or output of the same name and shape, in another type."""
+    changed = onnx.ValueInfoProto()
+    changed.CopyFrom(port)
+    changed.type.tensor_type.elem_type = onnx_type(dtype)
+    return changed
 
 
 def describe(weight: Weight, location: str, offset: int) -> onnx.TensorProto:

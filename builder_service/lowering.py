@@ -8,13 +8,11 @@ standard one does in a form that TensorRT does not document, is said in document
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
 
-from builder_service.graph import CONTRIB, Graph
+from builder_service.graph import CONTRIB, Graph, attributes_of
 
 _END = np.iinfo(np.int64).max  # of a slice: all there is
 
@@ -35,7 +33,7 @@ def _copy(lowered: Graph, _: Graph, node: onnx.NodeProto) -> None:
 
 
 def _matmul(lowered: Graph, graph: Graph, node: onnx.NodeProto) -> None:
-    """alpha * A @ B^T of rank 4. Queries are scaled before the product: in 16 bits it would overflow sooner."""
+    """Product of rank 4, alpha * A @ B^T. Queries are scaled before it: in 16 bits it would overflow sooner."""
     attributes = attributes_of(node)
     alpha, transposed = attributes.pop("alpha", 1.0), attributes.pop("transB", 0)
     if any(attributes.values()):  # another form of the operator
@@ -48,7 +46,7 @@ def _matmul(lowered: Graph, graph: Graph, node: onnx.NodeProto) -> None:
 
 
 def _silu(lowered: Graph, _: Graph, node: onnx.NodeProto) -> None:
-    """x * sigmoid(alpha * x)."""
+    """SiLU, x * sigmoid(alpha * x)."""
     (rows,) = node.input
     alpha = attributes_of(node).get("alpha", 1.702)
     scaled = rows if alpha == 1.0 else lowered.node("Mul", rows, lowered.constant(alpha, np.float32))
@@ -79,11 +77,6 @@ def _rotary(lowered: Graph, graph: Graph, node: onnx.NodeProto) -> None:
     rotated = lowered.node("RotaryEmbedding", split, *angles, **attributes)
     merged = lowered.node("Transpose", rotated, perm=[0, 2, 1, 3])
     lowered.node("Reshape", merged, lowered.constant([0, 0, -1], np.int64), out=node.output[0])
-
-
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """Attributes of a node by name."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 _RULES: Mapping[tuple[str, str], Rule] = {

@@ -95,7 +95,8 @@ class _Narrowing:
     def _inner(self, name: str) -> str:
         """Another name for an output of the graph that is wide but comes from a narrow node."""
         declared = {port.name: port.type.tensor_type.elem_type for port in self._graph.outputs}
-        return f"{name}_narrow" if declared.get(name, onnx_type(self._types[name])) != onnx_type(self._types[name]) else name
+        found = onnx_type(self._types[name])
+        return name if declared.get(name, found) == found else f"{name}_narrow"
 
     def _cast(self, name: str, dtype: np.dtype[Any]) -> str:
         if self._types[name] == dtype:

@@ -23,6 +23,7 @@ from builder_service.source import SourceFile, find_folder, hash_files, text_fil
 from builder_service.template import DerivedText, derive_text
 from builder_service.tensors import ModelTensors
 from common.digest import digest_file
+from common.errors import FailedPrecondition, Reason
 from common.manifest import (
     GRAPH_PATH,
     TOKENIZER_PATH,
@@ -33,7 +34,7 @@ from common.manifest import (
     Rope,
 )
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import ModelSpec
+from common.spec import ModelSpec, Target
 from common.store import open_store
 from common.window import Geometry
 
@@ -103,6 +104,10 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     """PLAN: read the config, check that everything fits, and refuse now what could only fail later."""
     parent.progress(Stage.PLAN, 0.0)
     spec, config = order.spec, source.checkpoint.config
+    if spec.target is Target.TENSORRT:
+        raise FailedPrecondition(
+            Reason.ENGINE_INCOMPATIBLE, "this builder has no TensorRT to compile for target tensorrt"
+        )
     geometry = _geometry(spec)
     model = read_model(config, spec.options.ignore_config_fields)
     check_geometry(model.architecture, geometry)

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from builder_service.graph import Graph, retyped
-from builder_service.lowering import attributes_of
+from builder_service.graph import Graph, attributes_of, retyped
 from builder_service.narrowing import MOVES
 
 _NARROW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -14,14 +16,24 @@ class Target(StrEnum):
     """Who executes an engine."""
 
     ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
 
 
 class Precision(StrEnum):
     """How weights are held."""
 
     FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+
+
+PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
+    Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4),
+    Target.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16),
+}
+"""What a target can be built in."""
 
 
 class _Part(BaseModel):
@@ -72,3 +84,14 @@ class ModelSpec(_Part):
     """Empty: the checkpoint's own chat template; `none`: text is fed as it is; else a Jinja template."""
     options: BuildOptions = BuildOptions()
     """Choices that rarely differ from their defaults."""
+
+    @field_validator("precision")
+    @classmethod
+    def _check_precision(cls, precision: Precision, info: ValidationInfo) -> Precision:
+        """The target comes first among the fields; where it is wrong itself, there is nothing to compare with."""
+        target = info.data.get("target")
+        if target is not None and precision not in PRECISIONS[target]:
+            known = ", ".join(PRECISIONS[target])
+            message = "target {target} is built in one of {known}"
+            raise PydanticCustomError("precision_of_target", message, {"target": target.value, "known": known})
+        return precision

@@ -5,33 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.export import export
+from builder_service.export import STAND_IN_PATH, export, write_stand_in
 from builder_service.families import read_model, read_rope
 from builder_service.model import check_geometry
 from builder_service.tensors import ModelTensors
 from common.manifest import GRAPH_PATH
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import Precision
+from common.spec import Precision, Target
 from common.window import Geometry
 
 
-def build_engine(folder: Path, geometry: Geometry, precision: str = "fp32", *, threads: int = 1) -> OnnxRuntimeEngine:
-    """Export the checkpoint in `folder` to a folder beside it, named by geometry and precision, and load it."""
-    out = export_graph(folder, geometry, precision)
+def build_engine(
+    folder: Path,
+    geometry: Geometry,
+    precision: str = "fp32",
+    *,
+    threads: int = 1,
+    target: Target = Target.ONNXRUNTIME,
+) -> OnnxRuntimeEngine:
+    """Export the checkpoint in `folder` to a folder beside it, named by geometry and precision, and load it.
+
+    For TensorRT, what is loaded stands in for its graph on the CPU.
+    """
+    out = export_graph(folder, geometry, precision, target)
     model = read_model(Checkpoint(folder).config)
     rope = read_rope(model, geometry)
-    return OnnxRuntimeEngine(out / GRAPH_PATH, model.architecture, rope, geometry, threads=threads)
+    path = GRAPH_PATH if target is Target.ONNXRUNTIME else STAND_IN_PATH
+    return OnnxRuntimeEngine(out / path, model.architecture, rope, geometry, threads=threads)
 
 
-def export_graph(folder: Path, geometry: Geometry, precision: str = "fp32") -> Path:
+def export_graph(
+    folder: Path, geometry: Geometry, precision: str = "fp32", target: Target = Target.ONNXRUNTIME
+) -> Path:
     """The folder of the exported graph; made once."""
     g = geometry
-    out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}"
+    out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}-{target}"
     if not (out / GRAPH_PATH).exists():
         checkpoint = Checkpoint(folder)
         model = read_model(checkpoint.config)
         check_geometry(model.architecture, geometry)
         tensors = ModelTensors(checkpoint, model)
         tensors.check()
-        export(model, tensors, geometry, Precision(precision), out, lambda _: None)
+        export(model, tensors, geometry, Precision(precision), out, lambda _: None, target=target)
+        if target is Target.TENSORRT:
+            write_stand_in(model, geometry, Precision(precision), out)
     return out

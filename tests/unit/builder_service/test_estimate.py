@@ -10,7 +10,7 @@ from builder_service.families import read_architecture
 from common.errors import Reason, ResourceExhausted
 from common.kv_pool import KvPool
 from common.manifest import WEIGHTS_PATH
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.checkpoints import write_checkpoint
 from tests.drafts import SHAPES
@@ -19,7 +19,7 @@ from tests.engines import export_graph
 GEOMETRY = Geometry(sinks=4, window=60, chunk=16, slots=3)
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Precision) -> None:
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
     written = (export_graph(checkpoint.folder, GEOMETRY, precision.value) / WEIGHTS_PATH).stat().st_size

@@ -17,7 +17,7 @@ from builder_service.model import tensor_shapes
 from builder_service.tensors import ModelTensors
 from builder_service.weights import ALIGNMENT
 from common.errors import InvalidArgument
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.checkpoints import write_checkpoint
 
@@ -43,7 +43,7 @@ def _read(out: Path, tensor: onnx.TensorProto) -> np.ndarray:
         return np.frombuffer(stream.read(int(place["length"])), dtype).reshape(tuple(tensor.dims))
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_an_engine_is_two_files_with_all_weights_on_pages_of_the_second(tmp_path: Path, precision: Precision) -> None:
     shares = _export(write_checkpoint(tmp_path / "c"), tmp_path / "out", precision)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.onnx", "weights.bin"]
@@ -73,7 +73,7 @@ def test_float_weights_are_the_checkpoints_own(tmp_path: Path) -> None:
         np.testing.assert_array_equal(_read(tmp_path / "out", weights[name]), expected)
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "c")
     sharded = write_checkpoint(tmp_path / "s", shards=3)
@@ -89,7 +89,7 @@ def test_a_float_tied_embedding_is_stored_once(tmp_path: Path) -> None:
     assert sum(list(tensor.dims) == [384, 32] for tensor in _weights(tmp_path / "out").values()) == 1
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_the_size_of_the_weights_is_known_before_they_are_read(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "c", tied=True, bias=True)
     _export(folder, tmp_path / "out", precision)
@@ -110,7 +110,7 @@ MEMORY_PROBE = """
 import sys
 from pathlib import Path
 from tests.unit.builder_service.test_export import _export
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 
 def high_water() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -124,7 +124,7 @@ print(high_water() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_weights_stream_through_little_memory(tmp_path: Path, precision: Precision) -> None:
     folder = _sparse_checkpoint(tmp_path / "c")
     command = [sys.executable, "-c", MEMORY_PROBE, str(folder), precision.value]

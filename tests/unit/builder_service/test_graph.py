@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 
 from builder_service.graph import CONTRIB, IR_VERSION, OPSET, Graph, Weight, WeightGroup, describe
 
@@ -31,9 +32,12 @@ def test_names_of_values_are_unique() -> None:
     assert len(set(names)) == 7
 
 
-def test_a_model_names_its_versions_and_no_others() -> None:
-    model = Graph().model("empty", [])
-    assert {opset.domain: opset.version for opset in model.opset_import} == {"": OPSET, CONTRIB: 1}
+@pytest.mark.parametrize(("domain", "versions"), [("", {"": OPSET}), (CONTRIB, {"": OPSET, CONTRIB: 1})])
+def test_a_model_names_the_versions_that_it_uses_and_no_others(domain: str, versions: dict[str, int]) -> None:
+    graph = Graph()
+    graph.node("Gelu", "x", domain=domain)
+    model = graph.model("small", [])
+    assert {opset.domain: opset.version for opset in model.opset_import} == versions
     assert model.ir_version == IR_VERSION
 
 
@@ -48,3 +52,17 @@ def test_weights_are_described_by_place_and_never_held() -> None:
         "length": "15",
     }
     assert not tensor.raw_data
+
+
+def test_a_derived_graph_begins_with_all_but_the_nodes_and_draws_other_names() -> None:
+    graph = Graph()
+    graph.input("x", np.float32, (2,))
+    two = graph.constant([2], np.float32)
+    first = graph.node("Mul", "x", two)
+    derived = graph.derive("pass_")
+    assert derived.nodes == []
+    assert derived.inputs == graph.inputs
+    assert derived.constant([2], np.float32) == two
+    assert derived.node("Mul", "x", two) != first
+    derived.input("y", np.float32, (2,))
+    assert [port.name for port in graph.inputs] == ["x"]

@@ -19,10 +19,10 @@ from builder_service.messages import Order
 from builder_service.pipeline import run
 from common.digest import digest_file
 from common.engine import Feed
-from common.errors import Reason, SinkServeError
+from common.errors import FailedPrecondition, Reason, SinkServeError
 from common.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import CacheGeometry, ModelSpec, Precision, Source
+from common.spec import PRECISIONS, CacheGeometry, ModelSpec, Precision, Source, Target
 from common.store import BlobStore, open_store
 from common.window import SessionWindow
 from tests.checkpoints import write_checkpoint
@@ -85,7 +85,7 @@ def _edit(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_a_checkpoint_becomes_an_engine_that_runs(model: Path, precision: Precision) -> None:
     manifest = _built(model, precision=precision)
     placed = model.parent / "engine"
@@ -97,6 +97,12 @@ def test_a_checkpoint_becomes_an_engine_that_runs(model: Path, precision: Precis
     assert logits.shape == (1, manifest.architecture.vocabulary)
     assert np.isfinite(logits).all()
     engine.close()
+
+
+def test_a_build_for_tensorrt_is_refused_where_nothing_can_compile_it(model: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="target tensorrt") as caught:
+        _built(model, target=Target.TENSORRT, precision=Precision.BF16)
+    assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
 
 
 def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:

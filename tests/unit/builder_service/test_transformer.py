@@ -14,7 +14,7 @@ from builder_service.families import read_model
 from builder_service.graph import CONTRIB
 from builder_service.transformer import build_graph
 from builder_service.weights import file_bytes
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.checkpoints import write_checkpoint
 from tests.engines import export_graph
@@ -47,7 +47,7 @@ def test_without_sinks_there_are_no_angles_for_them(tmp_path: Path) -> None:
     assert not [name for name in inputs if name.startswith("sink")]
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, precision: Precision) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
     nodes = build_graph(model, GEOMETRY, precision).nodes
@@ -67,7 +67,10 @@ def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -
 def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
     parameters = model.architecture.parameters
-    sizes = {precision: file_bytes(build_graph(model, GEOMETRY, precision).groups) for precision in Precision}
+    sizes = {
+        precision: file_bytes(build_graph(model, GEOMETRY, precision).groups)
+        for precision in PRECISIONS[Target.ONNXRUNTIME]
+    }
     assert sizes[Precision.FP32] == pytest.approx(4 * parameters, rel=0.02)
     # Quantized, a tied embedding is stored twice: rows to look up, and the matrix of the logits.
     embedding = 5000 * 256
@@ -78,7 +81,7 @@ def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool
     assert sizes[Precision.INT4] == pytest.approx(in_layers * 5 / 8 + embedding * 9 / 8 + embedding, rel=0.05)
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_caches_and_scores_are_written_in_place(
     tmp_path: Path, precision: Precision, capfd: pytest.CaptureFixture[str]
 ) -> None:

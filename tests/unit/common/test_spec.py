@@ -45,7 +45,9 @@ def test_names_that_do_not_fit(name: str) -> None:
         ({"cache": {"window_tokens": "many"}}, "spec.cache.window_tokens"),
         ({"cache": 7}, "spec.cache"),
         ({"precision": "fp8"}, "spec.precision"),
-        ({"target": "tensorrt"}, "spec.target"),
+        ({"target": "cuda"}, "spec.target"),
+        ({"precision": "fp16"}, "spec.precision"),
+        ({"target": "tensorrt", "precision": "int8"}, "spec.precision"),
         ({"source": {"uri": ""}}, "spec.source.uri"),
         ({"source": {}}, "spec.source.uri"),
         ({"name": None}, "spec.name"),
@@ -58,6 +60,17 @@ def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], field: str) 
     assert caught.value.reason is Reason.INVALID_SPEC
     assert [violation.field for violation in caught.value.violations] == [field]
     assert field in caught.value.message
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_tensorrt_is_built_in_floats(precision: str) -> None:
+    spec = check_spec(LEAST | {"target": "tensorrt", "precision": precision})
+    assert (spec.target, spec.precision) == (Target.TENSORRT, Precision(precision))
+
+
+def test_a_precision_of_another_target_says_what_there_is() -> None:
+    with pytest.raises(InvalidArgument, match=r"'int4' is wrong: target tensorrt is built in one of fp32, fp16, bf16"):
+        check_spec(LEAST | {"target": "tensorrt", "precision": "int4"})
 
 
 def test_everything_that_is_wrong_is_told_at_once() -> None:

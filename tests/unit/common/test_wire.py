@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from common.errors import InvalidArgument
 from common.manifest import Manifest, TextModel, TurnTemplate
 from common.published_engine import PublishedEngine
-from common.spec import BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
+from common.spec import PRECISIONS, BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
 from common.wire import engine_to_wire, manifest_to_wire, spec_from_wire, spec_to_wire
 from sinkserve.engine.v1 import engine_pb2
 from tests.drafts import draft
 
+TARGETS = st.sampled_from([(target, precision) for target in Target for precision in PRECISIONS[target]])
 SPECS = st.builds(
-    ModelSpec,
+    lambda kind, **fields: ModelSpec(target=kind[0], precision=kind[1], **fields),
+    kind=TARGETS,
     name=st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z"),
     source=st.builds(Source, uri=st.text(st.characters(codec="utf-8"), min_size=1)),
-    target=st.sampled_from(Target),
-    precision=st.sampled_from(Precision),
     cache=st.builds(
         CacheGeometry,
         sink_tokens=st.integers(0, 1_000_000),

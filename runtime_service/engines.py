@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,6 +72,8 @@ class Engines:
         self._holder = holder
         self._loaded: dict[str, LoadedEngine] = {}
         self._lock = asyncio.Lock()
+        self._prepared = asyncio.Event()
+        self._prepared.set()
 
     @property
     def loaded(self) -> list[LoadedEngine]:
@@ -84,6 +86,15 @@ class Engines:
             return await asyncio.to_thread(self._catalog.resolve, reference, field)
         except NotFound as error:
             raise NotFound(error.reason, f"{field}: {error.message}", field=field, reference=reference) from error
+
+    async def prepare(self, references: Iterable[str]) -> None:
+        """Load what the settings name; sessions that come meanwhile wait. Raises what `resolve` and `load` raise."""
+        self._prepared.clear()
+        try:
+            for reference in references:
+                await self.load(await self.resolve(reference, "SINKSERVE_RUNTIME_ENGINES"))
+        finally:
+            self._prepared.set()
 
     async def load(self, published: PublishedEngine) -> LoadedEngine:
         """Load an engine, unless it is loaded already; see `Loader.load` for what is raised."""
@@ -106,6 +117,8 @@ class Engines:
 
         Raises FailedPrecondition (ENGINE_NOT_LOADED) otherwise.
         """
+        if published.digest not in self._loaded:
+            await self._prepared.wait()
         if (found := self._loaded.get(published.digest)) is not None:
             return found
         if self._settings.load_on_demand:

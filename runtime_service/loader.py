@@ -41,7 +41,7 @@ class Loader:
     def load(self, published: PublishedEngine) -> Loaded:
         """Load an engine; blocks, and is called by one thread at a time.
 
-        Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a processor that cannot run it, ResourceExhausted
+        Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a graph that cannot be loaded here, ResourceExhausted
         (OUT_OF_MEMORY) if it does not fit, DataLoss (STORE_CORRUPT) for files that are not what they were.
         """
         manifest = published.manifest

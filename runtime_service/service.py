@@ -91,8 +91,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
 
 async def _get_ready(runtime: RuntimeHandle, settings: RuntimeSettings) -> None:
     try:
-        for reference in settings.engines:
-            await runtime.engines.load(await runtime.engines.resolve(reference, "SINKSERVE_RUNTIME_ENGINES"))
+        await runtime.engines.prepare(settings.engines)
     except BaseException:
         await runtime.stop()
         raise

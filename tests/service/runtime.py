@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +48,12 @@ class Bench:
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
     engines: list[FakeEngine] = field(default_factory=list)
+    may_load: threading.Event = field(default_factory=threading.Event)
     runtime: RuntimeHandle | None = None
     channel: grpc.aio.Channel | None = None
+
+    def __post_init__(self) -> None:
+        self.may_load.set()
 
     async def start(self) -> None:
         settings = RuntimeSettings.load({"listen": "127.0.0.1:0", "engines": ("demo",), **self.settings})
@@ -122,6 +127,7 @@ class Bench:
             if self.before_step is not None:
                 self.before_step(feeds)
 
+        self.may_load.wait()
         engine = FakeEngine(self.geometry, vocabulary=VOCABULARY, poison=self.poison, before_step=step)
         self.engines.append(engine)
         tokenizer = byte_level() if published.manifest.text else None

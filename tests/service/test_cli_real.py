@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -98,7 +100,7 @@ def test_what_is_wrong_is_named_and_the_services_go_on(services: Path) -> None:
 
 
 def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -> None:
-    with terminal("chat", "tiny", "--max-new-tokens", "16000", "--ignore-eos") as (screen, keys):
+    with terminal("chat", "tiny", "--max-new-tokens", "16000", "--ignore-eos") as (screen, keys, process):
         assert "4 sinks + 40 tokens" in read_until(screen, PROMPT)
         keys.write(b"/stats\n")
         assert "tiny@1" in read_until(screen, PROMPT)
@@ -109,15 +111,25 @@ def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -
         said = read_until(screen, PROMPT)
         assert "cancelled" in said
         assert "tok/s" in said
+        wait_for_rest(process)
         keys.write(b"\x03")
         assert "Ctrl-C again" in read_until(screen, PROMPT)
+        wait_for_rest(process)
         keys.write(b"\x03")
         assert "sinkserve chat --session" in read_until(screen, "sessions/")
 
 
+def wait_for_rest(process: subprocess.Popen[bytes]) -> None:
+    """Until the command waits for a key: a signal right between its prompt and that is noticed with the next key."""
+    spent = -1.0
+    while (now := sum(sum(child.cpu_times()[:2]) for child in psutil.Process(process.pid).children())) != spent:
+        spent = now
+        time.sleep(0.2)
+
+
 @contextmanager
-def terminal(*args: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The command at a terminal: its screen, and the keys. It has to end well by itself."""
+def terminal(*args: str) -> Iterator[tuple[IO[bytes], IO[bytes], subprocess.Popen[bytes]]]:
+    """The command at a terminal: its screen, the keys, and the process. It has to end well by itself."""
     with subprocess.Popen(
         [*AT_A_TERMINAL, *CLI, *args],
         stdin=subprocess.PIPE,
@@ -128,7 +140,7 @@ def terminal(*args: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield process.stdout, process.stdin
+            yield process.stdout, process.stdin, process
             assert process.wait(20) == 0
         finally:
             process.kill()

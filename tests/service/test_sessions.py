@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,10 @@ from google.protobuf.duration_pb2 import Duration
 from common.errors import SinkServeError
 from runtime_service.live_session import LiveSession
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from sinkserve.runtime.v1 import conversation_service_pb2_grpc as conversation_grpc
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_grpc
-from tests.service.runtime import ENDLESS, GEOMETRY, Bench, eventually, reason_of, tokens_of
+from tests.service.runtime import ENDLESS, GEOMETRY, Bench, Stream, eventually, reason_of, tokens_of
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -277,6 +279,23 @@ async def test_an_engine_is_loaded_on_demand_where_that_is_allowed(bench: Bench)
     assert len(bench.handle.engines.loaded) == 1
     await streams[0].turn()
     await streams[0].finished()
+
+
+async def test_a_session_that_comes_while_engines_load_waits_for_its_own(bench: Bench) -> None:
+    await bench.stop()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    bench.settings["listen"] = address
+    bench.may_load.clear()
+    starting = asyncio.create_task(bench.start())
+    async with grpc.aio.insecure_channel(address) as channel:
+        stream = Stream(conversation_grpc.ConversationServiceStub(channel).Converse(wait_for_ready=True))
+        opening = asyncio.create_task(stream.open())
+        done, _ = await asyncio.wait([opening], timeout=0.5)
+        assert not done
+        bench.may_load.set()
+        assert (await opening).session.engine == "demo@1"
+        await starting
 
 
 async def test_an_engine_of_the_settings_that_does_not_exist_stops_the_start(bench: Bench) -> None:

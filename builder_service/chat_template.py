@@ -7,7 +7,7 @@ Source: transformers, `utils/chat_template_utils.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,9 @@ from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from builder_service.template_limits import MOST_TEXT, Sandbox, limited
 
 
 class TemplateFailed(Exception):
@@ -32,29 +33,43 @@ class ChatTemplate:
         self.now = now
         self._variables = dict(variables)
         try:
-            self._template = _environment(self._strftime_now).from_string(source)
-        except TemplateError as error:
-            raise TemplateFailed(str(error)) from None
+            with limited():  # constants are computed here
+                self._template = _environment(self._strftime_now).from_string(source)
+        except Exception as error:  # noqa: BLE001 - foreign code raises anything
+            raise _failed(error) from None
 
     def render(self, messages: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
         """Text of `messages`, each a role and a content; with `generation` up to where a reply begins."""
         said = [{"role": role, "content": content} for role, content in messages]
         try:
-            return self._template.render(
-                messages=said, tools=None, documents=None, add_generation_prompt=generation, **self._variables
-            )
+            with limited():
+                pieces = self._template.generate(
+                    messages=said, tools=None, documents=None, add_generation_prompt=generation, **self._variables
+                )
+                return _joined(pieces)
         except Exception as error:  # noqa: BLE001 - foreign code raises anything
-            raise TemplateFailed(str(error) or type(error).__name__) from None
+            raise _failed(error) from None
 
     def _strftime_now(self, form: str) -> str:
         self.told_time = True
         return self.now.strftime(form)
 
 
-def _environment(strftime_now: Callable[[str], str]) -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+def _joined(pieces: Iterable[str]) -> str:
+    text = ""
+    for piece in pieces:
+        text += piece
+        if len(text) > MOST_TEXT:
+            raise SecurityError(f"it renders more than {MOST_TEXT} characters")
+    return text
+
+
+def _failed(error: Exception) -> TemplateFailed:
+    return TemplateFailed(str(error) or type(error).__name__)
+
+
+def _environment(strftime_now: Callable[[str], str]) -> Sandbox:
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {
         "raise_exception": _raise_exception,

@@ -8,8 +8,8 @@ Source: https://huggingface.co/docs/safetensors, "Format".
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import InvalidArgument, NotFound, Reason
+from builder_service.checkpoint_files import FIELD, invalid, parse_json, present, read_json
+from common.errors import NotFound, Reason
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -28,6 +29,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
 LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
+MOST_EXTENT = 2**53  # as far as other readers of JSON count exactly
+MOST_AXES = 32  # of a numpy array
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
 
@@ -66,11 +69,11 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise NotFound(Reason.SOURCE_NOT_FOUND, f"no checkpoint folder at {folder}", folder=folder)
+        if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises for names that cannot be
+            raise NotFound(Reason.SOURCE_NOT_FOUND, f"no checkpoint folder at {folder}", field=FIELD, folder=folder)
         self.folder = folder
-        self.config = _read_json(folder / CONFIG)
-        self.generation_config = _read_json(path) if (path := folder / GENERATION_CONFIG).exists() else {}
+        self.config = read_json(folder / CONFIG)
+        self.generation_config = read_json(path) if present(path := folder / GENERATION_CONFIG) else {}
         self._weight_files = _weight_files(folder)
         self._tensors = _locate(folder, self._weight_files)
 
@@ -81,8 +84,8 @@ class Checkpoint:
 
     def files(self) -> tuple[Path, ...]:
         """The files that weights and shapes are read from, config first."""
-        index = (self.folder / INDEX,) if (self.folder / INDEX).exists() else ()
-        generation = (path,) if (path := self.folder / GENERATION_CONFIG).exists() else ()
+        index = (path,) if present(path := self.folder / INDEX) else ()
+        generation = (path,) if present(path := self.folder / GENERATION_CONFIG) else ()
         return (self.folder / CONFIG, *generation, *index, *self._weight_files)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -95,7 +98,7 @@ class Checkpoint:
         if entry.shape != shape:
             found, wanted = list(entry.shape), list(shape)
             message = f"tensor {name} in {entry.file.name} has shape {found}; {CONFIG} asks for {wanted}"
-            raise _invalid(message, file=entry.file.name, tensor=name)
+            raise invalid(message, file=entry.file.name, tensor=name)
 
     def tensor(self, name: str) -> FloatArray:
         """A whole tensor as float32."""
@@ -114,11 +117,11 @@ class Checkpoint:
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._tensors:
             files = ", ".join(path.name for path in self._weight_files)
-            raise _invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
+            raise invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
         entry = self._tensors[name]
         if entry.dtype not in STORAGE:
             message = f"tensor {name} in {entry.file.name} is {entry.dtype}; {', '.join(STORAGE)} are read"
-            raise _invalid(message, file=entry.file.name, tensor=name, dtype=entry.dtype)
+            raise invalid(message, file=entry.file.name, tensor=name, dtype=entry.dtype)
         return entry
 
 
@@ -132,10 +135,10 @@ def _read(entry: TensorEntry, name: str, start: int, count: int) -> FloatArray:
     row = math.prod(entry.shape[1:])
     raw = np.fromfile(entry.file, dtype, count * row, offset=entry.offset + start * row * dtype.itemsize)
     if raw.size != count * row:
-        raise _invalid(f"{entry.file.name} ends inside tensor {name}", file=entry.file.name, tensor=name)
+        raise invalid(f"{entry.file.name} ends inside tensor {name}", file=entry.file.name, tensor=name)
     values = _to_float32(raw, entry.dtype).reshape(count, *entry.shape[1:])
     if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
-        raise _invalid(f"tensor {name} in {entry.file.name} is not finite", file=entry.file.name, tensor=name)
+        raise invalid(f"tensor {name} in {entry.file.name} is not finite", file=entry.file.name, tensor=name)
     return values
 
 
@@ -150,30 +153,32 @@ def _to_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that hold the tensors: one, or the shards of an index."""
-    if (folder / INDEX).exists():
+    if present(folder / INDEX):
         names = sorted(set(_weight_map(folder).values()))
         return tuple(_existing(folder, name) for name in names)
-    if (folder / SINGLE).exists():
+    if present(folder / SINGLE):
         return (folder / SINGLE,)
     if pickled := sorted(path.name for path in folder.glob("*.bin")):
         message = f"{folder} holds {', '.join(pickled)}; only safetensors is read ({SINGLE} or {INDEX})"
-        raise _invalid(message, file=pickled[0])
-    raise NotFound(Reason.SOURCE_NOT_FOUND, f"{folder} has neither {SINGLE} nor {INDEX}", file=SINGLE)
+        raise invalid(message, file=pickled[0])
+    raise NotFound(Reason.SOURCE_NOT_FOUND, f"{folder} has neither {SINGLE} nor {INDEX}", field=FIELD, file=SINGLE)
 
 
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
     if Path(name).name != name:
-        raise _invalid(f"{INDEX} names {name!r}, which is not a file of this folder", file=INDEX)
-    if not path.is_file():
-        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{INDEX} names {name}, which is not in {folder}", file=name)
+        raise invalid(f"{INDEX} names {name!r}, which is not a file of this folder", file=INDEX)
+    if not present(path):
+        raise NotFound(
+            Reason.SOURCE_NOT_FOUND, f"{INDEX} names {name}, which is not in {folder}", field=FIELD, file=name
+        )
     return path
 
 
 def _weight_map(folder: Path) -> Mapping[str, str]:
-    mapping = _read_json(folder / INDEX).get("weight_map")
+    mapping = read_json(folder / INDEX).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping.values()):
-        raise _invalid(f"{INDEX} has no weight_map from tensors to files", file=INDEX)
+        raise invalid(f"{INDEX} has no weight_map from tensors to files", file=INDEX)
     return mapping
 
 
@@ -181,11 +186,11 @@ def _locate(folder: Path, files: tuple[Path, ...]) -> dict[str, TensorEntry]:
     found: dict[str, TensorEntry] = {}
     for file in files:
         found |= _read_header(file)
-    if (folder / INDEX).exists():
+    if present(folder / INDEX):
         for name, file_name in _weight_map(folder).items():
             if name not in found:
                 message = f"{INDEX} says that tensor {name} is in {file_name}, and it is not"
-                raise _invalid(message, file=file_name, tensor=name)
+                raise invalid(message, file=file_name, tensor=name)
     return found
 
 
@@ -196,8 +201,8 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, LONGEST_HEADER):
             message = f"{file.name} is not safetensors, or is cut off: its header would be {length} of {size} bytes"
-            raise _invalid(message, file=file.name)
-        header = _parse_json(stream.read(length), file.name)
+            raise invalid(message, file=file.name)
+        header = parse_json(stream.read(length), file.name)
     header.pop("__metadata__", None)
     return {name: _read_entry(file, size, 8 + length, name, fields) for name, fields in header.items()}
 
@@ -205,39 +210,26 @@ def _read_header(file: Path) -> dict[str, TensorEntry]:
 def _read_entry(file: Path, size: int, data_start: int, name: str, fields: object) -> TensorEntry:
     try:
         dtype, shape, (begin, end) = (fields[key] for key in ("dtype", "shape", "data_offsets"))  # type: ignore[index]
-        entry = TensorEntry(file, str(dtype), tuple(int(extent) for extent in shape), data_start + int(begin))
-        stop = data_start + int(end)
+        entry = TensorEntry(file, str(dtype), _extents(shape), data_start + _extents([begin])[0])
+        stop = data_start + _extents([end])[0]
     except (KeyError, TypeError, ValueError):
         message = f"tensor {name} has no valid dtype, shape and data_offsets in the header of {file.name}"
-        raise _invalid(message, file=file.name, tensor=name) from None
+        raise invalid(message, file=file.name, tensor=name) from None
     if entry.dtype not in STORAGE:
         return entry  # refused when somebody asks for it; what nobody needs may be anything
-    if min(entry.shape, default=0) < 0 or entry.offset < data_start or stop - entry.offset != entry.size_bytes:
+    if stop - entry.offset != entry.size_bytes:
         message = f"tensor {name} in {file.name} has {stop - entry.offset} bytes; its shape needs {entry.size_bytes}"
-        raise _invalid(message, file=file.name, tensor=name)
+        raise invalid(message, file=file.name, tensor=name)
     if stop > size:
         message = f"{file.name} is cut off: tensor {name} ends at byte {stop}, the file at byte {size}"
-        raise _invalid(message, file=file.name, tensor=name)
+        raise invalid(message, file=file.name, tensor=name)
     return entry
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path.parent} has no {path.name}", file=path.name)
-    return _parse_json(path.read_bytes(), path.name)
-
-
-def _parse_json(data: bytes, file: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise _invalid(f"{file} does not hold valid JSON where it should: {error}", file=file) from None
-    if not isinstance(parsed, dict):
-        raise _invalid(f"{file} holds JSON that is not an object", file=file)
-    return parsed
-
-
-def _invalid(message: str, *, file: str, tensor: str = "", dtype: str = "") -> InvalidArgument:
-    return InvalidArgument(
-        Reason.CHECKPOINT_INVALID, message, field="spec.source.uri", file=file, tensor=tensor, dtype=dtype
-    )
+def _extents(values: object) -> tuple[int, ...]:
+    """Counts from a header; raises ValueError for anything else, such as true, 2.0, Infinity and -1."""
+    if not isinstance(values, list) or len(values) > MOST_AXES:
+        raise ValueError(values)
+    if not all(type(value) is int and 0 <= value <= MOST_EXTENT for value in values):
+        raise ValueError(values)
+    return tuple(values)

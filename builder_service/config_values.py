@@ -9,11 +9,17 @@ from builder_service.config_fields import unsupported
 
 Config = Mapping[str, Any]
 MOST = 2**31 - 1  # of anything that is counted
-MOST_LAYERS = 1024
+MOST_OF = {
+    "num_hidden_layers": 1024,
+    **dict.fromkeys(("num_attention_heads", "num_kv_heads", "n_heads"), 2**16),
+    **dict.fromkeys(("hidden_size", "d_model", "head_dim"), 2**20),
+}
+"""Of what something is computed for each, before the checkpoint's tensors prove that it has as many."""
 
 
-def count(config: Config, name: str, default: int | None = None, *, most: int = MOST) -> int:
-    """A whole number from 1 to `most`; absent or null means `default`."""
+def count(config: Config, name: str, default: int | None = None) -> int:
+    """A whole number above 0, within reason; absent or null means `default`."""
+    most = MOST_OF.get(name, MOST)
     value = config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:

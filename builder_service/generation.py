@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from common.errors import InvalidArgument, Reason
+from builder_service.checkpoint_files import invalid
 from common.manifest import GenerationDefaults
 
 _FILE = "generation_config.json"
+LARGEST = 2**53  # what the manifest, being JSON, can say exactly
 
 
 def end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
@@ -25,16 +26,23 @@ def end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabul
     for token in tokens:
         if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
             message = f"{file} has eos_token_id {token!r}; token ids of this model run from 0 to {vocabulary - 1}"
-            raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=file)
+            raise invalid(message, file=file)
     return tuple(sorted(set(tokens)))
 
 
 def generation_defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
-    """Defaults for sampling; raises InvalidArgument (CHECKPOINT_INVALID) for one of the wrong kind."""
+    """Defaults for sampling; raises InvalidArgument (CHECKPOINT_INVALID) for one of the wrong kind.
+
+    One that is merely out of range, such as a `top_p` of 7, stays as the checkpoint has it: a runtime passes over it.
+    """
     known = {name: generation.get(name) for name in GenerationDefaults.model_fields}
+    for name, value in known.items():
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            message = f"{_FILE} has {name} = {value!r:.80}; a number of at most {LARGEST} is needed"
+            raise invalid(message, file=_FILE)
     try:
         return GenerationDefaults.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
         message = f"{_FILE} has {first['loc'][0]} = {first['input']!r}: {first['msg']}"
-        raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=_FILE) from None
+        raise invalid(message, file=_FILE) from None

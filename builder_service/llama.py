@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from builder_service.config_fields import Fields
-from builder_service.config_values import MOST_LAYERS, Config, count, epsilon, flag, head_sizes, sliding_window
+from builder_service.config_values import Config, count, epsilon, flag, head_sizes, sliding_window
 from builder_service.family import Family
 from builder_service.model import Model, Norm
 from builder_service.rope import read_rope_config
@@ -27,7 +27,7 @@ def read_shapes(config: Config, family: str, trained_context: int, *, window: in
     kv_heads = count(config, "num_key_value_heads", heads)
     return Architecture(
         family=family,
-        layers=count(config, "num_hidden_layers", most=MOST_LAYERS),
+        layers=count(config, "num_hidden_layers"),
         hidden=hidden,
         heads=heads,
         kv_heads=kv_heads,

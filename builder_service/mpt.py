@@ -50,6 +50,8 @@ def alibi_slopes(heads: int, largest: float) -> tuple[float, ...]:
 
 def _read(config: Config) -> Model:
     attention = config.get("attn_config") or {}
+    if not isinstance(attention, dict):
+        raise unsupported("attn_config", f"config.json has attn_config = {attention!r:.80}; an object is needed")
     _check_attention(attention)
     hidden, heads = count(config, "d_model"), count(config, "n_heads")
     sizes = {

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from builder_service.config_values import MOST
 from builder_service.rope_config import RopeConfig, unsupported
 from builder_service.rope_types import FREQUENCIES
 from common.manifest import Rope
@@ -67,6 +68,10 @@ def read_rope_config(
 
 def _check_computable(rope: RopeConfig) -> None:
     """Raise InvalidArgument for fields that are missing, of the wrong kind, or lead nowhere."""
+    if rope.trained_context > MOST:
+        raise unsupported(
+            "factor", f"rope type {rope.kind} gives a context of {rope.trained_context} tokens; at most {MOST}"
+        )
     for tokens in (1, rope.original_max_position + 1, rope.trained_context):
         try:
             with np.errstate(all="ignore"):

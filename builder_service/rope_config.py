@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import InvalidArgument, Reason
+
+LARGEST = 1e30  # of any number here: products of a few are still finite
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class RopeConfig:
         return self.max_position
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A field that is a finite number above 0; raises InvalidArgument for what is not."""
+        """A field that is a number above 0, at most LARGEST; raises InvalidArgument for what is not."""
         value = self.fields.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise unsupported(name, f"{name} of rope type {self.kind} is {value!r}; a number above 0 is needed")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
+            message = (
+                f"{name} of rope type {self.kind} is {value!r:.80}; a number above 0, at most {LARGEST}, is needed"
+            )
+            raise unsupported(name, message)
         return float(value)
 
 

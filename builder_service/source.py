@@ -6,16 +6,17 @@ made of links, works, and a link that leads out does not. Knows nothing of what 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from builder_service.checkpoint_files import FIELD, present
 from common.digest import digest_file
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.manifest import EngineFile
 
-FIELD = "spec.source.uri"
 _MEDIA_TYPES = {
     ".json": "application/json",
     ".jinja": "text/plain",
@@ -55,14 +56,17 @@ class SourceFile:
 
 def source_path(uri: str) -> Path:
     """The folder that a URI names, as it is written; raises InvalidArgument (INVALID_SPEC) if it names none."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise _bad_uri(uri, f"is neither a path nor a file:// URL: {error}") from None
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         path = Path(unquote(parts.path))
     elif not parts.scheme:
         path = Path(uri)
     else:
         raise _bad_uri(uri, "is neither a path nor a file:// URL")
-    if "\0" in uri:
+    if "\0" in str(path):
         raise _bad_uri(uri, "holds a zero byte")
     if not path.is_absolute():
         raise _bad_uri(uri, "is relative, and the builder cannot know to what; give the whole path")
@@ -75,21 +79,21 @@ def find_folder(uri: str, roots: Sequence[Path]) -> Path:
     Raises what `source_path` does, InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound
     (SOURCE_NOT_FOUND). The order is such that nobody learns what exists outside the roots.
     """
-    folder = source_path(uri).resolve()
+    folder = _real(source_path(uri))
     _check_under(folder, roots, uri)
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 - see `_real`
+        what = "is not a folder that can be read" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
         message = f"{FIELD}: {uri} {what}; a folder in Hugging Face's layout is needed"
         raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=uri)
     for path in folder.iterdir():
         if path.suffix in _MEDIA_TYPES:
-            _check_under(path.resolve(), roots, str(path))
+            _check_under(_real(path), roots, str(path))
     return folder
 
 
 def text_files(folder: Path) -> Iterator[Path]:
-    """The files of a checkpoint that say how text becomes tokens."""
-    yield from (path for name in TEXT_FILES if (path := folder / name).is_file())
+    """The files of a checkpoint that say how text becomes tokens; raises what `present` does."""
+    yield from (path for name in TEXT_FILES if present(path := folder / name))
 
 
 def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:
@@ -124,6 +128,14 @@ def _stat(path: Path) -> tuple[int, int, int]:
     except FileNotFoundError:
         raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path} does not exist", file=path.name) from None
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _real(path: Path) -> Path:
+    """The path with its links followed; like all of os.path, it takes links in circles and names that are too long."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:  # a link that may not be read
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{FIELD}: {path}: {error.strerror}", field=FIELD, uri=path) from None
 
 
 def _check_under(path: Path, roots: Sequence[Path], shown: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from common.errors import InvalidArgument, Reason
+from builder_service.checkpoint_files import invalid, present, read_bytes, read_json, read_text
 from common.manifest import TOKENIZER_PATH
 
 CONFIG = "tokenizer_config.json"
@@ -66,9 +66,9 @@ def read_tokenizer(folder: Path) -> TokenizerFiles | None:
 
 def _tokenizer_json(folder: Path) -> bytes | None:
     path = folder / TOKENIZER_PATH
-    if path.is_file():
-        return path.read_bytes()
-    if not any((folder / name).is_file() for name in CONVERTIBLE):
+    if present(path):
+        return read_bytes(path)
+    if not sum(present(folder / name) for name in CONVERTIBLE):  # all of them: transformers would wait for a pipe
         return None
     return _convert(folder)
 
@@ -81,7 +81,7 @@ def _convert(folder: Path) -> bytes:
         return bytes(found.backend_tokenizer.to_str().encode())
     except Exception as error:
         message = f"the tokenizer has no {TOKENIZER_PATH} and cannot be converted: {error}"
-        raise InvalidArgument(Reason.CHECKPOINT_INVALID, message) from error
+        raise invalid(message, file=TOKENIZER_PATH) from error
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
@@ -105,8 +105,8 @@ def _with_special(
 ) -> dict[str, Any]:
     """Transformers adds tokens of the other files, and makes the named ones special; so does this."""
     added = {token["content"]: token for token in tokenizer["added_tokens"]}
-    for token_id, token in sorted(config.get("added_tokens_decoder", {}).items(), key=lambda item: int(item[0])):
-        added.setdefault(token["content"], _PLAIN | token | {"id": int(token_id)})
+    for token_id, token in sorted(_declared(config).items()):
+        added.setdefault(token["content"], _PLAIN | token | {"id": token_id})
     vocabulary = tokenizer["model"]["vocab"]
     known = vocabulary if isinstance(vocabulary, dict) else {entry[0]: at for at, entry in enumerate(vocabulary)}
     for text in _flat(special):
@@ -115,6 +115,22 @@ def _with_special(
         elif text in known:
             added[text] = _PLAIN | {"id": known[text], "content": text, "special": True}
     return tokenizer | {"added_tokens": sorted(added.values(), key=lambda token: int(token["id"]))}
+
+
+def _declared(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tokens of `added_tokens_decoder`, by id."""
+    declared = config.get("added_tokens_decoder") or {}
+    try:
+        found = {int(token_id): token for token_id, token in declared.items()}
+        wrong = [token for token in found.values() if not isinstance(token["content"], str)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        wrong = [declared]
+    if wrong:
+        message = (
+            f"{CONFIG} has in added_tokens_decoder {wrong[0]!r:.80}; objects with a text `content`, by id, are needed"
+        )
+        raise invalid(message, file=CONFIG)
+    return found
 
 
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
@@ -131,7 +147,7 @@ def _checked(tokenizer: dict[str, Any]) -> Tokenizer:
         found = loaded.token_to_id(token["content"])
         if found != token["id"]:
             message = f"{TOKENIZER_PATH}: added token {token['content']!r} has id {token['id']}, but loads as {found}"
-            raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=TOKENIZER_PATH)
+            raise invalid(message, file=TOKENIZER_PATH)
     return loaded
 
 
@@ -141,7 +157,7 @@ def _load(data: bytes) -> Tokenizer:
         tokenizer = Tokenizer.from_buffer(data)
     except Exception as error:  # the library raises nothing narrower
         message = f"{TOKENIZER_PATH} cannot be read: {error}"
-        raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=TOKENIZER_PATH) from error
+        raise invalid(message, file=TOKENIZER_PATH) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -150,31 +166,20 @@ def _load(data: bytes) -> Tokenizer:
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """The file goes before the config; of several named templates the one called default is used."""
     file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+    if present(file):
+        return read_text(file)
     found = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}
+        found = {str(entry.get("name")): entry.get("template") for entry in found if isinstance(entry, dict)}
     if isinstance(found, dict):
         found = found.get("default")
     return found if isinstance(found, str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return _parse(path.read_bytes(), path.name) if path.is_file() else {}
+    return read_json(path) if present(path) else {}
 
 
 def dumped(tokenizer: dict[str, Any]) -> bytes:
     """Bytes of a tokenizer.json."""
     return json.dumps(tokenizer, ensure_ascii=False).encode()
-
-
-def _parse(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(data)
-    except ValueError as error:
-        raise InvalidArgument(Reason.CHECKPOINT_INVALID, f"{name} is not JSON: {error}", file=name) from None
-    if not isinstance(parsed, dict):
-        message = f"{name} holds {type(parsed).__name__}; an object is needed"
-        raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, file=name)
-    return parsed

@@ -30,13 +30,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from common.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
+from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 
 SCHEMA_VERSION = 1
 LOCAL_PRINCIPAL = "local"
 """Owner of everything as long as nobody is authenticated."""
 
 _BUSY_TIMEOUT_S = 30
+_PG_FULL = "53100"  # disk_full
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData(
@@ -91,9 +92,19 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that may write; committed at the end, rolled back if the block raises."""
-        with self._writer.begin() as connection:
-            yield connection
+        """A transaction that may write; committed at the end, rolled back if the block raises.
+
+        Raises ResourceExhausted (OUT_OF_DISK) where the database has no room left.
+        """
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if not _is_full(error.orig):
+                raise
+            name = self._engine.url.database
+            message = f"the database {name} has no room left: {error.orig}; free some, then try again"
+            raise ResourceExhausted(Reason.OUT_OF_DISK, message, database=name) from error
 
     def close(self) -> None:
         """Close every connection."""
@@ -103,8 +114,8 @@ class Database:
 def open_database(url: str) -> Database:
     """Open the database at a SQLAlchemy URL and create what of the schema is missing.
 
-    Raises InvalidArgument for a URL that cannot be used, FailedPrecondition for a schema of another version, and
-    Unavailable for a database that does not answer or is not one.
+    Raises InvalidArgument for a URL that cannot be used, FailedPrecondition for a schema of another version,
+    ResourceExhausted for a full disk, and Unavailable for a database that does not answer or is not one.
     """
     engine = _engine(url)
     database = Database(engine)
@@ -114,6 +125,9 @@ def open_database(url: str) -> Database:
         database.close()
         where = engine.url.render_as_string(hide_password=True)
         raise Unavailable(Reason.INTERNAL, f"the database {where} cannot be used: {error.orig}") from None
+    except ResourceExhausted:
+        database.close()
+        raise
     if found not in (None, SCHEMA_VERSION):
         database.close()
         raise FailedPrecondition(
@@ -134,6 +148,13 @@ def _create(database: Database) -> int | None:
         if found is None:
             connection.execute(_schema_version.insert().values(version=SCHEMA_VERSION))
     return found
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether the driver's error says that a disk is full."""
+    return (
+        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "sqlstate", None) == _PG_FULL
+    )
 
 
 def _engine(url: str) -> Engine:

@@ -11,8 +11,9 @@ import yaml
 from rich.markup import escape
 
 from builder_service.estimate import Estimate
+from builder_service.source import source_path
 from common.manifest import Architecture
-from common.spec import ModelSpec, Precision
+from common.spec import ModelSpec, Precision, Source
 from common.spec_file import read_spec_file
 from sinkserve.cli import console
 from sinkserve.cli.build import read_changes
@@ -92,6 +93,7 @@ def check(
     """Read a spec and its checkpoint's config as the builder would, and state what the engine needs."""
     with explained():
         spec = read_spec_file(file, read_changes(changes or ()))
+        spec = spec.model_copy(update={"source": Source(uri=str(source_path(spec.source.uri)))})
         shapes, needs = read_needs(spec)
     console.print_facts(_facts(spec, shapes, needs))
     console.out.print("[green]the spec is good[/]")

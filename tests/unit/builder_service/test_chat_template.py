@@ -1,3 +1,6 @@
+import resource
+import sys
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -70,3 +73,42 @@ def test_whatever_goes_wrong_is_the_same_failure(source: str) -> None:
 def test_there_is_no_way_out_of_the_sandbox(source: str) -> None:
     with pytest.raises(TemplateFailed):
         rendered(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ 'a' * 10**10 }}", r"result of \* is too large"),
+        ("{{ 10**9 * [1] }}", r"result of \* is too large"),
+        ("{{ 10 ** (10**8) }}", r"result of \*\* is too large"),
+        ("{% set n = namespace(n=9) %}{% for i in range(99) %}{% set n.n = n.n * n.n %}{% endfor %}", "too large"),
+        ("{{ range(10**9) | list }}", "Range too big"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 500000 steps"),
+        ("{% macro f(n) %}{{ f(n - 1) + f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 500000 steps"),
+        ("{{ lipsum(n=99999) }}", "more than 500000 steps"),
+        ("{{ 'a' | center(9999999) }}", "renders more than 1048576 characters"),
+        ("{{ '%0999999999d' % 5 }}", "MemoryError"),
+        ("{{ 'a' | center(999999999) }}", "MemoryError"),
+        ("{{ 'a'.ljust(9999999999) }}", "MemoryError"),
+        ("{{ messages | tojson(indent=999999999) }}", "MemoryError"),
+        ("{% set n = namespace(s='a') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "MemoryError"),
+        ("{{" + "(" * 5000 + "1" + ")" * 5000 + "}}", "recursion"),
+    ],
+)
+def test_a_template_that_would_never_end_or_fill_the_memory_is_refused(source: str, said: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(TemplateFailed, match=said):
+        rendered(source)
+    assert time.monotonic() - started < 10
+
+
+def test_ordinary_arithmetic_is_done() -> None:
+    assert (
+        rendered("{{ '=' * 3 }} {{ 2 ** 10 }} {{ 2 ** -1 }} {{ 3 * 1.5 }} {{ [1] * 2 }}") == "=== 1024 0.5 4.5 [1, 1]"
+    )
+
+
+def test_the_limits_are_gone_when_a_rendering_ends() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS), sys.gettrace()
+    rendered("hello")
+    assert (resource.getrlimit(resource.RLIMIT_AS), sys.gettrace()) == before

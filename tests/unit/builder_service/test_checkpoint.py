@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from builder_service import checkpoint as module
+from builder_service import checkpoint_files
 from builder_service.checkpoint import Checkpoint
 from common.errors import InvalidArgument, NotFound, Reason, SinkServeError
+from tests import not_files
 from tests.checkpoints import write_checkpoint
 
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -173,6 +177,12 @@ HEADERS: dict[str, tuple[object, int | None, str]] = {
     "offsets of another size": ({"a": ENTRY | {"data_offsets": [0, 4]}}, None, "tensor a .* has 4 bytes; .* 8"),
     "offset before the data": ({"a": ENTRY | {"data_offsets": [-8, 0]}}, None, "tensor a"),
     "negative extent": ({"a": ENTRY | {"shape": [-2], "data_offsets": [8, 0]}}, None, "tensor a"),
+    "endless extent": ({"a": ENTRY | {"shape": [math.inf, 2]}}, None, "tensor a has no valid dtype, shape"),
+    "extent that is not a count": ({"a": ENTRY | {"shape": [1e30]}}, None, "tensor a has no valid dtype, shape"),
+    "extent that is text": ({"a": ENTRY | {"shape": ["2"]}}, None, "tensor a has no valid dtype, shape"),
+    "endless offset": ({"a": ENTRY | {"data_offsets": [0, math.inf]}}, None, "tensor a has no valid dtype, shape"),
+    "huge extents": ({"a": ENTRY | {"shape": [10**4000] * 2}}, None, "tensor a has no valid dtype, shape"),
+    "too many axes": ({"a": ENTRY | {"shape": [2, *[1] * 99]}}, None, "tensor a has no valid dtype, shape"),
     "past the end": ({"a": ENTRY | {"shape": [4], "data_offsets": [0, 16]}}, None, "cut off: tensor a"),
 }
 
@@ -225,3 +235,44 @@ def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path) -> N
     with pytest.raises(InvalidArgument, match=r"model\.safetensors ends inside tensor"):
         for name in checkpoint.names:
             checkpoint.tensor(name)
+
+
+@pytest.mark.parametrize("kind", not_files.KINDS)
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"]
+)
+def test_what_is_not_a_file_is_refused_by_name_and_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    not_files.put(kind, folder / name)
+    with pytest.raises(InvalidArgument, match=f"/c/{name}") as raised:
+        Checkpoint(folder)
+    assert raised.value.reason is Reason.CHECKPOINT_INVALID
+    assert raised.value.violations[0].field == "spec.source.uri"
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InvalidArgument, match=r"config\.json may not be read"):
+        Checkpoint(folder)
+
+
+def test_a_file_that_is_read_whole_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    monkeypatch.setattr(checkpoint_files, "MOST_BYTES", 10)
+    with pytest.raises(InvalidArgument, match=r"config\.json is longer than 10 bytes"):
+        Checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ['{"a": ' + "1" * 5000 + "}", "[" * 200_000, '{"a": "\\ud800"}'])
+def test_json_that_python_cannot_hold_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    folder = write_checkpoint(tmp_path / "c")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InvalidArgument, match=r"config\.json does not hold valid JSON"):
+        Checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a/" * 3000])
+def test_a_folder_whose_name_cannot_be_is_not_found(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotFound, match="no checkpoint folder"):
+        Checkpoint(tmp_path / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -114,13 +115,41 @@ def test_verification_notices_what_makes_a_family_another(tmp_path: Path, name: 
         ("mpt", "no_bias", False),
         ("mpt", "logit_scale", 2.0),
         ("mpt", "num_hidden_layers_else", 1),
-        ("llama", "num_hidden_layers", 1_000_000_000),
     ],
 )
 def test_what_changes_the_maths_is_refused_naming_the_field(name: str, field: str, value: object) -> None:
     with pytest.raises(InvalidArgument, match=field) as raised:
         read_model({**CONFIGS[name], field: value})
     assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("llama", "num_hidden_layers", 1_000_000_000),
+        ("llama", "hidden_size", 1_000_000_000),
+        ("llama", "head_dim", 1_000_000_000),
+        ("llama", "num_attention_heads", 1_000_000_000),
+        ("llama", "vocab_size", 10**400),
+        ("llama", "rope_theta", 10**400),
+        ("llama", "max_position_embeddings", math.inf),
+        ("falcon-7b", "num_attention_heads", 1_000_000_000),
+        ("mpt", "n_heads", 1_000_000_000),
+        ("mpt", "attn_config", [1]),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused_at_once_naming_the_field(name: str, field: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=field) as raised:
+        read_model({**CONFIGS[name], field: value})
+    assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+@pytest.mark.parametrize("factor", [1e20, 1e308, 10**400, math.inf, math.nan])
+def test_a_stretch_that_no_context_has_is_refused_naming_the_factor(kind: str, factor: float) -> None:
+    with pytest.raises(InvalidArgument, match="factor|context") as raised:
+        read_model({**CONFIGS["llama"], "rope_scaling": {"rope_type": kind, "factor": factor}})
+    assert raised.value.violations[0].field == "source.config.json.rope_parameters.factor"
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from builder_service.settings import BuilderSettings
-from builder_service.source import check_unchanged, find_folder, hash_files, source_path, text_files
+from builder_service.source import TEXT_FILES, check_unchanged, find_folder, hash_files, source_path, text_files
 from common.digest import digest_of
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.settings import SettingsError
+from tests import not_files
 
 
 @pytest.fixture
@@ -33,7 +34,19 @@ def test_paths_and_file_urls_name_folders(uri: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["model", "./model", "file:model", "file://other/model", "hf://a/b", "https://x/y", "/a\0b", "file:"]
+    "uri",
+    [
+        "model",
+        "./model",
+        "file:model",
+        "file://other/model",
+        "hf://a/b",
+        "https://x/y",
+        "/a\0b",
+        "file:",
+        "file:///a%00b",
+        "http://[",
+    ],
 )
 def test_anything_else_is_an_invalid_spec(uri: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -159,3 +172,40 @@ def test_a_bad_setting_names_its_key(key: str, value: str, monkeypatch: pytest.M
     monkeypatch.setenv(f"SINKSERVE_BUILDER_{key}", value)
     with pytest.raises(SettingsError, match=f"SINKSERVE_BUILDER_{key}"):
         BuilderSettings.load()
+
+
+def test_links_in_circles_are_not_found(root: Path) -> None:
+    (root / "circle").symlink_to("circle")
+    for uri in (root / "circle", root / "circle" / "model"):
+        with pytest.raises(NotFound, match="does not exist") as caught:
+            find_folder(str(uri), [root])
+        assert caught.value.violations[0].field == "spec.source.uri"
+
+
+def test_a_file_that_links_to_itself_is_left_to_who_reads_it(root: Path) -> None:
+    (root / "model" / "tokenizer.json").symlink_to("tokenizer.json")
+    folder = find_folder(str(root / "model"), [root])
+    with pytest.raises(InvalidArgument, match=r"tokenizer\.json cannot be read: Too many levels"):
+        list(text_files(folder))
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a/" * 3000])
+def test_a_name_that_is_too_long_is_not_found(root: Path, name: str) -> None:
+    with pytest.raises(NotFound, match="does not exist") as caught:
+        find_folder(str(root / name), [root])
+    assert caught.value.reason is Reason.SOURCE_NOT_FOUND
+
+
+def test_a_folder_that_may_not_be_read_is_not_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(NotFound, match="not a folder that can be read"):
+        find_folder(str(root / "model"), [root])
+
+
+@pytest.mark.parametrize("kind", not_files.KINDS)
+@pytest.mark.parametrize("name", TEXT_FILES)
+def test_what_is_not_a_file_is_refused_before_it_is_hashed(root: Path, name: str, kind: str) -> None:
+    not_files.put(kind, root / "model" / name)
+    with pytest.raises(InvalidArgument, match=f"/model/{name}") as caught:
+        list(text_files(root / "model"))
+    assert caught.value.reason is Reason.CHECKPOINT_INVALID

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,32 @@ def test_a_tokenizer_without_tokenizer_json_is_converted(tmp_path: Path) -> None
     derived = derive_text(tmp_path, "", VOCABULARY, NOW)
     assert derived.model, derived.warnings
     assert derived.model.template.user_before[0] == model["vocab"]["<|im_start|>"]
+
+
+@pytest.mark.parametrize("content", [5, {"x": {"content": "a"}}, {"5": 5}, {"5": {}}, {"5": {"content": [1]}}])
+def test_tokens_that_are_declared_wrongly_are_refused(tmp_path: Path, content: object) -> None:
+    checkpoint = byte_level(tmp_path, CHATML)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": content}))
+    with pytest.raises(InvalidArgument, match=r"tokenizer_config\.json has in added_tokens_decoder") as caught:
+        checkpoint.derive()
+    assert caught.value.violations[0].field == "spec.source.uri"
+
+
+def test_a_template_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = byte_level(tmp_path, CHATML)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidArgument, match=r"chat_template\.jinja is not UTF-8"):
+        checkpoint.derive()
+
+
+@pytest.mark.parametrize("templates", [[5], [{"name": 5}], [{"name": ["default"]}]])
+def test_a_list_of_templates_without_a_default_is_no_template(tmp_path: Path, templates: list[object]) -> None:
+    derived = byte_level(tmp_path, None, chat_template=templates).derive()
+    assert "no chat template" in derived.warnings[0]
+
+
+def test_a_pipe_among_the_files_that_are_converted_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    os.mkfifo(tmp_path / "merges.txt")
+    with pytest.raises(InvalidArgument, match=r"merges\.txt is not a regular file"):
+        derive_text(tmp_path, "", VOCABULARY, NOW)

@@ -16,7 +16,7 @@ from sqlalchemy.schema import CreateTable
 
 from common import catalog_tables as tables
 from common.database import Database, Time, metadata, open_database
-from common.errors import FailedPrecondition, InvalidArgument, Unavailable
+from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
 
 
 @pytest.fixture
@@ -136,3 +136,20 @@ def test_an_instant_of_another_zone_is_the_same_instant() -> None:
 def test_every_table_can_be_made_on_postgresql() -> None:
     for table in metadata.sorted_tables:
         assert str(CreateTable(table).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+
+
+def test_a_full_disk_is_said_and_writing_goes_on_when_there_is_room(database: Database) -> None:
+    def fill() -> None:
+        with database.write() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            connection.execute(insert(tables.names), [_name("demo" * 50 + str(number)) for number in range(1000)])
+
+    with pytest.raises(ResourceExhausted, match=r"x\.db has no room left: database or disk is full") as caught:
+        fill()
+    assert caught.value.reason is Reason.OUT_OF_DISK
+    with database.write() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        connection.execute(insert(tables.names).values(_name("demo")))
+    with database.read() as connection:
+        assert connection.scalars(select(tables.names.c.name)).all() == ["demo"]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from common.errors import InvalidArgument, NotFound, Reason
 from common.spec import Precision
-from common.spec_file import parse_spec, read_spec_file
+from common.spec_file import MOST_BYTES, parse_spec, read_spec_file
+from tests import not_files
 
 SPEC = """
 name: demo
@@ -32,9 +34,9 @@ def test_a_file_is_read_and_its_source_is_relative_to_it(file: Path) -> None:
     assert spec.source.uri == str(file.parent / "model")
 
 
-@pytest.mark.parametrize("uri", ["/models/demo", "file:///models/demo", "hf://org/repo"])
+@pytest.mark.parametrize("uri", ["/models/demo", "file:///models/demo", "hf://org/repo", "http://[", "/a\0b"])
 def test_what_is_not_relative_stays(tmp_path: Path, uri: str) -> None:
-    assert parse_spec(f"{{name: demo, source: {{uri: '{uri}'}}}}", tmp_path).source.uri == uri
+    assert parse_spec(f"{{name: demo, source: {{uri: {json.dumps(uri)}}}}}", tmp_path).source.uri == uri
 
 
 def test_home_is_written_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +81,14 @@ def test_an_override_that_is_wrong_is_named(file: Path, key: str, value: str, sa
         ("{name: demo, source: {url: x}}", "did you mean uri"),
         ("{name: demo, source: {uri: x}, cache: {window_tokens: 0}}", r"cache\.window_tokens"),
         ("{1: 2}", "keys should be strings"),
+        ("{[1]: 2}", "is not YAML"),
+        ("name: a\nsource: {uri: x}\nname: b", "'name' is given twice, in line 1 and line 3; keep one"),
+        ("name: a\nsource:\n  uri: x\n  uri: y", "'uri' is given twice, in line 3 and line 4; keep one"),
+        ("name: &a [x]\nsource: *a", "no aliases"),
+        ("name: 2001-99-99", "is not YAML"),
+        ("name: " + "1" * 5000, "is not YAML"),
+        ("name: " + "[" * 20_000, "is not YAML"),
+        ("{name: demo, source: {uri: ~~/x}, chat: 1}", "there is no such field"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -96,4 +106,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InvalidArgument, match="UTF-8"):
+        read_spec_file(tmp_path / "spec.yaml")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_what_is_not_a_file_is_refused_and_not_read(tmp_path: Path, kind: str) -> None:
+    not_files.put(kind, tmp_path / "spec.yaml")
+    with pytest.raises(InvalidArgument, match=r"spec\.yaml is not a regular file") as caught:
+        read_spec_file(tmp_path / "spec.yaml")
+    assert caught.value.reason is Reason.INVALID_SPEC
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "circle", "a\0b"])
+def test_a_file_whose_name_leads_nowhere_is_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(NotFound, match="there is no spec file"):
+        read_spec_file(tmp_path / name)
+
+
+def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SPEC + "#" * MOST_BYTES)
+    with pytest.raises(InvalidArgument, match=r"spec\.yaml is longer than"):
         read_spec_file(tmp_path / "spec.yaml")

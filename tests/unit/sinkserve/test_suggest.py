@@ -130,3 +130,20 @@ def test_check_refuses_what_the_builder_would(tmp_path: Path) -> None:
     assert ran.exit_code == 2
     assert "hidden_act" in ran.stderr
     assert "CONFIG_UNSUPPORTED" in ran.stderr
+
+
+@pytest.mark.parametrize("uri", ["https://example.org/model", "hf://org/model", "file://elsewhere/model"])
+def test_check_says_of_a_source_what_the_builder_says(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "spec.yaml").write_text(f"name: demo\nsource: {{uri: '{uri}'}}\n")
+    ran = sinkserve("spec", "check", str(tmp_path / "spec.yaml"))
+    assert ran.exit_code == 2
+    assert "is neither a path nor a file:// URL" in " ".join(ran.output.split())
+
+
+def test_check_reads_a_file_url_as_the_builder_does(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a model")
+    (tmp_path / "spec.yaml").write_text(
+        f"name: demo\nsource: {{uri: '{folder.as_uri()}'}}\ncache: {{window_tokens: 60}}\n"
+    )
+    ran = sinkserve("spec", "check", str(tmp_path / "spec.yaml"))
+    assert ran.exit_code == 0, ran.output

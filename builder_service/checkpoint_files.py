@@ -1,0 +1,73 @@
+"""Files of a checkpoint, read whole: a file's name may be that of a pipe, a device or a folder, and hold rubbish."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from common.errors import InvalidArgument, NotFound, Reason
+
+FIELD = "spec.source.uri"
+MOST_BYTES = 512 << 20  # of a file that is read whole; tokenizers take some tens of megabytes
+
+
+def present(path: Path) -> bool:
+    """Whether there is a file. Raises InvalidArgument (CHECKPOINT_INVALID) for what is none that can be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise invalid(f"{path} is a link to what does not exist", file=path.name) from None
+        return False
+    except OSError as error:
+        raise invalid(f"{path} cannot be read: {error.strerror}", file=path.name) from None
+    if not stat.S_ISREG(mode):
+        raise invalid(f"{path} is not a regular file, and has to be one", file=path.name)
+    if not os.access(path, os.R_OK):
+        raise invalid(f"{path} may not be read; give the builder's user the permission", file=path.name)
+    return True
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises what `present` does, and NotFound (SOURCE_NOT_FOUND)."""
+    if not present(path):
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path.parent} has no {path.name}", field=FIELD, file=path.name)
+    with path.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise invalid(f"{path} is longer than {MOST_BYTES} bytes, the most that is read of it", file=path.name)
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises what `read_bytes` does, and InvalidArgument (CHECKPOINT_INVALID) if not UTF-8."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path.name} is not UTF-8: {error}", file=path.name) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises what `read_bytes` and `parse_json` do."""
+    return parse_json(read_bytes(path), path.name)
+
+
+def parse_json(data: bytes, file: str) -> dict[str, Any]:
+    """The object that JSON describes; raises InvalidArgument (CHECKPOINT_INVALID) naming `file`."""
+    try:
+        parsed = json.loads(data)
+        if b"\\ud" in data.lower():  # half of a surrogate pair, escaped, is no text, and could not be passed on
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, Python raises plain ValueError
+        raise invalid(f"{file} does not hold valid JSON where it should: {error}", file=file) from None
+    if not isinstance(parsed, dict):
+        raise invalid(f"{file} holds JSON that is not an object", file=file)
+    return parsed
+
+
+def invalid(message: str, *, file: str, tensor: str = "", dtype: str = "") -> InvalidArgument:
+    """The error for a checkpoint that is not what it should be."""
+    return InvalidArgument(Reason.CHECKPOINT_INVALID, message, field=FIELD, file=file, tensor=tensor, dtype=dtype)

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types bench parity images clean
+.PHONY: help demo test lint format proto types typings bench parity images clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -40,6 +40,9 @@ format: .venv/ready ## rewrite in the house style
 
 proto: .venv/ready ## generate the stubs again
 	$(BIN)/python protos/generate.py
+
+typings: .venv/ready ## generate the TensorRT and CUDA typings again
+	$(BIN)/python typings/generate.py
 
 bench: .venv/ready ## measure: a step against memory bandwidth, a long conversation against a short one
 	$(BIN)/python bench/step.py demo/model --window 252

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.digest import digest_of
+from common.hardware import Machine
 from common.manifest import EngineFile
 from common.spec import ModelSpec
 
@@ -17,12 +18,14 @@ _TOOLS = ("sinkserve", "numpy", "onnx", "onnxruntime", "jinja2", "tokenizers")
 _OWN_PACKAGES = ("builder_service", "common")
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of all that makes an engine, this program's own code among them."""
-    return {name: version(name) for name in _TOOLS} | {
-        "python": platform.python_version(),
-        "builder": _own_digest(),
-    }
+def tool_versions(machine: Machine | None = None) -> dict[str, str]:
+    """Versions of all that makes an engine, this program's own code among them, and the GPU it is compiled on."""
+    versions = {name: version(name) for name in _TOOLS}
+    versions |= {"python": platform.python_version(), "builder": _own_digest()}
+    if machine is not None:
+        gpu = f"{machine.gpu}, compute capability {machine.compute_capability}"
+        versions |= {"tensorrt": machine.tensorrt_version, "cuda": machine.cuda_version, "gpu": gpu}
+    return versions
 
 
 def build_key(files: Sequence[EngineFile], spec: ModelSpec, tools: Mapping[str, str]) -> str:

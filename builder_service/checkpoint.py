@@ -25,6 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+QUANTIZATION_CONFIG = "hf_quant_config.json"  # of weights that NVIDIA's ModelOpt has quantized
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
@@ -74,8 +75,8 @@ class Checkpoint:
         self.folder = folder
         self.config = read_json(folder / CONFIG)
         self.generation_config = read_json(path) if present(path := folder / GENERATION_CONFIG) else {}
-        self._weight_files = _weight_files(folder)
-        self._tensors = _locate(folder, self._weight_files)
+        self.weight_files = _weight_files(folder)
+        self._tensors = _locate(folder, self.weight_files)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,8 +86,8 @@ class Checkpoint:
     def files(self) -> tuple[Path, ...]:
         """The files that weights and shapes are read from, config first."""
         index = (path,) if present(path := self.folder / INDEX) else ()
-        generation = (path,) if present(path := self.folder / GENERATION_CONFIG) else ()
-        return (self.folder / CONFIG, *generation, *index, *self._weight_files)
+        others = [path for name in (GENERATION_CONFIG, QUANTIZATION_CONFIG) if present(path := self.folder / name)]
+        return (self.folder / CONFIG, *others, *index, *self.weight_files)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
@@ -116,7 +117,7 @@ class Checkpoint:
 
     def _entry(self, name: str) -> TensorEntry:
         if name not in self._tensors:
-            files = ", ".join(path.name for path in self._weight_files)
+            files = ", ".join(path.name for path in self.weight_files)
             raise invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
         entry = self._tensors[name]
         if entry.dtype not in STORAGE:

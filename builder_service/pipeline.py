@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from builder_service.compiling import compile_engine
 from builder_service.messages import Order
+from builder_service.plan import Parent
 from builder_service.source import check_unchanged
-from builder_service.stages import (
-    Parent,
-    compile_engine,
-    describe,
-    make_plan,
-    publish,
-    resolve,
-    verify,
-    write_files,
-)
+from builder_service.stages import describe, make_plan, publish, resolve, verify, write_files
 from common.manifest import Manifest
 
 
@@ -27,7 +20,7 @@ def run(order: Order, parent: Parent) -> Manifest | None:
         return None
     plan = make_plan(order, source, parent)
     write_files(order, plan, parent)
-    engine = compile_engine(plan, parent)
+    engine = compile_engine(order, source, plan, parent)
     figures = verify(order, plan, engine, parent)
     check_unchanged(source.files)
     manifest = describe(order, source, plan, figures)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -55,7 +56,7 @@ class Rounded:
         self._tensors = tensors
         self._matrix = _MATRIX[precision]
         self._head = _int8_blocks_and_back if precision is Precision.INT4 else self._matrix
-        self._embedding = _plain if precision is Precision.FP32 else _int8_and_back
+        self._embedding = _EMBEDDING.get(precision, self._matrix)
         self._activations = _ACTIVATIONS[precision]
 
     @property
@@ -117,14 +118,28 @@ def _per_block(rows: Array) -> Array:
     return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
+def _as(dtype: npt.DTypeLike) -> Callable[[npt.NDArray[np.floating]], Array]:
+    """There and back through a type of 16 bits."""
+    return lambda rows: rows.astype(dtype).astype(np.float64)
+
+
 _HEADS = ("lm_head.weight", "model.embed_tokens.weight")  # the matrix of the logits; the second where it is tied
 _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
+    Precision.FP16: _as(np.float16),
+    Precision.BF16: _as(ml_dtypes.bfloat16),
     Precision.INT8: lambda rows: _int8_and_back(rows, INT8_FACTOR_LARGEST),
     Precision.INT4: _int4_and_back,
 }
+_EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
+    Precision.INT8: _int8_and_back,
+    Precision.INT4: _int8_and_back,
+}
+"""Where it is held otherwise than the matrices."""
 _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
     Precision.FP32: _exact,
+    Precision.FP16: _as(np.float16),
+    Precision.BF16: _as(ml_dtypes.bfloat16),
     Precision.INT8: _per_token,
     Precision.INT4: _per_block,
 }

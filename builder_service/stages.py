@@ -3,89 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol
 
 from builder_service import verify as verification
 from builder_service.build_key import build_key, tool_versions
 from builder_service.builds import Stage
 from builder_service.checkpoint import Checkpoint
-from builder_service.estimate import check_fits, estimate, kv_bytes_per_slot
+from builder_service.estimate import check_fits, check_fits_device, estimate, kv_bytes_per_slot
 from builder_service.export import export
 from builder_service.families import read_model, read_rope
 from builder_service.generation import end_tokens, generation_defaults
 from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
-from builder_service.model import Model, check_geometry
-from builder_service.source import SourceFile, find_folder, hash_files, text_files
-from builder_service.template import DerivedText, derive_text
+from builder_service.model import check_geometry
+from builder_service.plan import Parent, Plan, Source
+from builder_service.source import find_folder, hash_files, text_files
+from builder_service.template import derive_text
 from builder_service.tensors import ModelTensors
 from common.digest import digest_file
-from common.errors import FailedPrecondition, Reason
+from common.engine import Engine
+from common.hardware import Hardware
 from common.manifest import (
-    GRAPH_PATH,
+    ENGINE_PATHS,
+    MEDIA_TYPES,
     TOKENIZER_PATH,
     WEIGHTS_PATH,
-    Architecture,
     EngineFile,
     Manifest,
-    Rope,
 )
-from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import ModelSpec, Target
 from common.store import open_store
+from common.tensorrt_machine import find_machine
 from common.window import Geometry
-
-_MEDIA_TYPES = {
-    GRAPH_PATH: "application/vnd.onnx",
-    WEIGHTS_PATH: "application/octet-stream",
-    TOKENIZER_PATH: "application/json",
-}
-
-
-class Parent(Protocol):
-    """The worker, as a build sees it."""
-
-    def progress(self, stage: Stage, done: float) -> None:
-        """`done` of `stage` is done, 0 to 1."""
-
-    def log(self, text: str) -> None:
-        """A line for whoever watches."""
-
-    def may_build(self, key: str) -> bool:
-        """Ask whether to build this key; False: somebody has, or does."""
-
-    def may_store(self, digests: tuple[str, ...]) -> bool:
-        """Ask whether to store these blobs; nobody deletes them after that."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint, read and digested."""
-
-    checkpoint: Checkpoint
-    files: tuple[SourceFile, ...]
-    tools: dict[str, str]
-    key: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be built, and where its files go before they are stored."""
-
-    model: Model
-    tensors: ModelTensors
-    rope: Rope
-    geometry: Geometry
-    text: DerivedText
-    out: Path
-
-    @property
-    def architecture(self) -> Architecture:
-        """Shapes of the model."""
-        return self.model.architecture
 
 
 def resolve(order: Order, parent: Parent) -> Source:
@@ -95,27 +44,31 @@ def resolve(order: Order, parent: Parent) -> Source:
     checkpoint = Checkpoint(folder)
     paths = (*checkpoint.files(), *text_files(folder))
     files = hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, done))
-    tools = tool_versions()
+    machine = find_machine() if order.spec.target is Target.TENSORRT else None
+    tools = tool_versions(machine)
     key = build_key([file.as_engine_file for file in files], order.spec, tools)
-    return Source(checkpoint, files, tools, key)
+    return Source(checkpoint, files, tools, key, machine)
 
 
 def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     """PLAN: read the config, check that everything fits, and refuse now what could only fail later."""
     parent.progress(Stage.PLAN, 0.0)
     spec, config = order.spec, source.checkpoint.config
-    if spec.target is Target.TENSORRT:
-        raise FailedPrecondition(
-            Reason.ENGINE_INCOMPATIBLE, "this builder has no TensorRT to compile for target tensorrt"
-        )
     geometry = _geometry(spec)
-    model = read_model(config, spec.options.ignore_config_fields)
+    foreign = spec.target is Target.TENSORRT_LLM  # what reads the checkpoint itself, quantized or not
+    model = read_model(config, (*spec.options.ignore_config_fields, *(("quantization_config",) if foreign else ())))
     check_geometry(model.architecture, geometry)
     tensors = ModelTensors(source.checkpoint, model)
-    tensors.check()
-    needs = estimate(model.architecture, geometry, spec.precision)
-    check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work))
+    if not foreign:
+        tensors.check()
+    needs = estimate(model.architecture, geometry, spec.precision, spec.target)
+    if not foreign:
+        check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work))
+    if source.machine is not None:
+        check_fits_device(needs, source.machine.free_bytes)
     text = derive_text(source.checkpoint.folder, spec.chat_template, model.architecture.vocabulary, datetime.now(UTC))
+    generation = source.checkpoint.generation_config
+    ends = {*end_tokens(config, generation, model.architecture.vocabulary), *text.end_token_ids}
     for warning in text.warnings:
         parent.log(f"warning: {warning}")
     parent.log(
@@ -123,13 +76,34 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
         f"about {needs.weight_bytes / 2**20:,.0f} MiB of weights, {needs.kv_bytes_per_slot / 2**20:,.1f} MiB of keys "
         f"and values a slot, {needs.memory_bytes / 2**20:,.0f} MiB of memory for the build"
     )
+    defaults = generation_defaults(generation)
     parent.progress(Stage.PLAN, 1.0)
-    return Plan(model, tensors, read_rope(model, geometry), geometry, text, order.work / "engine")
+    return Plan(
+        model,
+        tensors,
+        read_rope(model, geometry),
+        geometry,
+        text,
+        tuple(sorted(ends)),
+        defaults,
+        order.work / "engine",
+    )
 
 
 def write_files(order: Order, plan: Plan, parent: Parent) -> None:
-    """EXPORT and QUANTIZE: the graph, then the weights in the spec's precision, then the tokenizer."""
+    """EXPORT and QUANTIZE: the graph, then the weights in the spec's precision, then the tokenizer.
+
+    TensorRT-LLM reads the checkpoint itself: of an engine for it there is the tokenizer alone.
+    """
     parent.progress(Stage.EXPORT, 0.0)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    if order.spec.target is not Target.TENSORRT_LLM:
+        _export(order, plan, parent)
+    if plan.text.tokenizer_json is not None:
+        (plan.out / TOKENIZER_PATH).write_bytes(plan.text.tokenizer_json)
+
+
+def _export(order: Order, plan: Plan, parent: Parent) -> None:
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     export(
         plan.model,
@@ -138,31 +112,27 @@ def write_files(order: Order, plan: Plan, parent: Parent) -> None:
         order.spec.precision,
         plan.out,
         lambda done: parent.progress(Stage.QUANTIZE, done),
+        target=order.spec.target,
     )
-    if plan.text.tokenizer_json is not None:
-        (plan.out / TOKENIZER_PATH).write_bytes(plan.text.tokenizer_json)
 
 
-def compile_engine(plan: Plan, parent: Parent) -> OnnxRuntimeEngine:
-    """COMPILE: load the graph as a runtime will; what cannot be loaded is not worth verifying."""
-    parent.progress(Stage.COMPILE, 0.0)
-    engine = OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
-    parent.progress(Stage.COMPILE, 1.0)
-    return engine
-
-
-def verify(order: Order, plan: Plan, engine: OnnxRuntimeEngine, parent: Parent) -> dict[str, float]:
-    """VERIFY: run the engine against the reference."""
+def verify(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> dict[str, float]:
+    """VERIFY: run the engine against the reference and close it; what others execute nobody verifies here."""
     parent.progress(Stage.VERIFY, 0.0)
-    figures = verification.verify(
-        engine,
-        plan.tensors,
-        plan.model,
-        plan.rope,
-        plan.geometry,
-        order.spec.precision,
-        lambda done: parent.progress(Stage.VERIFY, done),
-    )
+    if engine is None:
+        return {}
+    try:
+        figures = verification.verify(
+            engine,
+            plan.tensors,
+            plan.model,
+            plan.rope,
+            plan.geometry,
+            order.spec.precision,
+            lambda done: parent.progress(Stage.VERIFY, done),
+        )
+    finally:
+        engine.close()
     parent.log("verified: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
     return figures
 
@@ -179,41 +149,56 @@ def publish(order: Order, plan: Plan, files: Iterable[EngineFile], parent: Paren
 
 def describe(order: Order, source: Source, plan: Plan, figures: dict[str, float]) -> Manifest:
     """The manifest of the engine, but for its version, which is counted when it is published."""
-    spec, config = order.spec, source.checkpoint.config
-    files = _digest_files(plan)
-    generation = source.checkpoint.generation_config
-    ends = {*end_tokens(config, generation, plan.architecture.vocabulary), *plan.text.end_token_ids}
+    spec, files = order.spec, _digest_files(plan, order.spec.target)
     return Manifest(
         name=spec.name,
         version=0,
         spec=spec,
         architecture=plan.architecture,
         rope=plan.rope,
-        end_token_ids=tuple(sorted(ends)),
-        generation=generation_defaults(generation),
+        end_token_ids=plan.end_token_ids,
+        generation=plan.generation,
         text=plan.text.model,
-        kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry),
-        weight_bytes=next(file.size_bytes for file in files if file.path == WEIGHTS_PATH),
-        tolerance=figures["allowed_error_largest"],
+        kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry, spec.precision),
+        weight_bytes=_weight_bytes(source, plan),
+        tolerance=figures.get("allowed_error_largest"),
         build_key=source.key,
         source_files=tuple(file.as_engine_file for file in source.files),
         tool_versions=source.tools,
         files=files,
         verification=figures,
+        hardware=_hardware(source, spec),
         warnings=plan.text.warnings,
     )
 
 
-def _digest_files(plan: Plan) -> tuple[EngineFile, ...]:
-    paths = sorted(path for path in plan.out.iterdir() if path.name in _MEDIA_TYPES)
+def _digest_files(plan: Plan, target: Target) -> tuple[EngineFile, ...]:
+    paths = [path for name in sorted(ENGINE_PATHS[target]) if (path := plan.out / name).exists()]
     return tuple(
         EngineFile(
-            path=path.name,
-            media_type=_MEDIA_TYPES[path.name],
-            digest=digest_file(path),
-            size_bytes=path.stat().st_size,
+            path=path.name, media_type=MEDIA_TYPES[path.name], digest=digest_file(path), size_bytes=path.stat().st_size
         )
         for path in paths
+    )
+
+
+def _weight_bytes(source: Source, plan: Plan) -> int:
+    written = plan.out / WEIGHTS_PATH
+    paths = [written] if written.exists() else source.checkpoint.weight_files
+    return sum(path.stat().st_size for path in paths)
+
+
+def _hardware(source: Source, spec: ModelSpec) -> Hardware | None:
+    if (machine := source.machine) is None:
+        return None
+    return Hardware(
+        gpu=machine.gpu,
+        compute_capability=machine.compute_capability,
+        tensorrt_version=machine.tensorrt_version,
+        cuda_version=machine.cuda_version,
+        hardware_compatibility=spec.options.tensorrt.hardware_compatibility,
+        version_compatible=spec.options.tensorrt.version_compatible,
+        platform=machine.platform,
     )
 
 

@@ -35,7 +35,6 @@ from common.window import Geometry, SessionWindow, linear_run
 SINKS_FED = 8
 BEFORE_THE_END = 5  # tokens between the jump and the ring's end
 FAR = 1_000_000
-NOISE = 1e-6  # relative: what a sum of some thousand products in float32 is off by
 NOISE_ALLOWED = 2.0  # times what the noise does
 ERROR_ALLOWED = 0.7  # never more: logits of unrelated tokens differ by 1 and more
 SIZES = (4, 1, 0, 3, 1, 1, 64, 2, 0, 1, 7, 1)  # tokens of one step after another; what does not fit is cut
@@ -51,10 +50,16 @@ class Tolerance:
 
 TOLERANCES = {
     Precision.FP32: Tolerance(largest=1e-4, mean=2e-5),
+    Precision.FP16: Tolerance(largest=2**-6, mean=2**-8),
+    Precision.BF16: Tolerance(largest=2**-3, mean=2**-5),
     Precision.INT8: Tolerance(largest=1e-1, mean=2e-2),
     Precision.INT4: Tolerance(largest=1e-1, mean=2e-2),
 }
 """Allowed however calm the model is."""
+
+_SUM = 1e-6  # relative: what a sum of some thousand products in float32 is off by
+NOISE = dict.fromkeys(Precision, _SUM) | {Precision.FP16: 2.0**-11, Precision.BF16: 2.0**-8}
+"""Relative error of what the reference does not round: in 16 bits also products, keys and values."""
 
 
 def verify(  # noqa: PLR0917 - an engine, and all that it was made from
@@ -72,7 +77,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     streams = plan_streams(geometry, model.architecture.vocabulary)
-    noisy = tuple(replace(stream, noise=NOISE) for stream in streams)
+    noisy = tuple(replace(stream, noise=NOISE[precision]) for stream in streams)
     reference = Reference(Rounded(tensors, precision), model, rope)
     logits = reference.logits((*streams, *noisy), lambda share: progress(0.9 * share))
     expected, shaken = logits[: len(streams)], logits[len(streams) :]

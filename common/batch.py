@@ -29,8 +29,8 @@ class Batch:
         return len(self.feeds)
 
 
-def plan_batch(geometry: Geometry, feeds: tuple[Feed, ...]) -> Batch:
-    """Lay out a step over the smallest range of slots that holds all tokens.
+def plan_batch(geometry: Geometry, feeds: tuple[Feed, ...], *, multiple: int = 1) -> Batch:
+    """Lay out a step over the smallest range of slots that holds all tokens and starts at a multiple of `multiple`.
 
     Raises ValueError for a slot that is named twice or does not exist, a window larger than the engine's, more
     tokens than `linear_run`, or no tokens at all.
@@ -41,9 +41,10 @@ def plan_batch(geometry: Geometry, feeds: tuple[Feed, ...]) -> Batch:
     busy = [feed.slot for feed in feeds if feed.tokens]
     if len(named) < len(feeds) or not busy:
         raise ValueError(f"a step needs tokens, and every slot once: {feeds}")
-    batch = tuple(named.get(slot) or Feed(slot, 0, _UNUSED) for slot in range(min(busy), max(busy) + 1))
+    first = min(busy) // multiple * multiple
+    batch = tuple(named.get(slot) or Feed(slot, 0, _UNUSED) for slot in range(first, max(busy) + 1))
     return Batch(
-        first=min(busy),
+        first=first,
         step=max(len(feed.tokens) for feed in batch),
         feeds=batch,
         rows=tuple(row(geometry, feed.window.sinks, feed.position) for feed in batch),

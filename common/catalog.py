@@ -19,6 +19,7 @@ from common.catalog_rows import (
     is_version,
     not_found,
     refuse_if_held,
+    stored_manifest,
     to_engine,
 )
 from common.catalog_tables import engines, holds
@@ -112,8 +113,11 @@ class Catalog:
 
     def verify(self, reference: str) -> tuple[int, int]:
         """Read every file again; returns their number and bytes. Raises DataLoss (STORE_CORRUPT) naming the file."""
-        engine = self.resolve(reference)
-        if digest_of(engine.manifest.canonical()) != engine.digest:
+        parsed = parse_reference(reference, "reference")
+        with self._database.read() as connection:
+            engine = find_engine(connection, parsed)
+            manifest = stored_manifest(connection, engine)
+        if digest_of(manifest) != engine.digest:
             raise DataLoss(Reason.STORE_CORRUPT, f"the manifest of {engine.reference} does not have its digest")
         sizes = [self._verify_file(engine, file) for file in engine.manifest.files]
         return len(sizes), sum(sizes)

@@ -61,6 +61,12 @@ def to_engine(connection: Connection, row: Mapping[Any, Any]) -> PublishedEngine
     return PublishedEngine(manifest, row["digest"], row["create_time"], (*latest, *connection.scalars(named)))
 
 
+def stored_manifest(connection: Connection, engine: PublishedEngine) -> bytes:
+    """The manifest's bytes as they were published; an older program may have written fewer fields than this one."""
+    query = select(engines.c.manifest).where(is_version(engines, engine.name, engine.version))
+    return str(connection.scalars(query).one()).encode()
+
+
 def insert_engine(connection: Connection, draft: Manifest) -> PublishedEngine:
     """Publish a draft as the next version of its name."""
     manifest = draft.model_copy(update={"version": _next_version(connection, draft.name)})

@@ -6,8 +6,8 @@ the position of every slot in use and passes it each time. Calls come from one t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,19 +35,26 @@ class Feed:
 class SlotState:
     """The rows of one slot that its session can still see, oldest position first within sinks and ring.
 
-    Bound to the geometry and position that it was exported at.
+    Bound to the position that it was exported at, and to the geometry but for its number of slots. Numbers are as the
+    engine keeps them: float32, float16, or uint16 with the bits of a bfloat16.
     """
 
     position: int
     window: SessionWindow
     geometry: Geometry
-    keys: FloatArray  # [layer, kv_head, row, dim]
-    values: FloatArray  # [layer, kv_head, row, dim]
+    keys: npt.NDArray[Any]  # [layer, kv_head, row, dim]
+    values: npt.NDArray[Any]  # [layer, kv_head, row, dim]
 
     @property
     def size_bytes(self) -> int:
         """Host memory that the state takes."""
         return int(self.keys.nbytes + self.values.nbytes)
+
+    def check_fits(self, geometry: Geometry, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        """Raise ValueError unless a slot of `geometry` has room for exactly this, as arrays of `shape` and `dtype`."""
+        found = {(array.shape, array.dtype) for array in (self.keys, self.values)}
+        if replace(self.geometry, slots=geometry.slots) != geometry or found != {(shape, np.dtype(dtype))}:
+            raise ValueError(f"state of {self.geometry} with {found} does not fit {geometry}: {shape}, {dtype}")
 
 
 class Engine(Protocol):
@@ -59,11 +66,16 @@ class Engine(Protocol):
     @property
     def vocabulary_size(self) -> int: ...
 
+    @property
+    def slot_multiple(self) -> int:
+        """A batch starts at a slot that is a multiple of this: 1, but where memory has to be aligned."""
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         """Feed every slot its tokens and return the logits after its last one.
 
-        `feeds` names every slot in use, each once. Slots between the lowest and the highest that have tokens take
-        part in the batch. Positions do not advance by this: a caller that does not advance takes tokens back.
+        `feeds` names every slot in use, each once. Slots from the lowest (see `slot_multiple`) to the highest that
+        have tokens take part in the batch. Positions do not advance by this: a caller that does not advance takes
+        tokens back.
 
         Returns [feed with tokens, vocabulary], in the order of `feeds`; rows may be non-finite, and then only
         that session is poisoned: clear its slot.
@@ -80,3 +92,10 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the engine; no call may follow."""
+
+
+def check_tokens(feeds: tuple[Feed, ...], vocabulary_size: int) -> None:
+    """Raise ValueError for a token that the model does not have."""
+    for feed in feeds:
+        if feed.tokens and not 0 <= min(feed.tokens) <= max(feed.tokens) < vocabulary_size:
+            raise ValueError(f"slot {feed.slot}: token ids run from 0 to {vocabulary_size - 1}: {feed.tokens}")

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     REPLAY_TOO_LONG = "REPLAY_TOO_LONG"
     INTERNAL = "INTERNAL"
     INVALID_ALIAS = "INVALID_ALIAS"
+    TOOLCHAIN_FAILED = "TOOLCHAIN_FAILED"
 
 
 @dataclass(frozen=True)

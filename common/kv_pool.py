@@ -5,13 +5,16 @@ Knows which rows a session holds; knows nothing of who computes with them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from common.engine import FloatArray, SlotState
 from common.manifest import Architecture
-from common.window import Geometry, SessionWindow, held_positions, row
+from common.window import Geometry, SessionWindow, held_rows
 
 ALIGNMENT = 64  # bytes: a cache line, and a vector of AVX-512
 
@@ -57,11 +60,8 @@ class KvPool:
     def import_slot(self, slot: int, state: SlotState) -> None:
         """Clear `slot`, then put every row where it was; raises ValueError for another geometry or model."""
         rows = self._rows(state.position, state.window)
-        expected = (len(self.keys), self.keys[0].shape[1], len(rows), self.keys[0].shape[3])
-        if state.geometry != self.geometry or state.keys.shape != expected or state.values.shape != expected:
-            raise ValueError(
-                f"state of {state.geometry} with keys {state.keys.shape} does not fit {self.geometry}: {expected}"
-            )
+        shape = (len(self.keys), self.keys[0].shape[1], len(rows), self.keys[0].shape[3])
+        state.check_fits(self.geometry, shape, np.float32)
         self.clear(slot)
         self._written.add(slot)
         for arrays, parts in ((self.keys, state.keys), (self.values, state.values)):
@@ -69,12 +69,12 @@ class KvPool:
                 array[slot][:, rows] = part
 
     def _rows(self, position: int, window: SessionWindow) -> list[int]:
-        return [row(self.geometry, window.sinks, p) for part in held_positions(window, position) for p in part]
+        return [row for rows in held_rows(self.geometry, window, position) for row in rows]
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> FloatArray:
-    """Zeroed float32 array whose first byte lies on a cache line; pages are taken when they are written."""
-    count = int(np.prod(shape))
-    raw = np.zeros(count * 4 + ALIGNMENT, np.uint8)
+def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Zeroed array whose first byte lies on a cache line; pages are taken when they are written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + count * 4].view(np.float32).reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)

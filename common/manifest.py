@@ -7,13 +7,30 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.spec import ModelSpec
+from common.hardware import Hardware
+from common.spec import ModelSpec, Target
 from common.window import Geometry
 
 MANIFEST_MEDIA_TYPE = "application/vnd.sinkserve.manifest.v1+json"
 GRAPH_PATH = "model.onnx"
 WEIGHTS_PATH = "weights.bin"
 TOKENIZER_PATH = "tokenizer.json"
+PLAN_PATH = "engine.plan"
+REPORT_PATH = "inspector.json"
+MEDIA_TYPES = {
+    GRAPH_PATH: "application/vnd.onnx",
+    WEIGHTS_PATH: "application/octet-stream",
+    TOKENIZER_PATH: "application/json",
+    PLAN_PATH: "application/vnd.nvidia.tensorrt.plan",
+    REPORT_PATH: "application/json",
+}
+"""Of each file that an engine may have."""
+ENGINE_PATHS = {
+    Target.ONNXRUNTIME: (GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH),
+    Target.TENSORRT: (PLAN_PATH, REPORT_PATH, TOKENIZER_PATH),
+    Target.TENSORRT_LLM: (TOKENIZER_PATH,),
+}
+"""Files of an engine by who executes it; a tokenizer only where text is taken."""
 
 Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -148,8 +165,10 @@ class Manifest(_Part):
     """Bytes of keys and values of one slot."""
     weight_bytes: int
     """Bytes of weights."""
-    tolerance: float
-    """Largest error of a logit that VERIFY accepts, relative to the largest logit."""
+    hardware: Hardware | None = None
+    """What a runtime needs to have; None: any machine."""
+    tolerance: float | None
+    """Largest error of a logit that VERIFY accepts, relative to the largest logit; None: nothing was verified."""
     build_key: Sha256
     """Digest over the source files, the spec without name and uri, and the tool versions."""
     source_files: tuple[EngineFile, ...]

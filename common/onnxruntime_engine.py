@@ -15,7 +15,7 @@ import onnxruntime as ort
 from common.angles import Angles
 from common.batch import Batch, plan_batch
 from common.denormals import flushed_denormals
-from common.engine import Feed, FloatArray, SlotState
+from common.engine import Feed, FloatArray, SlotState, check_tokens
 from common.errors import FailedPrecondition, Internal, Reason
 from common.kv_pool import KvPool, aligned_zeros
 from common.manifest import Architecture, Rope
@@ -63,6 +63,10 @@ class OnnxRuntimeEngine:
     def vocabulary_size(self) -> int:
         return self._vocabulary
 
+    @property
+    def slot_multiple(self) -> int:
+        return 1
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         batch, binding = self._prepare(feeds)
         self._pool.mark_written(batch.first, batch.size)
@@ -86,15 +90,10 @@ class OnnxRuntimeEngine:
 
     def _prepare(self, feeds: tuple[Feed, ...]) -> tuple[Batch, Any]:
         """All of a step that is ours: its layout, the inputs' numbers, and pointers to them."""
-        self._check_tokens(feeds)
+        check_tokens(feeds, self._vocabulary)
         batch = plan_batch(self._geometry, feeds)
         self._inputs.fill(batch)
         return batch, self._binding(batch)
-
-    def _check_tokens(self, feeds: tuple[Feed, ...]) -> None:
-        for feed in feeds:
-            if feed.tokens and not 0 <= min(feed.tokens) <= max(feed.tokens) < self._vocabulary:
-                raise ValueError(f"slot {feed.slot}: token ids run from 0 to {self._vocabulary - 1}: {feed.tokens}")
 
     def _run(self, binding: Any) -> None:  # noqa: ANN401 - onnxruntime publishes no types
         try:

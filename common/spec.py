@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
@@ -17,6 +17,8 @@ class Target(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
+    TENSORRT_LLM = "tensorrt_llm"
+    """Models too large for one GPU."""
 
 
 class Precision(StrEnum):
@@ -29,9 +31,18 @@ class Precision(StrEnum):
     INT4 = "int4"
 
 
+class HardwareCompatibility(StrEnum):
+    """Which GPUs a TensorRT engine runs on, besides the kind that it was built on; the more, the slower."""
+
+    NONE = "none"
+    AMPERE_PLUS = "ampere_plus"
+    SAME_COMPUTE_CAPABILITY = "same_compute_capability"
+
+
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
     Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4),
     Target.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16),
+    Target.TENSORRT_LLM: (Precision.FP16, Precision.BF16),
 }
 """What a target can be built in."""
 
@@ -60,11 +71,45 @@ class CacheGeometry(_Part):
     """Conversations held in the engine at once."""
 
 
+class TensorRtOptions(_Part):
+    """How TensorRT compiles; for target tensorrt only."""
+
+    workspace_mib: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    """Most device memory that a layer may use while it runs, in MiB; 0: TensorRT's own choice, all of the device's."""
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    """How long TensorRT searches for fast kernels: 0 builds quickest, 5 runs fastest."""
+    hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
+    """Which GPUs the engine runs on, besides the kind that it was built on."""
+    version_compatible: bool = False
+    """Whether later versions of TensorRT can run the engine, which may cost speed; otherwise only the very same."""
+
+
+class TensorRtLlmOptions(_Part):
+    """How TensorRT-LLM spreads a model over GPUs and holds it; for target tensorrt_llm only."""
+
+    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(rc[0-9]+)?$")] = "1.3.0rc27"
+    """Version of TensorRT-LLM that a runtime has to have."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that share each layer."""
+    pipeline_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """Groups of such GPUs, each with some of the layers."""
+    quantization: Literal["", "FP8", "W4A16_AWQ", "W8A16", "NVFP4"] = ""
+    """One of TensorRT-LLM's QuantAlgo names for the weights; empty: as `precision` says."""
+    kv_memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Share of the device memory left free by the weights that keys and values may take."""
+    stride_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Tokens that the window slides at once when it is recomputed; 0: a quarter of the window."""
+
+
 class BuildOptions(_Part):
     """Choices that rarely differ from their defaults."""
 
     ignore_config_fields: tuple[str, ...] = ()
     """Fields of config.json that the builder does not know and that are safe to ignore for this checkpoint."""
+    tensorrt: TensorRtOptions = TensorRtOptions()
+    """How TensorRT compiles; for target tensorrt only."""
+    tensorrt_llm: TensorRtLlmOptions = TensorRtLlmOptions()
+    """How TensorRT-LLM spreads a model over GPUs and holds it; for target tensorrt_llm only."""
 
 
 class ModelSpec(_Part):
@@ -76,7 +121,7 @@ class ModelSpec(_Part):
     """Where the checkpoint is."""
     target: Target = Target.ONNXRUNTIME
     """Who executes the engine."""
-    precision: Precision = Precision.FP32
+    precision: Annotated[Precision, Field(validate_default=True)] = Precision.FP32
     """How weights are held."""
     cache: CacheGeometry = CacheGeometry()
     """How many tokens a slot keeps, and how many slots there are."""
@@ -84,6 +129,15 @@ class ModelSpec(_Part):
     """Empty: the checkpoint's own chat template; `none`: text is fed as it is; else a Jinja template."""
     options: BuildOptions = BuildOptions()
     """Choices that rarely differ from their defaults."""
+
+    @field_validator("cache")
+    @classmethod
+    def _check_window(cls, cache: CacheGeometry, info: ValidationInfo) -> CacheGeometry:
+        """A window of one token cannot slide."""
+        if info.data.get("target") is Target.TENSORRT_LLM and cache.window_tokens == 1:
+            message = "target tensorrt_llm needs a window of at least 2 tokens"
+            raise PydanticCustomError("window_of_target", message)
+        return cache
 
     @field_validator("precision")
     @classmethod
@@ -95,3 +149,27 @@ class ModelSpec(_Part):
             message = "target {target} is built in one of {known}"
             raise PydanticCustomError("precision_of_target", message, {"target": target.value, "known": known})
         return precision
+
+    @field_validator("options")
+    @classmethod
+    def _check_options(cls, options: BuildOptions, info: ValidationInfo) -> BuildOptions:
+        """What another target would take is refused: here it would do nothing, and nobody would know."""
+        target = info.data.get("target")
+        if target is not None and (strange := _strange_options(options, target)):
+            raise ValidationError.from_exception_data("options", strange)
+        return options
+
+
+def _strange_options(options: BuildOptions, target: Target) -> list[InitErrorDetails]:
+    """An error, with its path and value, for each option that was set and is not the target's."""
+    message = "only target {owner} takes it, and the target is {target}"
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError("option_of_target", message, {"owner": owner.value, "target": target.value}),
+            loc=(owner.value, name),
+            input=value,
+        )
+        for owner, part in ((Target.TENSORRT, options.tensorrt), (Target.TENSORRT_LLM, options.tensorrt_llm))
+        if owner is not target
+        for name, value in part.model_dump(mode="json", exclude_defaults=True).items()
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ MASKED = np.float32(-1e30)
 """Added to a score that must not count: finite, and far below any score, so that softmax makes it zero."""
 
 Integers = npt.NDArray[np.int64]
+Allocate = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,22 @@ class Views:
 
 
 class StepInputs:
-    """Buffers for the largest step; a smaller one uses their beginning. Untouched pages take no memory."""
+    """Buffers for the largest step; a smaller one uses their beginning. Untouched pages take no memory.
 
-    def __init__(self, geometry: Geometry, angles: Angles) -> None:
+    `allocate` makes zeroed arrays of a shape and type: elsewhere than in common memory for a device that copies them.
+    """
+
+    def __init__(self, geometry: Geometry, angles: Angles, allocate: Allocate = aligned_zeros) -> None:
         self.geometry = geometry
         self._angles = angles
         tokens = geometry.slots * geometry.chunk
         self._half = len(angles.inverse_frequencies)
-        self._mask = aligned_zeros((tokens * geometry.rows,))
-        self._distance = aligned_zeros((tokens * geometry.rows,))
-        self._trigonometry = [aligned_zeros((tokens * self._half,)) for _ in range(4)]
-        self._token_ids = np.zeros(tokens, np.int64)
-        self._write_rows = np.zeros(geometry.slots, np.int64)
-        self._last = np.zeros(geometry.slots, np.int64)
+        self._mask = allocate((tokens * geometry.rows,), np.float32)
+        self._distance = allocate((tokens * geometry.rows,), np.float32)
+        self._trigonometry = [allocate((tokens * self._half,), np.float32) for _ in range(4)]
+        self._token_ids = allocate((tokens,), np.int64)
+        self._write_rows = allocate((geometry.slots,), np.int64)
+        self._last = allocate((geometry.slots,), np.int64)
         self._views: dict[tuple[int, int], Views] = {}
 
     def views(self, size: int, step: int) -> Views:

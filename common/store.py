@@ -144,11 +144,14 @@ class BlobStore:
 
 def open_store(url: str) -> BlobStore:
     """Open a store at a folder, a file:// URL or an object-store URL; raises InvalidArgument if it cannot be."""
+    return BlobStore(open_object_store(url), _local_root(url))
+
+
+def open_object_store(url: str) -> ObjectStore:
+    """What is beneath `open_store`, for whatever is not a blob; raises as that does."""
     root = _local_root(url)
     try:
-        if root is None:
-            return BlobStore(from_url(url), None)
-        return BlobStore(LocalStore(prefix=root, mkdir=True), root)
+        return from_url(url) if root is None else LocalStore(prefix=root, mkdir=True)
     except (BaseError, OSError, ValueError) as error:
         raise InvalidArgument(Reason.INVALID_FIELD, f"store_url {url!r} cannot be used: {error}") from None
 

@@ -101,6 +101,15 @@ def held_positions(window: SessionWindow, position: int) -> tuple[range, range]:
     return sinks, range(first, max(first, position))
 
 
+def held_rows(geometry: Geometry, window: SessionWindow, position: int) -> tuple[range, ...]:
+    """Rows of `held_positions`, in their order: at most three ranges, none empty."""
+    sinks, recent = held_positions(window, position)
+    first = row(geometry, window.sinks, recent.start)
+    before = min(len(recent), geometry.sinks + geometry.ring - first)  # rows up to the ring's end
+    ranges = (sinks, range(first, first + before), range(geometry.sinks, geometry.sinks + len(recent) - before))
+    return tuple(rows for rows in ranges if rows)
+
+
 def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
     """Lowest position that a session can be taken back to without recomputing.
 

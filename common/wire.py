@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from common.hardware import Hardware
 from common.manifest import Manifest
 from common.published_engine import PublishedEngine
-from common.spec import ModelSpec
+from common.spec import BuildOptions, HardwareCompatibility, ModelSpec
 from common.spec_check import check_spec
 from sinkserve.engine.v1 import engine_pb2
 
@@ -20,7 +22,7 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
         "name": message.name,
         "source": {"uri": message.source.uri},
         "chat_template": message.chat_template,
-        "options": {"ignore_config_fields": tuple(message.options.ignore_config_fields)},
+        "options": _options_from_wire(message.options),
     }
     if message.target:
         data["target"] = _word(engine_pb2.Target.DESCRIPTOR, message.target)
@@ -40,8 +42,44 @@ def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
         precision=engine_pb2.Precision.Value(f"PRECISION_{spec.precision.name}"),
         cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),
         chat_template=spec.chat_template,
-        options=engine_pb2.BuildOptions(ignore_config_fields=spec.options.ignore_config_fields),
+        options=_options_to_wire(spec.options),
     )
+
+
+def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
+    tensorrt = _given(message.tensorrt)
+    if message.tensorrt.hardware_compatibility:
+        word = _word(engine_pb2.HardwareCompatibility.DESCRIPTOR, message.tensorrt.hardware_compatibility)
+        tensorrt["hardware_compatibility"] = word
+    return {
+        "ignore_config_fields": tuple(message.ignore_config_fields),
+        "tensorrt": tensorrt,
+        "tensorrt_llm": _given(message.tensorrt_llm),
+    }
+
+
+def _given(message: Message) -> dict[str, Any]:
+    """The fields of a flat message that say something; what is unset is left to its default."""
+    given: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if message.HasField(field.name) if field.has_presence else value:
+            given[field.name] = value
+    return given
+
+
+def _options_to_wire(options: BuildOptions) -> engine_pb2.BuildOptions:
+    compatibility = _compatibility_to_wire(options.tensorrt.hardware_compatibility)
+    tensorrt = options.tensorrt.model_dump(exclude={"hardware_compatibility"})
+    return engine_pb2.BuildOptions(
+        ignore_config_fields=options.ignore_config_fields,
+        tensorrt=engine_pb2.TensorRtOptions(**tensorrt, hardware_compatibility=compatibility),
+        tensorrt_llm=engine_pb2.TensorRtLlmOptions(**options.tensorrt_llm.model_dump()),
+    )
+
+
+def _compatibility_to_wire(compatibility: HardwareCompatibility) -> engine_pb2.HardwareCompatibility.ValueType:
+    return engine_pb2.HardwareCompatibility.Value(f"HARDWARE_COMPATIBILITY_{compatibility.name}")
 
 
 def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
@@ -78,10 +116,18 @@ def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
         tool_versions=manifest.tool_versions,
         verification=manifest.verification,
         warnings=manifest.warnings,
+        hardware=None if manifest.hardware is None else _hardware_to_wire(manifest.hardware),
     )
+
+
+def _hardware_to_wire(hardware: Hardware) -> engine_pb2.Hardware:
+    compatibility = _compatibility_to_wire(hardware.hardware_compatibility)
+    fields = hardware.model_dump(exclude={"hardware_compatibility"})
+    return engine_pb2.Hardware(**fields, hardware_compatibility=compatibility)
 
 
 def _word(enum: EnumDescriptor, number: int) -> str:
     """The word of an enum value as a spec has it, `int8` of PRECISION_INT8; of an unknown one, its number."""
     value = enum.values_by_number.get(number)
-    return str(number) if value is None else value.name.partition("_")[2].lower()
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return str(number) if value is None else value.name.removeprefix(prefix).lower()

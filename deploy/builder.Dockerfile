@@ -2,7 +2,7 @@
 #   docker build -f deploy/builder.Dockerfile -t sinkserve-builder .
 # For TensorRT engines, on NVIDIA's image, which brings TensorRT and CUDA, and on the GPU that plans are for:
 #   docker build -f deploy/builder.Dockerfile -t sinkserve-builder-gpu . \
-#     --build-arg BASE=nvcr.io/nvidia/tensorrt:26.07-py3 --build-arg EXTRAS=builder,tensorrt
+#     --build-arg BASE=nvcr.io/nvidia/tensorrt:26.07-py3 --build-arg EXTRAS=builder,cuda
 ARG BASE=debian:12.12-slim
 
 FROM ${BASE} AS install

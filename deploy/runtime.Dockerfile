@@ -2,7 +2,7 @@
 #   docker build -f deploy/runtime.Dockerfile -t sinkserve-runtime .
 # For TensorRT engines, on NVIDIA's image, which brings TensorRT and CUDA:
 #   docker build -f deploy/runtime.Dockerfile -t sinkserve-runtime-gpu . \
-#     --build-arg BASE=nvcr.io/nvidia/tensorrt:26.07-py3 --build-arg EXTRAS=runtime,tensorrt
+#     --build-arg BASE=nvcr.io/nvidia/tensorrt:26.07-py3 --build-arg EXTRAS=runtime,cuda
 ARG BASE=debian:12.12-slim
 
 FROM ${BASE} AS install

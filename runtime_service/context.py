@@ -67,6 +67,10 @@ class Context:
         assert begin >= self.start, (begin, self.start)
         return tuple(self._recent[begin - self.start :])
 
+    def view(self, recent: int) -> tuple[int, ...]:
+        """The sinks, and at most the `recent` newest of the tokens behind them, which have to be at hand."""
+        return (*self._sinks, *self.tokens(max(self._sink_end, self.length - recent)))
+
     def next_tokens(self, most: int) -> tuple[int, ...]:
         """At most `most` tokens that follow one another at position `fed`."""
         if self._in_sinks:
@@ -78,6 +82,10 @@ class Context:
         self.fed += count
         assert self.fed <= self.length, self
         self._skip_gap()
+
+    def settle(self) -> None:
+        """Note that every token was fed, for an engine that takes them whole."""
+        self.fed = self.length
 
     def take_back(self, fed: int) -> None:
         """Note that the cache holds tokens before `fed` only."""

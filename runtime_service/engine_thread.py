@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
 import structlog
 
-from common.engine import Engine
 from common.errors import Internal, Reason
-from runtime_service.scheduler import Limits, Listener, RunEvent, Scheduler
+from runtime_service.turn_scheduler import Emit, Listener, RunEvent, TurnScheduler
 
 T = TypeVar("T")
-Act = Callable[[Scheduler], None]
+Act = Callable[[TurnScheduler], None]
+MakeScheduler = Callable[[Emit, Callable[[], None]], TurnScheduler]  # its second argument wakes the thread
 
 log = structlog.get_logger()
 
 
 class EngineThread:
-    """Owns an engine and its scheduler. `post` from the event loop; listeners are called in the event loop."""
+    """Owns a scheduler and its engine. `post` from the event loop; listeners are called in the event loop."""
 
-    def __init__(self, engine: Engine, limits: Limits, name: str) -> None:
-        self._engine = engine
+    def __init__(self, make_scheduler: MakeScheduler, close: Callable[[], None], name: str) -> None:
+        """`close` frees the engine; it is called in the thread, when nothing else of it will be."""
+        self._close = close
         self._loop = asyncio.get_running_loop()
         self._inbox: SimpleQueue[Act | None] = SimpleQueue()
         self._stopping = False
         self._outbox: list[tuple[Listener, RunEvent]] = []
-        self.scheduler = Scheduler(engine, limits, time.monotonic, self._emit)
+        self.scheduler = make_scheduler(self._emit, self._wake)
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
 
@@ -44,7 +44,7 @@ class EngineThread:
             return
         happened = asyncio.Event()
 
-        def tell(scheduler: Scheduler) -> None:
+        def tell(scheduler: TurnScheduler) -> None:
             try:
                 act(scheduler)
             finally:
@@ -63,10 +63,10 @@ class EngineThread:
         try:
             worked = False
             while self._take(wait=not worked):
-                worked = bool(self._guarded(Scheduler.step))
+                worked = bool(self._guarded(lambda scheduler: scheduler.step()))
                 self._deliver()
         finally:
-            self._engine.close()
+            self._close()
 
     def _take(self, *, wait: bool) -> bool:
         """Do all that was asked for; False: it was asked to stop."""
@@ -78,7 +78,7 @@ class EngineThread:
             wait = False
         return True
 
-    def _guarded(self, act: Callable[[Scheduler], T]) -> T | None:
+    def _guarded(self, act: Callable[[TurnScheduler], T]) -> T | None:
         """A bug of ours ends the turns of this engine, not its thread."""
         try:
             return act(self.scheduler)
@@ -86,6 +86,10 @@ class EngineThread:
             log.exception("scheduler.failed")
             self.scheduler.fail_all(Internal(Reason.INTERNAL, "the server failed; its log has the details"))
             return None
+
+    def _wake(self) -> None:
+        """Make the thread do a step; from any thread."""
+        self._inbox.put(lambda _scheduler: None)
 
     def _emit(self, listener: Listener, event: RunEvent) -> None:
         self._outbox.append((listener, event))

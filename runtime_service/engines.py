@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -17,9 +19,12 @@ from common.manifest import Manifest
 from common.published_engine import PublishedEngine
 from runtime_service.engine_thread import EngineThread
 from runtime_service.loader import Loaded
-from runtime_service.scheduler import Limits
+from runtime_service.recompute import RecomputeScheduler
+from runtime_service.scheduler import Limits, Scheduler
 from runtime_service.settings import RuntimeSettings
 from runtime_service.text import Text
+from runtime_service.token_generator import LoadedGenerator
+from runtime_service.turn_scheduler import Emit, TurnScheduler
 
 log = structlog.get_logger()
 
@@ -32,6 +37,7 @@ class LoadedEngine:
     text: Text
     thread: EngineThread
     limits: Limits
+    slots: int
     loaded_at: datetime
     turns: int = 0
     closed: bool = False
@@ -53,7 +59,7 @@ class LoadedEngine:
     @property
     def slots_in_use(self) -> int:
         """Slots that hold a session now."""
-        return len(self.thread.scheduler.slots.residents)
+        return self.thread.scheduler.residents
 
 
 class Engines:
@@ -62,7 +68,7 @@ class Engines:
     def __init__(
         self,
         catalog: Catalog,
-        load: Callable[[PublishedEngine], Loaded],
+        load: Callable[[PublishedEngine], Loaded | LoadedGenerator],
         settings: RuntimeSettings,
         holder: str,
     ) -> None:
@@ -149,15 +155,11 @@ class Engines:
                 _, engine = self._loaded.popitem()
                 await self._stop(engine)
 
-    def _start(self, published: PublishedEngine, loaded: Loaded) -> LoadedEngine:
-        limits = Limits(
-            layers=published.manifest.architecture.layers,
-            max_replay_tokens=self._settings.max_replay_tokens,
-            parked_bytes=self._settings.parked_bytes,
-            stall_s=self._settings.stall_s,
-        )
-        thread = EngineThread(loaded.engine, limits, published.reference)
-        return LoadedEngine(published, loaded.text, thread, limits, utc_now())
+    def _start(self, published: PublishedEngine, loaded: Loaded | LoadedGenerator) -> LoadedEngine:
+        limits = limits_of(published.manifest, loaded, self._settings)
+        close = loaded.generator.close if isinstance(loaded, LoadedGenerator) else loaded.engine.close
+        thread = EngineThread(partial(make_scheduler, loaded, limits), close, published.reference)
+        return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
 
     async def _stop(self, engine: LoadedEngine) -> None:
         await engine.thread.stop()
@@ -169,3 +171,24 @@ def not_loaded(reference: str) -> FailedPrecondition:
     """This process does not have the engine."""
     message = f"{reference} is not loaded here; load it with LoadEngine, or serve with load_on_demand"
     return FailedPrecondition(Reason.ENGINE_NOT_LOADED, message, engine=reference)
+
+
+def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: RuntimeSettings) -> Limits:
+    """Bounds of an engine. What keeps no cache sees one window, as one layer does, and computes it all the time."""
+    keeps = not isinstance(loaded, LoadedGenerator)
+    capacity = manifest.geometry.sinks + manifest.geometry.window
+    return Limits(
+        layers=manifest.architecture.layers if keeps else 1,
+        max_replay_tokens=settings.max_replay_tokens if keeps else capacity,
+        parked_bytes=settings.parked_bytes if keeps else 0,
+        stall_s=settings.stall_s,
+    )
+
+
+def make_scheduler(
+    loaded: Loaded | LoadedGenerator, limits: Limits, emit: Emit, wake: Callable[[], None]
+) -> TurnScheduler:
+    """What runs the turns of what was loaded."""
+    if isinstance(loaded, LoadedGenerator):
+        return RecomputeScheduler(loaded, time.monotonic, emit, wake)
+    return Scheduler(loaded.engine, limits, time.monotonic, emit)

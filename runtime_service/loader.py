@@ -11,13 +11,22 @@ import structlog
 from common.digest import digest_file, digest_hex
 from common.engine import Engine
 from common.errors import Reason, ResourceExhausted
-from common.manifest import GRAPH_PATH, TOKENIZER_PATH, EngineFile, Manifest
+from common.hardware import check_runs, warnings
+from common.manifest import GRAPH_PATH, PLAN_PATH, TOKENIZER_PATH, EngineFile, Manifest
 from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.published_engine import PublishedEngine
+from common.spec import Precision, Target
 from common.store import BlobStore
+from common.tensorrt_machine import find_machine
+from runtime_service.pinned_checkpoint import find_checkpoint
+from runtime_service.settings import RuntimeSettings
+from runtime_service.tensorrt_llm_generator import TensorRtLlmGenerator
+from runtime_service.tensorrt_llm_model import LlmArguments
 from runtime_service.text import Text
+from runtime_service.token_generator import LoadedGenerator
 
 _CGROUP = Path("/sys/fs/cgroup")
+_LLM_DTYPES = {Precision.FP16: "float16", Precision.BF16: "bfloat16"}
 
 log = structlog.get_logger()
 
@@ -29,33 +38,47 @@ class Loaded:
     engine: Engine
     text: Text
 
+    @property
+    def slots(self) -> int:
+        """Slots that it has here."""
+        return self.engine.geometry.slots
+
 
 class Loader:
     """Loads engines from a store. Files lie in `folder` while in use and after: they are checked at every load."""
 
-    def __init__(self, store: BlobStore, folder: Path, threads: int) -> None:
+    def __init__(self, store: BlobStore, folder: Path, settings: RuntimeSettings) -> None:
         self._store = store
         self._folder = folder
-        self._threads = threads
+        self._settings = settings
 
-    def load(self, published: PublishedEngine) -> Loaded:
+    def load(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
         """Load an engine; blocks, and is called by one thread at a time.
 
-        Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for a graph that cannot be loaded here, ResourceExhausted
+        Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for what cannot be loaded here, ResourceExhausted
         (OUT_OF_MEMORY) if it does not fit, DataLoss (STORE_CORRUPT) for files that are not what they were.
         """
-        manifest = published.manifest
-        check_memory(manifest, available_memory_bytes())
+        if published.manifest.spec.target is Target.TENSORRT_LLM:
+            return self._load_generator(published)
+        check_machine(published.manifest)
         folder = self._place(published)
-        engine = OnnxRuntimeEngine(
-            folder / GRAPH_PATH,
-            manifest.architecture,
-            manifest.rope,
-            manifest.geometry,
-            threads=self._threads,
-        )
-        tokenizer = folder / TOKENIZER_PATH
-        return Loaded(engine, Text(tokenizer.read_bytes() if tokenizer.exists() else None, manifest))
+        return Loaded(self._open(folder, published.manifest), _text(folder, published.manifest))
+
+    def _open(self, folder: Path, manifest: Manifest) -> Engine:
+        shapes, rope, geometry = manifest.architecture, manifest.rope, manifest.geometry
+        if manifest.spec.target is Target.ONNXRUNTIME:
+            return OnnxRuntimeEngine(folder / GRAPH_PATH, shapes, rope, geometry, threads=self._settings.threads)
+        from common.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - needs packages of GPU machines
+
+        share = self._settings.gpu_memory_share
+        return TensorRtEngine(folder / PLAN_PATH, shapes, rope, geometry, memory_share=share)
+
+    def _load_generator(self, published: PublishedEngine) -> LoadedGenerator:
+        manifest = published.manifest
+        arguments = llm_arguments(manifest, find_checkpoint(manifest))
+        text = _text(self._place(published), manifest)
+        stride = manifest.spec.options.tensorrt_llm.stride_tokens
+        return LoadedGenerator(TensorRtLlmGenerator(arguments), text, manifest.geometry.slots, stride)
 
     def _place(self, published: PublishedEngine) -> Path:
         folder = self._folder / digest_hex(published.digest)
@@ -66,6 +89,18 @@ class Loader:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._store.place(file.digest, path)
         return folder
+
+
+def check_machine(manifest: Manifest) -> None:
+    """Raise FailedPrecondition or ResourceExhausted if this machine cannot run the engine; no file is read for it."""
+    if manifest.spec.target is Target.ONNXRUNTIME:
+        check_memory(manifest, available_memory_bytes())
+        return
+    machine = find_machine()
+    assert manifest.hardware is not None, manifest.reference
+    check_runs(manifest.reference, manifest.hardware, machine)
+    for warning in warnings(manifest.hardware, machine):
+        log.warning("engine.elsewhere", engine=manifest.reference, warning=warning)
 
 
 def check_memory(manifest: Manifest, available_bytes: int) -> None:
@@ -90,6 +125,27 @@ def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
     except OSError:
         return available
     return min(available, int(limit) - int(used)) if limit.isdigit() else available
+
+
+def llm_arguments(manifest: Manifest, checkpoint: Path) -> LlmArguments:
+    """What TensorRT-LLM is told of an engine."""
+    options, geometry = manifest.spec.options.tensorrt_llm, manifest.geometry
+    return LlmArguments(
+        model=checkpoint,
+        version=options.version,
+        dtype=_LLM_DTYPES[manifest.spec.precision],
+        max_slots=geometry.slots,
+        max_tokens=geometry.sinks + geometry.window,
+        tensor_parallel=options.tensor_parallel,
+        pipeline_parallel=options.pipeline_parallel,
+        quantization=options.quantization,
+        kv_memory_fraction=options.kv_memory_fraction,
+    )
+
+
+def _text(folder: Path, manifest: Manifest) -> Text:
+    tokenizer = folder / TOKENIZER_PATH
+    return Text(tokenizer.read_bytes() if tokenizer.exists() else None, manifest)
 
 
 def _is_right(path: Path, file: EngineFile) -> bool:

@@ -90,6 +90,7 @@ def loaded_to_wire(engine: LoadedEngine) -> engine_pb.LoadedEngine:
         reference=engine.published.reference,
         digest=engine.published.digest,
         cache=engine_pb2.CacheGeometry(**engine.manifest.spec.cache.model_dump()),
+        slots=engine.slots,
         slots_in_use=engine.slots_in_use,
         turns=engine.turns,
         load_time=_timestamp(engine.loaded_at),

@@ -14,7 +14,7 @@ from common.errors import SinkServeError
 from runtime_service.context import Context
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Delta, Reply
-from runtime_service.sampling import sample
+from runtime_service.sampling import Sampled, sample
 from runtime_service.turn import FinishReason, Timing, Usage
 
 
@@ -66,6 +66,11 @@ class Run:
         self._fed_at: float | None = None
         self._first_at: float | None = None
 
+    @property
+    def left(self) -> int:
+        """Tokens that the reply may still have."""
+        return self.work.options.max_new_tokens - self._generated
+
     def begin(self, now: float) -> bool:
         """Put the prompt behind the history; False: it does not fit a session that does not evict."""
         self._began_at = now
@@ -76,15 +81,22 @@ class Run:
 
     def accept(self, logits: FloatArray, now: float) -> tuple[Delta | None, FinishReason | None]:
         """Sample the next token from `logits` [vocabulary]; returns what to send, and the reason to end if any."""
-        reply, context = self.work.reply, self.context
-        self._fed_at = now if self._fed_at is None else self._fed_at
-        if reply is None:
+        context = self.context
+        if self.work.reply is None:
+            self._fed_at = now
             return None, FinishReason.INPUT_ONLY
-        sampled = sample(logits, self.work.options, context.length, context.counts)
-        context.append(sampled.token_id)
+        return self.accept_sampled(sample(logits, self.work.options, context.length, context.counts), now)
+
+    def accept_sampled(self, sampled: Sampled, now: float) -> tuple[Delta, FinishReason | None]:
+        """Take the next token of the reply; returns what to send, and the reason to end if any."""
+        reply = self.work.reply
+        assert reply is not None, "a turn without a reply has no tokens"
+        self._fed_at = now if self._fed_at is None else self._fed_at
+        self.context.append(sampled.token_id)
         self._generated += 1
         self._first_at = now if self._first_at is None else self._first_at
-        delta = self._said(reply.push(sampled))
+        delta = reply.push(sampled)
+        self._text.append(delta.text)
         if reply.finished is not None:
             return delta, reply.finished.reason
         return delta, FinishReason.CONTEXT_FULL if self._lacks_room(1) else None

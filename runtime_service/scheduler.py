@@ -22,38 +22,9 @@ from runtime_service.reply import Delta
 from runtime_service.run import Outcome, Run, Work
 from runtime_service.slots import Residence, Slots, Tenant
 from runtime_service.turn import FinishReason
+from runtime_service.turn_scheduler import Began, Emit, Ended, Listener, NeedsHistory, RunEvent, Wrote
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Began:
-    """The turn has a slot; its first step comes."""
-
-
-@dataclass(frozen=True)
-class Wrote:
-    """A piece of the reply."""
-
-    delta: Delta
-
-
-@dataclass(frozen=True)
-class NeedsHistory:
-    """The cache is lost and has to be computed from the last `tokens` of the history: answer with `refill`."""
-
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The turn ended; always the last event."""
-
-    outcome: Outcome
-
-
-RunEvent = Began | Wrote | NeedsHistory | Ended
-Listener = Callable[[RunEvent], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +53,7 @@ class Scheduler:
         engine: Engine,
         limits: Limits,
         clock: Callable[[], float],
-        emit: Callable[[Listener, RunEvent], None],
+        emit: Emit,
     ) -> None:
         self._engine = engine
         self._limits = limits
@@ -96,6 +67,11 @@ class Scheduler:
         self._before = Step({})
         self._last_chunk = -1
         self.slots = Slots(engine, limits.parked_bytes)
+
+    @property
+    def residents(self) -> int:
+        """Sessions whose cache is in a slot."""
+        return len(self.slots.residents)
 
     # What others ask for
 
@@ -221,8 +197,10 @@ class Scheduler:
 
     def _note_written(self, step: Step, width: int) -> None:
         """Every slot of the batch writes `width` rows: its tokens, and padding."""
+        multiple = self._engine.slot_multiple
+        first = min(step.counts) // multiple * multiple
         for tenant in self.slots.residents:
-            if min(step.counts) <= _slot(tenant) <= max(step.counts):
+            if first <= _slot(tenant) <= max(step.counts):
                 tenant.written = max(tenant.written, tenant.context.fed + width)
 
     def _after_step(self, tenant: Tenant, logits: FloatArray) -> None:

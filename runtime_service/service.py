@@ -22,11 +22,12 @@ from runtime_service.loader import Loaded, Loader
 from runtime_service.session_repository import SessionRepository
 from runtime_service.sessions import Sessions
 from runtime_service.settings import RuntimeSettings
+from runtime_service.token_generator import LoadedGenerator
 from runtime_service.turns import Shared
 from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 
-Load = Callable[[PublishedEngine], Loaded]
+Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
 _IN_PROCESS = " in process "
 _LAST_WORDS_S = 1.0  # for streams that were told to end
 
@@ -67,7 +68,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     """
     database = await asyncio.to_thread(open_database, shared.database)
     catalog = Catalog(database, store := open_store(shared.store))
-    load = load or Loader(store, shared.home.resolve() / "engines", settings.threads).load
+    load = load or Loader(store, shared.home.resolve() / "engines", settings).load
     holder = f"runtime {settings.listen}{_IN_PROCESS}{this_process()}"
     engines = Engines(catalog, load, settings, holder)
     common = Shared(SessionRepository(database), Writer(), Background(), settings)

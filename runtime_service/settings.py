@@ -23,6 +23,8 @@ class RuntimeSettings(Settings):
     """Load an engine when a session asks for it."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads that one engine computes with; 0: one for each core."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's free memory that an engine's slots may take, once its weights are loaded."""
     principal_header: str = ""
     """Metadata key whose value owns what a call creates, set by a trusted proxy; empty: nobody is told apart."""
     max_sessions: Annotated[int, Field(ge=1)] = 1024

@@ -25,12 +25,12 @@ from runtime_service.events import Event, EventLog, Finished, Said, Started, Tur
 from runtime_service.prepare import work_of
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome
-from runtime_service.scheduler import Began, Ended, NeedsHistory, RunEvent, Scheduler, Wrote
 from runtime_service.session import Session
 from runtime_service.session_repository import SessionRepository
 from runtime_service.settings import RuntimeSettings
 from runtime_service.slots import Tenant
 from runtime_service.turn import FinishReason, Result, Timing, Turn, Usage
+from runtime_service.turn_scheduler import Began, Ended, NeedsHistory, RunEvent, TurnScheduler, Wrote
 
 MOST_CRASHES = 2
 T = TypeVar("T")
@@ -226,7 +226,7 @@ class Turns:
         pending.events.append(event)
         return event
 
-    def _post(self, act: Callable[[Scheduler], None]) -> None:
+    def _post(self, act: Callable[[TurnScheduler], None]) -> None:
         self._engine.thread.post(act)
 
     async def _write(self, act: Callable[[], T]) -> T:

@@ -66,11 +66,13 @@ class FakeEngine:
         geometry: Geometry,
         *,
         vocabulary: int = 64,
+        slot_multiple: int = 1,
         poison: frozenset[int] = frozenset(),
         before_step: Callable[[tuple[Feed, ...]], None] | None = None,
     ) -> None:
         self.geometry = geometry
         self.vocabulary_size = vocabulary
+        self.slot_multiple = slot_multiple
         self.poison = poison
         self.before_step = before_step
         self.steps: list[tuple[Feed, ...]] = []
@@ -82,7 +84,7 @@ class FakeEngine:
         if self.before_step is not None:
             self.before_step(feeds)
         self._check_tokens(feeds)
-        batch = plan_batch(self.geometry, feeds)
+        batch = plan_batch(self.geometry, feeds, multiple=self.slot_multiple)
         self.steps.append(feeds)
         self._write(batch)
         return np.stack([self._logits(feed) for feed in feeds if feed.tokens])

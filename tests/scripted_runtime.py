@@ -297,7 +297,7 @@ class ScriptedEngines(engine_pb_grpc.EngineServiceServicer):
 
     async def LoadEngine(self, request: engine_pb.LoadEngineRequest, context: Any) -> engine_pb.LoadEngineResponse:
         engine = engine_pb.LoadedEngine(reference=request.reference, digest="sha256:" + "0" * 64)
-        engine.cache.max_slots = 4
+        engine.cache.max_slots, engine.slots = 8, 4
         engine.load_time.GetCurrentTime()
         self.loaded[request.reference] = engine
         return engine_pb.LoadEngineResponse(engine=engine)

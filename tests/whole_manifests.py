@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from common.hardware import Hardware
 from common.manifest import Architecture, GenerationDefaults, Manifest, Rope, TextModel, TurnTemplate
-from common.spec import CacheGeometry, ModelSpec, Source
+from common.spec import CacheGeometry, HardwareCompatibility, ModelSpec, Source
 from common.window import Geometry
 from tests.vocabularies import ASSISTANT, BEGIN, END, SYSTEM, USER
 
 DIGEST = "sha256:" + "0" * 64
+
+HARDWARE = Hardware(
+    gpu="NVIDIA H200",
+    compute_capability="9.0",
+    tensorrt_version="11.4.0.106",
+    cuda_version="13.0",
+    hardware_compatibility=HardwareCompatibility.NONE,
+    version_compatible=False,
+    platform="linux-x86_64",
+)
+"""What an engine needs that was compiled for one GPU and one version of TensorRT."""
 
 TEMPLATE = TurnTemplate(
     opening=(BEGIN,),
@@ -28,8 +40,9 @@ def make_manifest(
     template: TurnTemplate | None = None,
     end_token_ids: tuple[int, ...] = (),
     layers: int = 1,
+    hardware: Hardware | None = None,
 ) -> Manifest:
-    """A greedy engine without files; without a `template` it takes token ids only."""
+    """A greedy engine without files; without a `template` it takes token ids only, without `hardware` any machine."""
     return Manifest(
         name=name,
         version=1,
@@ -59,6 +72,7 @@ def make_manifest(
         end_token_ids=end_token_ids,
         generation=GenerationDefaults(do_sample=False),
         text=TextModel(template=template) if template else None,
+        hardware=hardware,
         kv_bytes_per_slot=1,
         weight_bytes=1,
         tolerance=1e-4,

@@ -13,7 +13,7 @@ from sinkserve.cli.build_view import print_outcome, watch
 from sinkserve.cli.options import Builder, Json, ask
 from sinkserve.client import Client
 from sinkserve.client.errors import from_status
-from sinkserve.engine.v1.engine_pb2 import ModelSpec, Precision
+from sinkserve.engine.v1.engine_pb2 import ModelSpec, Precision, Target
 
 app = typer.Typer(help="What the builder does and did.")
 
@@ -136,6 +136,7 @@ def spec_facts(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     cache = spec.cache
     return (
         ("source", escape(spec.source.uri)),
+        ("target", Target.Name(spec.target).removeprefix("TARGET_").lower()),
         ("precision", precision(spec)),
         ("cache", f"{cache.sink_tokens} sinks + {cache.window_tokens} tokens, {cache.max_slots} slots"),
     )

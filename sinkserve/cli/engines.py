@@ -12,7 +12,7 @@ from sinkserve.cli.builds import precision, spec_facts
 from sinkserve.cli.failures import WRONG, Failure, explained
 from sinkserve.cli.options import Builder, Json, Runtime, ask
 from sinkserve.client import Client
-from sinkserve.engine.v1.engine_pb2 import Engine
+from sinkserve.engine.v1.engine_pb2 import Engine, Hardware
 from sinkserve.runtime.v1.engine_service_pb2 import LoadedEngine
 
 app = typer.Typer(help="Published engines, and what the runtime has loaded.")
@@ -76,11 +76,20 @@ def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         *spec_facts(engine.spec),
         ("trained context", f"{manifest.trained_context_tokens} tokens"),
         ("memory per slot", console.size(manifest.kv_bytes_per_slot)),
+        ("hardware", escape(_hardware(manifest.hardware)) if manifest.HasField("hardware") else ""),
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
         ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
         ("warnings", escape("\n".join(manifest.warnings))),
         ("published", console.local_time(engine.create_time)),
+    )
+
+
+def _hardware(hardware: Hardware) -> str:
+    """What the engine was compiled on; `--json` has what else it runs on."""
+    return (
+        f"{hardware.gpu}, compute capability {hardware.compute_capability}, TensorRT {hardware.tensorrt_version}, "
+        f"CUDA {hardware.cuda_version}, {hardware.platform}"
     )
 
 
@@ -184,7 +193,7 @@ def _loaded_row(engine: LoadedEngine) -> tuple[str, ...]:
     cache = engine.cache
     return (
         f"[bold]{escape(engine.reference)}[/]",
-        f"{engine.slots_in_use} of {cache.max_slots}",
+        f"{engine.slots_in_use} of {engine.slots}",
         str(engine.turns),
         f"{cache.sink_tokens} + {cache.window_tokens}",
         console.ago(engine.load_time),

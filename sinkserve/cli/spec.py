@@ -13,7 +13,7 @@ from rich.markup import escape
 from builder_service.estimate import Estimate
 from builder_service.source import source_path
 from common.manifest import Architecture
-from common.spec import ModelSpec, Precision, Source
+from common.spec import PRECISIONS, HardwareCompatibility, ModelSpec, Precision, Source, Target
 from common.spec_file import read_spec_file
 from sinkserve.cli import console
 from sinkserve.cli.build import read_changes
@@ -22,7 +22,24 @@ from sinkserve.cli.suggest import Wishes, read_needs, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
 
-_COMMENT_COLUMN = 31
+_COMMENT_COLUMN = 32
+_OPTIONS = {
+    Target.TENSORRT: {
+        "workspace_mib": "most memory for a layer at work; 0: all of the GPU's",
+        "optimization_level": "0 builds quickest, 5 runs fastest",
+        "hardware_compatibility": " | ".join(HardwareCompatibility),
+        "version_compatible": "runs under later TensorRT too, maybe slower",
+    },
+    Target.TENSORRT_LLM: {
+        "version": "of TensorRT-LLM, where it is to run",
+        "tensor_parallel": "GPUs that share each layer",
+        "pipeline_parallel": "groups of them, each with some of the layers",
+        "quantization": "FP8 | W4A16_AWQ | W8A16 | NVFP4; empty: any",
+        "kv_memory_fraction": "share of free GPU memory for keys and values",
+        "stride_tokens": "how far the window slides at once; 0: a quarter of it",
+    },
+}
+"""What a person would like to know of the options that a target has for itself."""
 
 
 @app.command()
@@ -30,13 +47,14 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     folder: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else stdout.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
+    target: Annotated[Target, typer.Option("--target", help="Who executes the engine.")] = Target.ONNXRUNTIME,
     precision: Annotated[Precision | None, typer.Option("--precision", help="How weights are held.")] = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
 ) -> None:
     """Write a commented spec that suits a checkpoint."""
     with explained():
-        spec = suggest_spec(folder, Wishes(name=name, precision=precision, window=window, sinks=sinks))
+        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, target=target))
         text = _written(spec, output.parent if output else Path())
         if output is None:
             console.out.file.write(text)
@@ -55,13 +73,14 @@ def _written(spec: ModelSpec, folder: Path) -> str:
     lines = (
         (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
         (f"source: {{uri: {_scalar(_relative(spec.source.uri, folder))}}}", "relative to this file"),
-        (f"target: {spec.target}", "who executes the engine"),
-        (f"precision: {spec.precision}", "fp32 | int8 | int4"),
+        (f"target: {spec.target}", " | ".join(Target)),
+        (f"precision: {spec.precision}", " | ".join(PRECISIONS[spec.target])),
         ("cache:", f"{size(needs.kv_bytes_per_slot)} of keys and values a slot"),
         (f"  sink_tokens: {cache.sink_tokens}", "kept from the start of every conversation"),
         (f"  window_tokens: {cache.window_tokens}", "the most recent ones, which are seen besides the sinks"),
         (f"  chunk_tokens: {cache.chunk_tokens}", "the most that one step feeds to one conversation"),
         (f"  max_slots: {cache.max_slots}", "conversations in the engine at once"),
+        *_option_lines(spec),
     )
     head = (
         f"# {shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers, trained with "
@@ -71,9 +90,19 @@ def _written(spec: ModelSpec, folder: Path) -> str:
     return head + "".join(f"{field:<{_COMMENT_COLUMN}} # {comment}\n" for field, comment in lines)
 
 
-def _scalar(text: str) -> str:
-    """Text as YAML has it in one line."""
-    return yaml.safe_dump(text, default_flow_style=True, width=10_000).partition("\n")[0]
+def _option_lines(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
+    """The options that only this target takes, each with what it is at most or may be."""
+    comments = _OPTIONS.get(spec.target)
+    if comments is None:
+        return ()
+    values = spec.options.model_dump(mode="json")[spec.target.value]
+    fields = ((f"    {name}: {_scalar(values[name])}", comment) for name, comment in comments.items())
+    return (("options:", "these are the defaults"), (f"  {spec.target}:", "for this target only"), *fields)
+
+
+def _scalar(value: object) -> str:
+    """A value as YAML has it in one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).partition("\n")[0]
 
 
 def _relative(uri: str, folder: Path) -> str:
@@ -106,6 +135,7 @@ def _facts(spec: ModelSpec, shapes: Architecture, needs: Estimate) -> tuple[tupl
         ("source", escape(spec.source.uri)),
         ("model", f"{shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers"),
         ("trained context", f"{shapes.trained_context} tokens"),
+        ("target", spec.target),
         ("precision", f"{spec.precision} [dim]weights about[/] {console.size(needs.weight_bytes)}"),
         ("keeps", f"{cache.sink_tokens} sinks + {cache.window_tokens} tokens of window"),
         ("memory per slot", f"{console.size(needs.kv_bytes_per_slot)} [dim]keys and values[/]"),

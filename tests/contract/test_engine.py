@@ -14,22 +14,40 @@ from common.window import Geometry, SessionWindow, held_positions
 from tests.checkpoints import write_checkpoint
 from tests.engines import build_engine
 from tests.fake_engine import FakeEngine
+from tests.fake_gpu import build_tensorrt_engine, install
 from tests.streams import feed_all, feed_of, random_tokens
 
 GEOMETRY = Geometry(sinks=4, window=13, chunk=6, slots=4)
 FULL = SessionWindow(4, 13)
 LESS = SessionWindow(1, 5)
-CLOSE = {"fake": 0.0, "fp32": 1e-5, "int8": 5e-2, "int4": 5e-2}  # of the largest logit, between other shapes of steps
+CLOSE = {  # of the largest logit, between other shapes of steps
+    "fake": 0.0,
+    "fp32": 1e-5,
+    "int8": 5e-2,
+    "int4": 5e-2,
+    "tensorrt-fp32": 1e-5,
+    "tensorrt-fp16": 2**-6,
+    "tensorrt-bf16": 2**-3,
+}
 
 MakeEngine = Callable[[Geometry], Engine]
 
 
-@pytest.fixture(scope="module", params=["fake", "fp32", "int8", "int4"])
-def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MakeEngine:
+@pytest.fixture(scope="module", params=list(CLOSE))
+def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeEngine]:
+    """Makers of engines; those of TensorRT run on a GPU that is none."""
     if request.param == "fake":
-        return FakeEngine
+        yield FakeEngine
+        return
+    target, _, precision = request.param.rpartition("-")
     folder: Path = write_checkpoint(tmp_path_factory.mktemp("checkpoint"), hidden=64, tokenizer=False)
-    return lambda geometry: build_engine(folder, geometry, request.param)
+    if not target:
+        yield lambda geometry: build_engine(folder, geometry, precision)
+        return
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        cuda = install(monkeypatch)
+        yield lambda geometry: build_tensorrt_engine(folder, geometry, precision)
+        assert (cuda.device, cuda.pinned, cuda.streams) == ({}, {}, {}), "memory is left"
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +72,9 @@ def close(request: pytest.FixtureRequest) -> Callable[[FloatArray, FloatArray], 
 
 def poison(engine: Engine, slot: int, state: SlotState, value: float = np.nan) -> None:
     """Put `value` into one number of the slot's state."""
-    values = state.values.copy()
-    values[0, 0, 0, 0] = value
-    engine.import_slot(slot, replace(state, values=values, keys=state.keys * np.float32(value)))
+    values, keys = state.values.copy(), state.keys.copy()
+    values[0, 0, 0, 0] = keys[...] = np.float32(value).view(np.uint32) >> 16 if keys.dtype == np.uint16 else value
+    engine.import_slot(slot, replace(state, values=values, keys=keys))
 
 
 def test_it_says_its_geometry_and_vocabulary(engine: Engine) -> None:
@@ -143,7 +161,9 @@ def test_a_cleared_slot_is_as_good_as_new(engine: Engine, make: MakeEngine) -> N
     feed_all(engine, 2, FULL, tokens, [6])
     engine.clear(2)
     used = feed_all(engine, 2, FULL, tokens[::-1], [4])
-    fresh = feed_all(make(GEOMETRY), 2, FULL, tokens[::-1], [4])
+    other = make(GEOMETRY)
+    fresh = feed_all(other, 2, FULL, tokens[::-1], [4])
+    other.close()
     for position, logits in used.items():
         np.testing.assert_array_equal(logits, fresh[position])
 

@@ -25,6 +25,7 @@ from runtime_service.loader import Loaded
 from runtime_service.service import RuntimeHandle, start_runtime
 from runtime_service.settings import RuntimeSettings
 from runtime_service.text import Text
+from runtime_service.token_generator import LoadedGenerator
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.fake_engine import FakeEngine
@@ -122,7 +123,7 @@ class Bench:
         await stream.rest()
         return tokens_of(events)
 
-    def _load(self, published: PublishedEngine) -> Loaded:
+    def _load(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
         def step(feeds: tuple[Feed, ...]) -> None:
             if self.before_step is not None:
                 self.before_step(feeds)

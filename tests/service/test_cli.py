@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sinkserve.cli.app import make_app
+from sinkserve.engine.v1.engine_pb2 import Hardware
 from tests.scripted_builder import ScriptedBuilder, start_scripted_builder
 from tests.scripted_runtime import ScriptedRuntime, start_scripted_runtime
 
@@ -281,6 +282,16 @@ async def test_a_session_is_shown_and_deleted(shell: Shell) -> None:
     assert (document["session"]["name"], document["turns"][0]["text"]) == (name, "hello [bold] there")
     assert (await shell.run("sessions", "delete", name)).code == 0
     assert not shell.runtime.sessions
+
+
+async def test_an_engine_that_was_compiled_shows_for_what(shell: Shell) -> None:
+    await shell.run("build", str(write_spec(shell.folder)))
+    assert "hardware" not in (await shell.run("engines", "show", "demo")).out
+    hardware = Hardware(gpu="NVIDIA H200", compute_capability="9.0", tensorrt_version="11.4.0.106")
+    hardware.cuda_version, hardware.platform = "13.0", "linux"
+    shell.builder.engines[0].manifest.hardware.CopyFrom(hardware)
+    shown = (await shell.run("engines", "show", "demo")).out
+    assert "NVIDIA H200, compute capability 9.0, TensorRT 11.4.0.106, CUDA 13.0, linux\n" in shown
 
 
 async def test_engines_are_shown_aliased_verified_and_deleted(shell: Shell) -> None:

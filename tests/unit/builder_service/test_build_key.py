@@ -7,7 +7,15 @@ import pytest
 from builder_service.build_key import build_key, tool_versions
 from common.digest import digest_of
 from common.manifest import EngineFile
-from common.spec import BuildOptions, CacheGeometry, ModelSpec, Precision, Source
+from common.spec import (
+    BuildOptions,
+    CacheGeometry,
+    ModelSpec,
+    Precision,
+    Source,
+    TensorRtLlmOptions,
+    TensorRtOptions,
+)
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 TOOLS = {"onnx": "1.0"}
@@ -35,6 +43,8 @@ def _with(**changes: Any) -> ModelSpec:
         _with(cache=CacheGeometry(max_slots=1)),
         _with(chat_template="none"),
         _with(options=BuildOptions(ignore_config_fields=("x",))),
+        _with(options=BuildOptions(tensorrt=TensorRtOptions(optimization_level=5))),
+        _with(options=BuildOptions(tensorrt_llm=TensorRtLlmOptions(tensor_parallel=2))),
     ],
 )
 def test_every_choice_changes_the_key(spec: ModelSpec) -> None:

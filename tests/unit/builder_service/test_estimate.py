@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from builder_service.checkpoint import Checkpoint
-from builder_service.estimate import Estimate, check_fits, estimate
+from builder_service.estimate import Estimate, check_fits, estimate, kv_bytes_per_slot
 from builder_service.families import read_architecture
 from common.errors import Reason, ResourceExhausted
 from common.kv_pool import KvPool
@@ -33,6 +33,13 @@ def test_a_slot_takes_what_the_engine_allocates() -> None:
     assert estimate(SHAPES, GEOMETRY, Precision.FP32).kv_bytes_per_slot * GEOMETRY.slots == sum(
         array.nbytes for arrays in (pool.keys, pool.values) for array in arrays
     )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT_LLM])
+def test_a_slot_in_sixteen_bits_takes_half(precision: Precision) -> None:
+    narrow, wide = (kv_bytes_per_slot(SHAPES, GEOMETRY, kind) for kind in (precision, Precision.FP32))
+    assert 2 * narrow == wide
+    assert estimate(SHAPES, GEOMETRY, precision).kv_bytes_per_slot == narrow
 
 
 def test_memory_covers_weights_and_all_slots() -> None:

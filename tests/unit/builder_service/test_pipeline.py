@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,10 +100,24 @@ def test_a_checkpoint_becomes_an_engine_that_runs(model: Path, precision: Precis
     engine.close()
 
 
-def test_a_build_for_tensorrt_is_refused_where_nothing_can_compile_it(model: Path) -> None:
-    with pytest.raises(FailedPrecondition, match="target tensorrt") as caught:
-        _built(model, target=Target.TENSORRT, precision=Precision.BF16)
+def test_a_build_for_tensorrt_is_refused_where_nothing_can_compile_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "common.tensorrt_plan", None)  # as if it could not be imported
+    parent = Listener()
+    with pytest.raises(FailedPrecondition, match=r"pip install 'sinkserve\[tensorrt\]'") as caught:
+        _built(model, parent, target=Target.TENSORRT, precision=Precision.BF16)
     assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
+    assert not parent.keys
+
+
+def test_an_engine_for_tensorrt_llm_pins_the_checkpoint_and_holds_none_of_it(model: Path) -> None:
+    manifest = _built(model, target=Target.TENSORRT_LLM, precision=Precision.BF16)
+    assert [file.path for file in manifest.files] == [TOKENIZER_PATH]
+    assert {file.path for file in manifest.source_files} >= {"config.json", "model.safetensors"}
+    assert manifest.weight_bytes == (model / "model.safetensors").stat().st_size
+    assert (manifest.verification, manifest.tolerance, manifest.hardware) == ({}, None, None)
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
 
 
 def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:
@@ -111,6 +126,7 @@ def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:
     assert {file.path for file in manifest.source_files} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert manifest.end_token_ids == (1, 4)
     assert manifest.text is not None
+    assert manifest.tolerance is not None
     assert manifest.verification["relative_error_largest"] < manifest.tolerance
     assert manifest.tool_versions["onnx"]
     assert manifest.weight_bytes == next(file.size_bytes for file in manifest.files if file.path == WEIGHTS_PATH)
@@ -217,6 +233,7 @@ def test_what_cannot_be_built_says_why_and_stores_nothing(
         run(_order(model), Listener())
     assert caught.value.reason is reason
     assert not (model.parent / "store").exists()
+    assert list((model.parent / "work").iterdir()) == [], "it was refused before anything was written"
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +245,8 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(model: Path, monk
 
 
 def test_an_engine_whose_numbers_are_wrong_is_not_stored(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export_wrongly(*args: Any) -> None:
-        export(*args)
+    def export_wrongly(*args: Any, **named: Any) -> None:
+        export(*args, **named)
         path = args[4] / WEIGHTS_PATH
         weights = np.frombuffer(path.read_bytes(), np.float32)
         path.write_bytes((weights * np.float32(1.05)).tobytes())
@@ -242,8 +259,8 @@ def test_an_engine_whose_numbers_are_wrong_is_not_stored(model: Path, monkeypatc
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_not_stored(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def export_and_touch(*args: Any) -> None:
-        export(*args)
+    def export_and_touch(*args: Any, **named: Any) -> None:
+        export(*args, **named)
         (model / "model.safetensors").touch()
 
     monkeypatch.setattr(stages, "export", export_and_touch)

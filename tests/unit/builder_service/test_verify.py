@@ -17,7 +17,7 @@ from builder_service.verify import TOLERANCES, Tolerance, allow, check, compare,
 from common.engine import Feed, FloatArray
 from common.errors import FailedPrecondition, Reason
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import Precision
+from common.spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
 from tests.checkpoints import write_checkpoint
 from tests.engines import build_engine
@@ -44,7 +44,7 @@ def run(
     return verify(engine, tensors, model, rope, geometry, Precision(precision), progress)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -57,7 +57,8 @@ def run(
     ],
 )
 def test_a_right_engine_passes_well_within_the_bounds(folder: Path, geometry: Geometry, precision: str) -> None:
-    engine = build_engine(folder, geometry, precision)
+    target = Target.TENSORRT if precision in PRECISIONS[Target.TENSORRT] else Target.ONNXRUNTIME
+    engine = build_engine(folder, geometry, precision, target=target)
     figures = run(engine, folder, geometry, precision)
     tolerance = TOLERANCES[Precision(precision)]
     assert figures["relative_error_mean"] <= tolerance.mean / 2

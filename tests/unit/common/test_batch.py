@@ -54,7 +54,11 @@ def test_every_query_sees_its_tokens_under_any_chunking_taking_back_and_neighbou
             st.lists(st.integers(0, geometry.chunk), min_size=geometry.slots, max_size=geometry.slots).filter(any)
         )
         feeds = tuple(simulation.feed(slot, count) for slot, count in enumerate(counts))
-        simulation.run(plan_batch(geometry, feeds))
+        multiple = data.draw(st.integers(1, 3))
+        batch = plan_batch(geometry, feeds, multiple=multiple)
+        assert batch.first % multiple == 0
+        assert min(feed.slot for feed in feeds if feed.tokens) - batch.first in range(multiple)
+        simulation.run(batch)
         for feed in feeds:  # keep all, some or none of what was fed
             simulation.positions[feed.slot] += data.draw(st.integers(0, len(feed.tokens)))
         slot = data.draw(st.integers(0, geometry.slots - 1))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from common.blob_claims import claim_blobs
 from common.catalog import Catalog
+from common.catalog_tables import engines
 from common.database import Database, open_database
 from common.digest import digest_of
 from common.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Reason
@@ -201,6 +204,26 @@ def test_verify_reads_every_file_and_names_the_one_that_broke(press: Press, cata
         catalog.verify("demo")
     assert caught.value.reason is Reason.STORE_CORRUPT
     assert caught.value.metadata["file"] == "weights.bin"
+
+
+def _rewrite(database: Database, text: str, digest: str) -> None:
+    with database.write() as connection:
+        connection.execute(update(engines).values(manifest=text, digest=digest))
+
+
+def test_verify_takes_a_manifest_with_the_fields_of_its_time(press: Press, catalog: Catalog) -> None:
+    data = json.loads(press.publish().manifest.canonical())
+    del data["hardware"], data["spec"]["options"]["tensorrt"]
+    text = json.dumps(data)
+    _rewrite(press.database, text, digest_of(text.encode()))
+    assert catalog.verify("demo") == (1, 5)
+
+
+def test_verify_names_a_manifest_that_was_changed(press: Press, catalog: Catalog) -> None:
+    engine = press.publish()
+    _rewrite(press.database, engine.manifest.canonical().decode().replace('"layers":2', '"layers":3'), engine.digest)
+    with pytest.raises(DataLoss, match="manifest of demo@1"):
+        catalog.verify("demo")
 
 
 def test_engines_are_listed_by_name_and_then_the_newest_first(press: Press, catalog: Catalog) -> None:

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.engine import Feed, FloatArray
+from common.engine import Engine, Feed, FloatArray
 from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
@@ -60,10 +60,13 @@ class Lab:
         return path
 
     @cache  # noqa: B019 - lives as long as the module's tests
-    def engine(self, shape: str, geometry: Geometry) -> OnnxRuntimeEngine:
+    def engine(self, shape: str, geometry: Geometry) -> Engine:
+        return self.new_engine(shape, geometry)
+
+    def new_engine(self, shape: str, geometry: Geometry) -> Engine:
         return build_engine(self.checkpoint(shape), geometry, self.precision, target=self.target)
 
-    def fresh_engine(self, shape: str, geometry: Geometry) -> OnnxRuntimeEngine:
+    def fresh_engine(self, shape: str, geometry: Geometry) -> Engine:
         engine = self.engine(shape, geometry)
         for slot in range(geometry.slots):
             engine.clear(slot)
@@ -182,13 +185,13 @@ def test_i4_an_exported_session_goes_on_bit_by_bit_in_another_engine(lab: Lab, p
     feed_all(engine, 0, window, tokens[:position], [4])
     state = engine.export_slot(0, position, window)
     stayed = feed_all(engine, 0, window, tokens, [1, 5], start=position)
-    other = build_engine(lab.checkpoint("grouped"), geometry)
+    other = lab.new_engine("grouped", geometry)
     other.import_slot(2, state)
     for at, logits in feed_all(other, 2, window, tokens, [1, 5], start=position).items():
         np.testing.assert_array_equal(logits, stayed[at])
     other.import_slot(1, state)  # in other steps: no longer bit by bit
     want = lab.reference("grouped", window, tuple(tokens))
-    assert largest_error(feed_all(other, 1, window, tokens, [2, 6, 3], start=position), want) < TOLERANCE
+    assert largest_error(feed_all(other, 1, window, tokens, [2, 6, 3], start=position), want) < lab.tolerance
     other.close()
 
 
@@ -202,7 +205,7 @@ def test_a_replay_is_exact_from_one_window_a_layer_on(lab: Lab, replayed: int, e
     engine.import_slot(0, engine.export_slot(0, 3, window))
     logits = feed_all(engine, 0, window, tokens, [2], start=position - replayed)[position]
     error = largest_error({position: logits}, lab.reference("grouped", window, tuple(tokens)))
-    assert error < TOLERANCE if exact else error > 1000 * TOLERANCE
+    assert error < lab.tolerance if exact else error > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize("far", [10_000_000, 2**28 + 12_345])
@@ -225,7 +228,7 @@ def test_i5_far_positions_behave_as_near_ones(lab: Lab, far: int) -> None:
     compared = [fed for fed in near if fed in out]  # the two split their steps at different tokens
     assert len(compared) >= 25
     for fed in compared:
-        assert np.abs(near[fed] - out[fed]).max() <= TOLERANCE * np.abs(near[fed]).max()
+        assert np.abs(near[fed] - out[fed]).max() <= lab.tolerance * np.abs(near[fed]).max()
 
 
 def test_i5_ten_thousand_tokens_leave_no_drift(lab: Lab) -> None:
@@ -240,7 +243,7 @@ def test_i5_ten_thousand_tokens_leave_no_drift(lab: Lab) -> None:
     end = feed_all(engine, 0, window, tokens, [1], start=9_900)[9_999]
     engine.clear(0)
     want = feed_all(engine, 0, window, [*tokens[:2], *tokens[-30:]], [1])[31]
-    assert np.abs(end - want).max() <= TOLERANCE * np.abs(want).max()
+    assert np.abs(end - want).max() <= lab.tolerance * np.abs(want).max()
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("int8", 5e-2), ("int4", 5e-2)])

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from common.manifest import Manifest
 from tests.drafts import draft
+from tests.whole_manifests import HARDWARE
 
 
 def test_equal_manifests_have_equal_bytes_whatever_the_order() -> None:
@@ -48,3 +49,11 @@ def test_a_manifest_knows_its_cache_its_size_and_its_reference() -> None:
     assert manifest.size_bytes == 5
     assert manifest.reference == "demo@7"
     assert (manifest.geometry.sinks, manifest.geometry.window, manifest.geometry.slots) == (4, 1020, 8)
+
+
+def test_hardware_survives_and_a_manifest_from_before_there_was_any_needs_none() -> None:
+    manifest = draft().model_copy(update={"hardware": HARDWARE})
+    assert Manifest.model_validate_json(manifest.canonical()) == manifest
+    data = json.loads(manifest.canonical())
+    del data["hardware"], data["spec"]["options"]["tensorrt"], data["spec"]["options"]["tensorrt_llm"]
+    assert Manifest.model_validate(data) == draft()

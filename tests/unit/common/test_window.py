@@ -12,6 +12,7 @@ from common.window import (
     chunks,
     earliest,
     held_positions,
+    held_rows,
     linear_run,
     row,
     visible_rows,
@@ -50,6 +51,10 @@ def test_what_is_held_is_what_the_next_query_sees_besides_itself(
     sinks, recent = held_positions(window, position)
     assert {*sinks, *recent} == seen(window, position) - {position}
     assert not set(sinks) & set(recent)
+    parts = held_rows(geometry, window, position)
+    assert [r for part in parts for r in part] == [row(geometry, window.sinks, j) for j in (*sinks, *recent)]
+    assert len(parts) <= 3
+    assert all(parts)
 
 
 @given(data=st.data(), geometry=geometries(), position=st.integers(0, 200))

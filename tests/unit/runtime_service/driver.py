@@ -1,4 +1,4 @@
-"""Drives a scheduler step by step over the fake engine, and knows what every session ought to say."""
+"""Drives schedulers step by step over what is not a model, and knows what every session ought to say."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from runtime_service.context import Context
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Reply
 from runtime_service.run import Outcome, Work
-from runtime_service.scheduler import Began, Ended, Limits, Listener, NeedsHistory, RunEvent, Scheduler, Wrote
+from runtime_service.scheduler import Limits, Scheduler
 from runtime_service.slots import Tenant
 from runtime_service.text import Text
+from runtime_service.turn_scheduler import Began, Ended, Listener, NeedsHistory, RunEvent, TurnScheduler, Wrote
 from tests.fake_engine import FakeEngine, expected_greedy
 from tests.whole_manifests import make_manifest
 
@@ -38,26 +39,27 @@ class Talker:
         return [token for event in self.events if isinstance(event, Wrote) for token in event.delta.token_ids]
 
 
-class Driver:
+class Stage:
     """`step` until nothing is left; listeners keep what they hear, and outcomes are checked as they come."""
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        *,
-        parked_bytes: int = 1 << 20,
-        max_replay_tokens: int = 1 << 20,
-        before_step: Callable[[tuple[Feed, ...]], None] | None = None,
-        poison: frozenset[int] = frozenset(),
-    ) -> None:
+    scheduler: TurnScheduler
+
+    def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.engine = FakeEngine(geometry, poison=poison, before_step=before_step)
-        ticks = count(1)
-        limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
-        self.scheduler = Scheduler(self.engine, limits, lambda: float(next(ticks)), self._hear)
         self.text = Text(None, make_manifest(geometry))
+        self._ticks = count(1)
         self._turns = count(1)
         self._talkers: dict[int, Talker] = {}
+        self._options: dict[int, GenerationOptions] = {}
+
+    def clock(self) -> float:
+        return float(next(self._ticks))
+
+    def expected(
+        self, before: list[int], window: SessionWindow, generated: int, options: GenerationOptions
+    ) -> list[int]:
+        """What a session with `before` behind it says next, as far as it came."""
+        raise NotImplementedError
 
     def talker(self, window: SessionWindow | None = None, opening: tuple[int, ...] = ()) -> Talker:
         window = window or SessionWindow(self.geometry.sinks, self.geometry.window)
@@ -85,6 +87,7 @@ class Driver:
         )
         self.scheduler.submit(talker.tenant, work, talker.events.append)
         self._talkers[id(talker.events)] = talker
+        self._options[id(talker.events)] = options
         return work.turn_id
 
     def feed_hungry(self, talker: Talker) -> None:
@@ -93,10 +96,14 @@ class Driver:
         self.scheduler.refill(talker.tenant, sinks, start, talker.history[start:])
         talker.hungry = 0
 
+    def step(self) -> bool:
+        """Let one thing happen; False: nothing did."""
+        return self.scheduler.step()
+
     def finish(self) -> None:
         """Step until nothing is left, giving sessions the history that they ask for."""
         while True:
-            worked = self.scheduler.step()
+            worked = self.step()
             hungry = [talker for talker in self._talkers.values() if talker.hungry]
             for talker in hungry:
                 self.feed_hungry(talker)
@@ -123,9 +130,36 @@ class Driver:
         before = [*talker.history, *outcome.tokens[:prompt]]
         window = talker.tenant.context.window
         if generated:
-            assert generated == expected_greedy(before, window, len(generated), VOCABULARY)
+            options = self._options[id(talker.events)]
+            assert generated == self.expected(before, window, len(generated), options)
         talker.history += outcome.tokens
         assert outcome.usage.position == len(talker.history) == talker.tenant.context.length
         evicted = window.evicted(len(talker.history)) - window.evicted(outcome.start)
         assert outcome.usage.evicted_tokens == evicted
         talker.outcomes.append(outcome)
+
+
+class Driver(Stage):
+    """A scheduler over the fake engine."""
+
+    scheduler: Scheduler
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        slot_multiple: int = 1,
+        parked_bytes: int = 1 << 20,
+        max_replay_tokens: int = 1 << 20,
+        before_step: Callable[[tuple[Feed, ...]], None] | None = None,
+        poison: frozenset[int] = frozenset(),
+    ) -> None:
+        super().__init__(geometry)
+        self.engine = FakeEngine(geometry, slot_multiple=slot_multiple, poison=poison, before_step=before_step)
+        limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
+        self.scheduler = Scheduler(self.engine, limits, self.clock, self._hear)
+
+    def expected(
+        self, before: list[int], window: SessionWindow, generated: int, options: GenerationOptions
+    ) -> list[int]:
+        return expected_greedy(before, window, generated, VOCABULARY)

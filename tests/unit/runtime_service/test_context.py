@@ -81,3 +81,20 @@ def test_a_refill_keeps_what_is_at_hand() -> None:
     context.refill([0, 1], 4, range(4, 10))
     assert context.tokens(4) == tuple(range(4, 12))
     assert context.fed == 0
+
+
+@given(WINDOWS, TOKENS, TOKENS, st.integers(0, 10))
+def test_a_view_is_the_sinks_and_the_newest_tokens(
+    window: SessionWindow, before: list[int], turn: list[int], recent: int
+) -> None:
+    recent = min(recent, window.window)
+    context = Context.stored(window, len(before))
+    start = max(0, len(before) - window.window)
+    context.refill(before[: window.sinks], start, before[start:])
+    for tokens in (turn, turn):
+        context.settle()
+        context.trim()
+        context.extend(tokens)
+    stream = [*before, *turn, *turn]
+    behind = stream[window.sinks :]
+    assert context.view(recent) == (*stream[: window.sinks], *behind[max(0, len(behind) - recent) :])

@@ -13,9 +13,9 @@ from common.engine import Feed
 from common.errors import FailedPrecondition, Internal, Reason
 from common.window import Geometry, SessionWindow
 from runtime_service.plan import Candidate, Pace, Step, plan
-from runtime_service.scheduler import Began, Ended, NeedsHistory
 from runtime_service.slots import Residence
 from runtime_service.turn import FinishReason
+from runtime_service.turn_scheduler import Began, Ended, NeedsHistory
 from tests.unit.runtime_service.driver import GREEDY, Driver, Talker
 
 SMALL = Geometry(sinks=2, window=6, chunk=4, slots=2)
@@ -36,7 +36,8 @@ class Play:
     def __init__(self, data: st.DataObject, geometry: Geometry) -> None:
         self.data = data
         budget = data.draw(st.sampled_from([0, 60, 1 << 20]), label="parked bytes")
-        self.driver = Driver(geometry, parked_bytes=budget)
+        multiple = data.draw(st.integers(1, 2), label="slot multiple")
+        self.driver = Driver(geometry, parked_bytes=budget, slot_multiple=multiple)
         self.talkers = [self.driver.talker(self._window(geometry), (7,) * size) for size in (0, 1, 12)]
 
     def _window(self, geometry: Geometry) -> SessionWindow:
@@ -394,24 +395,28 @@ def test_times_add_up(reply: bool) -> None:
     assert (timing.decode_s > 0) is reply
 
 
-def test_padding_of_neighbours_counts_against_what_can_be_taken_back() -> None:
+@pytest.mark.parametrize(("multiple", "slot", "neighbours"), [(1, 1, (0, 2)), (2, 0, (1,))])
+def test_padding_of_neighbours_counts_against_what_can_be_taken_back(
+    multiple: int, slot: int, neighbours: tuple[int, ...]
+) -> None:
+    """A slot is padded between busy ones, and below one where batches start at even slots."""
     geometry = Geometry(sinks=0, window=6, chunk=4, slots=3)
-    driver = Driver(geometry)
+    driver = Driver(geometry, slot_multiple=multiple)
     talkers = [driver.talker() for _ in range(3)]
     for talker in talkers:
         driver.submit(talker, tuple(range(18)), reply=False)  # two rings: a chunk follows linearly
         driver.finish()
-    turn_id = driver.submit(talkers[1], (40, 41, 42, 43), options=replace(GREEDY, max_new_tokens=9))
+    turn_id = driver.submit(talkers[slot], (40, 41, 42, 43), options=replace(GREEDY, max_new_tokens=9))
     driver.scheduler.step()
-    driver.scheduler.pause(talkers[1].tenant, paused=True)
-    for talker in (talkers[0], talkers[2]):
-        driver.submit(talker, (1,))
+    driver.scheduler.pause(talkers[slot].tenant, paused=True)
+    for neighbour in neighbours:
+        driver.submit(talkers[neighbour], (1,))
     driver.finish()
-    driver.scheduler.cancel(talkers[1].tenant, turn_id, discard=True)
-    driver.scheduler.pause(talkers[1].tenant, paused=False)
-    driver.submit(talkers[1], (50,))
+    driver.scheduler.cancel(talkers[slot].tenant, turn_id, discard=True)
+    driver.scheduler.pause(talkers[slot].tenant, paused=False)
+    driver.submit(talkers[slot], (50,))
     driver.finish()  # the driver checks what is said
-    assert talkers[1].outcomes[-1].reason is FinishReason.LENGTH
+    assert talkers[slot].outcomes[-1].reason is FinishReason.LENGTH
 
 
 def test_a_slot_is_cleared_before_another_session_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:

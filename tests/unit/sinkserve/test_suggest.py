@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
 from common.errors import InvalidArgument, NotFound
 from common.manifest import Architecture
-from common.spec import Precision
+from common.spec import BuildOptions, Precision, Target
 from common.spec_file import read_spec_file
 from sinkserve.cli.app import make_app
 from sinkserve.cli.suggest import Wishes, engine_name, read_needs, suggest_spec, suit_precision
@@ -59,8 +61,63 @@ def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
 
 
 def test_small_models_stay_in_fp32_and_large_ones_take_eight_bits() -> None:
-    assert suit_precision(SHAPES) is Precision.FP32
-    assert suit_precision(SHAPES.model_copy(update={"parameters": 1_100_000_000})) is Precision.INT8
+    large = SHAPES.model_copy(update={"parameters": 1_100_000_000})
+    assert suit_precision(Target.ONNXRUNTIME, SHAPES, {}) is Precision.FP32
+    assert suit_precision(Target.ONNXRUNTIME, large, {"torch_dtype": "bfloat16"}) is Precision.INT8
+
+
+@pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_LLM])
+@pytest.mark.parametrize(
+    ("config", "precision"),
+    [
+        ({"torch_dtype": "bfloat16"}, Precision.BF16),
+        ({"dtype": "bfloat16"}, Precision.BF16),
+        ({"torch_dtype": "float16"}, Precision.FP16),
+        ({"dtype": "float32"}, Precision.FP16),
+        ({}, Precision.FP16),
+    ],
+)
+def test_a_gpu_takes_sixteen_bits_with_the_range_of_the_checkpoint(
+    target: Target, config: dict[str, str], precision: Precision
+) -> None:
+    assert suit_precision(target, SHAPES, config) is precision
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt_llm"])
+def test_init_shows_the_options_of_a_target_and_they_are_the_defaults(tmp_path: Path, target: str) -> None:
+    folder, spec = write_checkpoint(tmp_path / "a"), tmp_path / "spec.yaml"
+    ran = sinkserve("spec", "init", str(folder), "--target", target, "-o", str(spec))
+    assert ran.exit_code == 0, ran.output
+    assert read_spec_file(spec) == suggest_spec(folder, Wishes(target=Target(target)))
+    written = yaml.safe_load(spec.read_text())["options"]
+    assert BuildOptions.model_validate(written) == BuildOptions()
+    known = BuildOptions.model_fields[target].annotation
+    assert isinstance(known, type)
+    assert issubclass(known, BaseModel)
+    assert list(written) == [target]
+    assert list(written[target]) == list(known.model_fields)
+
+
+def test_init_takes_a_precision_of_the_target_and_refuses_another(tmp_path: Path) -> None:
+    folder = str(write_checkpoint(tmp_path / "a"))
+    ran = sinkserve("spec", "init", folder, "--target", "tensorrt", "--precision", "fp32")
+    assert ran.exit_code == 0, ran.output
+    assert "fp32 | fp16 | bf16" in ran.stdout
+    assert "options" not in sinkserve("spec", "init", folder).stdout
+    ran = sinkserve("spec", "init", folder, "--precision", "fp16")
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "target onnxruntime is built in one of fp32, int8, int4" in " ".join(ran.stderr.split())
+
+
+def test_check_states_the_halved_memory_of_a_slot_on_a_gpu(tmp_path: Path) -> None:
+    folder, spec = write_checkpoint(tmp_path / "a"), tmp_path / "spec.yaml"
+    sinkserve("spec", "init", str(folder), "--target", "tensorrt", "-o", str(spec))
+    ran = sinkserve("spec", "check", str(spec), "--set", "options.tensorrt.optimization_level=5")
+    assert ran.exit_code == 0, ran.output
+    assert "tensorrt" in ran.stdout
+    _, wide = read_needs(suggest_spec(folder, Wishes()))
+    _, narrow = read_needs(read_spec_file(spec))
+    assert 2 * narrow.kv_bytes_per_slot == wide.kv_bytes_per_slot
 
 
 @pytest.mark.parametrize(
@@ -111,6 +168,7 @@ def test_check_states_the_memory_of_a_slot(tmp_path: Path) -> None:
         ("cache.window_tokens=0", "cache.window_tokens: 0 is wrong"),
         ("cache.window_tokens=509", "at most 508 fit"),
         ("precision=int9", "precision: 'int9' is wrong"),
+        ("options.tensorrt.workspace_mib=9", "options.tensorrt.workspace_mib: 9 is wrong: only target tensorrt takes"),
         ("cash.window_tokens=1", "did you mean cache?"),
     ],
 )

@@ -1,0 +1,63 @@
+"""What the stages of a build hand on: the checkpoint, and what will be made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from builder_service.builds import Stage
+from builder_service.checkpoint import Checkpoint
+from builder_service.model import Model
+from builder_service.source import SourceFile
+from builder_service.template import DerivedText
+from builder_service.tensors import ModelTensors
+from common.hardware import Machine
+from common.manifest import Architecture, GenerationDefaults, Rope
+from common.window import Geometry
+
+
+class Parent(Protocol):
+    """The worker, as a build sees it."""
+
+    def progress(self, stage: Stage, done: float) -> None:
+        """`done` of `stage` is done, 0 to 1."""
+
+    def log(self, text: str) -> None:
+        """A line for whoever watches."""
+
+    def may_build(self, key: str) -> bool:
+        """Ask whether to build this key; False: somebody has, or does."""
+
+    def may_store(self, digests: tuple[str, ...]) -> bool:
+        """Ask whether to store these blobs; nobody deletes them after that."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, read and digested. `machine` is the one that the engine is compiled on, where that matters."""
+
+    checkpoint: Checkpoint
+    files: tuple[SourceFile, ...]
+    tools: dict[str, str]
+    key: str
+    machine: Machine | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be built, and where its files go before they are stored."""
+
+    model: Model
+    tensors: ModelTensors
+    rope: Rope
+    geometry: Geometry
+    text: DerivedText
+    end_token_ids: tuple[int, ...]
+    generation: GenerationDefaults
+    out: Path
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shapes of the model."""
+        return self.model.architecture

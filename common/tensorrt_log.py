@@ -1,0 +1,32 @@
+"""What TensorRT says while it works: it returns nothing where it fails, and its log has the cause."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import tensorrt as trt
+
+_KEPT = 5
+_BAD = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+
+
+class TensorRtLog(trt.ILogger):
+    """Hands on warnings and errors, and keeps the last errors."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        trt.ILogger.__init__(self)
+        self._write = write
+        self._errors: deque[str] = deque(maxlen=_KEPT)
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        if severity in _BAD:
+            self._errors.append(msg)
+            self._write(f"TensorRT: error: {msg}")
+        elif severity == trt.ILogger.Severity.WARNING:
+            self._write(f"TensorRT: warning: {msg}")
+
+    @property
+    def last_words(self) -> str:
+        """The last errors, oldest first."""
+        return "; ".join(self._errors) or "TensorRT gave no reason"

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types typings bench parity images clean
+.PHONY: help demo test lint format proto types typings bench parity test-gpu bench-gpu images clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 .venv/ready: pyproject.toml protos/generate.py $(shell find protos -name '*.proto')
 	@test -n "$(PYTHON)" || { echo "SinkServe needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv (Debian: apt-get install python3 python3-venv), then run make again" >&2; exit 1; }
@@ -51,6 +51,12 @@ bench: .venv/ready ## measure: a step against memory bandwidth, a long conversat
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'
 	$(BIN)/python -m pytest -m parity tests/parity
+
+test-gpu: .venv/ready ## all that only an NVIDIA GPU can show; needs TensorRT: .venv/bin/pip install -e '.[tensorrt]'
+	$(BIN)/python -m pytest -m gpu tests/gpu --timeout=900
+
+bench-gpu: .venv/ready ## measure: a step on an NVIDIA GPU against its memory bandwidth; needs TensorRT
+	$(BIN)/python bench/gpu.py
 
 images: .venv/ready ## carry out the images' steps in fresh Debian roots; needs root and debootstrap
 	$(BIN)/python -m pytest -m images tests/images

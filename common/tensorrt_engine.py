@@ -6,6 +6,7 @@ graph's inputs and outputs: `builder_service.graph`.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,14 @@ class TensorRtEngine:
     def __init__(
         self, plan: Path, architecture: Architecture, rope: Rope, geometry: Geometry, *, memory_share: float = 0.9
     ) -> None:
-        self._device = CudaDevice()
-        try:
-            self._plan = TensorRtPlan(plan, self._device.stream, log.warning)
+        with ExitStack() as opened:
+            self._device = opened.enter_context(closing(CudaDevice()))
+            self._plan = opened.enter_context(closing(TensorRtPlan(plan, self._device.stream, log.warning)))
             self._check_shapes(architecture, geometry)
             self._geometry = self._fitted(architecture, geometry, memory_share)
             self._vocabulary = architecture.vocabulary
             self._allocate(architecture, rope)
-        except BaseException:
-            self._device.close()
-            raise
+            self._opened = opened.pop_all()
 
     @property
     def geometry(self) -> Geometry:
@@ -87,9 +86,7 @@ class TensorRtEngine:
         return self._plan.report()
 
     def close(self) -> None:
-        self._device.synchronize()
-        self._plan.close()
-        self._device.close()
+        self._opened.close()
         del self._inputs, self._logits, self._pool
 
     def _allocate(self, architecture: Architecture, rope: Rope) -> None:

@@ -14,7 +14,7 @@ def find_machine() -> Machine:
     try:
         from common.cuda_device import find_gpu  # noqa: PLC0415 - needs packages of GPU machines
         from common.tensorrt_plan import tensorrt_version  # noqa: PLC0415 - likewise
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # a package, or a library that it loads
         message = f"target tensorrt needs TensorRT and CUDA's bindings, pip install 'sinkserve[tensorrt]': {error}"
         raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message) from None
     gpu = find_gpu()

@@ -33,6 +33,9 @@ from tests.engines import export_graph
 __all__ = ["CudaDevice", "DeviceKvPool", "TensorRtEngine", "Toolchain", "compile_plan", "find_gpu", "install"]
 
 
+_timings: dict[str, bytes] = {}  # of all plans, for a suite compiles a hundred
+
+
 def install(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda | None = None) -> FakeCuda:
     """Put a fake GPU into this process for the time of a test."""
     cuda = cuda or FakeCuda()
@@ -49,7 +52,7 @@ def compile_plan(folder: Path, geometry: Geometry, precision: str) -> Path:
     plan = out / "engine.plan"
     if not plan.exists():
         toolchain = Toolchain(geometry, Precision(precision), TensorRtOptions(), lambda _: None, print)
-        toolchain.compile(out / GRAPH_PATH, plan, b"")
+        _timings["cache"] = toolchain.compile(out / GRAPH_PATH, plan, _timings.get("cache", b""))
     return plan
 
 

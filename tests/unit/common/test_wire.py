@@ -69,7 +69,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         precision=precision,
         cache=CacheGeometry(
             sink_tokens=draw(st.integers(0, 1_000_000)),
-            window_tokens=draw(st.integers(1, 1_000_000)),
+            window_tokens=draw(st.integers(2, 1_000_000)),
             chunk_tokens=draw(st.integers(1, 4096)),
             max_slots=draw(st.integers(1, 1024)),
         ),

@@ -19,7 +19,8 @@ log = structlog.get_logger()
 
 async def _serve(settings: BuilderSettings, shared: SharedSettings) -> None:
     builder = await start_builder(settings, shared)
-    log.info("builder.listening", address=builder.address, source_roots=[str(root) for root in settings.roots])
+    roots = [str(root) for root in settings.roots]
+    log.info("builder.listening", address=builder.address, metrics=builder.metrics.address, source_roots=roots)
     await stop_requested()
     log.info("builder.stopping")
     await builder.stop()
@@ -27,9 +28,10 @@ async def _serve(settings: BuilderSettings, shared: SharedSettings) -> None:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    configure_logging()
     try:
-        asyncio.run(_serve(BuilderSettings.load(), SharedSettings.load()))
+        shared = SharedSettings.load()
+        configure_logging(json=shared.log_format == "json")
+        asyncio.run(_serve(BuilderSettings.load(), shared))
     except (SettingsError, SinkServeError, OSError) as error:
         sys.exit(f"builder: {error}")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter
 
-from builder_service.builds import Build, Stage
+from builder_service.builds import Build, Stage, StageProgress
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,20 @@ class Changed:
 
 @dataclass(frozen=True)
 class Progressed:
-    """The build went on."""
+    """The build went on; bytes are 0 in a stage that counts none, `remaining_s` is None while nobody can know."""
 
     stage: Stage
     stage_progress: float
     progress: float
+    bytes_done: int = 0
+    bytes_total: int = 0
+    remaining_s: float | None = None
     kind: Literal["progressed"] = "progressed"
+
+    @classmethod
+    def of(cls, report: StageProgress, progress: float) -> Self:
+        """What a stage reports, with the progress of the whole build."""
+        return cls(report.stage, report.done, progress, report.bytes_done, report.bytes_total, report.remaining_s)
 
 
 @dataclass(frozen=True)

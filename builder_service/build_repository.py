@@ -1,7 +1,7 @@
 """Builds as their clients see them, in SQL. Every change is one transaction with the event that tells of it.
 
-Calls block: from asyncio, use `asyncio.to_thread`. `changed` hears the id of a build after each commit, in the
-thread that made the change.
+Calls block: from asyncio, use `asyncio.to_thread`. `changed` hears the id of a build after each commit, and `ended`
+the build if that ended it, in the thread that made the change.
 """
 
 from __future__ import annotations
@@ -10,47 +10,66 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from builder_service.build_events import StoredEvent, event_from_json
-from builder_service.build_rows import change_build, find_build, insert_build, to_build
+from builder_service.build_rows import cancel_build, find_build, insert_build, to_build
 from builder_service.build_tables import builds, events
-from builder_service.builds import Build
+from builder_service.builds import Build, State
 from common.database import Database, utc_now
-from common.errors import AlreadyExists, Reason
+from common.errors import AlreadyExists, Reason, ResourceExhausted
 from common.pages import Page
 from common.spec import ModelSpec
 
 EVENT_PAGE = 200
 """Most events that one read returns."""
+FULL_RETRY_S = 30.0
+"""When to try again where too many builds wait."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
 
-def _nobody(_build_id: str) -> None:
+def _nobody(_build: object) -> None:
     pass
 
 
 class BuildRepository:
-    """Builds in a database; `builder` is the process that accepts those submitted here."""
+    """Builds in a database; `builder` is the process that accepts those submitted here, if fewer than `most` wait."""
 
-    def __init__(self, database: Database, builder: str, changed: Callable[[str], None] = _nobody) -> None:
+    def __init__(
+        self,
+        database: Database,
+        builder: str,
+        changed: Callable[[str], None] = _nobody,
+        most: int = 1000,
+        ended: Callable[[Build], None] = _nobody,
+    ) -> None:
         self._database = database
         self._builder = builder
         self._changed = changed
+        self._most = most
+        self._ended = ended
 
     def submit(self, principal: str, spec: ModelSpec, request_id: str = "") -> Build:
         """Create a build, or return the one of the request id.
 
-        Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec.
+        Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
+        (CAPACITY_EXHAUSTED) while too many wait.
         """
         build = Build(uuid.uuid4().hex, principal, spec, utc_now())
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
                 return _same_request(earlier, spec, request_id)
+            self._check_room(connection)
             insert_build(connection, build, request_id=request_id, builder=self._builder)
         self._changed(build.build_id)
         return build
+
+    def _check_room(self, connection: Connection) -> None:
+        queued = select(func.count()).select_from(builds).where(builds.c.state == State.QUEUED.value)
+        if (waiting := connection.execute(queued).scalar_one()) >= self._most:
+            message = f"{waiting} builds wait, and no more than {self._most} may; try again later"
+            raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, message, retry_after_s=FULL_RETRY_S, waiting=waiting)
 
     def get(self, principal: str, build_id: str) -> Build:
         """A build; raises NotFound (BUILD_NOT_FOUND), also for one of another principal."""
@@ -81,10 +100,16 @@ class BuildRepository:
         return build, [StoredEvent(row["sequence"], row["time"], event_from_json(row["event"])) for row in rows]
 
     def cancel(self, principal: str, build_id: str) -> Build:
-        """End a build; its worker hears of it. Raises FailedPrecondition (BUILD_ENDED), NotFound."""
+        """End a build; its worker hears of it. Raises FailedPrecondition (BUILD_ENDED), NotFound.
+
+        What it had done so far goes on for a build that waits for the same key, if there is one.
+        """
         with self._database.write() as connection:
-            build = change_build(connection, build_id, lambda build: build.cancel(utc_now()), principal)
+            build, heir = cancel_build(connection, build_id, principal)
         self._changed(build_id)
+        if heir is not None:
+            self._changed(heir)
+        self._ended(build)
         return build
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, and_, delete, insert, select, update
 
 from builder_service.build_events import Changed, Event, event_to_json
 from builder_service.build_tables import builds, events, running_keys
@@ -67,8 +67,33 @@ def change_build(
     if after.state != before.state:
         append_event(connection, build_id, Changed(after))
         if after.state is not State.RUNNING:
+            set_columns(connection, build_id, worker=None, lease_expires=None, run=None)
             connection.execute(delete(running_keys).where(running_keys.c.build_id == build_id))
     return after
+
+
+def cancel_build(connection: Connection, build_id: str, principal: str) -> tuple[Build, str | None]:
+    """Cancel a build; if others wait for its key, the oldest of them goes on with its attempt: returns its id too.
+
+    Raises FailedPrecondition (BUILD_ENDED) and NotFound.
+    """
+    before = find_build(connection, build_id, principal, lock=True)
+    key = connection.scalar(select(running_keys.c.build_key).where(running_keys.c.build_id == build_id))
+    heir: str | None = connection.scalar(_waiting_for(key)) if key is not None else None
+    kept = select(builds.c.worker, builds.c.lease_expires, builds.c.run).where(builds.c.build_id == build_id)
+    attempt = connection.execute(kept).mappings().one()
+    build = change_build(connection, build_id, lambda found: found.cancel(utc_now()), principal)
+    if heir is not None:
+        change_build(connection, heir, lambda found: found.take_over(before, utc_now()))
+        set_columns(connection, heir, waits_for_key=None, **attempt)
+        connection.execute(insert(running_keys).values(build_key=key, build_id=heir))
+    return build, heir
+
+
+def _waiting_for(key: str) -> Select[Any]:
+    """The build that has waited longest for others of a key."""
+    waits = and_(builds.c.state == State.QUEUED.value, builds.c.waits_for_key == key)
+    return select(builds.c.build_id).where(waits).order_by(builds.c.create_time, builds.c.build_id).limit(1)
 
 
 def set_columns(connection: Connection, build_id: str, **columns: object) -> None:

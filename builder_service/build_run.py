@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
-from builder_service.build_queue import BuildQueue
+from builder_service.build_queue import BuildQueue, Lease
+from builder_service.builders import LEASE
 from builder_service.builds import Build
 from builder_service.changes import Changes, wait_a_while
 from builder_service.child_process import ChildProcess, start_child
+from builder_service.crash import crash
 from builder_service.failure import Failure
 from builder_service.machine import out_of_memory_kills
 from builder_service.messages import Answer, AskKey, AskStore, Built, Failed, FromChild, Log, Order, Progress
+from builder_service.place import Remote
 from common.blob_claims import claim_blobs, claim_holders
 from common.catalog import Catalog
 from common.database import Database
-from common.errors import Aborted, DataLoss, Internal, Reason, ResourceExhausted, SinkServeError
+from common.errors import Aborted, DataLoss, DeadlineExceeded, Internal, Reason, SinkServeError, Unavailable
 from common.manifest import Manifest
+from common.published_engine import PublishedEngine
 from common.store import BlobStore
 
 POLL_S = 1.0
+_HOLDER = "runs/"
 LAST_WORDS_S = 5.0
 """How long a child may take to end once it has said how."""
 MOST_LOG_LINES = 2000
 
 log = structlog.get_logger()
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,20 @@ class Workshop:
     changes: Changes
     work: Path
     source_roots: tuple[Path, ...]
+    remote: Remote
+    timeout_s: float
+    memory_limit_mib: int
 
     def leftovers(self) -> set[str]:
-        """Ids of builds that have something to clean up, or run."""
-        claims = {holder.removeprefix("builds/") for holder in claim_holders(self.database)}
+        """Names of attempts that have something to clean up, or run."""
+        claims = {holder.removeprefix(_HOLDER) for holder in claim_holders(self.database) if holder.startswith(_HOLDER)}
         return claims | {folder.name for folder in self.work.iterdir()}
 
-    def clean_up(self, build_id: str) -> None:
+    def clean_up(self, run: str) -> None:
         """Remove what an attempt leaves: its folder, its claims, blobs that nobody else needs."""
-        self.catalog.drop_claims(f"builds/{build_id}")
+        self.catalog.drop_claims(_HOLDER + run)
         self.store.remove_abandoned()
-        shutil.rmtree(self.work / build_id, ignore_errors=True)
+        shutil.rmtree(self.work / run, ignore_errors=True)
 
 
 class WaitsForKey(Exception):
@@ -70,12 +78,23 @@ class WaitsForKey(Exception):
 
 
 class BuildRun:
-    """One attempt at one build."""
+    """One attempt, at one build or, where that is cancelled and others wait for its key, at the next of them."""
 
-    def __init__(self, shop: Workshop, build: Build) -> None:
+    def __init__(self, shop: Workshop, lease: Lease) -> None:
         self._shop = shop
-        self._build = build
+        self._lease = lease
+        self._build = lease.build
         self._lines = 0
+
+    @property
+    def build(self) -> Build:
+        """The build that it is for now."""
+        return self._build
+
+    @property
+    def name(self) -> str:
+        """The attempt's name, of its folder and its claims too."""
+        return self._lease.run
 
     async def run(self) -> None:
         """Build, and say in the queue how it ended.
@@ -86,6 +105,7 @@ class BuildRun:
         try:
             await self._cleanly_attempt()
         except WaitsForKey as waits:
+            log.info("build.waits", build=self._build.name, key=waits.build_key)
             await self._unless_ended(self._shop.queue.wait_for_key, waits.build_key)
         except SinkServeError as error:
             await self._fail(error)
@@ -98,16 +118,16 @@ class BuildRun:
         try:
             await self._attempt()
         finally:
-            await asyncio.to_thread(self._shop.clean_up, self._build.build_id)
+            await asyncio.to_thread(self._shop.clean_up, self.name)
 
     async def _attempt(self) -> None:
-        folder = self._shop.work / self._build.build_id
+        folder = self._shop.work / self.name
         folder.mkdir(parents=True, exist_ok=True)
         kills = out_of_memory_kills()
         child = await start_child()
         try:
             await child.send(self._order(folder))
-            outcome = await self._while_running(child)
+            outcome = await self._in_time(child)
         finally:
             status = await child.kill()
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -117,7 +137,27 @@ class BuildRun:
 
     def _order(self, folder: Path) -> Order:
         shop = self._shop
-        return Order(spec=self._build.spec, work=folder, source_roots=shop.source_roots, store_url=shop.store_url)
+        return Order(
+            spec=self._build.spec,
+            work=folder,
+            source_roots=shop.source_roots,
+            remote=shop.remote,
+            store_url=shop.store_url,
+            memory_limit_mib=shop.memory_limit_mib,
+        )
+
+    async def _in_time(self, child: ChildProcess) -> Built | Failed | None:
+        """Listen to the child; raises DeadlineExceeded (BUILD_TIMED_OUT) when it takes too long."""
+        patience = asyncio.timeout(self._shop.timeout_s)
+        try:
+            async with patience:
+                return await self._while_running(child)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            stage, limit_s = child.stage or "its start", self._shop.timeout_s
+            message = f"the build took longer than {limit_s:g} s, and was in {stage}; the builder allows no more"
+            raise DeadlineExceeded(Reason.BUILD_TIMED_OUT, message, stage=stage, limit_s=limit_s) from None
 
     async def _while_running(self, child: ChildProcess) -> Built | Failed | None:
         """Listen to the child for as long as the build runs; raises Aborted when it no longer does."""
@@ -134,10 +174,32 @@ class BuildRun:
             await asyncio.gather(listening, ended, return_exceptions=True)
 
     async def _until_ended(self) -> None:
-        with self._shop.changes.listen(self._build.build_id) as changed:
-            while await asyncio.to_thread(self._shop.queue.is_running, self._build):
+        while True:
+            with self._shop.changes.listen(self._build.build_id) as changed:
+                if not await self._goes_on():
+                    return
                 await wait_a_while(changed, POLL_S)
-                changed.clear()
+
+    async def _goes_on(self) -> bool:
+        """Whether the attempt is still wanted, for whichever build."""
+        current = await _patiently(self._shop.queue.current, self._lease)
+        if current is None:
+            return False
+        if current.build_id != self._build.build_id:
+            log.info("build.continued", build=current.name, cancelled=self._build.name)
+            cancelled, self._build = self._build, current
+            await self._log(f"goes on with what {cancelled.name}, which was cancelled, had done")
+        return True
+
+    async def _tell(self, change: Callable[Concatenate[Build, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Change the build in the queue, or the one that goes on with this attempt; raises Aborted if none does."""
+        try:
+            return await _patiently(change, self._build, *args, **named)
+        except Aborted:
+            told = self._build
+            if not await self._goes_on() or self._build == told:
+                raise
+            return await _patiently(change, self._build, *args, **named)
 
     async def _listen(self, child: ChildProcess) -> Built | Failed | None:
         """Keep and answer what the child says until it ends; returns how it said that it ended, None if it did not."""
@@ -158,11 +220,10 @@ class BuildRun:
         return outcome
 
     async def _keep(self, message: FromChild, child: ChildProcess) -> None:
-        queue, build = self._shop.queue, self._build
         if isinstance(message, Progress):
-            await asyncio.to_thread(queue.advance, build, message.stage, message.done)
+            await self._tell(self._shop.queue.advance, message.report)
         elif isinstance(message, AskStore):
-            await asyncio.to_thread(claim_blobs, self._shop.database, message.digests, build.name)
+            await asyncio.to_thread(claim_blobs, self._shop.database, message.digests, _HOLDER + self.name)
             await child.send(Answer(go_on=True))
         elif isinstance(message, Log):
             await self._log(message.text)
@@ -172,23 +233,22 @@ class BuildRun:
         if self._lines == MOST_LOG_LINES:
             text = f"this was the line {MOST_LOG_LINES}; no more are kept"
         if self._lines <= MOST_LOG_LINES:
-            await asyncio.to_thread(self._shop.queue.log, self._build, text)
+            await self._tell(self._shop.queue.log, text)
 
     async def _made_before(self, build_key: str) -> Manifest | None:
         """The manifest of this build if its engine exists under another name or version.
 
         Raises WaitsForKey if another build of the key runs.
         """
-        if owner := await asyncio.to_thread(self._shop.queue.claim_key, self._build, build_key):
+        if owner := await self._tell(self._shop.queue.claim_key, build_key):
             await self._log(f"waits for builds/{owner}, which builds the same")
             raise WaitsForKey(build_key)
         return await asyncio.to_thread(self._find_made, build_key)
 
     def _find_made(self, build_key: str) -> Manifest | None:
-        spec = self._build.spec
         for engine in self._shop.catalog.with_build_key(build_key):
             digests = [file.digest for file in engine.manifest.files]
-            claim_blobs(self._shop.database, digests, self._build.name)
+            claim_blobs(self._shop.database, digests, _HOLDER + self.name)
             try:
                 for digest in digests:
                     self._shop.store.verify(digest)
@@ -196,15 +256,21 @@ class BuildRun:
                 self._shop.queue.log(self._build, f"{engine.reference} is the same, but {error.message}")
                 continue
             self._shop.queue.log(self._build, f"{engine.reference} is the same; its files are used")
-            return engine.manifest.model_copy(update={"name": spec.name, "spec": spec})
+            return engine.manifest
         return None
 
     async def _end(self, outcome: Built | Failed) -> None:
         if isinstance(outcome, Failed):
             raise outcome.failure.error()
-        shop = self._shop
-        engine = await asyncio.to_thread(shop.queue.succeed, self._build, shop.catalog, outcome.manifest)
+        engine = await self._tell(self._publish, outcome.manifest)
         log.info("build.succeeded", build=self._build.name, engine=engine.reference)
+
+    def _publish(self, build: Build, manifest: Manifest) -> PublishedEngine:
+        """What was built, or found, for another build of the key is published as this one's."""
+        is_own = manifest.version == 0 and build.build_id == self._lease.build.build_id
+        if not is_own:
+            manifest = manifest.model_copy(update={"name": build.spec.name, "spec": build.spec})
+        return self._shop.queue.succeed(build, self._shop.catalog, manifest, _HOLDER + self.name)
 
     async def _fail(self, error: SinkServeError) -> None:
         if error.reason is Reason.BUILD_ENDED:  # cancelled, or taken up by another worker
@@ -216,16 +282,17 @@ class BuildRun:
     async def _unless_ended(self, change: Callable[[Build, T], None], value: T) -> None:
         """Change the build in the queue, unless somebody else has ended it."""
         with suppress(Aborted):
-            await asyncio.to_thread(change, self._build, value)
+            await self._tell(change, value)
 
 
-def crash(status: int, child: ChildProcess, *, ran_out: bool) -> SinkServeError:
-    """Why a child ended without a word; `ran_out`: the kernel has killed for want of memory meanwhile."""
-    words = f"; its last line: {child.last_words[-1]}" if child.last_words else ""
-    if status >= 0:
-        return Internal(Reason.BUILD_CRASHED, f"the build's process ended with status {status}{words}", status=status)
-    name = signal.Signals(-status).name
-    if name == "SIGKILL" and ran_out:
-        message = "the kernel killed the build for want of memory; free some, or choose a smaller precision or cache"
-        return ResourceExhausted(Reason.OUT_OF_MEMORY, message, signal=name)
-    return Internal(Reason.BUILD_CRASHED, f"the build's process was killed by {name}{words}", signal=name)
+async def _patiently(act: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Call `act` in a thread; a database that is away is waited for, about as long as the lease lasts."""
+    clock = asyncio.get_running_loop().time
+    ends = clock() + LEASE.total_seconds()
+    while True:
+        try:
+            return await asyncio.to_thread(act, *args, **named)
+        except Unavailable as error:
+            if error.reason is not Reason.DATABASE_UNAVAILABLE or clock() > ends:
+                raise
+            await asyncio.sleep(POLL_S)

@@ -35,6 +35,8 @@ builds = Table(
     Column("failure", Text),
     Column("builder", String(255), nullable=False),  # the process that accepted it
     Column("worker", String(255)),  # the process that runs it
+    Column("lease_expires", Time),  # on the database's clock; the worker has it until then
+    Column("run", String(48)),  # the attempt, by name; a build that goes on with a cancelled one's keeps its name
     Column("waits_for_key", String(71)),  # queued until no other build runs with this key
     Column("last_sequence", BigInteger, nullable=False),
     UniqueConstraint("principal", "request_id"),
@@ -56,4 +58,12 @@ running_keys = Table(
     metadata,
     Column("build_key", String(71), primary_key=True),  # one running build a key
     Column("build_id", ForeignKey(builds.c.build_id, ondelete="CASCADE"), nullable=False, unique=True),
+)
+
+builders = Table(
+    "builders",
+    metadata,
+    Column("builder", String(255), primary_key=True),  # a process that says that it is alive
+    Column("capability", Text, nullable=False),  # JSON of a capability.Capability
+    Column("lease_expires", Time, nullable=False),  # on the database's clock
 )

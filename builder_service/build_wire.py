@@ -44,12 +44,23 @@ def event_to_wire(stored: StoredEvent) -> pb.WatchBuildResponse:
     match stored.event:
         case Changed(build):
             message.build.CopyFrom(build_to_wire(build))
-        case Progressed(stage, done, progress):
-            message.progress.stage = _stage(stage)
-            message.progress.stage_progress = done
-            message.progress.progress = progress
+        case Progressed():
+            message.progress.CopyFrom(_progress(stored.event))
         case Logged(text):
             message.log.text = text
+    return message
+
+
+def _progress(event: Progressed) -> pb.WatchBuildResponse.Progress:
+    message = pb.WatchBuildResponse.Progress(
+        stage=_stage(event.stage),
+        stage_progress=event.stage_progress,
+        progress=event.progress,
+        bytes_done=event.bytes_done,
+        bytes_total=event.bytes_total,
+    )
+    if event.remaining_s is not None:
+        message.remaining.FromMilliseconds(round(event.remaining_s * 1000))
     return message
 
 

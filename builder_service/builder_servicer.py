@@ -11,7 +11,7 @@ import grpc
 from builder_service.build_repository import EVENT_PAGE, BuildRepository
 from builder_service.build_wire import build_to_wire, event_to_wire, snapshot_to_wire
 from builder_service.changes import Changes, wait_a_while
-from builder_service.source import source_path
+from builder_service.place import read_place
 from common.database import LOCAL_PRINCIPAL, utc_now
 from common.errors import InvalidArgument, NotFound, Reason
 from common.pages import read_page
@@ -37,7 +37,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
             message = f"request_id has {len(request.request_id)} characters; at most {LONGEST_REQUEST_ID} are allowed"
             raise InvalidArgument(Reason.INVALID_FIELD, message, field="request_id")
         spec = spec_from_wire(request.spec)
-        source_path(spec.source.uri)
+        read_place(spec.source)
         build = await asyncio.to_thread(self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id)
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 

@@ -7,18 +7,20 @@
       |  `--------------|-+----cancel---> CANCELLED
       `-----requeue-----'
 
-Requeued is what its worker gave up: it died, it stops, or another build of the same key goes first.
+Requeued is what its worker gave up: it was lost, it stops, or another build of the same key goes first. A build that
+waits for another of its key takes over that one's attempt if it is cancelled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
 from builder_service.failure import Failure
 from common.errors import Cancelled, FailedPrecondition, Internal, Reason
-from common.spec import ModelSpec
+from common.spec import ModelSpec, Target
 
 MOST_ATTEMPTS = 3
 
@@ -50,26 +52,33 @@ class Stage(StrEnum):
     PUBLISH = "PUBLISH"
 
 
-_SHARES = {
-    Stage.RESOLVE: 0.08,
-    Stage.PLAN: 0.01,
-    Stage.EXPORT: 0.02,
-    Stage.QUANTIZE: 0.15,
-    Stage.COMPILE: 0.04,
-    Stage.VERIFY: 0.60,
-    Stage.PUBLISH: 0.10,
+_SHARES: Mapping[Target, tuple[float, ...]] = {
+    Target.ONNXRUNTIME: (0.08, 0.01, 0.02, 0.15, 0.04, 0.60, 0.10),
+    Target.TENSORRT: (0.05, 0.01, 0.02, 0.08, 0.49, 0.30, 0.05),
+    Target.TENSORRT_LLM: (0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01),
 }
-"""Share of a whole build's time that a stage takes, about: of 0.1B parameters, on a CPU."""
+"""Share of a whole build's time that each stage takes, about."""
 
 
-def overall_progress(stage: Stage, done: float) -> float:
+def overall_progress(stage: Stage, done: float, target: Target = Target.ONNXRUNTIME) -> float:
     """Share of the build that is done when `done` of a stage is, 0 to 1."""
-    before = sum(share for other, share in _SHARES.items() if _order(other) < _order(stage))
-    return round(before + _SHARES[stage] * min(1.0, max(0.0, done)), 6)
+    shares, place = _SHARES[target], _order(stage)
+    return round(sum(shares[:place]) + shares[place] * min(1.0, max(0.0, done)), 6)
 
 
 def _order(stage: Stage) -> int:
     return list(Stage).index(stage)
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """How far a stage is: `done` from 0 to 1, bytes where it moves any, and what is left of the build if known."""
+
+    stage: Stage
+    done: float
+    bytes_done: int = 0
+    bytes_total: int = 0
+    remaining_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,13 +115,18 @@ class Build:
             start_time=self.start_time or now,
         )
 
-    def advance(self, stage: Stage, done: float) -> Build:
-        """`done` of `stage` is done; neither goes back within an attempt."""
+    def take_over(self, other: Build, now: datetime) -> Build:
+        """It goes on with the attempt of another build of its key, which was cancelled."""
+        return replace(self.take(now), stage=other.stage, progress=other.progress)
+
+    def advance(self, report: StageProgress) -> Build:
+        """A stage is so far; neither stage nor progress goes back within an attempt."""
         self._require(State.RUNNING)
         assert self.stage is not None
-        if _order(stage) < _order(self.stage):
+        if _order(report.stage) < _order(self.stage):
             return self
-        return replace(self, stage=stage, progress=max(self.progress, overall_progress(stage, done)))
+        overall = overall_progress(report.stage, report.done, self.spec.target)
+        return replace(self, stage=report.stage, progress=max(self.progress, overall))
 
     def requeue(self, *, counted: bool) -> Build:
         """Its worker gives it up; `counted`: the attempt counts, as the build may be what killed the worker."""
@@ -126,7 +140,7 @@ class Build:
         if self.attempt < MOST_ATTEMPTS:
             return self.requeue(counted=True)
         message = f"the builder died {self.attempt} times during this build; its log may say why"
-        return self.fail(Failure.of(Internal(Reason.BUILD_CRASHED, message, attempts=self.attempt)), now)
+        return self.fail(Failure.of(Internal(Reason.WORKER_LOST, message, attempts=self.attempt)), now)
 
     def succeed(self, engine: str, now: datetime) -> Build:
         """Its engine is published."""

@@ -18,7 +18,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CatalogServicer(pb_grpc.CatalogServiceServicer):
-    """Seven calls over a catalog and its aliases."""
+    """Eight calls over a catalog and its aliases."""
 
     def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -59,6 +59,16 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         """Return the aliases of a name."""
         aliases = await asyncio.to_thread(self._aliases.list, request.name)
         return pb.ListAliasesResponse(aliases=map(_alias, aliases))
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        """Delete blobs that nobody needs, or count them."""
+        collected = await asyncio.to_thread(self._catalog.collect_garbage, dry_run=request.dry_run)
+        return pb.CollectGarbageResponse(
+            deleted_blobs=collected.deleted_blobs,
+            deleted_bytes=collected.deleted_bytes,
+            published_blobs=collected.published_blobs,
+            claimed_blobs=collected.claimed_blobs,
+        )
 
 
 def _alias(alias: Alias) -> pb.Alias:

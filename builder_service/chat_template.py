@@ -19,6 +19,9 @@ from jinja2.utils import Namespace
 
 from builder_service.template_limits import MOST_TEXT, Sandbox, limited
 
+CLOCK = "strftime_now"
+"""What a template calls to ask for the time."""
+
 
 class TemplateFailed(Exception):
     """The template does not compile, or refuses what it was given; the text says why."""
@@ -73,7 +76,7 @@ def _environment(strftime_now: Callable[[str], str]) -> Sandbox:
     environment.filters["tojson"] = _tojson
     environment.globals |= {
         "raise_exception": _raise_exception,
-        "strftime_now": strftime_now,
+        CLOCK: strftime_now,
         "dict": _plain_dict,
         "namespace": _PlainNamespace,
     }

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.checkpoint_files import FIELD, invalid, parse_json, present, read_json
-from common.errors import NotFound, Reason
+from common.errors import NotFound, Reason, SinkServeError
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -32,6 +33,14 @@ BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
 LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 MOST_EXTENT = 2**53  # as far as other readers of JSON count exactly
 MOST_AXES = 32  # of a numpy array
+_CONVERT = (
+    'python -c "import glob, torch, safetensors.torch; weights = {}; '
+    "[weights.update(torch.load(file, map_location='cpu', weights_only=True)) "
+    "for file in sorted(glob.glob('pytorch_model*.bin'))]; "
+    "safetensors.torch.save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, "
+    f"'{SINGLE}', {{'format': 'pt'}})\""
+)
+"""Tensors that share memory are stored once for each name; neither is code run nor transformers needed."""
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
 
 
@@ -155,20 +164,39 @@ def _to_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
 def _weight_files(folder: Path) -> tuple[Path, ...]:
     """The safetensors files that hold the tensors: one, or the shards of an index."""
     if present(folder / INDEX):
-        names = sorted(set(_weight_map(folder).values()))
-        return tuple(_existing(folder, name) for name in names)
+        return tuple(_existing(folder, name) for name in shard_names(folder))
     if present(folder / SINGLE):
         return (folder / SINGLE,)
-    if pickled := sorted(path.name for path in folder.glob("*.bin")):
-        message = f"{folder} holds {', '.join(pickled)}; only safetensors is read ({SINGLE} or {INDEX})"
-        raise invalid(message, file=pickled[0])
-    raise NotFound(Reason.SOURCE_NOT_FOUND, f"{folder} has neither {SINGLE} nor {INDEX}", field=FIELD, file=SINGLE)
+    raise no_weights(str(folder), (path.name for path in folder.glob("*.bin")), f"cd {shlex.quote(str(folder))}")
+
+
+def shard_names(folder: Path) -> tuple[str, ...]:
+    """Names of the files that the index of a sharded checkpoint names, sorted.
+
+    Raises InvalidArgument (CHECKPOINT_INVALID) for an index that is none, or that names what is outside its folder.
+    """
+    names = sorted(set(_weight_map(folder).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise invalid(f"{INDEX} names {name!r}, which is not a file of this folder", file=INDEX)
+    return tuple(names)
+
+
+def no_weights(where: str, names: Iterable[str], get_there: str) -> SinkServeError:
+    """The error for a checkpoint without safetensors that has files of these `names`.
+
+    `get_there` is the command that leads into a folder with them; the message goes on with what converts them.
+    """
+    if pickled := sorted(name for name in names if name.endswith(".bin")):
+        message = f"{where} holds {', '.join(pickled)}; only safetensors is read, since older formats run code"
+        return invalid(
+            f"{message}; this converts them, with torch and safetensors: {get_there} && {_CONVERT}", file=pickled[0]
+        )
+    return NotFound(Reason.SOURCE_NOT_FOUND, f"{where} has neither {SINGLE} nor {INDEX}", field=FIELD, file=SINGLE)
 
 
 def _existing(folder: Path, name: str) -> Path:
     path = folder / name
-    if Path(name).name != name:
-        raise invalid(f"{INDEX} names {name!r}, which is not a file of this folder", file=INDEX)
     if not present(path):
         raise NotFound(
             Reason.SOURCE_NOT_FOUND, f"{INDEX} names {name}, which is not in {folder}", field=FIELD, file=name

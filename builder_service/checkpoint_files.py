@@ -36,10 +36,10 @@ def read_bytes(path: Path) -> bytes:
     if not present(path):
         raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path.parent} has no {path.name}", field=FIELD, file=path.name)
     with path.open("rb") as stream:
-        data = stream.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise invalid(f"{path} is longer than {MOST_BYTES} bytes, the most that is read of it", file=path.name)
-    return data
+        size = os.fstat(stream.fileno()).st_size
+        if size > MOST_BYTES:
+            raise invalid(f"{path} is longer than {MOST_BYTES} bytes, the most that is read of it", file=path.name)
+        return stream.read(size)  # not of all that is allowed: Python would take that much memory at once
 
 
 def read_text(path: Path) -> str:

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from builder_service.messages import LONGEST_LINE, FromChild, Log, read_message
+from builder_service.builds import Stage
+from builder_service.machine import peak_memory_bytes
+from builder_service.messages import LONGEST_LINE, FromChild, Log, Planned, Progress, read_message
 
 # -P: what lies in the working directory is no module of ours
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "builder_service.child")
 _LONGEST_LOG_LINE = 2000
 _LAST_WORDS = 20
+_LOOK_S = 0.1
 
 
 @dataclass
@@ -28,6 +31,13 @@ class ChildProcess:
     process: asyncio.subprocess.Process
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
     """The end of what it printed."""
+    stage: Stage | None = None
+    """What it was last doing."""
+    estimate_bytes: int = 0
+    limit_bytes: int = 0
+    """Memory that it thought to need, and may have; 0 before PLAN."""
+    peak_bytes: int = 0
+    """The most memory that it has had, as seen every now and then."""
 
     async def send(self, message: BaseModel) -> None:
         """Send one message; nothing happens if the child has ended."""
@@ -41,6 +51,7 @@ class ChildProcess:
         inbox: asyncio.Queue[FromChild | None] = asyncio.Queue(maxsize=64)
         pumps = [asyncio.create_task(self._pump(lines, inbox)) for lines in (self._said(), self._printed())]
         open_pipes = len(pumps)
+        pumps.append(asyncio.create_task(self._watch_memory()))
         try:
             while open_pipes:
                 if (message := await inbox.get()) is None:
@@ -73,10 +84,21 @@ class ChildProcess:
             await self.kill()
         await inbox.put(None)
 
+    async def _watch_memory(self) -> None:
+        """The kernel forgets what a process has had when it ends."""
+        while True:
+            self.peak_bytes = max(self.peak_bytes, peak_memory_bytes(self.process.pid))
+            await asyncio.sleep(_LOOK_S)
+
     async def _said(self) -> AsyncIterator[FromChild]:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
-            yield read_message(line)
+            message = read_message(line)
+            if isinstance(message, Planned):
+                self.estimate_bytes, self.limit_bytes = message.estimate_bytes, message.limit_bytes
+                continue
+            self.stage = message.stage if isinstance(message, Progress) else self.stage
+            yield message
 
     async def _printed(self) -> AsyncIterator[FromChild]:
         assert self.process.stderr is not None

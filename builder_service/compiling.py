@@ -9,6 +9,7 @@ from builder_service.messages import Order
 from builder_service.plan import Parent, Plan, Source
 from builder_service.timing_cache import TimingCaches
 from common.engine import Engine
+from common.errors import FailedPrecondition, Reason
 from common.manifest import GRAPH_PATH, PLAN_PATH, REPORT_PATH
 from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import Target
@@ -29,8 +30,11 @@ def compile_engine(order: Order, source: Source, plan: Plan, parent: Parent) -> 
 
 
 def _for_onnxruntime(_order: Order, _source: Source, plan: Plan, _parent: Parent) -> Engine:
-    """The graph is what is loaded."""
-    return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
+    """The graph is what is loaded. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
+    try:
+        return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
+    except FailedPrecondition as error:  # it is not the machine that differs: the graph was made for this one
+        raise FailedPrecondition(Reason.TOOLCHAIN_FAILED, error.message) from error
 
 
 def _for_tensorrt(order: Order, source: Source, plan: Plan, parent: Parent) -> Engine:

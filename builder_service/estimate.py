@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from builder_service.out_of_memory import mib
 from common.errors import Reason, ResourceExhausted
 from common.manifest import Architecture
 from common.spec import Precision, Target
@@ -55,24 +57,24 @@ def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision:
     return 2 * number_bytes * architecture.layers * architecture.kv_heads * architecture.head_dim * geometry.rows
 
 
-def check_fits(needs: Estimate, free_memory_bytes: int, free_disk_bytes: int) -> None:
-    """Raise ResourceExhausted (OUT_OF_MEMORY, OUT_OF_DISK) saying what is needed and what there is."""
-    for what, reason, need, free in (
-        ("memory", Reason.OUT_OF_MEMORY, needs.memory_bytes, free_memory_bytes),
-        ("disk", Reason.OUT_OF_DISK, needs.disk_bytes, free_disk_bytes),
-    ):
-        if need > free:
-            message = f"the build needs about {_mib(need)} of {what} and {_mib(free)} are free"
-            raise ResourceExhausted(reason, message, needed_bytes=need, free_bytes=free)
+def check_fits(needs: Estimate, free_memory_bytes: int, free_disk_bytes: int, work: Path) -> None:
+    """Raise ResourceExhausted (OUT_OF_MEMORY, OUT_OF_DISK) with what is needed and what is free."""
+    memory, disk = needs.memory_bytes, needs.disk_bytes
+    if memory > free_memory_bytes:
+        message = f"the build needs about {mib(memory)} of memory and {mib(free_memory_bytes)} are free"
+        raise ResourceExhausted(
+            Reason.OUT_OF_MEMORY, message, stage="PLAN", estimate_bytes=memory, free_bytes=free_memory_bytes
+        )
+    if disk > free_disk_bytes:
+        message = f"the build needs about {mib(disk)} of disk and {mib(free_disk_bytes)} are free in {work}"
+        raise ResourceExhausted(
+            Reason.OUT_OF_DISK, message, stage="PLAN", path=work, needed_bytes=disk, free_bytes=free_disk_bytes
+        )
 
 
 def check_fits_device(needs: Estimate, free_bytes: int) -> None:
     """Raise ResourceExhausted (OUT_OF_MEMORY) unless the device has room for the weights and one slot."""
     need = needs.weight_bytes + needs.kv_bytes_per_slot
     if need > free_bytes:
-        message = f"the engine needs at least {_mib(need)} of device memory and {_mib(free_bytes)} are free"
-        raise ResourceExhausted(Reason.OUT_OF_MEMORY, message, needed_bytes=need, free_bytes=free_bytes)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.0f} MiB"
+        message = f"the engine needs at least {mib(need)} of device memory and {mib(free_bytes)} are free"
+        raise ResourceExhausted(Reason.OUT_OF_MEMORY, message, estimate_bytes=need, free_bytes=free_bytes)

@@ -60,6 +60,17 @@ def write_stand_in(model: Model, geometry: Geometry, precision: Precision, out: 
     return out / STAND_IN_PATH
 
 
+def write_resized(model: Model, geometry: Geometry, precision: Precision, out: Path) -> Path:
+    """Write `out`/model.onnx alone, for ONNX Runtime: weights do not depend on the cache, and may come from elsewhere.
+
+    Who puts them beside it answers for their being those of the same model, in the same precision, by this release.
+    """
+    graph = engine_graph(model, geometry, precision, Target.ONNXRUNTIME)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_graph(_onnx_model(graph, model.architecture.family), out / GRAPH_PATH)
+    return out / GRAPH_PATH
+
+
 def weight_bytes(model: Model, geometry: Geometry, precision: Precision, *, target: Target = Target.ONNXRUNTIME) -> int:
     """Size of `weights.bin`, exactly, without reading a weight."""
     return file_bytes(engine_graph(model, geometry, precision, target).groups)

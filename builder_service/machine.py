@@ -1,25 +1,46 @@
-"""What the machine has left for a build, and whether its kernel killed for want of memory."""
+"""What the machine has left for a build, what a process has taken of it, and whether its kernel killed for it."""
 
 from __future__ import annotations
 
+import resource
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-_CGROUP = Path("/sys/fs/cgroup")
-_VMSTAT = Path("/proc/vmstat")
+from builder_service.control_group import ControlGroup, field, own_groups
+
+_PROC = Path("/proc")
+_RLIMITS = ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize"))
+"""Limits of a process, and the line of its status that counts against each."""
 
 
-def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
-    """Memory that a new process may take: of the machine, or of the control group if that is less."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = _number(cgroup / "memory.max"), _number(cgroup / "memory.current")
-    if limit is None or used is None:
-        return free
-    # Page cache counts as used and goes when memory is wanted.
-    cached = _field(cgroup / "memory.stat", "inactive_file")
-    return min(free, max(0, limit - used + cached))
+def free_memory_bytes(groups: Sequence[ControlGroup] | None = None) -> int:
+    """Memory that this process may take in all: of the machine, of its control groups, below its own limits."""
+    room = [group.free_bytes for group in (own_groups() if groups is None else groups)]
+    resident = _status("self", "VmRSS")
+    room += [min(limit, max(0, limit - _status("self", counted) + resident)) for limit, counted in _rlimits()]
+    return min([int(psutil.virtual_memory().available), *(size for size in room if size is not None)])
+
+
+def memory_limit_bytes(groups: Sequence[ControlGroup] | None = None) -> int:
+    """The least of the limits that hold for this process: its own, of its control groups, all that the machine has."""
+    of_groups = [group.limit_bytes for group in (own_groups() if groups is None else groups)]
+    limits = [*(limit for limit, _ in _rlimits()), *(limit for limit in of_groups if limit is not None)]
+    return min([int(psutil.virtual_memory().total), *limits])
+
+
+def limit_memory(size_bytes: int) -> None:
+    """From now on this process may have so much memory of its own; what it asks for beyond that it is refused."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    least = size_bytes if most == resource.RLIM_INFINITY else min(size_bytes, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, most))
+
+
+def peak_memory_bytes(process: int | str = "self") -> int:
+    """The most memory that a process has had at a time; 0 for one that has ended."""
+    return _status(process, "VmHWM")
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -27,22 +48,17 @@ def free_disk_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def out_of_memory_kills(cgroup: Path = _CGROUP, vmstat: Path = _VMSTAT) -> int:
+def out_of_memory_kills(groups: Sequence[ControlGroup] | None = None, vmstat: Path = _PROC / "vmstat") -> int:
     """Processes that the kernel has killed for want of memory, here or on the machine; only its rise says anything."""
-    return _field(cgroup / "memory.events", "oom_kill") + _field(vmstat, "oom_kill")
+    of_groups = [group.kills for group in (own_groups() if groups is None else groups)]
+    return sum(of_groups) + field(vmstat, "oom_kill")
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+def _rlimits() -> list[tuple[int, str]]:
+    limits = [(resource.getrlimit(kind)[0], counted) for kind, counted in _RLIMITS]
+    return [(limit, counted) for limit, counted in limits if limit != resource.RLIM_INFINITY]
 
 
-def _field(path: Path, name: str) -> int:
-    """Value of a line NAME VALUE; 0 where there is none."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), 0)
+def _status(process: int | str, name: str) -> int:
+    """Bytes of a line of /proc/PID/status, which counts in KiB; 0 where there is none."""
+    return field(_PROC / str(process) / "status", f"{name}:") * 1024

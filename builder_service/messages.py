@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from builder_service.builds import Stage
+from builder_service.builds import Stage, StageProgress
 from builder_service.failure import Failure
+from builder_service.place import Remote
 from common.manifest import Manifest
 from common.spec import ModelSpec
 
@@ -26,6 +27,10 @@ class Order(_Message):
     work: Path
     source_roots: tuple[Path, ...]
     store_url: str
+    remote: Remote = Remote()
+    """What else it may fetch, and how."""
+    memory_limit_mib: int = 0
+    """Most memory of its own that the child may have; 0: as much as there is."""
 
 
 class Answer(_Message):
@@ -35,11 +40,27 @@ class Answer(_Message):
 
 
 class Progress(_Message):
-    """From the child: `done` of `stage` is done."""
+    """From the child: a stage is so far; see `StageProgress`."""
 
     kind: Literal["progress"] = "progress"
     stage: Stage
     done: float
+    bytes_done: int = 0
+    bytes_total: int = 0
+    remaining_s: float | None = None
+
+    @property
+    def report(self) -> StageProgress:
+        """As a build takes it."""
+        return StageProgress(self.stage, self.done, self.bytes_done, self.bytes_total, self.remaining_s)
+
+
+class Planned(_Message):
+    """From the child, once: what it thinks it needs, and may have."""
+
+    kind: Literal["planned"] = "planned"
+    estimate_bytes: int
+    limit_bytes: int
 
 
 class Log(_Message):
@@ -77,7 +98,7 @@ class Failed(_Message):
     failure: Failure
 
 
-FromChild = Progress | Log | AskKey | AskStore | Built | Failed
+FromChild = Progress | Planned | Log | AskKey | AskStore | Built | Failed
 
 _from_child: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from builder_service.builds import Stage
 from builder_service.checkpoint import Checkpoint
+from builder_service.estimate import Estimate
 from builder_service.model import Model
 from builder_service.source import SourceFile
 from builder_service.template import DerivedText
 from builder_service.tensors import ModelTensors
+from common import spec
 from common.hardware import Machine
 from common.manifest import Architecture, GenerationDefaults, Rope
 from common.window import Geometry
@@ -20,8 +23,11 @@ from common.window import Geometry
 class Parent(Protocol):
     """The worker, as a build sees it."""
 
-    def progress(self, stage: Stage, done: float) -> None:
-        """`done` of `stage` is done, 0 to 1."""
+    def progress(self, stage: Stage, done: float, bytes_total: int = 0) -> None:
+        """`done` of `stage` is done, 0 to 1, and of the bytes that it moves, if it counts them."""
+
+    def expect(self, needs: Estimate) -> None:
+        """What the build will need, as far as can be known before it begins."""
 
     def log(self, text: str) -> None:
         """A line for whoever watches."""
@@ -35,13 +41,19 @@ class Parent(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, read and digested. `machine` is the one that the engine is compiled on, where that matters."""
+    """A checkpoint, read and digested.
 
+    `origin` is where it comes from: of the hub, with the commit. `machine` is the one that the engine is compiled on,
+    where that matters; `today` is what chat templates are told.
+    """
+
+    origin: spec.Source
     checkpoint: Checkpoint
     files: tuple[SourceFile, ...]
     tools: dict[str, str]
     key: str
     machine: Machine | None
+    today: datetime
 
 
 @dataclass(frozen=True)

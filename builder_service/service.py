@@ -9,14 +9,18 @@ from builder_service.build_queue import BuildQueue
 from builder_service.build_repository import BuildRepository
 from builder_service.build_run import Workshop
 from builder_service.builder_servicer import BuilderServicer
+from builder_service.capability import Capability
 from builder_service.catalog_servicer import CatalogServicer
 from builder_service.changes import Changes
+from builder_service.metrics import BuildMeter, QueueCollector
 from builder_service.settings import BuilderSettings
 from builder_service.worker import Worker
 from common.aliases import Aliases
 from common.catalog import Catalog
-from common.database import Database, open_database
+from common.database import Database
+from common.metrics_server import MetricsServer, start_metrics
 from common.processes import this_process
+from common.schema import open_database
 from common.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store import open_store
@@ -33,13 +37,15 @@ class BuilderHandle:
     worker: Worker
     database: Database
     changes: Changes
+    metrics: MetricsServer
     grace_s: float
 
     async def stop(self) -> None:
         """Stop taking builds and calls; builds that run go back into the queue."""
         self.server.health.set_ready(False)
-        await self.worker.stop()
+        await self.worker.stop(self.grace_s)
         await self.server.stop(self.grace_s)
+        await asyncio.to_thread(self.metrics.stop)
         await asyncio.to_thread(self.database.close)
 
 
@@ -49,27 +55,41 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
     Raises OSError for an address that cannot be had, InvalidArgument for a URL that cannot be used,
     FailedPrecondition for a database of another schema.
     """
-    database = await asyncio.to_thread(open_database, shared.database)
+    meter = BuildMeter()
+    variable = "SINKSERVE_BUILDER_METRICS_LISTEN"
+    metrics = await asyncio.to_thread(start_metrics, settings.metrics_listen, variable, meter.registry)
     try:
-        return await _start(settings, shared, database)
+        database = await asyncio.to_thread(open_database, shared.database)
+        try:
+            return await _start(settings, shared, database, meter, metrics)
+        except BaseException:
+            database.close()
+            raise
     except BaseException:
-        database.close()
+        await asyncio.to_thread(metrics.stop)
         raise
 
 
-async def _start(settings: BuilderSettings, shared: SharedSettings, database: Database) -> BuilderHandle:
+async def _start(
+    settings: BuilderSettings, shared: SharedSettings, database: Database, meter: BuildMeter, metrics: MetricsServer
+) -> BuilderHandle:
     changes = Changes()
-    builds = BuildRepository(database, this_process(), changes.notify)
+    builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
+    remote = settings.remote
+    capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
     catalog = Catalog(database, store := open_store(shared.store))
     shop = Workshop(
         database=database,
         store=store,
         store_url=shared.store,
         catalog=catalog,
-        queue=BuildQueue(database, this_process(), changes.notify),
+        queue=BuildQueue(database, this_process(), capability, changes.notify, ended=meter.build_ended),
         changes=changes,
         work=shared.home.resolve() / "work",
         source_roots=settings.roots,
+        remote=remote,
+        timeout_s=settings.build_timeout_s,
+        memory_limit_mib=settings.memory_limit_mib,
     )
     registrations = _registrations(BuilderServicer(builds, changes), CatalogServicer(catalog, Aliases(database)))
     server = await start_server(settings.listen, registrations)
@@ -79,8 +99,9 @@ async def _start(settings: BuilderSettings, shared: SharedSettings, database: Da
     except BaseException:
         await server.stop(0)
         raise
+    meter.registry.register(QueueCollector(database))
     server.health.set_ready(True)
-    return BuilderHandle(server.address, server, worker, database, changes, settings.stop_grace_s)
+    return BuilderHandle(server.address, server, worker, database, changes, metrics, settings.stop_grace_s)
 
 
 def _registrations(builder: BuilderServicer, catalog: CatalogServicer) -> tuple[Registration, ...]:

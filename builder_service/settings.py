@@ -5,13 +5,32 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import CommaSeparated, HostPort, Settings
+from builder_service.place import HUB, Remote, read_root
+from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
 
 _LOOPBACK = ("127.", "localhost", "[::1]")
+
+
+def _as_text(value: object) -> object:
+    return tuple(map(str, value)) if isinstance(value, (tuple, list)) else value
+
+
+def _check_roots(roots: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for root in roots or ():
+        read_root(root)
+    return roots
+
+
+def _check_endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc):
+        raise ValueError("expected http(s)://HOST without credentials, such as https://huggingface.co")
+    return url.rstrip("/")
 
 
 class BuilderSettings(Settings):
@@ -21,22 +40,53 @@ class BuilderSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50061"
     """Where it serves gRPC."""
-    source_roots: Annotated[tuple[Path, ...] | None, *CommaSeparated] = None
-    """Folders, separated by commas, under which checkpoints must lie once links are followed.
+    metrics_listen: HostPortOrNone = "127.0.0.1:9461"
+    """Where it serves Prometheus metrics, HOST:PORT; empty: nowhere."""
+    source_roots: Annotated[
+        tuple[str, ...] | None, *CommaSeparated, BeforeValidator(_as_text), AfterValidator(_check_roots)
+    ] = None
+    """Folders and URL prefixes, separated by commas, under which checkpoints must lie once links are followed.
 
-    Unset: the working directory, home and the Hugging Face cache if `listen` is a loopback address, else none.
+    A prefix is `hf://`, `hf://ORG/`, `hf://ORG/REPO` or `s3://BUCKET/PREFIX`, likewise with `gs` and `az`. Unset: the
+    working directory, home, the Hugging Face cache and `hf://` if `listen` is a loopback address, else none.
     """
+    hub_token: SecretStr | None = None
+    """Token for private and gated repositories of the hub; unset: HF_TOKEN, else that of `hf auth login`."""
+    hub_endpoint: Annotated[str, AfterValidator(_check_endpoint)] = ""
+    """URL of the hub; empty: HF_ENDPOINT, else https://huggingface.co."""
+    hub_offline: bool = False
+    """Take from the Hugging Face cache what was downloaded before, and never ask the hub; HF_HUB_OFFLINE does too."""
     concurrency: Annotated[int, Field(ge=1, le=64)] = 1
     """Builds that run at once."""
+    queue_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Builds that may wait, in the whole queue, before another is refused."""
+    build_timeout_s: Annotated[float, Field(gt=0)] = 86_400.0
+    """How long one attempt at a build may take."""
+    memory_limit_mib: Annotated[int, Field(ge=0)] = 0
+    """Most memory of its own that the process of a build may have, in MiB; 0: as much as there is."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 5.0
-    """How long calls may go on after the builder was asked to stop. Running builds go back into the queue."""
+    """How long calls and builds may go on after the builder was asked to stop; then builds go back into the queue."""
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The source roots that count, with links resolved."""
+        """The folders among the source roots that count, with links resolved."""
+        return tuple(root for root in self._all_roots if isinstance(root, Path))
+
+    @property
+    def remote(self) -> Remote:
+        """What may be fetched from elsewhere, and how."""
+        return Remote(
+            roots=tuple(root for root in self._all_roots if isinstance(root, str)),
+            hub_endpoint=self.hub_endpoint,
+            hub_token=self.hub_token,
+            hub_offline=self.hub_offline,
+        )
+
+    @property
+    def _all_roots(self) -> tuple[Path | str, ...]:
         if self.source_roots is not None:
-            return tuple(root.expanduser().resolve() for root in self.source_roots)
+            return tuple(map(read_root, self.source_roots))
         if not self.listen.startswith(_LOOPBACK):
             return ()
-        hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
-        return tuple(path.expanduser().resolve() for path in (Path.cwd(), Path.home(), Path(hub)))
+        folders = (Path.cwd(), Path.home(), Path(os.environ.get("HF_HOME", "~/.cache/huggingface")))
+        return (*(path.expanduser().resolve() for path in folders), f"{HUB}://")

@@ -1,4 +1,4 @@
-"""Where a checkpoint is, whether the builder may read it, and the digests of its files.
+"""The folder of a checkpoint, whether the builder may read it, and the digests of its files.
 
 Links are followed first, and then the real place has to lie under a source root: so the Hugging Face cache, which is
 made of links, works, and a link that leads out does not. Knows nothing of what the files say.
@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from builder_service.checkpoint_files import FIELD, present
 from common.digest import digest_file
@@ -54,40 +53,21 @@ class SourceFile:
         return EngineFile(path=self.path.name, media_type=media_type, digest=self.digest, size_bytes=self.size_bytes)
 
 
-def source_path(uri: str) -> Path:
-    """The folder that a URI names, as it is written; raises InvalidArgument (INVALID_SPEC) if it names none."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError as error:
-        raise _bad_uri(uri, f"is neither a path nor a file:// URL: {error}") from None
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = Path(unquote(parts.path))
-    elif not parts.scheme:
-        path = Path(uri)
-    else:
-        raise _bad_uri(uri, "is neither a path nor a file:// URL")
-    if "\0" in str(path):
-        raise _bad_uri(uri, "holds a zero byte")
-    if not path.is_absolute():
-        raise _bad_uri(uri, "is relative, and the builder cannot know to what; give the whole path")
-    return path
+def find_folder(path: Path, roots: Sequence[Path]) -> Path:
+    """The checkpoint folder at a path, links followed.
 
-
-def find_folder(uri: str, roots: Sequence[Path]) -> Path:
-    """The checkpoint folder of a URI, links followed.
-
-    Raises what `source_path` does, InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound
-    (SOURCE_NOT_FOUND). The order is such that nobody learns what exists outside the roots.
+    Raises InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound (SOURCE_NOT_FOUND). The order is such
+    that nobody learns what exists outside the roots.
     """
-    folder = _real(source_path(uri))
-    _check_under(folder, roots, uri)
+    folder = _real(path)
+    _check_under(folder, roots, str(path))
     if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 - see `_real`
         what = "is not a folder that can be read" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
-        message = f"{FIELD}: {uri} {what}; a folder in Hugging Face's layout is needed"
-        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=uri)
-    for path in folder.iterdir():
-        if path.suffix in _MEDIA_TYPES:
-            _check_under(_real(path), roots, str(path))
+        message = f"{FIELD}: {path} {what}; a folder in Hugging Face's layout is needed"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=path)
+    for file in folder.iterdir():
+        if file.suffix in _MEDIA_TYPES:
+            _check_under(_real(file), roots, str(file))
     return folder
 
 
@@ -144,7 +124,3 @@ def _check_under(path: Path, roots: Sequence[Path], shown: str) -> None:
     allowed = ", ".join(map(str, roots)) or "none; set SINKSERVE_BUILDER_SOURCE_ROOTS"
     message = f"{FIELD}: {shown} is outside the builder's source roots, which are {allowed}"
     raise InvalidArgument(Reason.SOURCE_NOT_ALLOWED, message, field=FIELD, uri=shown, roots=allowed)
-
-
-def _bad_uri(uri: str, why: str) -> InvalidArgument:
-    return InvalidArgument(Reason.INVALID_SPEC, f"{FIELD}: {uri!r} {why}", field=FIELD, uri=uri)

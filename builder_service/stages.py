@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, time
+from threading import Lock
 
 from builder_service import verify as verification
 from builder_service.build_key import build_key, tool_versions
 from builder_service.builds import Stage
 from builder_service.checkpoint import Checkpoint
 from builder_service.estimate import check_fits, check_fits_device, estimate, kv_bytes_per_slot
-from builder_service.export import export
+from builder_service.export import export, weight_bytes
 from builder_service.families import read_model, read_rope
 from builder_service.generation import end_tokens, generation_defaults
+from builder_service.locate import locate
 from builder_service.machine import free_disk_bytes, free_memory_bytes
 from builder_service.messages import Order
 from builder_service.model import check_geometry
 from builder_service.plan import Parent, Plan, Source
-from builder_service.source import find_folder, hash_files, text_files
-from builder_service.template import derive_text
+from builder_service.source import hash_files, text_files
+from builder_service.template import asks_time, derive_text
 from builder_service.tensors import ModelTensors
 from common.digest import digest_file
 from common.engine import Engine
-from common.hardware import Hardware
+from common.hardware import Hardware, Machine, check_asked
 from common.manifest import (
     ENGINE_PATHS,
     MEDIA_TYPES,
@@ -36,18 +39,34 @@ from common.store import open_store
 from common.tensorrt_machine import find_machine
 from common.window import Geometry
 
+FETCHED = 0.9
+"""Of RESOLVE, where the checkpoint has to be fetched."""
+
+_FILES_AT_ONCE = 4
+
 
 def resolve(order: Order, parent: Parent) -> Source:
-    """RESOLVE: find the checkpoint and hash its files."""
+    """RESOLVE: find the checkpoint, fetch it if it is elsewhere, and hash its files."""
     parent.progress(Stage.RESOLVE, 0.0)
-    folder = find_folder(order.spec.source.uri, order.source_roots)
+    machine = _find_machine(order.spec)
+    found = locate(
+        order.spec,
+        roots=order.source_roots,
+        remote=order.remote,
+        work=order.work,
+        log=parent.log,
+        progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
+    )
+    folder, before = found.folder, FETCHED if found.fetched else 0.0
     checkpoint = Checkpoint(folder)
     paths = (*checkpoint.files(), *text_files(folder))
-    files = hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, done))
-    machine = find_machine() if order.spec.target is Target.TENSORRT else None
-    tools = tool_versions(machine)
+    size_bytes = sum(path.stat().st_size for path in paths)
+    files = hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes))
+    found.check(files)
+    today = datetime.combine(datetime.now(UTC), time.min, UTC)
+    tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(folder, order.spec.chat_template) else None)
     key = build_key([file.as_engine_file for file in files], order.spec, tools)
-    return Source(checkpoint, files, tools, key, machine)
+    return Source(found.origin, checkpoint, files, tools, key, machine, today)
 
 
 def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
@@ -62,11 +81,12 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     if not foreign:
         tensors.check()
     needs = estimate(model.architecture, geometry, spec.precision, spec.target)
+    parent.expect(needs)
     if not foreign:
-        check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work))
+        check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work), order.work)
     if source.machine is not None:
         check_fits_device(needs, source.machine.free_bytes)
-    text = derive_text(source.checkpoint.folder, spec.chat_template, model.architecture.vocabulary, datetime.now(UTC))
+    text = derive_text(source.checkpoint.folder, spec.chat_template, model.architecture.vocabulary, source.today)
     generation = source.checkpoint.generation_config
     ends = {*end_tokens(config, generation, model.architecture.vocabulary), *text.end_token_ids}
     for warning in text.warnings:
@@ -104,6 +124,7 @@ def write_files(order: Order, plan: Plan, parent: Parent) -> None:
 
 
 def _export(order: Order, plan: Plan, parent: Parent) -> None:
+    size_bytes = weight_bytes(plan.model, plan.geometry, order.spec.precision, target=order.spec.target)
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     export(
         plan.model,
@@ -111,7 +132,7 @@ def _export(order: Order, plan: Plan, parent: Parent) -> None:
         plan.geometry,
         order.spec.precision,
         plan.out,
-        lambda done: parent.progress(Stage.QUANTIZE, done),
+        lambda done: parent.progress(Stage.QUANTIZE, done, size_bytes),
         target=order.spec.target,
     )
 
@@ -138,13 +159,16 @@ def verify(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> d
 
 
 def publish(order: Order, plan: Plan, files: Iterable[EngineFile], parent: Parent) -> None:
-    """PUBLISH: store the files. The version itself is the worker's to publish."""
+    """PUBLISH: store the files, several at once. The version itself is the worker's to publish."""
     parent.progress(Stage.PUBLISH, 0.0)
     store = open_store(order.store_url)
     files = tuple(files)
-    read = _share_of(sum(file.size_bytes for file in files), lambda done: parent.progress(Stage.PUBLISH, done))
-    for file in files:
-        store.put(plan.out / file.path, file.digest, read)
+    total = sum(file.size_bytes for file in files)
+    read = _share_of(total, lambda done: parent.progress(Stage.PUBLISH, done, total))
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        puts = [threads.submit(store.put, plan.out / file.path, file.digest, read) for file in files]
+        for put in puts:
+            put.result()
 
 
 def describe(order: Order, source: Source, plan: Plan, figures: dict[str, float]) -> Manifest:
@@ -153,7 +177,7 @@ def describe(order: Order, source: Source, plan: Plan, figures: dict[str, float]
     return Manifest(
         name=spec.name,
         version=0,
-        spec=spec,
+        spec=spec.model_copy(update={"source": source.origin}),
         architecture=plan.architecture,
         rope=plan.rope,
         end_token_ids=plan.end_token_ids,
@@ -188,6 +212,15 @@ def _weight_bytes(source: Source, plan: Plan) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
+def _find_machine(spec: ModelSpec) -> Machine | None:
+    """The machine that a target is compiled for; None where it is not compiled for any."""
+    if spec.target is not Target.TENSORRT:
+        return None
+    machine = find_machine()
+    check_asked(spec.hardware, machine)
+    return machine
+
+
 def _hardware(source: Source, spec: ModelSpec) -> Hardware | None:
     if (machine := source.machine) is None:
         return None
@@ -208,12 +241,13 @@ def _geometry(spec: ModelSpec) -> Geometry:
 
 
 def _share_of(total: int, progress: Callable[[float], None]) -> Callable[[int], None]:
-    """Count bytes and report their share of `total`."""
-    done = 0
+    """Count bytes and report their share of `total`; many threads may, and the reports are in order."""
+    done, turn = 0, Lock()
 
     def read(size_bytes: int) -> None:
         nonlocal done
-        done += size_bytes
-        progress(min(1.0, done / max(1, total)))
+        with turn:
+            done += size_bytes
+            progress(min(1.0, done / max(1, total)))
 
     return read

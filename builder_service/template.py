@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from builder_service.chat_template import ChatTemplate, TemplateFailed
+from builder_service.chat_template import CLOCK, ChatTemplate, TemplateFailed
 from builder_service.prefix_space import without_prefix_space
-from builder_service.tokenizer_files import TokenizerFiles, dumped, read_tokenizer
+from builder_service.tokenizer_files import TokenizerFiles, dumped, read_chat_template, read_tokenizer
 from builder_service.turn_parts import WORDS, Parts, Speech, Tokens, Unsplittable, derive_parts
 from builder_service.turn_proof import prove
 from common.content import control_tokens, template_tokens
@@ -70,6 +70,14 @@ def derive_text(folder: Path, chat_template: str, vocabulary: int, now: datetime
             message = f"{FIELD} is not a Jinja template: {error}"
             raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD) from None
         return _tokens_only(f"the chat template does not compile: {error}", files)
+
+
+def asks_time(folder: Path, chat_template: str) -> bool:
+    """Whether the template that `derive_text` would use can ask for the time; it has to be called by its name.
+
+    Raises InvalidArgument (CHECKPOINT_INVALID) for files that cannot be read.
+    """
+    return CLOCK in (chat_template or read_chat_template(folder) or "")
 
 
 def _tokens_only(reason: str, files: TokenizerFiles | None = None) -> DerivedText:

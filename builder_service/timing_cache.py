@@ -10,7 +10,7 @@ import hashlib
 
 import obstore
 
-from common.store import open_object_store
+from common.object_store import open_object_store
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -59,7 +59,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles | None:
         library=library if tokenizer == current else _checked(tokenizer),
         source=source if tokenizer == json.loads(source) else dumped(tokenizer),
         special=special,
-        chat_template=_chat_template(folder, config),
+        chat_template=read_chat_template(folder),
         adds_bos=config.get("add_bos_token"),
     )
 
@@ -163,12 +163,16 @@ def _load(data: bytes) -> Tokenizer:
     return tokenizer
 
 
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """The file goes before the config; of several named templates the one called default is used."""
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a checkpoint; None if it has none. Raises InvalidArgument (CHECKPOINT_INVALID).
+
+    The file goes before the config; of several named templates the one called default is used.
+    """
     file = folder / "chat_template.jinja"
     if present(file):
         return read_text(file)
-    found = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+    found = _read_json(folder / CONFIG).get("chat_template")
+    found = found or _read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):
         found = {str(entry.get("name")): entry.get("template") for entry in found if isinstance(entry, dict)}
     if isinstance(found, dict):

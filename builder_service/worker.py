@@ -8,12 +8,12 @@ from contextlib import suppress
 import structlog
 
 from builder_service.build_run import POLL_S, BuildRun, Workshop
-from builder_service.builds import Build
+from builder_service.builders import RENEW_S
 from builder_service.changes import ANY, wait_a_while
 from common.errors import Aborted
 
 LOOK_AROUND_S = 10.0
-"""How often a worker looks for processes that died."""
+"""How often a worker looks for builds whose workers were lost."""
 
 log = structlog.get_logger()
 
@@ -24,31 +24,62 @@ class Worker:
     def __init__(self, shop: Workshop, concurrency: int) -> None:
         self._shop = shop
         self._concurrency = concurrency
-        self._running: dict[asyncio.Task[None], Build] = {}
-        self._loop: asyncio.Task[None] | None = None
+        self._running: dict[asyncio.Task[None], BuildRun] = {}
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._stopping = False
         self._looked_around = asyncio.get_running_loop().time()
 
     async def start(self) -> None:
-        """Clean up after processes that died, then take builds until `stop`."""
-        await asyncio.to_thread(self._look_around, set())
-        self._loop = asyncio.create_task(self._work(), name="builder-worker")
+        """Say that it is alive, clean up after workers that were lost, then take builds until `stop`."""
+        await asyncio.to_thread(self._shop.queue.renew)
+        await asyncio.to_thread(self._look_around)
+        self._tasks = (
+            asyncio.create_task(self._work(), name="builder-worker"),
+            asyncio.create_task(self._beat(), name="builder-heartbeat"),
+        )
 
-    async def stop(self) -> None:
-        """Take no more builds; kill those that run and put them back into the queue, their attempt not counted."""
-        if self._loop is None:
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Take no more builds and give those that run `grace_s`; then kill them and put them back into the queue.
+
+        Their attempts do not count.
+        """
+        if not self._tasks:
             return
+        working, beating = self._tasks
+        self._tasks = ()
         self._stopping = True
         self._shop.changes.notify(ANY)
-        await self._loop
+        await working
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_s)
+        await self._give_up()
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        with suppress(Exception):  # it is forgotten when its lease has passed
+            await asyncio.to_thread(self._shop.queue.leave)
+
+    @property
+    def _runs(self) -> set[str]:
+        """Names of the attempts that go on here."""
+        return {run.name for run in list(self._running.values())}
+
+    async def _give_up(self) -> None:
         running = dict(self._running)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        for build in running.values():
+        for run in running.values():
             with suppress(Aborted):  # it ended by itself
-                await asyncio.to_thread(self._shop.queue.give_up, build)
-        self._loop = None
+                await asyncio.to_thread(self._shop.queue.give_up, run.build)
+
+    async def _beat(self) -> None:
+        """Renew what this worker runs, whatever else it does."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                await asyncio.to_thread(self._shop.queue.renew, self._runs)
+            except Exception as error:
+                log.exception("worker.heartbeat_failed", exc_info=error)
 
     async def _work(self) -> None:
         with self._shop.changes.listen(ANY) as changed:
@@ -64,29 +95,31 @@ class Worker:
 
     async def _take(self) -> None:
         while len(self._running) < self._concurrency and not self._stopping:
-            if (build := await asyncio.to_thread(self._shop.queue.take)) is None:
+            if (lease := await asyncio.to_thread(self._shop.queue.take)) is None:
                 return
-            task = asyncio.create_task(BuildRun(self._shop, build).run(), name=build.name)
-            self._running[task] = build
+            run = BuildRun(self._shop, lease)
+            task = asyncio.create_task(run.run(), name=run.name)
+            self._running[task] = run
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        build = self._running.pop(task)
+        run = self._running.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("build.lost", build=build.name, exc_info=error)
-        self._shop.changes.notify(build.build_id)
+            log.error("build.lost", build=run.build.name, exc_info=error)
+        self._shop.changes.notify(run.build.build_id)
 
     async def _look_around_now_and_then(self) -> None:
         if (now := asyncio.get_running_loop().time()) - self._looked_around > LOOK_AROUND_S:
-            mine = {build.build_id for build in self._running.values()}
-            await asyncio.to_thread(self._look_around, mine)
+            await asyncio.to_thread(self._look_around)
             self._looked_around = now
 
-    def _look_around(self, mine: set[str]) -> None:
-        """Take over from processes that died: their builds, and what those left behind; `mine` run here."""
+    def _look_around(self) -> None:
+        """Take over from workers that were lost: their builds, and what attempts that are over left behind."""
         self._shop.work.mkdir(parents=True, exist_ok=True)
-        for build in self._shop.queue.abandoned():
+        runs = self._runs
+        for build in self._shop.queue.abandoned(runs):
             log.warning("build.abandoned", build=build.name, state=build.state, attempt=build.attempt)
-        for build_id in self._shop.leftovers() - self._shop.queue.running_ids() - mine:
-            self._shop.clean_up(build_id)
+        leftovers = self._shop.leftovers()  # before asking which runs go on: what begins between is not cleaned up
+        for name in leftovers - self._shop.queue.runs() - runs:
+            self._shop.clean_up(name)
         self._shop.catalog.finish_deletions()

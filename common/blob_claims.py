@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from common.catalog_tables import blob_claims, blob_tombstones, files
 from common.database import Database
@@ -68,6 +69,27 @@ def release_claims(connection: Connection, holder: str) -> set[str]:
     return released
 
 
+@dataclass(frozen=True)
+class Needs:
+    """Which blobs of some are needed, and why; one may be in both."""
+
+    claimed: set[str]
+    published: set[str]
+
+    @classmethod
+    def among(cls, connection: Connection, digests: set[str]) -> Needs:
+        """Those of a few hundred `digests` at most: each is a parameter of the query."""
+        claimed = select(blob_claims.c.digest).where(blob_claims.c.digest.in_(digests))
+        published = select(files.c.digest).where(files.c.digest.in_(digests))
+        # In this order: a publisher's claims end with the transaction that gives its engine the blobs.
+        return cls(set(connection.scalars(claimed)), set(connection.scalars(published)))
+
+    @property
+    def all(self) -> set[str]:
+        """Whatever must stay."""
+        return self.claimed | self.published
+
+
 class Sweeper:
     """Deletes blobs that nobody needs."""
 
@@ -76,9 +98,9 @@ class Sweeper:
         self._store = store
 
     def sweep(self, digests: Iterable[str]) -> set[str]:
-        """Delete those of `digests` that no engine has and nobody claims; returns them."""
+        """Delete those of a few hundred `digests` that no engine has and nobody claims; returns them."""
         with self._database.write() as connection:
-            doomed = {digest for digest in digests if self._entomb(connection, digest)}
+            doomed = self._entomb(connection, set(digests))
         self._bury(doomed)
         return doomed
 
@@ -91,12 +113,14 @@ class Sweeper:
             connection.execute(mine.values(sweeper=this_process()))
         self._bury(doomed)
 
-    def _entomb(self, connection: Connection, digest: str) -> bool:
-        needed = [exists().where(table.c.digest == digest) for table in (files, blob_claims, blob_tombstones)]
-        if any(connection.scalar(select(condition)) for condition in needed):
-            return False
-        connection.execute(insert(blob_tombstones).values(digest=digest, sweeper=this_process()))
-        return True
+    def _entomb(self, connection: Connection, digests: set[str]) -> set[str]:
+        """Put up tombstones for those that nobody needs, and nobody deletes already; returns them."""
+        dying = connection.scalars(select(blob_tombstones.c.digest).where(blob_tombstones.c.digest.in_(digests)))
+        doomed = digests - Needs.among(connection, digests).all - set(dying)
+        if doomed:
+            rows = [{"digest": digest, "sweeper": this_process()} for digest in sorted(doomed)]
+            connection.execute(insert(blob_tombstones), rows)
+        return doomed
 
     def _bury(self, doomed: set[str]) -> None:
         """Delete, and take the tombstones down in every case: nothing is deleted after that."""

@@ -26,6 +26,7 @@ from common.catalog_tables import engines, holds
 from common.database import Database, utc_now
 from common.digest import digest_of
 from common.errors import Aborted, DataLoss, InvalidArgument, Reason
+from common.garbage import Collected, collect_garbage
 from common.manifest import EngineFile, Manifest
 from common.pages import Page
 from common.published_engine import PublishedEngine
@@ -111,8 +112,15 @@ class Catalog:
         """Finish what processes that died had begun to delete."""
         self._sweeper.finish()
 
+    def collect_garbage(self, *, dry_run: bool) -> Collected:
+        """Delete blobs that no engine has and nobody claims, or only count them."""
+        return collect_garbage(self._database, self._store, dry_run=dry_run)
+
     def verify(self, reference: str) -> tuple[int, int]:
-        """Read every file again; returns their number and bytes. Raises DataLoss (STORE_CORRUPT) naming the file."""
+        """Read every file again, in pieces; returns their number and bytes.
+
+        Raises DataLoss (STORE_CORRUPT) naming the file and its digest.
+        """
         parsed = parse_reference(reference, "reference")
         with self._database.read() as connection:
             engine = find_engine(connection, parsed)
@@ -126,6 +134,7 @@ class Catalog:
         try:
             return self._store.verify(file.digest)
         except DataLoss as error:
+            self.resolve(engine.reference)  # raises NotFound if it was deleted meanwhile, and its files with it
             message = f"{file.path} of {engine.reference}: {error.message}"
             raise DataLoss(
                 Reason.STORE_CORRUPT, message, engine=engine.reference, file=file.path, blob=file.digest

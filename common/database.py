@@ -1,43 +1,28 @@
 """The SQL database: SQLite by default, PostgreSQL by URL, one code for both.
 
-Modules declare their tables on `metadata`. Calls block: from asyncio, use `asyncio.to_thread`. Every write runs in
-`write()`, which on SQLite takes the write lock at once, so that a transaction that has read never fails to write.
+Modules declare their tables on `metadata`; `common.migrations` makes them. Calls block: from asyncio, use
+`asyncio.to_thread`. Every write runs in `write()`, of which there is one at a time: what it has read stays true.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Dialect,
-    Engine,
-    Integer,
-    MetaData,
-    Table,
-    TypeDecorator,
-    create_engine,
-    event,
-    select,
-)
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import BigInteger, Connection, Dialect, Engine, MetaData, TypeDecorator, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from common.database_engine import ALONE, WRITES, make_engine
+from common.database_errors import meaning
+from common.errors import Reason, Unavailable
 
-SCHEMA_VERSION = 1
 LOCAL_PRINCIPAL = "local"
 """Owner of everything as long as nobody is authenticated."""
 
-_BUSY_TIMEOUT_S = 30
-_PG_FULL = "53100"  # disk_full
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData(
@@ -48,8 +33,6 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_name)s",
     }
 )
-
-_schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True))
 
 
 class Time(TypeDecorator[datetime]):
@@ -69,125 +52,114 @@ class Time(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+class DatabaseTime(FunctionElement[datetime]):
+    """The database's own clock: the one that all its clients share."""
+
+    type = Time()
+    inherit_cache = True
+
+
+@compiles(DatabaseTime, "sqlite")
+def _sqlite_time(_element: DatabaseTime, _compiler: object, **_: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    """In whole milliseconds, which is all that SQLite knows."""
+    return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000"
+
+
+@compiles(DatabaseTime, "postgresql")
+def _postgres_time(_element: DatabaseTime, _compiler: object, **_: Any) -> str:  # noqa: ANN401 - SQLAlchemy's
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
 def utc_now() -> datetime:
     """The time, with its zone."""
     return datetime.now(UTC)
 
 
+def database_time(connection: Connection) -> datetime:
+    """The time on the database's clock."""
+    return connection.execute(select(DatabaseTime())).scalar_one()
+
+
 class Database:
-    """An open database. `read` and `write` give a connection inside a transaction; many threads may use it."""
+    """An open database. `read` and `write` give a connection inside a transaction; many threads may use it.
+
+    Both raise ResourceExhausted (OUT_OF_DISK) where it has no room left, and Unavailable (DATABASE_UNAVAILABLE) where
+    it does not answer.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         # A read sees one snapshot. On SQLite every transaction does.
-        one_snapshot = {} if engine.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        one_snapshot = {} if self.is_embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = engine.execution_options(**one_snapshot)
-        self._writer = engine.execution_options(sinkserve_write=True)
+        self._row_writer = engine.execution_options(**{WRITES: True})
+        self._writer = engine.execution_options(**{WRITES: True, ALONE: True})
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is a file of ours, and no server."""
+        return self._engine.name == "sqlite"
+
+    @property
+    def shown(self) -> str:
+        """Its URL without a password."""
+        url = self._engine.url
+        return url.set(drivername=url.get_backend_name(), query={}).render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, from one snapshot."""
-        with self._reader.begin() as connection:
+        with self._meaning(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; committed at the end, rolled back if the block raises.
 
-        Raises ResourceExhausted (OUT_OF_DISK) where the database has no room left.
+        No other of its kind runs meanwhile: what it reads stays true until it commits.
         """
-        try:
-            with self._writer.begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            if not _is_full(error.orig):
-                raise
-            name = self._engine.url.database
-            message = f"the database {name} has no room left: {error.orig}; free some, then try again"
-            raise ResourceExhausted(Reason.OUT_OF_DISK, message, database=name) from error
+        with self._meaning(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write_rows(self) -> Iterator[Connection]:
+        """A transaction that writes rows on conditions in its statements, and reads nothing that others may change.
+
+        On a server many of them run at once.
+        """
+        with self._meaning(), self._row_writer.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
 
+    @contextmanager
+    def _meaning(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if (better := meaning(error, self.shown)) is None:
+                raise
+            raise better from error
 
-def open_database(url: str) -> Database:
-    """Open the database at a SQLAlchemy URL and create what of the schema is missing.
 
-    Raises InvalidArgument for a URL that cannot be used, FailedPrecondition for a schema of another version,
-    ResourceExhausted for a full disk, and Unavailable for a database that does not answer or is not one.
+def connect(url: str) -> Database:
+    """The database at a SQLAlchemy URL, whatever schema it has: see `schema.open_database`.
+
+    Raises InvalidArgument for a URL that cannot be used, ResourceExhausted for a full disk, and Unavailable for a
+    database that does not answer or is not one.
     """
-    engine = _engine(url)
-    database = Database(engine)
+    database = Database(make_engine(url))
     try:
-        found = _create(database)
+        with database.read() as connection:
+            database_time(connection)
+            connection.exec_driver_sql("SELECT 1")
     except DBAPIError as error:
         database.close()
-        where = engine.url.render_as_string(hide_password=True)
-        raise Unavailable(Reason.INTERNAL, f"the database {where} cannot be used: {error.orig}") from None
-    except ResourceExhausted:
+        message = f"the database {database.shown} cannot be used: {error.orig}"
+        raise Unavailable(Reason.DATABASE_UNAVAILABLE, message) from None
+    except BaseException:
         database.close()
         raise
-    if found not in (None, SCHEMA_VERSION):
-        database.close()
-        raise FailedPrecondition(
-            Reason.INTERNAL,
-            f"the database has schema version {found} and this program needs {SCHEMA_VERSION}: "
-            "use the release that wrote it, or another database",
-            found=found,
-            expected=SCHEMA_VERSION,
-        )
     return database
-
-
-def _create(database: Database) -> int | None:
-    """Create the tables that are missing; returns the version of the schema that was there."""
-    with database.write() as connection:
-        metadata.create_all(connection)
-        found: int | None = connection.scalar(select(_schema_version.c.version))
-        if found is None:
-            connection.execute(_schema_version.insert().values(version=SCHEMA_VERSION))
-    return found
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether the driver's error says that a disk is full."""
-    return (
-        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or getattr(error, "sqlstate", None) == _PG_FULL
-    )
-
-
-def _engine(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, ImportError) as error:
-        raise InvalidArgument(Reason.INVALID_FIELD, f"database_url cannot be used: {error}") from None
-    if not parsed.database or parsed.database == ":memory:":
-        raise InvalidArgument(Reason.INVALID_FIELD, "database_url: SQLite needs a file, such as sqlite:////var/x.db")
-    _make_folder(Path(parsed.database).parent)
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
-    event.listen(engine, "connect", _set_up_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Unavailable(Reason.INTERNAL, f"the database's folder {folder} cannot be made: {error}") from None
-
-
-def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-    del record
-    connection.isolation_level = None  # the driver begins nothing by itself: `_begin_sqlite` does
-    # FULL: what was committed is there after a power failure too, not only after a crash.
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("sinkserve_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

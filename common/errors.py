@@ -10,6 +10,7 @@ SinkServeError
 ├── Aborted              another act took precedence
 ├── Unavailable          the server is stopping
 ├── Cancelled            somebody asked for the end
+├── DeadlineExceeded     it took longer than it may
 ├── DataLoss             stored bytes are not what they were
 └── Internal             a fault of ours; the message says nothing of it
 """
@@ -66,6 +67,15 @@ class Reason(StrEnum):
     INTERNAL = "INTERNAL"
     INVALID_ALIAS = "INVALID_ALIAS"
     TOOLCHAIN_FAILED = "TOOLCHAIN_FAILED"
+    BUILD_TIMED_OUT = "BUILD_TIMED_OUT"
+    WORKER_LOST = "WORKER_LOST"
+    SCHEMA_MISMATCH = "SCHEMA_MISMATCH"
+    DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    SESSION_BUSY = "SESSION_BUSY"
+    TURN_NOT_FOUND = "TURN_NOT_FOUND"
+    TURN_NOT_FINISHED = "TURN_NOT_FINISHED"
+    SESSION_NOT_KEPT = "SESSION_NOT_KEPT"
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,10 @@ class Unavailable(SinkServeError):
 
 
 class Cancelled(SinkServeError):
+    pass
+
+
+class DeadlineExceeded(SinkServeError):
     pass
 
 

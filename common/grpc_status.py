@@ -37,6 +37,7 @@ CODES: dict[type[SinkServeError], grpc.StatusCode] = {
     errors.Aborted: grpc.StatusCode.ABORTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DataLoss: grpc.StatusCode.DATA_LOSS,
     errors.Internal: grpc.StatusCode.INTERNAL,
 }
@@ -100,9 +101,11 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _checked(request)
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception, method: str) -> None:
+async def _abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: BaseException, method: str, request: object
+) -> None:
     if not isinstance(error, SinkServeError):
-        log.error("call.failed", method=method, exc_info=error)
+        log.error("call.failed", method=method, resource=getattr(request, "name", None), exc_info=error)
         error = errors.Internal(Reason.INTERNAL, "the server failed; its log has the details")
     await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
@@ -140,18 +143,24 @@ def _guard(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMet
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether gRPC has to see the exception itself: a cancelled call, one aborted already, a peer that left."""
-    return isinstance(error, (asyncio.CancelledError, grpc.aio.AbortError, grpc.aio.BaseError))
+    """Whether gRPC has to see the exception itself: a cancelled call, one aborted already, a peer that left.
+
+    A CancelledError of something that the handler waited for would leave the client without a status, for ever.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError))
 
 
 def _guard_coroutine(behavior: Any, method: str, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
         try:
             return await behavior(check(request), context)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if _passes(error):
                 raise
-            await _abort(context, error, method)
+            await _abort(context, error, method, request)
 
     return call
 
@@ -161,9 +170,9 @@ def _guard_generator(behavior: Any, method: str, check: Any) -> Any:  # noqa: AN
         try:
             async for response in behavior(check(request), context):
                 yield response
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if _passes(error):
                 raise
-            await _abort(context, error, method)
+            await _abort(context, error, method, request)
 
     return call

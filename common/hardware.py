@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
-from common.spec import HardwareCompatibility
+from common.spec import HardwareCompatibility, TargetHardware
 
 AMPERE = "8.0"
 """Compute capability of the first GPUs that `ampere_plus` means."""
@@ -76,6 +76,19 @@ def check_runs(reference: str, needed: Hardware, found: Machine) -> None:
     there = ", ".join(f"{rule.what} {rule.found}" for rule in wrong)
     message = f"{reference} needs {expected}; here is {there}; build it again for this machine"
     raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=reference, expected=expected, found=there)
+
+
+def check_asked(asked: TargetHardware, found: Machine) -> None:
+    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) if the GPU here is not the kind that is asked for."""
+    expected = asked.compute_capability
+    if expected in ("", found.compute_capability):
+        return
+    message = (
+        f"hardware.compute_capability is {expected}, and the builder's {found.gpu} has {found.compute_capability}: "
+        "engines are compiled on the kind of GPU that runs them; start a builder on one"
+    )
+    there = found.compute_capability
+    raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, expected=expected, found=there)
 
 
 def warnings(needed: Hardware, found: Machine) -> tuple[str, ...]:

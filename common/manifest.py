@@ -143,6 +143,14 @@ class GenerationDefaults(_Part):
 class Manifest(_Part):
     """An engine, whole. Its digest is the sha256 of its canonical bytes."""
 
+    model_config = ConfigDict(
+        title="Manifest of a SinkServe engine, format 1",
+        json_schema_extra={
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": "https://sinkserve.dev/schemas/manifest-1.schema.json",
+        },
+    )
+
     format: Literal[1] = 1
     """Version of this layout."""
     name: str
@@ -174,7 +182,7 @@ class Manifest(_Part):
     source_files: tuple[EngineFile, ...]
     """The checkpoint's files that the engine was made from."""
     tool_versions: dict[str, str]
-    """Versions of the tools that made it."""
+    """Versions of the tools that made it, and what else decided: the machine it was compiled on, a template's date."""
     files: tuple[EngineFile, ...]
     """The engine's own files, by path."""
     verification: dict[str, float]
@@ -199,6 +207,10 @@ class Manifest(_Part):
         return sum(file.size_bytes for file in self.files)
 
     def canonical(self) -> bytes:
-        """The bytes that are stored and digested: the same for equal manifests."""
+        """The bytes that are stored and digested: the same for equal manifests.
+
+        Raises ValueError for a number that JSON does not have: infinity, or none at all.
+        """
         data = self.model_dump(mode="json")
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()

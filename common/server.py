@@ -47,9 +47,15 @@ class RunningServer:
         await self.grpc_server.stop(grace_s)
 
 
-async def start_server(listen: str, registrations: Sequence[Registration]) -> RunningServer:
-    """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use."""
-    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=OPTIONS)
+async def start_server(
+    listen: str, registrations: Sequence[Registration], *, connection_age_s: float = 0.0
+) -> RunningServer:
+    """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
+
+    A connection of `connection_age_s`, give or take a tenth, takes no new calls, and those on it go on. 0: never.
+    """
+    age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
+    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=(*OPTIONS, *age))
     names = [registration.name for registration in registrations]
     health = HealthServicer(names)
     for registration in registrations:

@@ -6,7 +6,7 @@ One frozen object a service, read once before anything starts. Each default is w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -26,6 +26,8 @@ def host_port(value: str) -> str:
 
 
 HostPort = Annotated[str, AfterValidator(host_port)]
+HostPortOrNone = Annotated[str, AfterValidator(lambda value: value and host_port(value))]
+"""HOST:PORT, or empty for none."""
 
 
 def _split(value: object) -> object:
@@ -70,6 +72,8 @@ class SharedSettings(Settings):
     """SQLAlchemy URL; empty: SQLite in `home`."""
     store_url: str = Field(default="", repr=False)
     """Where engines are stored: a folder, or an object-store URL; empty: a folder in `home`."""
+    log_format: Literal["text", "json"] = "text"
+    """How logs are written to standard error: for people, or as a JSON object a line."""
 
     @property
     def database(self) -> str:

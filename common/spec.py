@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -55,32 +55,35 @@ class Source(_Part):
     """Where a checkpoint is."""
 
     uri: Annotated[str, Field(min_length=1)]
-    """A folder in Hugging Face's layout: a path or a file:// URL. In a YAML file, relative to that file."""
+    """A checkpoint in Hugging Face's layout: a path, a file:// URL, hf://ORG/REPO, hf://ORG/REPO@REVISION, or an
+    object-store URL such as s3://BUCKET/PREFIX. In a YAML file, a path is relative to that file."""
+    revision: str = ""
+    """Of hf:// only: a branch, a tag or a commit; empty: the default branch. In a manifest always the commit."""
 
 
 class CacheGeometry(_Part):
     """Size of the sink + window cache, in tokens, and the number of slots."""
 
-    sink_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 4
+    sink_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 4
     """Tokens kept from the start of every conversation."""
-    window_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1020
+    window_tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1020
     """Most recent tokens that a query sees, itself included. Sinks and window fit the trained context."""
-    chunk_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    chunk_tokens: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
     """Most tokens that one step feeds to one session."""
-    max_slots: Annotated[int, Field(ge=1, le=1024)] = 8
+    max_slots: Annotated[int, Field(strict=True, ge=1, le=1024)] = 8
     """Conversations held in the engine at once."""
 
 
 class TensorRtOptions(_Part):
     """How TensorRT compiles; for target tensorrt only."""
 
-    workspace_mib: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    workspace_mib: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] = 0
     """Most device memory that a layer may use while it runs, in MiB; 0: TensorRT's own choice, all of the device's."""
-    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    optimization_level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
     """How long TensorRT searches for fast kernels: 0 builds quickest, 5 runs fastest."""
     hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
     """Which GPUs the engine runs on, besides the kind that it was built on."""
-    version_compatible: bool = False
+    version_compatible: StrictBool = False
     """Whether later versions of TensorRT can run the engine, which may cost speed; otherwise only the very same."""
 
 
@@ -89,15 +92,15 @@ class TensorRtLlmOptions(_Part):
 
     version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(rc[0-9]+)?$")] = "1.3.0rc27"
     """Version of TensorRT-LLM that a runtime has to have."""
-    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    tensor_parallel: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     """GPUs that share each layer."""
-    pipeline_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    pipeline_parallel: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     """Groups of such GPUs, each with some of the layers."""
     quantization: Literal["", "FP8", "W4A16_AWQ", "W8A16", "NVFP4"] = ""
     """One of TensorRT-LLM's QuantAlgo names for the weights; empty: as `precision` says."""
-    kv_memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    kv_memory_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.9
     """Share of the device memory left free by the weights that keys and values may take."""
-    stride_tokens: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    stride_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
     """Tokens that the window slides at once when it is recomputed; 0: a quarter of the window."""
 
 
@@ -110,6 +113,13 @@ class BuildOptions(_Part):
     """How TensorRT compiles; for target tensorrt only."""
     tensorrt_llm: TensorRtLlmOptions = TensorRtLlmOptions()
     """How TensorRT-LLM spreads a model over GPUs and holds it; for target tensorrt_llm only."""
+
+
+class TargetHardware(_Part):
+    """The GPU to compile for; for target tensorrt only."""
+
+    compute_capability: Annotated[str, Field(pattern=r"^([0-9]+\.[0-9]+)?$")] = ""
+    """Compute capability, such as `9.0`: only builders with such a GPU take the build. Empty: any with a GPU does."""
 
 
 class ModelSpec(_Part):
@@ -129,6 +139,8 @@ class ModelSpec(_Part):
     """Empty: the checkpoint's own chat template; `none`: text is fed as it is; else a Jinja template."""
     options: BuildOptions = BuildOptions()
     """Choices that rarely differ from their defaults."""
+    hardware: TargetHardware = TargetHardware()
+    """The GPU to compile for; for target tensorrt only."""
 
     @field_validator("cache")
     @classmethod
@@ -149,6 +161,15 @@ class ModelSpec(_Part):
             message = "target {target} is built in one of {known}"
             raise PydanticCustomError("precision_of_target", message, {"target": target.value, "known": known})
         return precision
+
+    @field_validator("hardware")
+    @classmethod
+    def _check_hardware(cls, hardware: TargetHardware, info: ValidationInfo) -> TargetHardware:
+        target = info.data.get("target")
+        if target not in (None, Target.TENSORRT) and hardware.compute_capability:
+            message = "only target tensorrt is compiled for a GPU, and the target is {target}"
+            raise PydanticCustomError("hardware_of_target", message, {"target": target})
+        return hardware
 
     @field_validator("options")
     @classmethod

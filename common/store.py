@@ -3,63 +3,102 @@
 Life of a blob: written aside and digested on the way, on a disk before it gets its name, never changed after; a
 reader gets it whole and with the right digest, or an error. `blobs/sha256/HEX` is where it is.
 
-A local folder is written by hand up to the rename, because obstore does not sync what it writes.
+Two who put the same blob at once both write it, and the last one's stays: it has the same bytes, since neither gives
+a blob its name before it has digested the whole of it. So create-once needs no lock, and no condition on the write.
+
+A local folder is written by hand, because obstore does not sync what it writes. An object store gets parts, several
+at once, which become the blob when all are there; then it is read back, since nobody else checks what it keeps.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import ObjectStore
 
-from common.digest import CHUNK_BYTES, Hasher, chunks, digest_hex
-from common.errors import DataLoss, InvalidArgument, Reason
+from common.digest import CHUNK_BYTES, Hasher, chunks, digest_hex, is_digest
+from common.errors import DataLoss, Reason
+from common.object_store import local_root, open_object_store, store_name
+from common.store_errors import explained
+from common.whole_file import remove_abandoned, write_whole
 
 ReadBytes = Callable[[int], None]
 _ASIDE = "uploads"
-_NEW_S = 60.0
+_PREFIX = "sha256:"
+_PARTS_AT_ONCE = 8  # of one blob: what is in memory of it is about so many parts
+_PART_BYTES = 8 * 1024 * 1024  # S3 takes no smaller ones than 5 MiB
+_MOST_PARTS = 10_000  # of S3
 
 
 def _ignore(_size: int) -> None:
     pass
 
 
-class BlobStore:
-    """Blobs by digest. Calls block and move bytes in pieces; many threads and processes may use one store."""
+class _Told:
+    """Progress over bytes that may be gone over several times: tells `read` of each once."""
 
-    def __init__(self, store: ObjectStore, root: Path | None) -> None:
+    def __init__(self, read: ReadBytes) -> None:
+        self._read = read
+        self._told = 0
+
+    def hears(self, done: Callable[[int], int] = lambda heard: heard) -> ReadBytes:
+        """A listener to one time; `done` is how many bytes are done with once so many were heard of."""
+        heard = 0
+
+        def hear(size_bytes: int) -> None:
+            nonlocal heard
+            heard += size_bytes
+            self._tell(done(heard))
+
+        return hear
+
+    def _tell(self, done: int) -> None:
+        if done > self._told:
+            self._read(done - self._told)
+            self._told = done
+
+
+class BlobStore:
+    """Blobs by digest. Calls block and move bytes in pieces; many threads and processes may use one store.
+
+    Besides what they name, calls raise what `explained` does: FailedPrecondition for an object store that cannot be
+    used, Unavailable for one that does not answer.
+    """
+
+    def __init__(self, store: ObjectStore, root: Path | None, name: str = "") -> None:
+        """`root` is where a local store's files are; `name` is what messages call the store."""
         self._store = store
         self._root = root
+        self._name = name
 
     def has(self, digest: str) -> bool:
         """Whether there is a blob of this name; says nothing of its bytes."""
         try:
-            obstore.head(self._store, _key(digest))
+            with explained(self._name):
+                obstore.head(self._store, _key(digest))
         except FileNotFoundError:
             return False
         return True
 
     def put(self, path: Path, digest: str, read: ReadBytes = _ignore) -> None:
-        """Store a file under its digest; `read` hears the progress in bytes.
+        """Store a file under its digest; `read` hears the progress, which adds up to the file's bytes.
 
         A blob that is there already is read and kept if it is right, replaced if it is not. Raises DataLoss
         (STORE_CORRUPT) if the file does not have the digest; then nothing was stored.
         """
-        if self.has(digest) and self._is_right(digest, read):
-            return
+        told = _Told(read)
+        if self.has(digest):
+            with suppress(DataLoss):
+                self.verify(digest, told.hears())
+                return
         if self._root is None:
-            obstore.put(self._store, _key(digest), _checked(path, digest, read), chunk_size=CHUNK_BYTES)
+            self._upload(path, digest, told)
         else:
-            self._put_local(self._root, path, digest, read)
+            write_whole(self._root / _key(digest), _checked(path, digest, told.hears()), self._root / _ASIDE)
 
     def fetch(self, digest: str, path: Path, read: ReadBytes = _ignore) -> None:
         """Copy a blob to `path`, which must not exist; verified. Raises DataLoss if it is missing or wrong."""
@@ -95,72 +134,50 @@ class BlobStore:
 
     def delete(self, digest: str) -> None:
         """Delete a blob; nothing happens if there is none. Who may do this, and when: see `blob_claims`."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), explained(self._name):
             obstore.delete(self._store, _key(digest))
 
     def remove_abandoned(self) -> None:
-        """Remove what writers that died have written aside. An object store forgets unfinished uploads by itself."""
-        for aside in (self._root / _ASIDE).glob("*") if self._root else ():
-            _remove_if_abandoned(aside)
+        """Remove what writers that died have written aside in a folder; of an object store its owner's rules do."""
+        if self._root:
+            remove_abandoned(self._root / _ASIDE)
 
     def digests(self) -> Iterator[str]:
         """Digests of all blobs."""
-        for page in obstore.list(self._store, prefix="blobs/sha256"):
-            yield from (f"sha256:{item['path'].rpartition('/')[2]}" for item in page)
+        return (digest for digest, _ in self.blobs())
 
-    def _is_right(self, digest: str, read: ReadBytes) -> bool:
-        try:
-            self.verify(digest, read)
-        except DataLoss:
-            return False
-        return True
+    def blobs(self) -> Iterator[tuple[str, int]]:
+        """Digest and size in bytes of all blobs, page by page. What is no blob is passed over."""
+        with explained(self._name):
+            for page in obstore.list(self._store, prefix="blobs/sha256"):
+                named = ((_PREFIX + item["path"].rpartition("/")[2], item["size"]) for item in page)
+                yield from (blob for blob in named if is_digest(blob[0]))
+
+    def _upload(self, path: Path, digest: str, told: _Told) -> None:
+        """Send and read back, each half of the progress. If the file is wrong its parts are taken back."""
+        size = path.stat().st_size
+        pieces = _checked(path, digest, told.hears(lambda sent: sent // 2))
+        with explained(self._name):
+            obstore.put(self._store, _key(digest), pieces, chunk_size=_part_bytes(size), max_concurrency=_PARTS_AT_ONCE)
+        self.verify(digest, told.hears(lambda checked: size // 2 + (checked + 1) // 2))
 
     def _verified(self, digest: str, read: ReadBytes) -> Iterator[bytes]:
         hasher = Hasher()
         try:
-            for data in obstore.get(self._store, _key(digest)).stream(min_chunk_size=CHUNK_BYTES):
-                hasher.update(piece := bytes(data))
-                read(len(piece))
-                yield piece
+            with explained(self._name):
+                for data in obstore.get(self._store, _key(digest)).stream(min_chunk_size=CHUNK_BYTES):
+                    hasher.update(piece := bytes(data))
+                    read(len(piece))
+                    yield piece
         except FileNotFoundError:
             raise _corrupt(digest, "is missing from the store") from None
         if hasher.digest != digest:
             raise _corrupt(digest, f"now has digest {hasher.digest}")
 
-    def _put_local(self, root: Path, path: Path, digest: str, read: ReadBytes) -> None:
-        """Write aside, sync, rename, sync the folder: no crash leaves half a blob under its name."""
-        blob = root / _key(digest)
-        with _aside(root) as aside, aside.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: see `_remove_if_abandoned`
-            for data in _checked(path, digest, read):
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            aside.chmod(0o444)
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            aside.rename(blob)
-        _sync_folder(blob.parent)
-
 
 def open_store(url: str) -> BlobStore:
     """Open a store at a folder, a file:// URL or an object-store URL; raises InvalidArgument if it cannot be."""
-    return BlobStore(open_object_store(url), _local_root(url))
-
-
-def open_object_store(url: str) -> ObjectStore:
-    """What is beneath `open_store`, for whatever is not a blob; raises as that does."""
-    root = _local_root(url)
-    try:
-        return from_url(url) if root is None else LocalStore(prefix=root, mkdir=True)
-    except (BaseError, OSError, ValueError) as error:
-        raise InvalidArgument(Reason.INVALID_FIELD, f"store_url {url!r} cannot be used: {error}") from None
-
-
-def _local_root(url: str) -> Path | None:
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path)).absolute()
-    return None if parts.scheme else Path(url).absolute()
+    return BlobStore(open_object_store(url), local_root(url), store_name(url))
 
 
 def _key(digest: str) -> str:
@@ -183,27 +200,6 @@ def _checked(path: Path, digest: str, read: ReadBytes) -> Iterator[bytes]:
         raise _corrupt(digest, f"was to be stored from {path.name}, which has digest {hasher.digest}")
 
 
-@contextmanager
-def _aside(root: Path) -> Iterator[Path]:
-    aside = root / _ASIDE / uuid.uuid4().hex
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield aside
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _remove_if_abandoned(aside: Path) -> None:
-    """Remove a file that nobody has locked; a new one may be about to be."""
-    with suppress(FileNotFoundError, BlockingIOError), aside.open("rb") as file:
-        if time.time() - aside.stat().st_mtime > _NEW_S:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            aside.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _part_bytes(size_bytes: int) -> int:
+    """Size of the parts of a blob, so that there are not too many."""
+    return max(_PART_BYTES, -(-size_bytes // _MOST_PARTS))

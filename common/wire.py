@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
 
+from common.errors import FieldViolation, InvalidArgument, Reason
 from common.hardware import Hardware
 from common.manifest import Manifest
 from common.published_engine import PublishedEngine
@@ -18,11 +21,13 @@ from sinkserve.engine.v1 import engine_pb2
 
 def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
     """A spec, with defaults for what is unset; raises InvalidArgument (INVALID_SPEC) naming `spec.FIELD`."""
+    _check_known(message)
     data: dict[str, Any] = {
         "name": message.name,
-        "source": {"uri": message.source.uri},
+        "source": {"uri": message.source.uri, "revision": message.source.revision},
         "chat_template": message.chat_template,
         "options": _options_from_wire(message.options),
+        "hardware": {"compute_capability": message.hardware.compute_capability},
     }
     if message.target:
         data["target"] = _word(engine_pb2.Target.DESCRIPTOR, message.target)
@@ -33,16 +38,34 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
     return check_spec(data)
 
 
+def _check_known(message: Message) -> None:
+    """Refuse what only a newer protocol knows: without it, another engine would be built than was asked for."""
+    if strange := tuple(_strange_fields(message, "spec")):
+        text = "; ".join(f"{violation.field}: {violation.description}" for violation in strange)
+        raise InvalidArgument(Reason.INVALID_SPEC, text, violations=strange)
+
+
+def _strange_fields(message: Message, path: str) -> Iterator[FieldViolation]:
+    unknown = UnknownFieldSet(message)
+    for at in range(len(unknown)):
+        number = unknown[at].field_number
+        yield FieldViolation(path, f"field number {number} is of a newer protocol than this builder's")
+    for field, value in message.ListFields():
+        if isinstance(value, Message):
+            yield from _strange_fields(value, f"{path}.{field.name}")
+
+
 def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
     """The message of a spec, every field set."""
     return engine_pb2.ModelSpec(
         name=spec.name,
-        source=engine_pb2.Source(uri=spec.source.uri),
+        source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision),
         target=engine_pb2.Target.Value(f"TARGET_{spec.target.name}"),
         precision=engine_pb2.Precision.Value(f"PRECISION_{spec.precision.name}"),
         cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),
         chat_template=spec.chat_template,
         options=_options_to_wire(spec.options),
+        hardware=engine_pb2.TargetHardware(compute_capability=spec.hardware.compute_capability),
     )
 
 

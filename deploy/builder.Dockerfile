@@ -31,10 +31,11 @@ ENV PATH=/opt/sinkserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     SINKSERVE_HOME=/var/lib/sinkserve \
     SINKSERVE_BUILDER_LISTEN=0.0.0.0:50061 \
+    SINKSERVE_BUILDER_METRICS_LISTEN=0.0.0.0:9461 \
     SINKSERVE_BUILDER_SOURCE_ROOTS=/models
 WORKDIR /var/lib/sinkserve
 VOLUME /var/lib/sinkserve
 USER 10001:10001
-EXPOSE 50061
+EXPOSE 50061 9461
 HEALTHCHECK --start-period=10s --interval=10s --timeout=5s CMD ["python", "-m", "common.probe", "127.0.0.1:50061"]
 ENTRYPOINT ["python", "-m", "builder_service"]

@@ -132,11 +132,15 @@ async def serving(folder: Path) -> AsyncIterator[BuilderHandle]:
 class Process:
     """`python -m builder_service`, as an operator runs it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._environment = os.environ | {
+    def __init__(self, folder: Path, **settings: str) -> None:
+        """`settings` are variables of the environment."""
+        self._environment = {
+            **os.environ,
             "SINKSERVE_HOME": str(folder / "home"),
             "SINKSERVE_BUILDER_SOURCE_ROOTS": str(folder),
             "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
+            "SINKSERVE_BUILDER_METRICS_LISTEN": "",
+            **settings,
         }
         self.start()
 

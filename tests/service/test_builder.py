@@ -184,7 +184,8 @@ def _spec(name: str = "demo", uri: str = "/m", **cache: int) -> engine_pb2.Model
         (_spec(max_slots=0, chunk_tokens=0), ["spec.cache.chunk_tokens", "spec.cache.max_slots"]),
         (_spec("A b"), ["spec.name"]),
         (_spec(uri="relative"), ["spec.source.uri"]),
-        (_spec(uri="hf://org/repo"), ["spec.source.uri"]),
+        (_spec(uri="hf://repo"), ["spec.source.uri"]),
+        (_spec(uri="s3://"), ["spec.source.uri"]),
     ],
 )
 async def test_a_bad_spec_is_refused_with_its_fields(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder_service.builds import MOST_ATTEMPTS, Build, Stage, State, overall_progress
+from builder_service.builds import MOST_ATTEMPTS, Build, Stage, StageProgress, State, overall_progress
 from builder_service.failure import Failure
 from common.errors import FailedPrecondition, Internal, InvalidArgument, Reason
-from common.spec import ModelSpec, Source
+from common.spec import ModelSpec, Source, Target
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -19,7 +19,7 @@ FAILURE = Failure.of(InvalidArgument(Reason.CHECKPOINT_INVALID, "bad", field="so
 
 ACTS: dict[str, tuple[Callable[[Build], Build], dict[State, State]]] = {
     "take": (lambda build: build.take(LATER), {State.QUEUED: State.RUNNING}),
-    "advance": (lambda build: build.advance(Stage.VERIFY, 0.5), {State.RUNNING: State.RUNNING}),
+    "advance": (lambda build: build.advance(StageProgress(Stage.VERIFY, 0.5)), {State.RUNNING: State.RUNNING}),
     "requeue": (lambda build: build.requeue(counted=True), {State.RUNNING: State.QUEUED}),
     "abandon": (lambda build: build.abandon(LATER), {State.RUNNING: State.QUEUED}),
     "succeed": (lambda build: build.succeed("demo@1", LATER), {State.RUNNING: State.SUCCEEDED}),
@@ -93,7 +93,8 @@ def test_a_build_whose_workers_keep_dying_fails() -> None:
     build = build.take(NOW).abandon(LATER)
     assert build.state is State.FAILED
     assert build.failure is not None
-    assert build.failure.reason is Reason.BUILD_CRASHED
+    assert build.failure.reason is Reason.WORKER_LOST
+    assert build.failure.metadata == {"attempts": str(MOST_ATTEMPTS)}
 
 
 def test_a_cancelled_build_says_so() -> None:
@@ -106,7 +107,7 @@ def test_a_cancelled_build_says_so() -> None:
 def test_progress_and_stages_never_go_back(reports: list[tuple[Stage, float]]) -> None:
     build, order = _running(), list(Stage)
     for stage, done in reports:
-        after = build.advance(stage, done)
+        after = build.advance(StageProgress(stage, done))
         assert after.progress >= build.progress
         assert build.stage is not None
         assert after.stage is not None
@@ -114,13 +115,14 @@ def test_progress_and_stages_never_go_back(reports: list[tuple[Stage, float]]) -
         build = after
 
 
-def test_the_stages_fill_the_whole() -> None:
+@pytest.mark.parametrize("target", Target)
+def test_the_stages_fill_the_whole(target: Target) -> None:
     stages = list(Stage)
-    assert overall_progress(stages[0], 0.0) == 0.0
-    assert overall_progress(stages[-1], 1.0) == 1.0
+    assert overall_progress(stages[0], 0.0, target) == 0.0
+    assert overall_progress(stages[-1], 1.0, target) == 1.0
     for before, after in pairwise(stages):
-        assert overall_progress(before, 1.0) == overall_progress(after, 0.0)
-        assert overall_progress(after, 0.0) < overall_progress(after, 1.0)
+        assert overall_progress(before, 1.0, target) == overall_progress(after, 0.0, target)
+        assert overall_progress(after, 0.0, target) < overall_progress(after, 1.0, target)
 
 
 def test_a_failure_keeps_everything_of_its_error() -> None:

@@ -15,6 +15,7 @@ import pytest
 from builder_service.builds import Stage
 from builder_service.child import PipeParent, explain
 from builder_service.child_process import COMMAND
+from builder_service.estimate import Estimate
 from builder_service.messages import Order
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec import CacheGeometry, ModelSpec, Source
@@ -34,18 +35,57 @@ from tests.checkpoints import write_checkpoint
         (FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, "not loaded: std::bad_alloc"), Reason.OUT_OF_MEMORY),
     ],
 )
-def test_every_failure_has_a_cause(error: Exception, reason: Reason) -> None:
-    assert explain(error, Stage.QUANTIZE).reason is reason
+def test_every_failure_has_a_cause(error: Exception, reason: Reason, tmp_path: Path) -> None:
+    assert explain(error, Stage.QUANTIZE, tmp_path).reason is reason
 
 
-def test_a_fault_of_ours_names_its_stage_and_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_of_ours_names_its_stage_and_goes_to_the_log(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     def fail() -> None:
         raise ZeroDivisionError("oh")
 
     with pytest.raises(ZeroDivisionError) as caught:
         fail()
-    assert "failed in VERIFY: ZeroDivisionError: oh" in explain(caught.value, Stage.VERIFY).message
+    assert "failed in VERIFY: ZeroDivisionError: oh" in explain(caught.value, Stage.VERIFY, tmp_path).message
     assert "in fail" in capsys.readouterr().err
+
+
+NEEDS = Estimate(weight_bytes=1, kv_bytes_per_slot=1, memory_bytes=700 * 2**20, disk_bytes=300 * 2**20)
+
+
+def test_who_ran_out_of_memory_hears_what_was_estimated_taken_and_allowed(tmp_path: Path) -> None:
+    error = explain(MemoryError("Unable to allocate 1 GiB"), Stage.VERIFY, tmp_path, NEEDS)
+    assert "in VERIFY: Unable to allocate 1 GiB (estimate 700 MiB, peak " in error.message
+    assert {"estimate_bytes", "peak_bytes", "limit_bytes", "stage"} == set(error.metadata)
+    assert 0 < int(error.metadata["peak_bytes"]) < int(error.metadata["limit_bytes"])
+
+
+def test_who_ran_out_of_disk_hears_where_and_how_much(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "weights.bin"))
+    error = explain(full, Stage.QUANTIZE, tmp_path, NEEDS)
+    assert "about 300 MiB" in error.message
+    assert f"are free in {tmp_path}" in error.message
+    assert (error.metadata["path"], error.metadata["needed_bytes"]) == (str(tmp_path / "weights.bin"), str(300 * 2**20))
+    assert int(error.metadata["free_bytes"]) > 0
+
+
+def test_bytes_are_counted_where_a_stage_has_any() -> None:
+    out = io.BytesIO()
+    parent = PipeParent(queue.SimpleQueue(), out)
+    parent.progress(Stage.RESOLVE, 0.0, 1000)
+    parent.progress(Stage.RESOLVE, 1.0, 1000)
+    parent.progress(Stage.PLAN, 1.0)
+    told = [(message["bytes_done"], message["bytes_total"]) for message in _sent(out)]
+    assert told == [(0, 1000), (1000, 1000), (0, 0)]
+
+
+def test_the_plan_is_told_before_anything_can_go_wrong_of_it() -> None:
+    out = io.BytesIO()
+    parent = PipeParent(queue.SimpleQueue(), out)
+    parent.expect(NEEDS)
+    assert parent.needs is NEEDS
+    assert [(message["kind"], message["estimate_bytes"]) for message in _sent(out)] == [("planned", 700 * 2**20)]
 
 
 def _sent(out: io.BytesIO) -> list[dict[str, object]]:

@@ -51,17 +51,18 @@ NEEDS = Estimate(weight_bytes=0, kv_bytes_per_slot=0, memory_bytes=100 * 2**20, 
 
 
 def test_what_fits_is_let_through() -> None:
-    check_fits(NEEDS, NEEDS.memory_bytes, NEEDS.disk_bytes)
+    check_fits(NEEDS, NEEDS.memory_bytes, NEEDS.disk_bytes, Path("/work"))
 
 
 @pytest.mark.parametrize(
     ("memory", "disk", "reason", "said"),
     [
         (NEEDS.memory_bytes - 1, NEEDS.disk_bytes, Reason.OUT_OF_MEMORY, "100 MiB of memory"),
-        (NEEDS.memory_bytes, 2**20, Reason.OUT_OF_DISK, "50 MiB of disk and 1 MiB are free"),
+        (NEEDS.memory_bytes, 2**20, Reason.OUT_OF_DISK, "50 MiB of disk and 1 MiB are free in /work"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_both_numbers(memory: int, disk: int, reason: Reason, said: str) -> None:
     with pytest.raises(ResourceExhausted, match=said) as caught:
-        check_fits(NEEDS, memory, disk)
+        check_fits(NEEDS, memory, disk, Path("/work"))
     assert caught.value.reason is reason
+    assert caught.value.metadata["free_bytes"] == str(memory if reason is Reason.OUT_OF_MEMORY else disk)

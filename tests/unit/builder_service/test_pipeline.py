@@ -15,6 +15,7 @@ import pytest
 
 from builder_service import stages
 from builder_service.builds import Stage, overall_progress
+from builder_service.estimate import Estimate
 from builder_service.export import export
 from builder_service.messages import Order
 from builder_service.pipeline import run
@@ -41,9 +42,16 @@ class Listener:
     lines: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     digests: tuple[str, ...] = ()
+    bytes: dict[Stage, int] = field(default_factory=dict)
+    needs: Estimate | None = None
 
-    def progress(self, stage: Stage, done: float) -> None:
+    def progress(self, stage: Stage, done: float, bytes_total: int = 0) -> None:
         self.reports.append((stage, done))
+        if bytes_total:
+            self.bytes[stage] = bytes_total
+
+    def expect(self, needs: Estimate) -> None:
+        self.needs = needs
 
     def log(self, text: str) -> None:
         self.lines.append(text)
@@ -150,6 +158,31 @@ def test_every_stage_is_reported_in_its_order_and_ends_whole(model: Path) -> Non
     shares = [overall_progress(stage, done) for stage, done in parent.reports]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_stages_that_move_bytes_say_how_many(model: Path) -> None:
+    parent = Listener()
+    manifest = _built(model, parent)
+    assert parent.bytes == {
+        Stage.RESOLVE: sum(file.size_bytes for file in manifest.source_files),
+        Stage.QUANTIZE: manifest.weight_bytes,
+        Stage.PUBLISH: sum(file.size_bytes for file in manifest.files),
+    }
+    assert parent.needs is not None
+    assert parent.needs.memory_bytes > manifest.weight_bytes
+
+
+def test_a_graph_that_onnxruntime_does_not_take_is_refused_with_its_words(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_rubbish(*args: Any, **named: Any) -> None:
+        export(*args, **named)
+        (args[4] / GRAPH_PATH).write_bytes(b"rubbish")
+
+    monkeypatch.setattr(stages, "export", export_rubbish)
+    with pytest.raises(SinkServeError, match="onnxruntime .* cannot load the graph") as caught:
+        run(_order(model), Listener())
+    assert caught.value.reason is Reason.TOOLCHAIN_FAILED
 
 
 def test_the_same_checkpoint_gives_the_same_bytes_and_the_same_key(model: Path) -> None:

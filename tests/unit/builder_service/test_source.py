@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from builder_service.place import source_path
 from builder_service.settings import BuilderSettings
-from builder_service.source import TEXT_FILES, check_unchanged, find_folder, hash_files, source_path, text_files
+from builder_service.source import TEXT_FILES, check_unchanged, find_folder, hash_files, text_files
 from common.digest import digest_of
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.settings import SettingsError
@@ -56,14 +57,14 @@ def test_anything_else_is_an_invalid_spec(uri: str) -> None:
 
 
 def test_a_folder_under_a_root_is_found(root: Path) -> None:
-    assert find_folder(str(root / "model"), [root]) == root / "model"
-    assert find_folder((root / "model").as_uri(), [Path("/nowhere"), root]) == root / "model"
-    assert find_folder(str(root), [root]) == root
+    assert find_folder(root / "model", [root]) == root / "model"
+    assert find_folder(root / "model", [Path("/nowhere"), root]) == root / "model"
+    assert find_folder(root, [root]) == root
 
 
 def test_a_folder_outside_is_refused_and_the_roots_are_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match=str(root)) as caught:
-        find_folder(str(tmp_path), [root])
+        find_folder(tmp_path, [root])
     assert caught.value.reason is Reason.SOURCE_NOT_ALLOWED
 
 
@@ -71,27 +72,27 @@ def test_nobody_learns_what_exists_outside(root: Path, tmp_path: Path) -> None:
     for name in ("root", "nothing", "root2"):
         (tmp_path / "root2").mkdir(exist_ok=True)
         with pytest.raises(InvalidArgument) as caught:
-            find_folder(str(tmp_path / name), [root / "model"])
+            find_folder(tmp_path / name, [root / "model"])
         assert caught.value.reason is Reason.SOURCE_NOT_ALLOWED
 
 
 def test_dots_do_not_lead_out(root: Path) -> None:
     with pytest.raises(InvalidArgument, match="source roots"):
-        find_folder(f"{root}/model/../../", [root])
+        find_folder(Path(f"{root}/model/../../"), [root])
 
 
 def test_a_folder_whose_name_only_begins_like_a_root_is_outside(root: Path) -> None:
     (root.parent / "root-too").mkdir()
     with pytest.raises(InvalidArgument, match="source roots"):
-        find_folder(str(root.parent / "root-too"), [root])
+        find_folder(root.parent / "root-too", [root])
 
 
 def test_links_are_followed_before_anything_is_decided(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root / "model")
-    assert find_folder(str(tmp_path / "link"), [root]) == root / "model"
+    assert find_folder(tmp_path / "link", [root]) == root / "model"
     (root / "out").symlink_to(tmp_path)
     with pytest.raises(InvalidArgument, match="source roots"):
-        find_folder(str(root / "out"), [root])
+        find_folder(root / "out", [root])
 
 
 def test_a_cache_made_of_links_works(root: Path) -> None:
@@ -99,26 +100,26 @@ def test_a_cache_made_of_links_works(root: Path) -> None:
     (root / "blobs").mkdir()
     (root / "blobs" / "abc").write_text("{}")
     (root / "model" / "tokenizer.json").symlink_to("../blobs/abc")
-    folder = find_folder(str(root / "model"), [root])
+    folder = find_folder(root / "model", [root])
     assert hash_files(list(text_files(folder)), lambda _: None)[0].digest == digest_of(b"{}")
 
 
 def test_a_file_that_links_out_is_refused(root: Path) -> None:
     (root / "model" / "tokenizer.json").symlink_to("/etc/passwd")
     with pytest.raises(InvalidArgument, match=r"tokenizer\.json is outside"):
-        find_folder(str(root / "model"), [root])
+        find_folder(root / "model", [root])
 
 
 @pytest.mark.parametrize("name", ["model/config.json", "nothing"])
 def test_what_is_no_folder_is_not_found(root: Path, name: str) -> None:
     with pytest.raises(NotFound, match=name) as caught:
-        find_folder(str(root / name), [root])
+        find_folder(root / name, [root])
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
 
 
 def test_without_roots_nothing_is_allowed(root: Path) -> None:
     with pytest.raises(InvalidArgument, match="SINKSERVE_BUILDER_SOURCE_ROOTS"):
-        find_folder(str(root / "model"), [])
+        find_folder(root / "model", [])
 
 
 def test_files_are_hashed_with_their_names_and_progress(root: Path) -> None:
@@ -178,13 +179,13 @@ def test_links_in_circles_are_not_found(root: Path) -> None:
     (root / "circle").symlink_to("circle")
     for uri in (root / "circle", root / "circle" / "model"):
         with pytest.raises(NotFound, match="does not exist") as caught:
-            find_folder(str(uri), [root])
+            find_folder(uri, [root])
         assert caught.value.violations[0].field == "spec.source.uri"
 
 
 def test_a_file_that_links_to_itself_is_left_to_who_reads_it(root: Path) -> None:
     (root / "model" / "tokenizer.json").symlink_to("tokenizer.json")
-    folder = find_folder(str(root / "model"), [root])
+    folder = find_folder(root / "model", [root])
     with pytest.raises(InvalidArgument, match=r"tokenizer\.json cannot be read: Too many levels"):
         list(text_files(folder))
 
@@ -192,14 +193,14 @@ def test_a_file_that_links_to_itself_is_left_to_who_reads_it(root: Path) -> None
 @pytest.mark.parametrize("name", ["a" * 256, "a/" * 3000])
 def test_a_name_that_is_too_long_is_not_found(root: Path, name: str) -> None:
     with pytest.raises(NotFound, match="does not exist") as caught:
-        find_folder(str(root / name), [root])
+        find_folder(root / name, [root])
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
 
 
 def test_a_folder_that_may_not_be_read_is_not_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(NotFound, match="not a folder that can be read"):
-        find_folder(str(root / "model"), [root])
+        find_folder(root / "model", [root])
 
 
 @pytest.mark.parametrize("kind", not_files.KINDS)

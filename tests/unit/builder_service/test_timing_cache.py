@@ -15,8 +15,9 @@ KERNELS = ("sm_90", "11.4.0.106")
 
 @pytest.fixture(params=["folder", "file URL", "object store"])
 def caches(request: pytest.FixtureRequest, tmp_path: Path) -> TimingCaches:
-    urls = {"folder": str(tmp_path), "file URL": (tmp_path / "a store").as_uri(), "object store": "memory:///"}
-    return TimingCaches(urls[request.param])
+    if request.param == "object store":
+        return TimingCaches(request.getfixturevalue("bucket").url)
+    return TimingCaches(str(tmp_path) if request.param == "folder" else (tmp_path / "a store").as_uri())
 
 
 def test_what_is_saved_is_loaded(caches: TimingCaches) -> None:

@@ -15,6 +15,7 @@ from builder_service import build_run, worker
 from builder_service.build_queue import BuildQueue
 from builder_service.build_repository import BuildRepository
 from builder_service.builds import State
+from builder_service.capability import Capability
 from common.blob_claims import claim_blobs
 from common.digest import digest_of
 from common.errors import Reason
@@ -270,7 +271,8 @@ async def test_an_engine_of_the_same_key_that_broke_is_built_again(builds: Scrip
 
 def _dead(builds: ScriptedBuilds) -> BuildQueue:
     """The queue of a process that has ended."""
-    return BuildQueue(builds.database, f"{os.uname().nodename}/1/never:1", lambda _: None, lambda _: False)
+    anything = Capability(folders=(Path("/"),))
+    return BuildQueue(builds.database, f"{os.uname().nodename}/1/never:1", anything, lambda _: None, lambda _: False)
 
 
 OTHER = "from common.processes import this_process; print(this_process(), flush=True); input()"
@@ -283,10 +285,10 @@ async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkey
     assert other.stdout is not None
     name = (await other.stdout.readline()).decode().strip()
     builds.script("built(MANIFEST)")
-    await builds.start()
     spec = ModelSpec(name="demo", source=Source(uri="/m"))
     build_id = BuildRepository(builds.database, name).submit("local", spec).build_id
-    assert BuildQueue(builds.database, name, lambda _: None).take() is not None
+    assert BuildQueue(builds.database, name, Capability(), lambda _: None).take() is not None
+    await builds.start()
     other.kill()
     await other.wait()
     assert (await builds.until(build_id, State.SUCCEEDED)).attempt == 2
@@ -294,13 +296,14 @@ async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkey
 
 async def test_a_worker_takes_up_what_a_dead_one_left(builds: ScriptedBuilds) -> None:
     build_id = builds.submit()
-    assert _dead(builds).take() is not None
-    folder = builds.folder / "work" / build_id
+    lease = _dead(builds).take()
+    assert lease is not None
+    folder = builds.folder / "work" / lease.run
     folder.mkdir(parents=True)
     (folder / "weights.bin").write_bytes(b"half")
     (builds.folder / "work" / "another").mkdir()
     blob = builds.press.put(b"claimed by the dead")
-    claim_blobs(builds.database, [blob], f"builds/{build_id}")
+    claim_blobs(builds.database, [blob], f"runs/{lease.run}")
     builds.script("built(MANIFEST)")
     await builds.start()
     build = await builds.until(build_id, State.SUCCEEDED)

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.aliases import Alias, Aliases
-from common.database import open_database
+from common.database import Database
 from common.errors import InvalidArgument, NotFound, Reason
 from common.store import open_store
 from tests.drafts import Press
 
 
 @pytest.fixture
-def press(tmp_path: Path) -> Iterator[Press]:
-    database = open_database(f"sqlite:///{tmp_path / 'x.db'}")
-    yield Press(database, open_store(str(tmp_path / "store")), tmp_path)
-    database.close()
+def press(database: Database, tmp_path: Path) -> Press:
+    return Press(database, open_store(str(tmp_path / "store")), tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,12 @@ from sqlalchemy import insert, select
 from common import blob_claims
 from common.blob_claims import Sweeper, claim_blobs, claimed_by, release_claims
 from common.catalog_tables import blob_tombstones
-from common.database import Database, open_database
+from common.database import Database
 from common.digest import digest_of
 from common.errors import Unavailable
 from common.processes import this_process
 from common.store import open_store
 from tests.drafts import Press
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path / 'x.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,19 +11,12 @@ from sqlalchemy import update
 from common.blob_claims import claim_blobs
 from common.catalog import Catalog
 from common.catalog_tables import engines
-from common.database import Database, open_database
+from common.database import Database
 from common.digest import digest_of
 from common.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.pages import read_page
 from common.store import open_store
 from tests.drafts import Press, draft
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path / 'x.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -204,6 +196,21 @@ def test_verify_reads_every_file_and_names_the_one_that_broke(press: Press, cata
         catalog.verify("demo")
     assert caught.value.reason is Reason.STORE_CORRUPT
     assert caught.value.metadata["file"] == "weights.bin"
+
+
+def test_verify_of_an_engine_that_is_deleted_meanwhile_finds_none(
+    press: Press, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    press.publish()
+    verify = press.store.verify
+
+    def late(digest: str) -> int:
+        catalog.delete("demo@1")
+        return verify(digest)
+
+    monkeypatch.setattr(press.store, "verify", late)
+    with pytest.raises(NotFound, match="demo@1"):
+        catalog.verify("demo")
 
 
 def _rewrite(database: Database, text: str, digest: str) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -9,14 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateTable
 
 from common import catalog_tables as tables
-from common.database import Database, Time, metadata, open_database
-from common.errors import FailedPrecondition, InvalidArgument, Reason, ResourceExhausted, Unavailable
+from common.database import Database, Time, metadata
+from common.errors import InvalidArgument, Reason, ResourceExhausted, Unavailable
+from common.schema import open_database
 
 
 @pytest.fixture
@@ -42,14 +41,6 @@ def test_a_database_is_made_and_opened_again(database: Database, url: str) -> No
     with again.read() as connection:
         assert connection.scalar(select(tables.names.c.last_version)) == 3
     again.close()
-
-
-def test_a_schema_of_another_version_is_refused(database: Database, url: str) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
-        raw.execute("UPDATE schema_version SET version = 99")
-    raw.close()
-    with pytest.raises(FailedPrecondition, match="version 99 and this program needs 1"):
-        open_database(url)
 
 
 @pytest.mark.parametrize("url", ["rubbish", "sqlite://", "sqlite:///:memory:", "nonsense://x"])
@@ -97,25 +88,6 @@ def test_a_read_sees_one_moment_while_others_write(database: Database) -> None:
         with database.write() as writer:
             writer.execute(insert(tables.names).values(_name("demo")))
         assert reader.scalars(select(tables.names.c.name)).all() == []
-
-
-def test_writers_that_read_first_wait_for_each_other(database: Database) -> None:
-    with database.write() as connection:
-        connection.execute(insert(tables.names).values(_name("demo")))
-
-    def count() -> None:
-        for _ in range(25):
-            with database.write() as connection:
-                found = connection.execute(select(tables.names.c.last_version)).scalar_one()
-                connection.execute(update(tables.names).values(last_version=found + 1))
-
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    with database.read() as connection:
-        assert connection.scalar(select(tables.names.c.last_version)) == 100
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

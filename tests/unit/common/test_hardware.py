@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
-from common.hardware import Hardware, Machine, check_runs, fitting_slots, warnings
-from common.spec import HardwareCompatibility
+from common.hardware import Hardware, Machine, check_asked, check_runs, fitting_slots, warnings
+from common.spec import HardwareCompatibility, TargetHardware
 from tests.whole_manifests import HARDWARE
 
 HERE = Machine(
@@ -170,3 +170,15 @@ def test_where_no_slot_fits_all_figures_are_told() -> None:
     for figure in ("300 MiB", "1,500 MiB", "2,000 MiB"):
         assert figure in caught.value.message
     assert caught.value.metadata == {"needed_bytes": str(1800 * MIB), "free_bytes": str(2000 * MIB)}
+
+
+@pytest.mark.parametrize("asked", ["", "9.0"])
+def test_the_gpu_that_is_asked_for_may_be_any_or_this(asked: str) -> None:
+    check_asked(TargetHardware(compute_capability=asked), HERE)
+
+
+def test_another_gpu_than_is_asked_for_is_named_with_both() -> None:
+    message = "hardware.compute_capability is 12.0, and the builder's NVIDIA H200 has 9.0"
+    with pytest.raises(FailedPrecondition, match=message) as caught:
+        check_asked(TargetHardware(compute_capability="12.0"), HERE)
+    assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE

@@ -20,6 +20,7 @@ from common.spec import (
     Precision,
     Source,
     Target,
+    TargetHardware,
     TensorRtLlmOptions,
     TensorRtOptions,
 )
@@ -57,6 +58,7 @@ OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
         ),
     ),
 }
+HARDWARE_OF = {Target.TENSORRT: st.builds(TargetHardware, compute_capability=st.sampled_from(["", "9.0", "12.1"]))}
 
 
 @st.composite
@@ -64,7 +66,10 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     target, precision = draw(TARGETS)
     return ModelSpec(
         name=draw(st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")),
-        source=Source(uri=draw(st.text(st.characters(codec="utf-8"), min_size=1))),
+        source=Source(
+            uri=draw(st.text(st.characters(codec="utf-8"), min_size=1)),
+            revision=draw(st.text(st.characters(codec="utf-8"))),
+        ),
         target=target,
         precision=precision,
         cache=CacheGeometry(
@@ -75,6 +80,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         ),
         chat_template=draw(st.text(st.characters(codec="utf-8"))),
         options=draw(OPTIONS[target]),
+        hardware=draw(HARDWARE_OF.get(target, st.just(TargetHardware()))),
     )
 
 

@@ -1,23 +1,29 @@
+"""Builds in a database, as their clients and as their workers see them."""
+
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from builder_service import build_repository
+from builder_service import build_tables as tables
 from builder_service.build_events import Changed, Logged, Progressed
-from builder_service.build_queue import BuildQueue
+from builder_service.build_queue import BuildQueue, Lease
 from builder_service.build_repository import BuildRepository
-from builder_service.builds import Build, Stage, State
+from builder_service.builds import MOST_ATTEMPTS, Build, Stage, StageProgress, State
+from builder_service.capability import Capability
 from builder_service.failure import Failure
 from common.blob_claims import claim_blobs
 from common.catalog import Catalog
-from common.database import Database, open_database
+from common.database import Database, database_time
 from common.digest import digest_of
-from common.errors import Aborted, AlreadyExists, FailedPrecondition, Internal, NotFound, Reason
+from common.errors import Aborted, AlreadyExists, FailedPrecondition, Internal, NotFound, Reason, ResourceExhausted
 from common.pages import read_page
 from common.spec import ModelSpec, Source
 from common.store import open_store
@@ -29,11 +35,7 @@ KEY = digest_of(b"key")
 FAILURE = Failure.of(Internal(Reason.BUILD_CRASHED, "crashed"))
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(f"sqlite:///{tmp_path / 'x.db'}")
-    yield opened
-    opened.close()
+ANYTHING = Capability(folders=(Path("/"),), prefixes=("hf://",))
 
 
 @pytest.fixture
@@ -54,19 +56,30 @@ def builds(database: Database, heard: list[str]) -> BuildRepository:
 
 @pytest.fixture
 def queue(database: Database, heard: list[str], alive: set[str]) -> BuildQueue:
-    return BuildQueue(database, "here", heard.append, alive.__contains__)
+    return BuildQueue(database, "here", ANYTHING, heard.append, alive.__contains__)
 
 
 @pytest.fixture
 def other(database: Database, alive: set[str]) -> BuildQueue:
     """The queue as another process sees it."""
-    return BuildQueue(database, "there", lambda _: None, alive.__contains__)
+    return BuildQueue(database, "there", ANYTHING, lambda _: None, alive.__contains__)
 
 
 def _taken(queue: BuildQueue) -> Build:
-    build = queue.take()
-    assert build is not None
-    return build
+    return _leased(queue).build
+
+
+def _leased(queue: BuildQueue) -> Lease:
+    lease = queue.take()
+    assert lease is not None
+    return lease
+
+
+def expire(database: Database) -> None:
+    """Let every lease have passed."""
+    with database.write() as connection:
+        for table in (tables.builds, tables.builders):
+            connection.execute(update(table).values(lease_expires=database_time(connection) - timedelta(seconds=1)))
 
 
 def test_a_submitted_build_is_queued_and_found(builds: BuildRepository, heard: list[str]) -> None:
@@ -129,14 +142,14 @@ def test_the_build_that_waits_longest_is_taken(builds: BuildRepository, queue: B
 def test_a_build_is_taken_once(builds: BuildRepository, queue: BuildQueue) -> None:
     made = {builds.submit("local", SPEC).build_id for _ in range(10)}
     with ThreadPoolExecutor(8) as threads:
-        taken = [build.build_id for build in threads.map(lambda _: queue.take(), range(20)) if build]
+        taken = [lease.build.build_id for lease in threads.map(lambda _: queue.take(), range(20)) if lease]
     assert (len(taken), set(taken)) == (10, made)
 
 
 def test_everything_that_happens_is_an_event_in_its_order(builds: BuildRepository, queue: BuildQueue) -> None:
     build_id = builds.submit("local", SPEC).build_id
     build = _taken(queue)
-    queue.advance(build, Stage.PLAN, 0.5)
+    queue.advance(build, StageProgress(Stage.PLAN, 0.5))
     queue.log(build, "hello")
     queue.fail(build, FAILURE)
     _, stored = builds.watch("local", build_id, 0)
@@ -179,13 +192,14 @@ def test_events_are_each_builds_own(builds: BuildRepository, queue: BuildQueue) 
 
 def test_a_cancelled_build_takes_no_more_words_from_its_worker(builds: BuildRepository, queue: BuildQueue) -> None:
     builds.submit("local", SPEC)
-    build = _taken(queue)
-    assert queue.is_running(build)
+    lease = _leased(queue)
+    build = lease.build
+    assert queue.current(lease) == build
     builds.cancel("local", build.build_id)
-    assert not queue.is_running(build)
+    assert queue.current(lease) is None
     before = builds.watch("local", build.build_id, 0)
     acts: tuple[Callable[[], object], ...] = (
-        partial(queue.advance, build, Stage.PLAN, 0.5),
+        partial(queue.advance, build, StageProgress(Stage.PLAN, 0.5)),
         partial(queue.log, build, "x"),
         partial(queue.claim_key, build, KEY),
         partial(queue.wait_for_key, build, KEY),
@@ -229,18 +243,135 @@ def test_builds_of_dead_workers_are_taken_up_again(
     assert other.abandoned() == []
     alive.remove("here")
     assert [build.build_id for build in other.abandoned()] == made[:1]
-    assert other.running_ids() == set()
+    assert other.runs() == set()
     assert [_taken(other).build_id for _ in made] == made
 
 
-def test_a_build_is_for_the_process_that_accepted_it_as_long_as_that_is_alive(
-    builds: BuildRepository, queue: BuildQueue, other: BuildQueue, alive: set[str]
+def test_a_lease_that_is_not_renewed_is_lost(
+    database: Database, builds: BuildRepository, queue: BuildQueue, other: BuildQueue
 ) -> None:
+    """Of a worker that lives somewhere else, or stands still."""
     builds.submit("local", SPEC)
-    assert other.take() is None
-    alive.remove("here")
-    assert other.take() is not None
+    lease = _leased(queue)
+    assert other.abandoned() == []
+    expire(database)
+    queue.renew({lease.run})
+    assert other.abandoned() == []
+    expire(database)
+    assert [build.attempt for build in other.abandoned()] == [1]
+    assert queue.current(lease) is None
+    again = _leased(other)
+    assert (again.build.attempt, again.run) == (2, f"{again.build.build_id}-2")
+    queue.renew({lease.run})  # it wakes up
+    assert queue.current(lease) is None
+    assert other.current(again) == again.build
+
+
+def test_a_build_that_its_worker_does_not_run_any_more_is_taken_up_again(
+    database: Database, builds: BuildRepository, queue: BuildQueue, other: BuildQueue
+) -> None:
+    """As after an outage of the database in which a worker could not say how the build ended."""
+    builds.submit("local", SPEC)
+    lease = _leased(queue)
+    assert queue.abandoned({lease.run}) == []
+    assert [build.attempt for build in queue.abandoned()] == [1]
+    assert _leased(queue).build.attempt == 2
+    expire(database)
+    queue.renew()
+    assert [build.attempt for build in other.abandoned()] == [2], "only what it runs is renewed"
+
+
+def test_a_build_that_loses_worker_after_worker_fails(
+    database: Database, builds: BuildRepository, queue: BuildQueue
+) -> None:
+    build_id = builds.submit("local", SPEC).build_id
+    for _ in range(MOST_ATTEMPTS):
+        _taken(queue)
+        expire(database)
+        queue.abandoned()
     assert queue.take() is None
+    failed = builds.get("local", build_id)
+    assert failed.state is State.FAILED
+    assert failed.failure is not None
+    assert (failed.failure.reason, failed.attempt) == (Reason.WORKER_LOST, MOST_ATTEMPTS)
+
+
+def test_builders_that_are_not_heard_of_are_forgotten(database: Database, queue: BuildQueue, other: BuildQueue) -> None:
+    queue.renew()
+    other.renew()
+    with database.write() as connection:
+        long_ago = database_time(connection) - timedelta(hours=1)
+        mine = tables.builders.c.builder == "here"
+        connection.execute(update(tables.builders).where(mine).values(lease_expires=long_ago))
+    other.abandoned()
+    with database.read() as connection:
+        assert connection.scalars(select(tables.builders.c.builder)).all() == ["there"]
+    other.leave()
+    with database.read() as connection:
+        assert connection.scalars(select(tables.builders.c.builder)).all() == []
+
+
+def test_a_worker_takes_only_what_it_can_build(
+    database: Database, builds: BuildRepository, other: BuildQueue, alive: set[str]
+) -> None:
+    nothing = BuildQueue(database, "here", Capability(), lambda _: None, alive.__contains__)
+    build = builds.submit("local", SPEC)  # accepted here
+    other.renew()
+    assert nothing.take() is None, "another can"
+    assert _taken(other).build_id == build.build_id
+
+
+def test_what_nobody_can_build_is_taken_by_who_accepted_it_and_fails_there(
+    database: Database, builds: BuildRepository, alive: set[str]
+) -> None:
+    here, there = (
+        BuildQueue(database, name, Capability(), lambda _: None, alive.__contains__) for name in ("here", "there")
+    )
+    build = builds.submit("local", SPEC)
+    there.renew()
+    assert there.take() is None
+    assert _taken(here).build_id == build.build_id
+
+
+def test_too_many_waiting_builds_are_refused_until_fewer_wait(database: Database, queue: BuildQueue) -> None:
+    builds = BuildRepository(database, "here", most=2)
+    builds.submit("local", SPEC, "r1")
+    builds.submit("local", SPEC)
+    with pytest.raises(ResourceExhausted, match="2 builds wait") as caught:
+        builds.submit("local", SPEC)
+    assert caught.value.reason is Reason.CAPACITY_EXHAUSTED
+    assert caught.value.retry_after_s
+    assert builds.submit("local", SPEC, "r1").attempt == 0, "what was accepted is still there"
+    _taken(queue)
+    builds.submit("local", SPEC)
+
+
+def test_a_cancelled_build_goes_on_for_the_next_of_its_key(
+    builds: BuildRepository, queue: BuildQueue, other: BuildQueue
+) -> None:
+    for _ in range(3):
+        builds.submit("local", SPEC)
+    lease, second, third = _leased(queue), _taken(other), _taken(other)
+    queue.claim_key(lease.build, KEY)
+    for waiting in (third, second):
+        assert other.claim_key(waiting, KEY) == lease.build.build_id
+        other.wait_for_key(waiting, KEY)
+    queue.advance(lease.build, StageProgress(Stage.VERIFY, 0.5))
+    before = builds.get("local", lease.build.build_id)
+    builds.cancel("local", lease.build.build_id)
+    heir = queue.current(lease)
+    assert heir is not None
+    assert (heir.build_id, heir.state, heir.attempt) == (second.build_id, State.RUNNING, 1), "it waits the longest"
+    assert (heir.stage, heir.progress) == (Stage.VERIFY, before.progress)
+    queue.log(heir, "on it goes")
+    assert queue.runs() == {lease.run}
+    assert other.take() is None, "the third still waits"
+    builds.cancel("local", heir.build_id)
+    last = queue.current(lease)
+    assert last is not None
+    assert last.build_id == third.build_id
+    builds.cancel("local", last.build_id)
+    assert queue.current(lease) is None
 
 
 def test_one_build_a_key_runs_and_the_others_wait_until_it_has_ended(
@@ -288,15 +419,15 @@ def test_publishing_and_success_are_one(
     manifest = draft()
     builds.submit("local", SPEC)
     build = _taken(queue)
-    claim_blobs(database, [file.digest for file in manifest.files], build.name)
+    claim_blobs(database, [file.digest for file in manifest.files], "runs/1")
     builds.cancel("local", build.build_id)
     with pytest.raises(Aborted):
-        queue.succeed(build, catalog, manifest)
+        queue.succeed(build, catalog, manifest, "runs/1")
     with pytest.raises(NotFound):
         catalog.resolve("demo")
     builds.submit("local", SPEC)
     build = _taken(queue)
-    claim_blobs(database, [file.digest for file in manifest.files], build.name)
-    assert queue.succeed(build, catalog, manifest).reference == "demo@1"
+    claim_blobs(database, [file.digest for file in manifest.files], "runs/2")
+    assert queue.succeed(build, catalog, manifest, "runs/2").reference == "demo@1"
     done = builds.get("local", build.build_id)
     assert (done.state, done.engine, done.progress) == (State.SUCCEEDED, "demo@1", 1.0)

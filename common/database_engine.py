@@ -1,0 +1,99 @@
+"""A connection to SQLite or PostgreSQL that behaves the same: one writer at a time, nobody waits for ever."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from common.errors import InvalidArgument, Reason, Unavailable
+
+WRITES, ALONE = "sinkserve_writes", "sinkserve_alone"
+"""Execution options of a connection: its transactions may write; and nobody else writes meanwhile."""
+
+_PATIENCE_S, _RETRY_S = 30, 0.05
+_WRITER = 0x51_4B_53_56  # the lock's number: any, but the same for every process
+_POSTGRES_OPTIONS = (
+    f"-c lock_timeout={_PATIENCE_S}s "
+    # Whoever stops in the middle of a transaction must not stop all the others.
+    f"-c idle_in_transaction_session_timeout={_PATIENCE_S}s"
+)
+
+
+def make_engine(url: str) -> Engine:
+    """SQLAlchemy's engine for a URL; raises InvalidArgument if it cannot be used, Unavailable for a folder."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql" or parsed.drivername == "postgres":
+            return _postgres(parsed)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed)
+    except (ArgumentError, ImportError) as error:
+        raise InvalidArgument(Reason.INVALID_FIELD, f"database_url cannot be used: {error}") from None
+    message = f"database_url: {parsed.get_backend_name()} is not known; sqlite:////PATH and postgresql://HOST/NAME are"
+    raise InvalidArgument(Reason.INVALID_FIELD, message)
+
+
+def _postgres(url: URL) -> Engine:
+    options = f"{url.query.get('options', '')} {_POSTGRES_OPTIONS}".strip()
+    parsed = url.set(drivername="postgresql+psycopg").update_query_dict({"options": options})
+    engine = create_engine(parsed, pool_pre_ping=True)
+    event.listen(engine, "begin", _begin_postgres)
+    return engine
+
+
+def _begin_postgres(connection: Connection) -> None:
+    """One writer at a time, as on SQLite: what a writer has read stays true until it commits."""
+    if connection.get_execution_options().get(ALONE):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise InvalidArgument(Reason.INVALID_FIELD, "database_url: SQLite needs a file, such as sqlite:////var/x.db")
+    _make_folder(Path(url.database).parent)
+    engine = create_engine(url, connect_args={"timeout": _PATIENCE_S})
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the database's folder {folder} cannot be made: {error}"
+        raise Unavailable(Reason.DATABASE_UNAVAILABLE, message) from None
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
+    del record
+    connection.isolation_level = None  # the driver begins nothing by itself: `_begin_sqlite` does
+    # FULL: what was committed is there after a power failure too, not only after a crash.
+    _use_log(connection)
+    for pragma in ("synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Change to a write-ahead log; SQLite does not wait where others open a new file at the same moment."""
+    for _ in range(int(_PATIENCE_S / _RETRY_S)):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

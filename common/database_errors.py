@@ -1,0 +1,35 @@
+"""What a database's own errors mean to a person: no room left, or not there now. All else is a fault of ours."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from common.errors import Reason, ResourceExhausted, SinkServeError, Unavailable
+
+_FULL = ("53100",)
+_AWAY = (
+    "08",  # connection lost
+    "53300",  # too many connections
+    "55P03",  # waited too long for a lock
+    "25P03",  # stood still in a transaction
+    "57P",  # shut down, or starting
+)
+_RETRY_S = 5.0
+# Source: PostgreSQL, appendix A, "PostgreSQL Error Codes"; https://sqlite.org/rescode.html.
+
+
+def meaning(error: DBAPIError, name: str) -> SinkServeError | None:
+    """The error to raise instead, for the database `name`; None: it says nothing that a person could act on."""
+    cause = error.orig
+    code, state = getattr(cause, "sqlite_errorcode", None), getattr(cause, "sqlstate", None) or ""
+    if code == sqlite3.SQLITE_FULL or state in _FULL:
+        message = f"the database {name} has no room left: {cause}; free some, then try again"
+        return ResourceExhausted(Reason.OUT_OF_DISK, message, database=name)
+    busy = code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    unreached = isinstance(error, OperationalError) and code is None and not state  # no connection, so no state
+    if busy or unreached or error.connection_invalidated or state.startswith(_AWAY):
+        message = f"the database {name} does not answer: {cause}"
+        return Unavailable(Reason.DATABASE_UNAVAILABLE, message, retry_after_s=_RETRY_S, database=name)
+    return None

@@ -1,0 +1,121 @@
+"""What a builder counts and reads from the database, over every kind of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from builder_service.build_queue import BuildQueue
+from builder_service.build_repository import BuildRepository
+from builder_service.builds import MOST_ATTEMPTS, Build
+from builder_service.capability import Capability
+from builder_service.failure import Failure
+from builder_service.metrics import BuildMeter, QueueCollector
+from common.blob_claims import claim_blobs
+from common.catalog import Catalog
+from common.database import Database, utc_now
+from common.errors import Internal, Reason
+from common.spec import ModelSpec, Source
+from common.store import open_store
+from tests.contract.test_builds import expire
+from tests.drafts import draft
+
+SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
+FAILURE = Failure.of(Internal(Reason.BUILD_CRASHED, "crashed"))
+
+
+class Shop:
+    """One builder of a database, and its metrics."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.meter = BuildMeter()
+        self.builds = BuildRepository(database, "here", ended=self.meter.build_ended)
+        anything = Capability(folders=(Path("/"),))
+        self.queue = BuildQueue(
+            database, "here", anything, lambda _: None, lambda _: True, ended=self.meter.build_ended
+        )
+        self.now = utc_now()
+        self.meter.registry.register(QueueCollector(database, lambda: self.now))
+
+    def running(self) -> Build:
+        self.builds.submit("local", SPEC)
+        lease = self.queue.take()
+        assert lease is not None
+        return lease.build
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.meter.registry.get_sample_value(f"sinkserve_builder_{name}", labels)
+
+    def states(self) -> dict[str, float | None]:
+        states = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED")
+        return {state: count for state in states if (count := self.value("builds", state=state))}
+
+
+@pytest.fixture
+def shop(database: Database) -> Shop:
+    return Shop(database)
+
+
+def test_builds_are_counted_in_every_state(shop: Shop) -> None:
+    assert shop.states() == {}
+    shop.queue.fail(shop.running(), FAILURE)
+    shop.running()
+    shop.builds.submit("local", SPEC)
+    shop.builds.submit("other", SPEC)
+    assert shop.states() == {"QUEUED": 2, "RUNNING": 1, "FAILED": 1}
+
+
+def test_what_ended_counts_by_its_cause(shop: Shop) -> None:
+    shop.queue.fail(shop.running(), FAILURE)
+    shop.builds.cancel("local", shop.running().build_id)
+    shop.builds.cancel("local", shop.builds.submit("local", SPEC).build_id)
+    assert shop.value("builds_ended_total", state="FAILED", reason="BUILD_CRASHED") == 1
+    assert shop.value("builds_ended_total", state="CANCELLED", reason="BUILD_CANCELLED") == 2
+    assert shop.value("builds_ended_total", state="SUCCEEDED", reason="") == 0
+    assert shop.value("build_seconds_count", state="FAILED") == 1
+    assert (
+        shop.value("build_seconds_count", state="CANCELLED") == 1
+    )  # of a build that was never started there is no time
+
+
+def test_a_success_counts(shop: Shop, tmp_path: Path) -> None:
+    made = draft()
+    claim_blobs(shop.database, [file.digest for file in made.files], "run")
+    shop.queue.succeed(shop.running(), Catalog(shop.database, open_store(str(tmp_path))), made, "run")
+    assert shop.value("builds_ended_total", state="SUCCEEDED", reason="") == 1
+    assert shop.value("build_seconds_count", state="SUCCEEDED") == 1
+
+
+def test_a_build_whose_builders_died_counts_when_it_is_given_up(shop: Shop) -> None:
+    build = shop.running()
+    for attempt in range(MOST_ATTEMPTS):
+        assert shop.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") is None
+        assert build.attempt == attempt + 1
+        expire(shop.database)
+        shop.queue.abandoned()
+        if (lease := shop.queue.take()) is not None:
+            build = lease.build
+    assert shop.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") == 1
+
+
+def test_the_oldest_queued_build_is_that_old(shop: Shop) -> None:
+    shop.running()
+    assert shop.value("oldest_queued_seconds") == 0
+    oldest = shop.builds.submit("local", SPEC)
+    shop.builds.submit("local", SPEC)
+    shop.now = oldest.create_time + timedelta(seconds=42)
+    assert shop.value("oldest_queued_seconds") == 42
+    shop.now = oldest.create_time - timedelta(seconds=1)  # by the clock of another builder
+    assert shop.value("oldest_queued_seconds") == 0
+
+
+def test_builders_count_while_they_are_alive(shop: Shop) -> None:
+    assert shop.value("builders") == 0
+    shop.queue.renew()
+    BuildQueue(shop.database, "there", Capability(), lambda _: None).renew()
+    assert shop.value("builders") == 2
+    shop.queue.leave()
+    assert shop.value("builders") == 1

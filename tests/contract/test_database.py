@@ -1,0 +1,166 @@
+"""What every database does, whatever it is: transactions, one writer at a time, its clock, and its schema."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, select, text, update
+
+import builder_service.build_tables  # noqa: F401 - its tables are compared too
+import common.catalog_tables as tables
+import runtime_service.session_tables  # noqa: F401 - its tables are compared too
+from common.database import Database, connect, database_time, metadata, utc_now
+from common.errors import FailedPrecondition, Reason, Unavailable
+from common.schema import BEFORE, EMPTY, known_versions, needed_version, open_database, upgrade, version_of
+from tests.databases import KINDS, new_database_url
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with new_database_url(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def empty(url: str) -> Iterator[Database]:
+    database = connect(url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(empty: Database) -> Database:
+    upgrade(empty)
+    return empty
+
+
+def test_an_empty_database_gets_the_schema_that_the_tables_declare(empty: Database) -> None:
+    assert version_of(empty) == EMPTY
+    assert upgrade(empty) == (EMPTY, needed_version())
+    assert version_of(empty) == needed_version() == known_versions()[-1]
+    with empty.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_database_from_before_there_were_steps_is_brought_along(empty: Database) -> None:
+    """Such a one has the tables of the services that opened it, and a table with a version."""
+    with empty.write() as connection:
+        metadata.create_all(connection, tables=[tables.names])
+        connection.execute(text("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)"))
+        connection.execute(tables.names.insert().values(name="kept", last_version=3))
+    assert version_of(empty) == BEFORE
+    assert upgrade(empty) == (BEFORE, needed_version())
+    with empty.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        assert connection.scalar(select(tables.names.c.last_version)) == 3
+        assert not inspect(connection).has_table("schema_version")
+
+
+def test_an_upgrade_of_what_is_current_changes_nothing(database: Database) -> None:
+    assert upgrade(database) == (needed_version(), needed_version())
+
+
+def test_two_upgrades_at_once_are_one_after_the_other(url: str) -> None:
+    found: list[tuple[str, str]] = []
+
+    def run() -> None:
+        mine = connect(url)
+        found.append(upgrade(mine))
+        mine.close()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(before for before, _ in found) == sorted([EMPTY] + [needed_version()] * 3)
+
+
+def test_a_schema_of_a_newer_program_is_refused(database: Database, url: str) -> None:
+    with database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for act in (lambda: open_database(url), lambda: upgrade(database)):
+        with pytest.raises(FailedPrecondition, match="schema 9999 and this program needs .* a newer one") as caught:
+            act()
+        assert caught.value.reason is Reason.SCHEMA_MISMATCH
+
+
+def test_a_service_upgrades_a_file_and_refuses_a_server_that_is_behind(url: str) -> None:
+    if url.startswith("sqlite"):
+        open_database(url).close()
+        assert version_of(connect(url)) == needed_version()
+        return
+    with pytest.raises(FailedPrecondition, match="schema none and this program needs .* `sinkserve db upgrade`"):
+        open_database(url)
+    server = connect(url)
+    upgrade(server)
+    server.close()
+    open_database(url).close()
+
+
+def test_its_clock_is_the_time(database: Database) -> None:
+    with database.read() as connection:
+        first = database_time(connection)
+    assert abs(first - utc_now()) < timedelta(seconds=5)
+    time.sleep(0.01)
+    with database.read() as connection:
+        assert first < database_time(connection)
+
+
+def test_what_fails_leaves_nothing(database: Database) -> None:
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(tables.names.insert().values(name="demo", last_version=0))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with database.read() as connection:
+        assert connection.scalar(select(tables.names.c.name)) is None
+
+
+def test_a_read_sees_one_snapshot(database: Database) -> None:
+    with database.write() as connection:
+        connection.execute(tables.names.insert().values(name="demo", last_version=0))
+    query = select(tables.names.c.last_version)
+    with database.read() as reader:
+        assert reader.scalar(query) == 0
+        with database.write() as connection:
+            connection.execute(update(tables.names).values(last_version=7))
+        assert reader.scalar(query) == 0
+    with database.read() as reader:
+        assert reader.scalar(query) == 7
+
+
+def test_writers_that_count_up_what_they_read_lose_nothing(database: Database) -> None:
+    """Read, then write: right only where nobody else writes in between."""
+    with database.write() as connection:
+        connection.execute(tables.names.insert().values(name="demo", last_version=0))
+
+    def count() -> None:
+        for _ in range(10):
+            with database.write() as connection:
+                found = connection.scalar(select(tables.names.c.last_version))
+                connection.execute(update(tables.names).values(last_version=(found or 0) + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as connection:
+        assert connection.scalar(select(tables.names.c.last_version)) == 40
+
+
+def test_a_database_that_is_not_there_says_so_without_its_password() -> None:
+    with pytest.raises(Unavailable, match=r"postgresql://someone:\*\*\*@127\.0\.0\.1:1/x does not answer") as caught:
+        connect("postgresql://someone:secret@127.0.0.1:1/x")
+    assert caught.value.reason is Reason.DATABASE_UNAVAILABLE
+    assert "secret" not in str(caught.value)

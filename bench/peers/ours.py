@@ -1,0 +1,96 @@
+"""SinkServe as it serves: the exported graph, the engine, the plan of steps; without network and services."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import numpy as np
+
+from bench.peers.peer import Job, Peer, Turn, timed, token_ids
+from builder_service.checkpoint import Checkpoint
+from builder_service.export import export
+from builder_service.families import read_model, read_rope
+from builder_service.tensors import ModelTensors
+from common.engine import Feed, FloatArray, SlotState
+from common.manifest import GRAPH_PATH
+from common.onnxruntime_engine import OnnxRuntimeEngine
+from common.spec import Precision
+from common.window import Geometry, SessionWindow, chunks
+
+SLOTS = 32
+
+
+def load(job: Job) -> Peer:
+    """Export the checkpoint if that was not done before, and load it; the variant is a precision."""
+    geometry = Geometry(job.sinks, job.cache - job.sinks, job.chunk, SLOTS)
+    checkpoint = Checkpoint(job.checkpoint)
+    model = read_model(checkpoint.config)
+    if not (job.scratch / GRAPH_PATH).exists():
+        export(model, ModelTensors(checkpoint, model), geometry, Precision(job.variant), job.scratch, lambda _: None)
+    rope = read_rope(model, geometry)
+    return Ours(OnnxRuntimeEngine(job.scratch / GRAPH_PATH, model.architecture, rope, geometry, threads=job.threads))
+
+
+class Ours:
+    """A `Peer`. All measures use the slots from 0 on: one is finished before another begins."""
+
+    def __init__(self, engine: OnnxRuntimeEngine) -> None:
+        self._engine = engine
+        geometry = engine.geometry
+        self._window = SessionWindow(geometry.sinks, geometry.window)
+        self._positions = [0] * geometry.slots
+        self._next = [5] * geometry.slots
+        self._filled = 0
+        self._full: SlotState | None = None
+        self._position = 0
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("sinkserve", "onnxruntime")}
+
+    def prefill(self, count: int) -> float:
+        self._engine.clear(0)
+        return timed(lambda: self._feed(0, token_ids(count)))
+
+    def fill(self, sessions: int, most_s: float) -> None:  # noqa: ARG002 - one window is filled, the others get copies
+        count = self._window.capacity + self._engine.geometry.chunk
+        if self._full is None:
+            self._engine.clear(0)
+            self._feed(0, token_ids(count))
+            self._full = self._engine.export_slot(0, count, self._window)
+        for slot in range(sessions):
+            self._engine.import_slot(slot, self._full)
+        self._positions[:sessions] = [count] * sessions
+        self._next[:sessions] = [5] * sessions
+        self._filled = sessions
+
+    def step(self) -> float:
+        return timed(self._step)
+
+    def turn(self, prompt: int, new: int) -> Turn:
+        if not self._position:
+            self._engine.clear(0)
+        ids = token_ids(prompt, self._position)
+        first = timed(lambda: self._answer(ids))
+        return Turn(first, first + sum(timed(lambda: self._answer([self._next[0]])) for _ in range(new - 1)))
+
+    def _step(self) -> None:
+        slots = range(self._filled)
+        feeds = tuple(Feed(slot, self._positions[slot], self._window, (self._next[slot],)) for slot in slots)
+        for slot, logits in zip(slots, self._engine.step(feeds), strict=True):
+            self._positions[slot] += 1
+            self._next[slot] = int(np.argmax(logits))
+
+    def _answer(self, ids: list[int]) -> None:
+        logits = self._feed(self._position, ids)
+        self._position += len(ids)
+        self._next[0] = int(np.argmax(logits))
+
+    def _feed(self, position: int, ids: list[int]) -> FloatArray:
+        """Feed slot 0 from `position` on, in steps as large as they may be; returns the last logits: [vocabulary]."""
+        logits: FloatArray = np.empty(0, np.float32)
+        for size in chunks(self._engine.geometry, self._window.sinks, position, len(ids)):
+            taken, ids = ids[:size], ids[size:]
+            logits = self._engine.step((Feed(0, position, self._window, tuple(taken)),))[0]
+            position += size
+        return logits

@@ -1,0 +1,143 @@
+"""`sinkserve eval`: the paper's measurements on an engine, which needs no server.
+
+The engine is read from the store and computes in this process. Tables go to stdout, what moves to stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from common.settings import SettingsError, SharedSettings
+from common.spec_file import read_spec_file
+from runtime_service.settings import RuntimeSettings
+from sinkserve.cli import console
+from sinkserve.cli.build import build_here, readable_root
+from sinkserve.cli.embedded import embedded_services
+from sinkserve.cli.eval_view import print_measured, tracked
+from sinkserve.cli.failures import WRONG, Failure, explained
+from sinkserve.cli.options import own_remote
+from sinkserve.evaluation.forms import FORMS, FormName
+from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
+from sinkserve.evaluation.report import dump, write_document
+from sinkserve.evaluation.speed import SIZES, Speed, measure_speed
+from sinkserve.evaluation.streameval import StreamEval, measure_streameval
+from sinkserve.evaluation.workbench import Workbench
+
+app = typer.Typer(help="The paper's measurements on an engine: tables, JSON and plots.")
+
+Engine = Annotated[
+    str, typer.Argument(metavar="ENGINE", help="A published engine; or SPEC.yaml, which is built first if need be.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for NAME.json, NAME.png and NAME.svg.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of the table.")]
+
+
+@app.command()
+def ppl(  # noqa: PLR0917 - typer reads a command's options from its parameters
+    engine: Engine,
+    text: Annotated[Path, typer.Option("--text", help="A text file, UTF-8; control tokens in it count as such.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=2, help="Most tokens of it to read.")] = 8192,
+    cache: Annotated[int | None, typer.Option("--cache", min=2, help="Tokens kept; else the engine's.")] = None,
+    stride: Annotated[int, typer.Option("--stride", min=1, help="Recompute for every so many tokens.")] = 1,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Perplexity by position: dense, window, recomputation, and 1, 2, 4, 8 sinks."""
+    with _opened(engine, output) as bench:
+        stream = bench.encode(_read(text))[:tokens]
+        capacity = cache or bench.capacity
+        if len(stream) <= capacity:
+            raise Failure(
+                f"{text} has {len(stream)} tokens, which a cache of {capacity} holds: nothing leaves it", code=WRONG
+            )
+        measured = measure_perplexity(bench, stream, capacity=capacity, stride=stride, track=tracked)
+    _tell(measured, "ppl", output, json=json)
+
+
+@app.command()
+def streameval(  # noqa: PLR0917 - likewise
+    engine: Engine,
+    form: Annotated[
+        FormName, typer.Option("--form", help="The demo model's sentences, or the paper's.")
+    ] = FormName.CODES,
+    streams: Annotated[int, typer.Option("--streams", min=1, help="Streams, each with other numbers.")] = 8,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Tokens of a stream; else 16 caches.")] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Accuracy of replies by how far back the fact is that they need."""
+    with _opened(engine, output) as bench:
+        length = tokens or 16 * bench.capacity
+        measured = measure_streameval(bench, FORMS[form], form, streams=streams, tokens=length, track=tracked)
+    _tell(measured, "streameval", output, json=json)
+
+
+@app.command()
+def speed(
+    engine: Engine,
+    cache: Annotated[
+        list[int] | None, typer.Option("--cache", min=16, help="Tokens kept, repeated; else 256 to 4096.")
+    ] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Time per token with sinks and with recomputation, by cache size."""
+    with _opened(engine, output) as bench:
+        threads = RuntimeSettings.load().threads or os.cpu_count() or 1
+        measured = measure_speed(bench, cache or SIZES, threads=threads, track=tracked)
+    _tell(measured, "speed", output, json=json)
+
+
+@contextmanager
+def _opened(engine: str, output: Path | None) -> Iterator[Workbench]:
+    """The engine on the bench; what the command lacks is said before anything takes its time."""
+    with explained():
+        if output is not None and find_spec("matplotlib") is None:
+            raise Failure("--output draws plots with matplotlib", hint="pip install 'sinkserve[eval]'", code=WRONG)
+        try:
+            reference = _built(Path(engine)) if engine.endswith((".yaml", ".yml")) else engine
+            bench = Workbench.open(reference, SharedSettings.load(), RuntimeSettings.load(), own_remote())
+        except SettingsError as error:
+            raise Failure(str(error), code=WRONG) from None
+        try:
+            yield bench
+        finally:
+            bench.close()
+
+
+def _read(text: Path) -> str:
+    try:
+        return text.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failure(str(error), code=WRONG) from None
+
+
+def _built(path: Path) -> str:
+    """The engine of a spec, built by services that run for as long as that takes."""
+    spec = read_spec_file(path)
+    with embedded_services(readable_root(spec.source)) as services:
+        return asyncio.run(build_here(services.builder, spec))
+
+
+def _tell(measured: Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool) -> None:
+    if json:
+        console.out.file.write(dump(measured))
+    else:
+        print_measured(measured)
+    if output is None:
+        return
+    from sinkserve.evaluation.charts import draw  # noqa: PLC0415 - matplotlib is needed for this alone
+
+    files = (write_document(measured, output, name), *draw(measured, output, name))
+    console.err.print(f"[dim]wrote[/] {escape(', '.join(str(file) for file in files))}")

@@ -1,0 +1,86 @@
+"""Measurements as tables, and how far a measurement is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sinkserve.cli import console
+from sinkserve.evaluation.perplexity import Perplexity, Row
+from sinkserve.evaluation.progress import Advance
+from sinkserve.evaluation.speed import Speed
+from sinkserve.evaluation.streameval import Accuracy, StreamEval
+
+
+@contextmanager
+def tracked(name: str, total: int) -> Iterator[Advance]:
+    """A bar at a terminal, a line anywhere else."""
+    if not console.err.is_terminal:
+        console.err.print(f"[dim]{escape(name)}[/]")
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console.err) as progress:
+        task = progress.add_task(escape(name), total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def print_measured(measured: Perplexity | StreamEval | Speed) -> None:
+    """Print the table, and below it what could not be measured, and why."""
+    if isinstance(measured, Perplexity):
+        _print_perplexity(measured)
+    elif isinstance(measured, StreamEval):
+        _print_streameval(measured)
+    else:
+        _print_speed(measured)
+    for name, reason in {} if isinstance(measured, StreamEval) else measured.skipped.items():
+        console.err.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}")
+
+
+def _print_perplexity(measured: Perplexity) -> None:
+    ranges = [f"{start} to {end - 1}#" for start, end in measured.ranges]
+    columns = ["mode", *ranges, "past the cache#", "to recomputation#"]
+    console.print_table(columns, [_perplexity_cells(row) for row in measured.rows], "nothing could be measured")
+
+
+def _perplexity_cells(row: Row) -> list[str]:
+    ratio = "" if row.to_recomputation is None else f"{row.to_recomputation:.4f}"
+    return [row.mode, *(_figure(value) for value in row.by_range), _figure(row.past_cache), ratio]
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def _print_streameval(measured: StreamEval) -> None:
+    heads = ["lines back#", "tokens back#", "asked#", *(f"cache {column.name}#" for column in measured.columns)]
+    rows = []
+    for index, (lines, tokens) in enumerate(zip(measured.distances, measured.distance_tokens, strict=True)):
+        cells = [column.by_distance[index] for column in measured.columns]
+        rows.append([str(lines), str(tokens), str(cells[0].asked), *(_share(cell) for cell in cells)])
+    for name in ("inside", "at the edge", "beyond"):
+        parts = [getattr(column, name.replace(" ", "_")) for column in measured.columns]
+        rows.append([name, "", "", *(_counted(part) for part in parts)])
+    console.print_table(heads, rows, "the engine has no window to ask in")
+
+
+def _share(accuracy: Accuracy) -> str:
+    return "" if accuracy.share is None else f"{accuracy.share:.0%}"
+
+
+def _counted(accuracy: Accuracy) -> str:
+    return f"{_share(accuracy)} of {accuracy.asked}" if accuracy.asked else "none asked"
+
+
+def _print_speed(measured: Speed) -> None:
+    rows = [
+        [str(row.cache_tokens), f"{row.sinks_ms:.2f}", f"{row.recompute_ms:.1f}", f"{row.ratio:.1f}"]
+        for row in measured.rows
+    ]
+    console.print_table(
+        ["cache#", "sinks, ms#", "recomputation, ms#", "times as long#"], rows, "nothing could be measured"
+    )

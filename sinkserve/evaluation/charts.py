@@ -1,0 +1,78 @@
+"""The plots of measurements, as PNG and SVG. Needs matplotlib, and no display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sinkserve.evaluation.modes import Kind
+from sinkserve.evaluation.perplexity import Perplexity
+from sinkserve.evaluation.speed import Speed
+from sinkserve.evaluation.streameval import StreamEval
+
+_COLOURS = {Kind.DENSE: "tab:red", Kind.WINDOW: "tab:orange", Kind.RECOMPUTE: "tab:gray", Kind.SINKS: "tab:blue"}
+_STYLES = ("-", "--", ":", "-.")
+_SIZE = (8.0, 3.6)  # inches
+
+
+def draw(measured: Perplexity | StreamEval | Speed, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write `folder`/NAME.png and NAME.svg; the same measurement gives the same bytes."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    assert isinstance(axes, Axes)
+    if isinstance(measured, Perplexity):
+        _draw_perplexity(measured, axes)
+    elif isinstance(measured, StreamEval):
+        _draw_streameval(measured, axes)
+    else:
+        _draw_speed(measured, axes)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with mpl.rc_context({"svg.hashsalt": "sinkserve", "svg.fonttype": "none"}):
+        figure.savefig(png, dpi=100)
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg
+
+
+def _draw_perplexity(measured: Perplexity, axes: Axes) -> None:
+    seen: dict[Kind, int] = {}
+    for row in measured.rows:
+        style = _STYLES[seen.setdefault(row.kind, 0) % len(_STYLES)]
+        seen[row.kind] += 1
+        axes.plot(*np.array(row.curve).reshape(-1, 2).T, style, color=_COLOURS[row.kind], label=row.mode, linewidth=1.2)
+    axes.axvline(measured.trained_context, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    axes.set(title=f"{measured.engine}: perplexity by position", xlabel="position (dotted: trained context)")
+    axes.set_ylabel("perplexity a token")
+
+
+def _draw_streameval(measured: StreamEval, axes: Axes) -> None:
+    for column in measured.columns:
+        points = [
+            (tokens, 100 * accuracy.share)
+            for tokens, accuracy in zip(measured.distance_tokens, column.by_distance, strict=True)
+            if accuracy.share is not None
+        ]
+        axes.plot(*np.array(points).reshape(-1, 2).T, "o-", label=f"cache {column.name}", markersize=3, linewidth=1.2)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set(title=f"{measured.engine}: StreamEval", xlabel="tokens between fact and reply", ylabel="replies right, %")
+
+
+def _draw_speed(measured: Speed, axes: Axes) -> None:
+    sizes = [row.cache_tokens for row in measured.rows]
+    axes.plot(
+        sizes, [row.recompute_ms for row in measured.rows], "o-", color=_COLOURS[Kind.RECOMPUTE], label="recomputation"
+    )
+    axes.plot(
+        sizes, [row.sinks_ms for row in measured.rows], "o-", color=_COLOURS[Kind.SINKS], label="sinks and window"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set(title=f"{measured.engine}: time per token", xlabel="tokens in the cache", ylabel="ms a token")

@@ -1,0 +1,103 @@
+"""docs/evaluation.md says what the measurements beside it say, and they are what is promised.
+
+Run this file to write the page's tables anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
+GENERATED = re.compile(r"(<!-- (?P<name>[\w-]+): made from [^>]*-->\n).*?<!-- end -->", re.DOTALL)
+
+
+def measured(name: str) -> Any:
+    return json.loads((PAGE.parent / "evaluation" / f"{name}.json").read_text())
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def figure(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def ppl() -> str:
+    found = measured("ppl")
+    heads = [f"{start} to {end - 1}" for start, end in found["ranges"]]
+    rows = [
+        [row["mode"], *map(figure, [*row["by_range"], row["past_cache"]]), f"{row['to_recomputation']:.4f}"]
+        for row in found["rows"]
+    ]
+    return table(["perplexity at", *heads, "past the cache", "to recomputation"], rows)
+
+
+def streameval() -> str:
+    found = measured("streameval")
+    columns = found["columns"]
+    rows = [
+        [str(lines), str(tokens), str(columns[0]["by_distance"][index]["asked"])]
+        + [f"{column['by_distance'][index]['share']:.0%}" for column in columns]
+        for index, (lines, tokens) in enumerate(zip(found["distances"], found["distance_tokens"], strict=True))
+    ]
+    for view in ("inside", "beyond"):
+        parts = [column[view] for column in columns]
+        rows.append([f"**{view}**", "", "", *(f"**{part['share']:.0%}** of {part['asked']}" for part in parts)])
+    return table(["lines back", "tokens back", "asked", *(column["name"] for column in columns)], rows)
+
+
+def speed(name: str = "speed") -> str:
+    rows = [
+        [str(row["cache_tokens"]), f"{row['sinks_ms']:.2f}", f"{row['recompute_ms']:.0f}", f"{row['ratio']:.0f}"]
+        for row in measured(name)["rows"]
+    ]
+    return table(["cache", "sinks, ms", "recomputation, ms", "times as long"], rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "ppl": ppl,
+    "streameval": streameval,
+    "speed": speed,
+    "speed-135m": partial(speed, "speed-135m"),
+}
+
+
+def page() -> str:
+    return GENERATED.sub(lambda found: f"{found[1]}\n{PARTS[found['name']]()}\n\n<!-- end -->", PAGE.read_text())
+
+
+def test_the_page_is_what_was_measured() -> None:
+    assert PAGE.read_text() == page(), f"write it anew: python {Path(__file__).name}"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_plot_is_there(name: str) -> None:
+    for kind in ("png", "svg"):
+        assert (PAGE.parent / "evaluation" / f"{name}.{kind}").stat().st_size > 1000
+    assert f"(evaluation/{name}.svg)" in PAGE.read_text()
+
+
+def test_perplexity_with_four_sinks_is_recomputations_and_the_others_collapse() -> None:
+    rows = {row["mode"]: row["to_recomputation"] for row in measured("ppl")["rows"]}
+    assert rows["sinks 4+252"] == pytest.approx(1.0, abs=0.01)
+    assert rows["dense"] > 100
+    assert rows["window 0+256"] > 5
+
+
+def test_what_is_in_the_window_is_known_and_nothing_beyond() -> None:
+    for column in measured("streameval")["columns"]:
+        assert column["beyond"]["right"] == column["beyond"]["value_right"] == 0 < column["beyond"]["asked"]
+        assert column["inside"]["share"] >= 0.9 if column["sinks"] else column["inside"]["right"] == 0
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types typings bench parity test-gpu bench-gpu images clean
+.PHONY: help demo test lint format proto types typings bench eval parity test-gpu bench-gpu images clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -47,6 +47,11 @@ typings: .venv/ready ## generate the TensorRT and CUDA typings again
 bench: .venv/ready ## measure: a step against memory bandwidth, a long conversation against a short one
 	$(BIN)/python bench/step.py demo/model --window 252
 	$(BIN)/python bench/soak.py --position 20000
+
+eval: .venv/ready ## the paper's measurements on the demo model, into build/evaluation
+	$(BIN)/sinkserve eval streameval demo/spec.yaml --output build/evaluation
+	$(BIN)/sinkserve eval ppl demo --text demo/transcript.txt --output build/evaluation
+	$(BIN)/sinkserve eval speed demo --output build/evaluation
 
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'

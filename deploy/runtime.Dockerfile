@@ -30,10 +30,11 @@ COPY --from=install /opt/sinkserve /opt/sinkserve
 ENV PATH=/opt/sinkserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     SINKSERVE_HOME=/var/lib/sinkserve \
-    SINKSERVE_RUNTIME_LISTEN=0.0.0.0:50071
+    SINKSERVE_RUNTIME_LISTEN=0.0.0.0:50071 \
+    SINKSERVE_RUNTIME_METRICS_LISTEN=0.0.0.0:9471
 WORKDIR /var/lib/sinkserve
 VOLUME /var/lib/sinkserve
 USER 10001:10001
-EXPOSE 50071
+EXPOSE 50071 9471
 HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD ["python", "-m", "common.probe", "127.0.0.1:50071"]
 ENTRYPOINT ["python", "-m", "runtime_service"]

@@ -19,7 +19,8 @@ log = structlog.get_logger()
 
 async def _serve(settings: RuntimeSettings, shared: SharedSettings) -> None:
     runtime = await start_runtime(settings, shared)
-    log.info("runtime.listening", address=runtime.address, engines=list(settings.engines))
+    metrics = runtime.metrics.address
+    log.info("runtime.listening", address=runtime.address, metrics=metrics, engines=list(settings.engines))
     await stop_requested()
     log.info("runtime.stopping", grace_s=settings.drain_grace_s)
     await runtime.stop()
@@ -27,9 +28,10 @@ async def _serve(settings: RuntimeSettings, shared: SharedSettings) -> None:
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    configure_logging()
     try:
-        asyncio.run(_serve(RuntimeSettings.load(), SharedSettings.load()))
+        shared = SharedSettings.load()
+        configure_logging(json=shared.log_format == "json")
+        asyncio.run(_serve(RuntimeSettings.load(), shared))
     except (SettingsError, SinkServeError, OSError) as error:
         sys.exit(f"runtime: {error}")
 

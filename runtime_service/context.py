@@ -15,7 +15,8 @@ class Context:
     """`length` tokens of history, of which those before `fed` have keys and values in the cache.
 
     Tokens from `fed` on are *pending*. After a loss of the cache `fed` starts again at 0 and, where not the whole
-    history is kept, jumps from the end of the sinks to the first token kept (`start`).
+    history is kept, jumps from the end of the sinks to the first token kept (`start`). Those before
+    `fed_before` were in a cache that was lost.
     """
 
     def __init__(self, window: SessionWindow, tokens: Iterable[int] = ()) -> None:
@@ -23,6 +24,7 @@ class Context:
         self.length = 0
         self.fed = 0
         self.start = 0
+        self.fed_before = 0
         self.counts: dict[int, int] = {}
         self._sinks: list[int] = []
         self._recent: list[int] = []
@@ -33,6 +35,7 @@ class Context:
         """A session whose tokens are all in the database; `refill` comes before anything is fed."""
         context = cls(window)
         context.length = context.start = length
+        context.fed_before = length
         return context
 
     @property
@@ -94,6 +97,7 @@ class Context:
 
     def lose_cache(self) -> None:
         """Note that nothing is in the cache any more."""
+        self.fed_before = max(self.fed_before, self.fed)
         self.fed = 0
         self._skip_gap()
 
@@ -105,6 +109,7 @@ class Context:
         del self._recent[length - self.start :]
         del self._sinks[length:]
         self.length = length
+        self.fed_before = min(self.fed_before, length)
         self._recount()
 
     def refill(self, sinks: Sequence[int], start: int, recent: Sequence[int]) -> None:
@@ -119,6 +124,11 @@ class Context:
         self.start = start
         self._recount()
         self.lose_cache()
+
+    def restore(self, fed: int) -> None:
+        """Note that a cache with the tokens before `fed` is there again; those after it have to be at hand."""
+        assert self.start <= fed <= self.length, (self.start, fed, self.length)
+        self.fed = fed
 
     def trim(self) -> None:
         """Drop tokens that neither the window nor the next feed needs."""

@@ -2,7 +2,7 @@
 
 Who drives it calls `receive` for each request, `no_more` at a half-close, `lost` when the client is gone, and sends
 what comes out of `outbox`. A stream that was opened without `after_sequence` hears of the turns that it names; one
-with it hears of everything after it.
+with it hears of everything after it. A turn that runs without a stream of requests is a conversation with `one_turn`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected
+from runtime_service.farewell import Farewell, grown_old
 from runtime_service.live_session import LiveSession, Repeat
 from runtime_service.outbox import Outbox
+from runtime_service.ownership import draining
 from runtime_service.prepare import check_turn_id
 from runtime_service.session import SESSION_ID, NewSession
-from runtime_service.sessions import Sessions, draining
-from runtime_service.slots import Residence
+from runtime_service.sessions import Sessions
 from runtime_service.turn import TurnRequest
 
 _REMEMBERED = 32
@@ -52,11 +53,12 @@ Request = Open | TurnRequest | Cancel | Close
 
 
 class Conversation:
-    """One stream."""
+    """One stream. With `one_turn` it ends with its turn, or with the error for which that was not accepted."""
 
-    def __init__(self, sessions: Sessions, principal: str) -> None:
+    def __init__(self, sessions: Sessions, principal: str, *, one_turn: bool = False) -> None:
         self._sessions = sessions
         self._principal = principal
+        self._one_turn = one_turn
         self._settings = sessions.shared.settings
         self.outbox = Outbox(self._settings.unread_events, self._note_full)
         self._live: LiveSession | None = None
@@ -67,6 +69,18 @@ class Conversation:
         self._ending = False
         self._delete = False
         self._slow: asyncio.TimerHandle | None = None
+        age_s = 0.0 if one_turn else self._settings.max_stream_age_s
+        self._farewell = Farewell(self, age_s, self._settings.stream_leave_s)
+
+    @property
+    def session(self) -> str | None:
+        """Name of the session that it is on, once it is open."""
+        return None if self._live is None else self._live.session.name
+
+    async def wants_more(self) -> bool:
+        """Wait until the client has read enough to ask for more; False: the stream ends and takes nothing any more."""
+        await self.outbox.room()
+        return not self.outbox.closed
 
     async def receive(self, request: Request) -> None:
         """Take one request; raises what ends the stream."""
@@ -89,7 +103,7 @@ class Conversation:
 
     def lost(self, error: SinkServeError | None = None) -> None:
         """The client is gone, or has to go because of `error`."""
-        self._settle()
+        self._stop_clocks()
         if self._live is not None:
             self._live.leave(self, lost=True)
         self.outbox.close(error)
@@ -131,18 +145,29 @@ class Conversation:
             if turn_id in self._named:
                 self._remember(turn_id)
             self._end_if_done()
+            self._farewell.edge()
 
     def idle(self) -> None:
         """Nothing runs, waits or is being accepted."""
         self._end_if_done()
+        self._farewell.edge()
 
     def go_away(self, grace_s: float) -> None:
-        """The server is stopping."""
+        """The server is stopping, or the stream is old."""
         self.outbox.put(Event(0, GoAway(grace_s)))
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing of its session runs, waits or is being accepted."""
+        return self._live is None or self._live.idle
+
+    def dismiss(self, error: SinkServeError) -> None:
+        """End with `error`; the session stays as it is."""
+        self._part(error)
 
     def end(self, error: SinkServeError) -> None:
         """The session is no longer this stream's."""
-        self._settle()
+        self._stop_clocks()
         self.outbox.close(error)
 
     # How requests are taken
@@ -157,8 +182,17 @@ class Conversation:
         if self._live is not None:
             what = "the stream is open already; `open` comes first, and once"
             raise FailedPrecondition(Reason.STREAM_ALREADY_OPEN, what, field="open")
-        work = self._find(request.target)
-        live, resumed = await self._sessions.shared.background.whole(work, "open")
+        await self._sessions.shared.background.whole(self._enter(request), "open")
+
+    async def _enter(self, request: Open) -> None:
+        live, resumed = await self._find(request.target)
+        try:
+            if not self.outbox.closed:
+                self._follow(live, request, resumed=resumed)
+        finally:
+            live.rest()
+
+    def _follow(self, live: LiveSession, request: Open, *, resumed: bool) -> None:
         missed = [] if request.after_sequence is None else live.turns.log.since(request.after_sequence)
         self._hears_all = request.after_sequence is not None
         self._floor = live.turns.log.last if request.after_sequence is None else request.after_sequence
@@ -167,11 +201,12 @@ class Conversation:
             residence=live.residence,
             resumed=resumed,
             events_replayed=bool(missed),
-            kv_recomputed=live.residence is Residence.STORED and live.session.position > len(live.session.opening),
+            kv_recomputed=live.recomputes,
         )
         self.outbox.put(Event(0, opened), *missed)
         self._live = live
         live.follow(self)
+        self._farewell.start()
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
         if isinstance(target, NewSession):
@@ -182,11 +217,16 @@ class Conversation:
         try:
             if self._sessions.draining:
                 raise draining()
+            if self._farewell.asked:
+                raise grown_old()
             request = check_turn_id(request)
             accept = live.accept(request, self)
             await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
-            self.outbox.put(Event(0, Rejected(request.turn_id, error)))
+            if self._one_turn:
+                self._part(error)
+            else:
+                self.outbox.put(Event(0, Rejected(request.turn_id, error)))
 
     def _remember(self, turn_id: str) -> None:
         """A turn has ended."""
@@ -197,11 +237,21 @@ class Conversation:
     # How it ends
 
     def _end_if_done(self) -> None:
-        if self._ending and (self._live is None or self._live.idle):
-            self._settle()
-            if self._live is not None:
-                self._live.leave(self, lost=False)
-            self.outbox.close()
+        if self._ending and self._done:
+            self._part()
+
+    @property
+    def _done(self) -> bool:
+        if self.resting:
+            return True
+        return self._one_turn and not self._named
+
+    def _part(self, error: SinkServeError | None = None) -> None:
+        """End the stream and leave the session's turns as they are."""
+        self._stop_clocks()
+        if self._live is not None:
+            self._live.leave(self, lost=False)
+        self.outbox.close(error)
 
     def _note_full(self, full: bool) -> None:
         """A client that does not read pauses its own turns, for a bounded time."""
@@ -216,6 +266,10 @@ class Conversation:
     def _give_up(self) -> None:
         what = f"{self._settings.unread_events} events were not read for {self._settings.slow_reader_s:g} s"
         self.lost(ResourceExhausted(Reason.READER_TOO_SLOW, what))
+
+    def _stop_clocks(self) -> None:
+        self._settle()
+        self._farewell.stop()
 
     def _settle(self) -> None:
         if self._slow is not None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import grpc
 
+from common.errors import InvalidArgument, Reason
 from runtime_service.background import Background
-from runtime_service.engines import Engines
+from runtime_service.engines import Engines, WhenBusy
 from runtime_service.response_wire import loaded_to_wire
 from runtime_service.sessions import Sessions
 from sinkserve.runtime.v1 import engine_service_pb2 as pb
@@ -31,7 +32,7 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
 
     async def UnloadEngine(self, request: pb.UnloadEngineRequest, context: Context) -> pb.UnloadEngineResponse:
         published = await self._engines.resolve(request.reference, "reference")
-        unload = self._engines.unload(published, self._sessions.evacuate)
+        unload = self._engines.unload(published, self._sessions.evacuate, _when_busy(request.when_busy))
         await self._background.whole(unload, f"unload {published.reference}")
         return pb.UnloadEngineResponse()
 
@@ -39,3 +40,13 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
         self, request: pb.ListLoadedEnginesRequest, context: Context
     ) -> pb.ListLoadedEnginesResponse:
         return pb.ListLoadedEnginesResponse(engines=[loaded_to_wire(engine) for engine in self._engines.loaded])
+
+
+def _when_busy(number: pb.UnloadEngineRequest.WhenBusy.ValueType) -> WhenBusy:
+    if not number:
+        return WhenBusy.REFUSE
+    found = pb.UnloadEngineRequest.WhenBusy.DESCRIPTOR.values_by_number.get(number)
+    if found is None:
+        what = f"when_busy is {number}; it has to be WHEN_BUSY_REFUSE, WHEN_BUSY_WAIT or WHEN_BUSY_EVICT"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field="when_busy")
+    return WhenBusy(found.name.removeprefix("WHEN_BUSY_"))

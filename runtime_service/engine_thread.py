@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import TypeVar
 
 import structlog
 
 from common.errors import Internal, Reason
-from runtime_service.turn_scheduler import Emit, Listener, RunEvent, TurnScheduler
+from runtime_service.reply import MOST_JOINED, Delta, join
+from runtime_service.turn_scheduler import Emit, Listener, RunEvent, TurnScheduler, Wrote
 
 T = TypeVar("T")
 Act = Callable[[TurnScheduler], None]
@@ -26,10 +27,14 @@ class EngineThread:
     def __init__(self, make_scheduler: MakeScheduler, close: Callable[[], None], name: str) -> None:
         """`close` frees the engine; it is called in the thread, when nothing else of it will be."""
         self._close = close
+        self._name = name
         self._loop = asyncio.get_running_loop()
         self._inbox: SimpleQueue[Act | None] = SimpleQueue()
         self._stopping = False
         self._outbox: list[tuple[Listener, RunEvent]] = []
+        self._untold: list[tuple[Listener, RunEvent]] = []
+        self._asked = False
+        self._lock = threading.Lock()
         self.scheduler = make_scheduler(self._emit, self._wake)
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._thread.start()
@@ -83,7 +88,7 @@ class EngineThread:
         try:
             return act(self.scheduler)
         except Exception:
-            log.exception("scheduler.failed")
+            log.exception("scheduler.failed", engine=self._name)
             self.scheduler.fail_all(Internal(Reason.INTERNAL, "the server failed; its log has the details"))
             return None
 
@@ -95,15 +100,45 @@ class EngineThread:
         self._outbox.append((listener, event))
 
     def _deliver(self) -> None:
+        """Hand over what the steps emitted; once, until the event loop has taken it."""
         if not self._outbox:
             return
-        batch, self._outbox = self._outbox, []
-        try:
-            self._loop.call_soon_threadsafe(_tell, batch)
-        except RuntimeError:  # the loop is closed: nobody is left to hear
-            log.warning("events.undelivered", count=len(batch))
+        with self._lock:
+            self._untold += self._outbox
+            told, self._asked = self._asked, True
+        self._outbox = []
+        if not told:
+            try:
+                self._loop.call_soon_threadsafe(self._tell)
+            except RuntimeError:  # the loop is closed: nobody is left to hear
+                log.warning("events.undelivered", count=len(self._untold))
+
+    def _tell(self) -> None:
+        """In the event loop: everything that was emitted since it came here last."""
+        with self._lock:
+            batch, self._untold, self._asked = self._untold, [], False
+        for listener, event in joined(batch):
+            listener(event)
 
 
-def _tell(batch: list[tuple[Listener, RunEvent]]) -> None:
+def joined(batch: Sequence[tuple[Listener, RunEvent]]) -> Iterator[tuple[Listener, RunEvent]]:
+    """Events by listener, each listener's in order; pieces of one reply that follow one another are one.
+
+    A loop that has fallen behind has less to do for each token, and catches up.
+    """
+    by_listener: dict[Listener, list[RunEvent]] = {}
     for listener, event in batch:
-        listener(event)
+        by_listener.setdefault(listener, []).append(event)
+    for listener, events in by_listener.items():
+        pieces: list[Delta] = []
+        for event in events:
+            if isinstance(event, Wrote) and len(pieces) < MOST_JOINED:
+                pieces.append(event.delta)
+                continue
+            if pieces:
+                yield listener, Wrote(join(pieces))
+            pieces = [event.delta] if isinstance(event, Wrote) else []
+            if not pieces:
+                yield listener, event
+        if pieces:
+            yield listener, Wrote(join(pieces))

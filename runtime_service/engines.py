@@ -8,25 +8,41 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from functools import partial
 
 import structlog
 
 from common.catalog import Catalog
 from common.database import utc_now
-from common.errors import FailedPrecondition, NotFound, Reason
+from common.engine import SlotState
+from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
 from common.manifest import Manifest
 from common.published_engine import PublishedEngine
+from common.reference import EngineReference, parse_reference
 from runtime_service.engine_thread import EngineThread
 from runtime_service.loader import Loaded
 from runtime_service.recompute import RecomputeScheduler
 from runtime_service.scheduler import Limits, Scheduler
 from runtime_service.settings import RuntimeSettings
+from runtime_service.slots import Tenant
 from runtime_service.text import Text
 from runtime_service.token_generator import LoadedGenerator
 from runtime_service.turn_scheduler import Emit, TurnScheduler
 
+_LOOK_S = 0.05
+
 log = structlog.get_logger()
+
+
+class WhenBusy(StrEnum):
+    """What unloading does about turns that run or wait; names as on the wire."""
+
+    REFUSE = "REFUSE"
+    WAIT = "WAIT"
+    """They finish first; no others are taken."""
+    EVICT = "EVICT"
+    """They stop, and start again where their sessions are opened next."""
 
 
 @dataclass(eq=False)
@@ -56,6 +72,17 @@ class LoadedEngine:
         finally:
             self.turns -= 1
 
+    def check_room(self, most_waiting: int) -> None:
+        """Raise ResourceExhausted (CAPACITY_EXHAUSTED) if all slots are busy and as many turns wait as may."""
+        if self.turns < self.slots + most_waiting:
+            return
+        message = (
+            f"all {self.slots} slots are busy and {most_waiting} turns wait for one, as many as may (waiting_turns)"
+        )
+        raise ResourceExhausted(
+            Reason.CAPACITY_EXHAUSTED, message, retry_after_s=1.0, engine=self.published.reference, turns=self.turns
+        )
+
     @property
     def slots_in_use(self) -> int:
         """Slots that hold a session now."""
@@ -71,12 +98,17 @@ class Engines:
         load: Callable[[PublishedEngine], Loaded | LoadedGenerator],
         settings: RuntimeSettings,
         holder: str,
+        spill: Callable[[str, Tenant, SlotState], bool] = lambda *_: False,
     ) -> None:
+        """`spill` may keep a cache that leaves host memory, with the digest of its engine."""
         self._catalog = catalog
         self._load = load
         self._settings = settings
         self._holder = holder
+        self._spill = spill
         self._loaded: dict[str, LoadedEngine] = {}
+        self._leaving: set[str] = set()
+        self._wanted: dict[EngineReference, PublishedEngine] = {}
         self._lock = asyncio.Lock()
         self._prepared = asyncio.Event()
         self._prepared.set()
@@ -93,12 +125,36 @@ class Engines:
         except NotFound as error:
             raise NotFound(error.reason, f"{field}: {error.message}", field=field, reference=reference) from error
 
+    async def named(self, reference: str, field: str) -> PublishedEngine:
+        """What a reference names for a new session: of the settings' references, what is loaded under it by now.
+
+        Raises what `resolve` does.
+        """
+        wanted = self._wanted.get(parse_reference(reference, field))
+        if wanted is not None and wanted.digest in self._loaded:
+            return wanted
+        return await self.resolve(reference, field)
+
+    async def follow(self) -> None:
+        """Load what the settings' references name now, if that is another version; the ones before stay loaded.
+
+        Raises what `resolve` and `load` raise.
+        """
+        for reference, before in list(self._wanted.items()):
+            now = await self.resolve(str(reference), "SINKSERVE_RUNTIME_ENGINES")
+            if now.digest != before.digest:
+                await self.load(now)
+                self._wanted[reference] = now
+                log.info("engine.followed", reference=str(reference), engine=now.reference, before=before.reference)
+
     async def prepare(self, references: Iterable[str]) -> None:
         """Load what the settings name; sessions that come meanwhile wait. Raises what `resolve` and `load` raise."""
         self._prepared.clear()
         try:
             for reference in references:
-                await self.load(await self.resolve(reference, "SINKSERVE_RUNTIME_ENGINES"))
+                published = await self.resolve(reference, "SINKSERVE_RUNTIME_ENGINES")
+                await self.load(published)
+                self._wanted[parse_reference(reference)] = published
         finally:
             self._prepared.set()
 
@@ -107,6 +163,9 @@ class Engines:
         async with self._lock:
             if (found := self._loaded.get(published.digest)) is not None:
                 return found
+            if published.digest in self._leaving:
+                message = f"{published.reference} is being unloaded; load it when that is done"
+                raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference)
             await asyncio.to_thread(self._catalog.hold, published, self._holder)
             try:
                 loaded = await asyncio.to_thread(self._load, published)
@@ -131,22 +190,38 @@ class Engines:
             return await self.load(published)
         raise not_loaded(published.reference)
 
-    async def unload(self, published: PublishedEngine, evacuate: Callable[[LoadedEngine], Awaitable[None]]) -> None:
-        """Free an engine; `evacuate` gets its sessions out of the way.
+    async def unload(
+        self,
+        published: PublishedEngine,
+        evacuate: Callable[[LoadedEngine], Awaitable[None]],
+        when_busy: WhenBusy = WhenBusy.REFUSE,
+    ) -> None:
+        """Free an engine; `evacuate` gets its sessions out of the way. Returns when its memory is free.
 
-        Raises FailedPrecondition: ENGINE_NOT_LOADED, or ENGINE_IN_USE while turns run or wait.
+        Raises FailedPrecondition: ENGINE_NOT_LOADED, or ENGINE_IN_USE while turns run or wait, with REFUSE.
         """
+        engine = await self._close(published, when_busy)
+        self._leaving.add(published.digest)
+        try:
+            while when_busy is WhenBusy.WAIT and engine.turns:  # noqa: ASYNC110 - counted in several places
+                await asyncio.sleep(_LOOK_S)
+            await evacuate(engine)
+            await self._stop(engine)
+        finally:
+            self._leaving.discard(published.digest)
+
+    async def _close(self, published: PublishedEngine, when_busy: WhenBusy) -> LoadedEngine:
+        """Take nothing new for an engine."""
         async with self._lock:
             engine = self._loaded.get(published.digest)
             if engine is None:
                 raise not_loaded(published.reference)
-            if engine.turns:
+            if engine.turns and when_busy is WhenBusy.REFUSE:
                 message = f"{published.reference} has {engine.turns} turns that run or wait; cancel them, or wait"
                 raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference, turns=engine.turns)
             del self._loaded[published.digest]
             engine.closed = True
-            await evacuate(engine)
-            await self._stop(engine)
+            return engine
 
     async def stop(self) -> None:
         """Free every engine, whatever runs."""
@@ -158,7 +233,8 @@ class Engines:
     def _start(self, published: PublishedEngine, loaded: Loaded | LoadedGenerator) -> LoadedEngine:
         limits = limits_of(published.manifest, loaded, self._settings)
         close = loaded.generator.close if isinstance(loaded, LoadedGenerator) else loaded.engine.close
-        thread = EngineThread(partial(make_scheduler, loaded, limits), close, published.reference)
+        make = partial(make_scheduler, loaded, limits, spill=partial(self._spill, published.digest))
+        thread = EngineThread(make, close, published.reference)
         return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
 
     async def _stop(self, engine: LoadedEngine) -> None:
@@ -186,9 +262,13 @@ def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: Ru
 
 
 def make_scheduler(
-    loaded: Loaded | LoadedGenerator, limits: Limits, emit: Emit, wake: Callable[[], None]
+    loaded: Loaded | LoadedGenerator,
+    limits: Limits,
+    emit: Emit,
+    wake: Callable[[], None],
+    spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
 ) -> TurnScheduler:
     """What runs the turns of what was loaded."""
     if isinstance(loaded, LoadedGenerator):
         return RecomputeScheduler(loaded, time.monotonic, emit, wake)
-    return Scheduler(loaded.engine, limits, time.monotonic, emit)
+    return Scheduler(loaded.engine, limits, time.monotonic, emit, spill)

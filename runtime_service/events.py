@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from common.errors import OutOfRange, Reason, SinkServeError
 from runtime_service.options import GenerationOptions
-from runtime_service.reply import Delta
+from runtime_service.reply import MOST_JOINED, Delta, join
 from runtime_service.session import Session
 from runtime_service.slots import Residence
 from runtime_service.turn import Result
 
 EPOCH_BITS = 32
-MOST_MERGED = 64
 _EVENT_BYTES = 200
 
 
@@ -65,7 +64,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class GoAway:
-    """The server is stopping."""
+    """The server is stopping, or the stream is old."""
 
     grace_s: float
 
@@ -141,22 +140,22 @@ class EventLog:
 def merge(events: Iterable[Event]) -> list[Event]:
     """Join pieces of one reply that follow one another, up to a bound; the joined one has the last's sequence."""
     merged: list[Event] = []
+    pieces: list[Event] = []
+    turn_id, tokens = "", 0
     for event in events:
-        last = merged[-1].body if merged else None
-        if isinstance(last, Said) and isinstance(event.body, Said) and _may_join(last, event.body):
-            merged[-1] = Event(event.sequence, replace(last, delta=_join(last.delta, event.body.delta)))
-        else:
+        said = event.body if isinstance(event.body, Said) else None
+        more = len(said.delta.token_ids) if said is not None else 0
+        if pieces and (said is None or said.turn_id != turn_id or tokens + more > MOST_JOINED):
+            merged.append(_joined(turn_id, pieces))
+            pieces, tokens = [], 0
+        if said is None:
             merged.append(event)
-    return merged
+            continue
+        pieces.append(event)
+        turn_id, tokens = said.turn_id, tokens + more
+    return [*merged, _joined(turn_id, pieces)] if pieces else merged
 
 
-def _may_join(first: Said, second: Said) -> bool:
-    return first.turn_id == second.turn_id and len(first.delta.token_ids) < MOST_MERGED
-
-
-def _join(first: Delta, second: Delta) -> Delta:
-    return Delta(
-        text=first.text + second.text,
-        token_ids=first.token_ids + second.token_ids,
-        logprobs=first.logprobs + second.logprobs,
-    )
+def _joined(turn_id: str, pieces: list[Event]) -> Event:
+    deltas = [piece.body.delta for piece in pieces if isinstance(piece.body, Said)]
+    return Event(pieces[-1].sequence, Said(turn_id, join(deltas)))

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from common.database import utc_now
 from common.errors import Aborted, AlreadyExists, Reason, ResourceExhausted, SinkServeError
+from runtime_service.durability import Durability
 from runtime_service.engines import LoadedEngine, not_loaded
 from runtime_service.events import Event
 from runtime_service.prepare import check_room, options_of, prompt_of
@@ -65,9 +67,13 @@ class LiveSession:
         on_broken: Callable[[LiveSession, SinkServeError], None],
     ) -> None:
         self.engine = engine
-        self.turns = Turns(session, engine, shared, self._tell, partial(on_broken, self))
+        self._break_down = partial(on_broken, self)
+        self.turns = Turns(session, engine, shared, self._tell, self._break_down)
         self.closed = False
+        self._closed_by: SinkServeError | None = None
+        self._doubtful: Pending | None = None  # nobody knows whether it was kept
         self._follower: Follower | None = None
+        self._abandoned = False  # who followed last was lost
         self._shared = shared
         self._accepting = asyncio.Lock()
         self._accepts = 0
@@ -84,6 +90,13 @@ class LiveSession:
         return self.turns.tenant.residence
 
     @property
+    def recomputes(self) -> bool:
+        """Whether its cache has to be computed again from its tokens before the next turn."""
+        fresh = self.session.position == len(self.session.opening)
+        kept = self.turns.cache_is_kept or self._shared.caches.files.has(self.session.key)
+        return self.residence is Residence.STORED and not fresh and not kept
+
+    @property
     def idle(self) -> bool:
         """No turn runs, waits or is being accepted."""
         return not self.turns.pending and not self._accepts
@@ -96,6 +109,7 @@ class LiveSession:
     def follow(self, follower: Follower) -> None:
         """Let `follower` hear everything from now on; who followed before ends ABORTED (SESSION_TAKEN_OVER)."""
         before, self._follower = self._follower, follower
+        self._abandoned = False
         if before is not None:
             what = f"another stream opened {self.session.name}"
             before.end(Aborted(Reason.SESSION_TAKEN_OVER, what, session=self.session.name))
@@ -107,6 +121,7 @@ class LiveSession:
         if self._follower is not follower:
             return
         self._follower = None
+        self._abandoned = lost
         if lost and not self.session.options.continue_when_disconnected:
             for pending in self.turns.pending:
                 self.turns.cancel(pending.turn.turn_id, discard=False)
@@ -127,9 +142,23 @@ class LiveSession:
         try:
             async with self._accepting:
                 await self._accept(request, follower)
+        except Aborted as error:
+            self._break_down(error)
+            raise
         finally:
             self._accepts -= 1
             self._note_idle()
+
+    async def cancel(self, turn_id: str, *, discard: bool) -> None:
+        """Cancel a turn that runs, waits or is being accepted; any other stays as it is."""
+        if self.turns.find(turn_id) is None and self._accepts:
+            async with self._accepting:
+                pass
+        self.turns.cancel(turn_id, discard=discard)
+
+    def rest(self) -> None:
+        """Let the session's time run if nobody came to follow it."""
+        self._note_activity()
 
     def go_away(self, grace_s: float) -> None:
         """Tell who follows that the server is stopping."""
@@ -142,27 +171,53 @@ class LiveSession:
             again = replace(turn, attempt=turn.attempt + (index == 0))
             self.turns.add(Pending(again, prompt, time.monotonic()))
 
-    async def close(self, error: SinkServeError | None = None) -> None:
-        """Leave memory, and end who follows with `error`."""
+    @property
+    def keeps_snapshots(self) -> bool:
+        """Whether its cache outlives this process."""
+        return self.session.options.durability is Durability.TOKENS_AND_KV
+
+    async def close(self, error: SinkServeError | None = None, *, keep: bool = False) -> None:
+        """Leave memory, let other servers have the session if it is kept, and end who follows with `error`.
+
+        Its cache is to `keep` where it may be wanted again.
+        """
         self.closed = True
+        self._closed_by = error
         follower, self._follower = self._follower, None
-        await self.turns.close()
+        state = await self.turns.close(keep=keep)
+        await self._shared.caches.leave(self.session, state)
+        let_go = self._shared.claims.release if self.session.is_kept else self._shared.repository.delete
+        with suppress(SinkServeError):  # the lease of this server passes, then
+            await self._shared.writer.do(let_go, self.session)
         if follower is not None and error is not None:
             follower.end(error)
 
     async def _accept(self, request: TurnRequest, follower: Follower) -> None:
+        await self._settle_doubt()
         if (known := await self._known(request)) is not None:
             follower.attach(request.turn_id, known)
             return
         pending = await self._prepare(request)
         with self.engine.in_use():
-            await self._shared.writer.do(self._shared.repository.add_turn, self.session.key, pending.turn)
+            self._doubtful = pending
+            await self._shared.writer.do(self.turns.history.add_turn, self.session, pending.turn)
+            self._doubtful = None
             self._next_number += 1
-            if self._follower is not follower and not self.session.options.continue_when_disconnected:
+            if self._abandoned and not self.session.options.continue_when_disconnected:
                 pending.discard = False
             if not self.closed:
                 follower.attach(request.turn_id, None)
                 self.turns.add(pending)
+
+    async def _settle_doubt(self) -> None:
+        """A turn whose keeping failed may have been kept after all: then it runs."""
+        if (pending := self._doubtful) is None:
+            return
+        kept = await self._shared.writer.do(self.turns.history.find_turn, self.session.key, pending.turn.turn_id)
+        self._doubtful = None
+        if kept is not None and not self.closed:
+            self._next_number += 1
+            self.turns.add(pending)
 
     def _note_idle(self) -> None:
         """A turn that was refused or known has no events by which anybody would hear that it is over."""
@@ -178,6 +233,8 @@ class LiveSession:
             self._note_activity()
 
     def _check_open(self) -> None:
+        if self._closed_by is not None:
+            raise self._closed_by
         if self.closed or self.engine.closed:
             raise not_loaded(self.engine.published.reference)
 
@@ -185,12 +242,17 @@ class LiveSession:
         if (pending := self.turns.find(request.turn_id)) is not None:
             _check_same(pending.turn, request)
             return Repeat(tuple(pending.events), ended=False)
-        turn = await self._shared.writer.do(self._shared.repository.find_turn, self.session.key, request.turn_id)
+        turn = await self._shared.writer.do(self.turns.history.find_turn, self.session.key, request.turn_id)
         if turn is None:
             return None
         _check_same(turn, request)
         if (pending := self.turns.find(request.turn_id)) is not None:
             return Repeat(tuple(pending.events), ended=False)
+        if turn.result is None and self.closed:  # who follows hears why, and it runs where the session is opened next
+            return Repeat((), ended=False)
+        if turn.result is None:  # another server accepted it
+            what = f"{self.session.name} was opened at another server"
+            raise Aborted(Reason.SESSION_TAKEN_OVER, what, session=self.session.name)
         return Repeat(self._told(turn), ended=True)
 
     def _told(self, turn: Turn) -> tuple[Event, ...]:
@@ -205,6 +267,7 @@ class LiveSession:
         if self.turns.waiting >= MOST_WAITING:
             message = f"{MOST_WAITING} turns wait already; send the next when one has finished"
             raise ResourceExhausted(Reason.TURN_QUEUE_FULL, message, retry_after_s=1.0, waiting=MOST_WAITING)
+        self.engine.check_room(self._shared.settings.waiting_turns)
         manifest, text = self.engine.manifest, self.engine.text
         options = options_of(request, manifest, text, self._shared.settings)
         find = partial(prompt_of, request, self.session, manifest, text)
@@ -219,8 +282,13 @@ class LiveSession:
         expires_at = None if self.busy else self.session.expiry(utc_now())
         if (expires_at is None) != (self.session.expires_at is None):
             session = self.turns.session = replace(self.session, expires_at=expires_at)
-            act = self._shared.writer.do(self._shared.repository.set_expiry, session)
-            self._shared.background.start(act, f"expiry of {session.name}")
+            self._shared.background.start(self._keep_expiry(session), f"expiry of {session.name}")
+
+    async def _keep_expiry(self, session: Session) -> None:
+        try:
+            await self._shared.writer.do(self._shared.repository.set_expiry, session)
+        except SinkServeError as error:
+            self._break_down(error)
 
 
 def _check_same(turn: Turn, request: TurnRequest) -> None:

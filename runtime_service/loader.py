@@ -61,8 +61,19 @@ class Loader:
         if published.manifest.spec.target is Target.TENSORRT_LLM:
             return self._load_generator(published)
         check_machine(published.manifest)
-        folder = self._place(published)
+        folder = self.place(published)
         return Loaded(self._open(folder, published.manifest), _text(folder, published.manifest))
+
+    def place(self, published: PublishedEngine) -> Path:
+        """The folder with all files of an engine, each checked; raises DataLoss (STORE_CORRUPT)."""
+        folder = self._folder / digest_hex(published.digest)
+        for file in published.manifest.files:
+            path = folder / file.path
+            if not _is_right(path, file):
+                path.unlink(missing_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._store.place(file.digest, path)
+        return folder
 
     def _open(self, folder: Path, manifest: Manifest) -> Engine:
         shapes, rope, geometry = manifest.architecture, manifest.rope, manifest.geometry
@@ -76,19 +87,9 @@ class Loader:
     def _load_generator(self, published: PublishedEngine) -> LoadedGenerator:
         manifest = published.manifest
         arguments = llm_arguments(manifest, find_checkpoint(manifest))
-        text = _text(self._place(published), manifest)
+        text = _text(self.place(published), manifest)
         stride = manifest.spec.options.tensorrt_llm.stride_tokens
         return LoadedGenerator(TensorRtLlmGenerator(arguments), text, manifest.geometry.slots, stride)
-
-    def _place(self, published: PublishedEngine) -> Path:
-        folder = self._folder / digest_hex(published.digest)
-        for file in published.manifest.files:
-            path = folder / file.path
-            if not _is_right(path, file):
-                path.unlink(missing_ok=True)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._store.place(file.digest, path)
-        return folder
 
 
 def check_machine(manifest: Manifest) -> None:

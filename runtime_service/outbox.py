@@ -18,7 +18,8 @@ class Outbox:
         self._on_full = on_full
         self._events: deque[Event] = deque()
         self._changed = asyncio.Event()
-        self._full = False
+        self._room = asyncio.Event()
+        self._room.set()
         self._closed = False
         self._error: SinkServeError | None = None
 
@@ -26,6 +27,16 @@ class Outbox:
     def closed(self) -> bool:
         """Nothing more is taken in."""
         return self._closed
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait."""
+        return len(self._events)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less wait than may."""
+        return self._room.is_set()
 
     def put(self, *events: Event) -> None:
         """Send `events` after what waits; dropped when closed."""
@@ -40,6 +51,11 @@ class Outbox:
         if not self._closed:
             self._closed, self._error = True, error
             self._changed.set()
+            self._room.set()
+
+    async def room(self) -> None:
+        """Wait until another may be put, or it is closed: a client that asks and does not read is not listened to."""
+        await self._room.wait()
 
     async def take(self, patience_s: float) -> list[Event] | None:
         """Everything that waits, pieces of a reply joined; empty: nothing came in `patience_s`; None: the end.
@@ -64,12 +80,16 @@ class Outbox:
         if self._changed.is_set():
             return True
         try:
-            await asyncio.wait_for(self._changed.wait(), patience_s)
+            async with asyncio.timeout(patience_s):  # `wait_for` may swallow a cancel, and so a lost client
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True
 
     def _note_full(self, *, full: bool) -> None:
-        if full != self._full:
-            self._full = full
+        if full == self._room.is_set() and not self._closed:
+            if full:
+                self._room.clear()
+            else:
+                self._room.set()
             self._on_full(full)

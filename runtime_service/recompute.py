@@ -14,8 +14,10 @@ from queue import SimpleQueue
 
 import structlog
 
+from common.engine import SlotState
 from common.errors import Internal, Reason, SinkServeError
 from runtime_service.context import Context
+from runtime_service.moves import Moves
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome, Run, Work
@@ -59,6 +61,7 @@ class RecomputeScheduler:
         self._waiting: deque[Tenant] = deque()
         self._running: dict[Tenant, Stream] = {}
         self._starving: set[Tenant] = set()
+        self.moves = Moves()
 
     # What others ask for
 
@@ -92,11 +95,23 @@ class RecomputeScheduler:
         """Keep what is heard for `tenant` to yourself, or go on. No more is kept than one prompt's reply."""
         tenant.paused = paused
 
-    def refill(self, tenant: Tenant, sinks: Sequence[int], start: int, recent: Sequence[int]) -> None:
-        """Answer `NeedsHistory`."""
+    def refill(
+        self,
+        tenant: Tenant,
+        sinks: Sequence[int],
+        start: int,
+        recent: Sequence[int],
+        state: SlotState | None = None,
+    ) -> None:
+        """Answer `NeedsHistory`; no cache is ever kept."""
+        assert state is None, tenant
         if tenant in self._starving:
             self._starving.discard(tenant)
             tenant.context.refill(sinks, start, recent)
+
+    def export(self, tenant: Tenant) -> SlotState | None:  # noqa: ARG002 - there is nothing to export
+        """Nothing."""
+        return None
 
     def fail(self, tenant: Tenant, error: SinkServeError) -> None:
         """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
@@ -109,9 +124,10 @@ class RecomputeScheduler:
         for tenant in (*self._waiting, *self._running):
             self.fail(tenant, error)
 
-    def release(self, tenant: Tenant) -> None:
+    def leave(self, tenant: Tenant, *, keep: bool) -> SlotState | None:  # noqa: ARG002 - there is nothing to keep
         """Forget `tenant`."""
         self.cancel(tenant, tenant.run.work.turn_id if tenant.run else "", discard=True)
+        return None
 
     # A step: start what can start, take what was heard
 
@@ -220,7 +236,8 @@ class RecomputeScheduler:
         try:
             act()
         except Exception as error:
-            log.exception("engine.generation_failed", session=tenant.name)
+            turn_id = tenant.run.work.turn_id if tenant.run else None
+            log.exception("engine.generation_failed", session=tenant.name, turn=turn_id)
             self.fail(tenant, Internal(Reason.INTERNAL, f"the engine failed: {type(error).__name__}"))
 
     def _wrote(self, tenant: Tenant, delta: Delta | None) -> None:

@@ -7,8 +7,9 @@ those of a stop text included; only the text ends before the stop text.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from runtime_service.options import GenerationOptions
 from runtime_service.sampling import Sampled
@@ -51,6 +52,21 @@ class Delta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+MOST_JOINED = 64
+"""Tokens that joined pieces have at most, so that no message grows without bound."""
+
+
+def join(pieces: Sequence[Delta]) -> Delta:
+    """Pieces of a reply that follow one another, as one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return Delta(
+        text="".join([piece.text for piece in pieces]),
+        token_ids=tuple(chain.from_iterable([piece.token_ids for piece in pieces])),
+        logprobs=tuple(chain.from_iterable([piece.logprobs for piece in pieces])),
+    )
 
 
 class Reply:

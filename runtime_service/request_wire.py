@@ -6,6 +6,7 @@ from typing import Any
 
 from common.errors import InvalidArgument, Reason
 from runtime_service.conversation import Cancel, Close, Open, Request
+from runtime_service.durability import Durability
 from runtime_service.options import RequestedOptions
 from runtime_service.session import NewSession, OnFull, SessionOptions
 from runtime_service.text import Message
@@ -16,6 +17,12 @@ _ON_FULL = {
     pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_ERROR: OnFull.ERROR,
+}
+_DURABILITY = {
+    pb.SessionOptions.DURABILITY_UNSPECIFIED: None,
+    pb.SessionOptions.DURABILITY_NONE: Durability.NONE,
+    pb.SessionOptions.DURABILITY_TOKENS: Durability.TOKENS,
+    pb.SessionOptions.DURABILITY_TOKENS_AND_KV: Durability.TOKENS_AND_KV,
 }
 SCALARS = (
     "max_new_tokens",
@@ -54,13 +61,14 @@ def _open(message: pb.Open) -> Open:
         raise InvalidArgument(Reason.INVALID_FIELD, f"{field} is {after}; it has to be 0 or more", field=field)
     match message.WhichOneof("target"):
         case "new_session":
-            return Open(_new_session(message.new_session), after)
+            return Open(new_session_from_wire(message.new_session), after)
         case "session":
             return Open(message.session, after)
     raise _missing("open.target", "new_session or session")
 
 
-def _new_session(message: pb.NewSession) -> NewSession:
+def new_session_from_wire(message: pb.NewSession) -> NewSession:
+    """A session to create; raises InvalidArgument (INVALID_FIELD)."""
     return NewSession(
         engine=message.engine,
         session_id=message.session_id,
@@ -72,9 +80,11 @@ def _new_session(message: pb.NewSession) -> NewSession:
 
 def _session_options(message: pb.SessionOptions) -> SessionOptions:
     if message.on_full not in _ON_FULL:
-        field = "open.new_session.options.on_full"
-        what = f"{field} is {message.on_full}; it has to be ON_FULL_EVICT or ON_FULL_ERROR"
-        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+        raise _no_such("on_full", message.on_full, "ON_FULL_EVICT or ON_FULL_ERROR")
+    if message.durability not in _DURABILITY:
+        raise _no_such(
+            "durability", message.durability, "DURABILITY_NONE, DURABILITY_TOKENS or DURABILITY_TOKENS_AND_KV"
+        )
     idle = message.delete_after_idle
     return SessionOptions(
         pin_system_prompt=_given(message, "pin_system_prompt"),
@@ -83,7 +93,13 @@ def _session_options(message: pb.SessionOptions) -> SessionOptions:
         on_full=_ON_FULL[message.on_full],
         delete_after_idle_s=idle.seconds + idle.nanos / 1e9 if message.HasField("delete_after_idle") else None,
         continue_when_disconnected=message.continue_when_disconnected,
+        durability=_DURABILITY[message.durability],
     )
+
+
+def _no_such(name: str, value: int, known: str) -> InvalidArgument:
+    field = f"open.new_session.options.{name}"
+    return InvalidArgument(Reason.INVALID_FIELD, f"{field} is {value}; it has to be {known}", field=field)
 
 
 def _turn(message: pb.Turn) -> TurnRequest:

@@ -116,6 +116,7 @@ def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
         on_full=pb.SessionOptions.OnFull.Value(f"ON_FULL_{options.on_full}"),
         delete_after_idle=None if idle is None else _duration(idle),
         continue_when_disconnected=options.continue_when_disconnected,
+        durability=pb.SessionOptions.Durability.Value(f"DURABILITY_{options.durability or 'UNSPECIFIED'}"),
     )
 
 

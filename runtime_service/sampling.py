@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.errors import Internal, Reason
 from runtime_service.options import GenerationOptions
 
 Logits = npt.NDArray[np.float32]
@@ -41,15 +40,13 @@ def sample(
     position: int,
     context: Mapping[int, int],
 ) -> Sampled:
-    """Choose the token that goes to `position`, from `logits` [vocabulary] after the token before it.
+    """Choose the token that goes to `position`, from `logits` [vocabulary] after the token before it, all finite.
 
     `context` counts the tokens that the session's cache holds (sinks and window); it is looked at only when a
-    penalty is on. Raises Internal (NON_FINITE_LOGITS).
+    penalty is on.
     """
-    if not np.isfinite(logits).all():
-        raise Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite", position=position)
     scores = _penalized(logits, options, context)
-    token = int(np.argmax(scores)) if options.temperature == 0 else _draw(scores, options, position)
+    token = int(scores.argmax()) if options.temperature == 0 else _draw(scores, options, position)
     if options.logprobs is None:
         return Sampled(token)
     return _with_logprobs(token, logits, options.logprobs)

@@ -13,10 +13,11 @@ from functools import partial
 import numpy as np
 import structlog
 
-from common.engine import Engine, Feed, FloatArray
+from common.engine import Engine, Feed, FloatArray, SlotState
 from common.errors import FailedPrecondition, Internal, Reason, SinkServeError
 from common.window import SessionWindow, linear_run
 from runtime_service.context import Context
+from runtime_service.moves import Moves
 from runtime_service.plan import Candidate, Pace, Step, plan
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome, Run, Work
@@ -54,6 +55,7 @@ class Scheduler:
         limits: Limits,
         clock: Callable[[], float],
         emit: Emit,
+        spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
     ) -> None:
         self._engine = engine
         self._limits = limits
@@ -66,12 +68,17 @@ class Scheduler:
         self._pace = Pace(limits.stall_s, engine.geometry.chunk)
         self._before = Step({})
         self._last_chunk = -1
-        self.slots = Slots(engine, limits.parked_bytes)
+        self.slots = Slots(engine, limits.parked_bytes, spill)
 
     @property
     def residents(self) -> int:
         """Sessions whose cache is in a slot."""
         return len(self.slots.residents)
+
+    @property
+    def moves(self) -> Moves:
+        """How often caches changed their place."""
+        return self.slots.moves
 
     # What others ask for
 
@@ -99,11 +106,30 @@ class Scheduler:
         """Feed nothing more to `tenant`, or go on."""
         tenant.paused = paused
 
-    def refill(self, tenant: Tenant, sinks: Sequence[int], start: int, recent: Sequence[int]) -> None:
+    def refill(
+        self,
+        tenant: Tenant,
+        sinks: Sequence[int],
+        start: int,
+        recent: Sequence[int],
+        state: SlotState | None = None,
+    ) -> None:
         """Answer `NeedsHistory`."""
-        if tenant in self._starving:
-            self._starving.discard(tenant)
-            tenant.context.refill(sinks, start, recent)
+        if tenant not in self._starving:
+            return
+        self._starving.discard(tenant)
+        tenant.spilled = False
+        tenant.context.refill(sinks, start, recent)
+        if state is not None:
+            self.slots.put_back(tenant, state)
+            tenant.context.restore(state.position)
+            self.slots.moves.restored += 1
+        elif (error := replay_refused(tenant.context, self._limits)) is not None:
+            self.fail(tenant, error)
+
+    def export(self, tenant: Tenant) -> SlotState | None:
+        """What the cache of `tenant` holds, which runs no turn; None if it is nowhere."""
+        return self.slots.export(tenant)
 
     def fail(self, tenant: Tenant, error: SinkServeError) -> None:
         """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
@@ -117,10 +143,12 @@ class Scheduler:
         for tenant in (*self._waiting, *self._running):
             self.fail(tenant, error)
 
-    def release(self, tenant: Tenant) -> None:
-        """Forget `tenant` and free what it holds."""
+    def leave(self, tenant: Tenant, *, keep: bool) -> SlotState | None:
+        """Forget `tenant`, with the turn that it runs, and free what it holds; returns its cache if it is to `keep`."""
         self.cancel(tenant, tenant.run.work.turn_id if tenant.run else "", discard=True)
+        state = self.slots.export(tenant) if keep else None
         self.slots.lose(tenant)
+        return state
 
     # The plan of a step
 
@@ -143,14 +171,13 @@ class Scheduler:
                 self._guarded([tenant], partial(self._start, tenant))
 
     def _has_tokens(self, tenant: Tenant) -> bool:
-        """Whether all that has to be fed is at hand; asks for it otherwise, or refuses."""
+        """Whether all that has to be fed is at hand; asks for it otherwise."""
         context = tenant.context
         needed = min(context.length, self._limits.history(context.window))
-        if tenant.residence is not Residence.STORED or context.kept(context.length) >= needed:
+        if tenant.residence is not Residence.STORED:
             return True
-        if (error := replay_refused(context, self._limits)) is not None:
-            self.fail(tenant, error)
-            return False
+        if not tenant.spilled and context.kept(context.length) >= needed:
+            return True
         self._starving.add(tenant)
         self._tell(tenant, NeedsHistory(needed))
         return False
@@ -191,9 +218,11 @@ class Scheduler:
         logits = self._engine.step(feeds)
         self._pace.note(width, self._clock() - began)
         self._note_written(step, width)
-        for tenant, row in zip(fed, logits, strict=True):
+        finite = np.asarray(np.isfinite(logits).all(axis=1))  # [session]: asked once, for all
+        for place, tenant in enumerate(fed):
             tenant.context.advance(step.counts[_slot(tenant)])
-            self._guarded([tenant], partial(self._after_step, tenant, row))
+            act = partial(self._after_step, tenant, logits[place], is_finite=bool(finite[place]))
+            self._guarded([tenant], act)
 
     def _note_written(self, step: Step, width: int) -> None:
         """Every slot of the batch writes `width` rows: its tokens, and padding."""
@@ -203,9 +232,9 @@ class Scheduler:
             if first <= _slot(tenant) <= max(step.counts):
                 tenant.written = max(tenant.written, tenant.context.fed + width)
 
-    def _after_step(self, tenant: Tenant, logits: FloatArray) -> None:
+    def _after_step(self, tenant: Tenant, logits: FloatArray, *, is_finite: bool) -> None:
         run, now = self._run(tenant), self._clock()
-        if not np.isfinite(logits).all():
+        if not is_finite:
             self.fail(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
             return
         if tenant.context.unfed:
@@ -233,7 +262,8 @@ class Scheduler:
         try:
             act()
         except Exception as error:
-            log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants])
+            turns = [tenant.run.work.turn_id for tenant in tenants if tenant.run]
+            log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants], turns=turns)
             for tenant in tenants:
                 self.fail(tenant, Internal(Reason.INTERNAL, f"the engine failed: {type(error).__name__}"))
 

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from common.catalog import Catalog
-from common.database import Database, open_database, utc_now
-from common.processes import is_alive, this_process
+from common.database import Database
+from common.metrics_server import MetricsServer, start_metrics
 from common.published_engine import PublishedEngine
+from common.schema import open_database
 from common.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store import open_store
 from runtime_service.background import Background, Writer
+from runtime_service.branches import Branches
+from runtime_service.caches import Caches
 from runtime_service.conversation_servicer import ConversationServicer
 from runtime_service.engine_servicer import EngineServicer
 from runtime_service.engines import Engines
 from runtime_service.loader import Loaded, Loader
+from runtime_service.membership import Membership
+from runtime_service.meter import Meter
+from runtime_service.metrics import RuntimeCollector
+from runtime_service.parked_files import ParkedFiles
+from runtime_service.periodic import Periodic
+from runtime_service.replicas import new_replica
+from runtime_service.session_claims import SessionClaims
 from runtime_service.session_repository import SessionRepository
 from runtime_service.sessions import Sessions
 from runtime_service.settings import RuntimeSettings
+from runtime_service.snapshots import Snapshots
 from runtime_service.token_generator import LoadedGenerator
 from runtime_service.turns import Shared
 from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 
 Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
-_IN_PROCESS = " in process "
+_HOLDER = "runtime "
+SWEEP_S = 3600.0
 _LAST_WORDS_S = 1.0  # for streams that were told to end
+_YOUNGER = 0.9  # age of a connection, of a stream's: the stream after an old one finds a new connection
 
 
 @dataclass(frozen=True)
@@ -43,18 +56,21 @@ class RuntimeHandle:
     conversations: ConversationServicer
     shared: Shared
     database: Database
-    reaper: asyncio.Task[None]
+    periodic: Periodic
+    membership: Membership
+    metrics: MetricsServer
 
     async def stop(self) -> None:
         """Take nothing new, let running turns finish within the grace, keep the rest for the next start."""
         self.server.health.set_ready(False)
-        self.reaper.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.reaper
+        await self.periodic.stop()
         await self.sessions.drain(self.shared.settings.drain_grace_s)
+        await self.membership.stop()
         await self.server.stop(_LAST_WORDS_S)
         await self.shared.background.wait()
         await self.engines.stop()
+        await asyncio.to_thread(self.metrics.stop)
+        await asyncio.to_thread(self.shared.caches.files.close)
         await asyncio.to_thread(self.shared.writer.close)
         await asyncio.to_thread(self.database.close)
 
@@ -66,28 +82,64 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     InvalidArgument for a URL that cannot be used, FailedPrecondition for a database of another schema, and why an
     engine of the settings cannot be loaded.
     """
+    meter = Meter()
+    variable = "SINKSERVE_RUNTIME_METRICS_LISTEN"
+    metrics = await asyncio.to_thread(start_metrics, settings.metrics_listen, variable, meter.registry)
+    try:
+        return await _start(settings, shared, load, meter, metrics)
+    except BaseException:
+        await asyncio.to_thread(metrics.stop)
+        raise
+
+
+async def _start(
+    settings: RuntimeSettings, shared: SharedSettings, load: Load | None, meter: Meter, metrics: MetricsServer
+) -> RuntimeHandle:
     database = await asyncio.to_thread(open_database, shared.database)
     catalog = Catalog(database, store := open_store(shared.store))
     load = load or Loader(store, shared.home.resolve() / "engines", settings).load
-    holder = f"runtime {settings.listen}{_IN_PROCESS}{this_process()}"
-    engines = Engines(catalog, load, settings, holder)
-    common = Shared(SessionRepository(database), Writer(), Background(), settings)
+    claims = SessionClaims(database, new_replica(), settings.lease_s)
+    files = ParkedFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
+    caches = Caches(files, Snapshots(database, shared.store))
+    engines = Engines(catalog, load, settings, _HOLDER + claims.replica, caches.spill)
+    common = Shared(SessionRepository(database), claims, Writer(), Background(), caches, settings, meter)
     sessions = Sessions(engines, common)
-    conversations = ConversationServicer(sessions)
+    membership = Membership(sessions)
+    conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
     try:
-        await asyncio.to_thread(catalog.release_gone, _is_gone)
-        await common.writer.do(common.repository.set_missing_expiries, utc_now())
+        await membership.start()
+        await asyncio.to_thread(catalog.release_gone, partial(_is_gone, claims.alive()))
         server = await start_server(
-            settings.listen, _registrations(conversations, EngineServicer(engines, sessions, common.background))
+            settings.listen,
+            _registrations(conversations, EngineServicer(engines, sessions, common.background)),
+            connection_age_s=_YOUNGER * settings.max_stream_age_s,
         )
     except BaseException:
+        await membership.stop()
         common.writer.close()
         database.close()
         raise
-    reaper = asyncio.create_task(sessions.reap(), name="session reaper")
-    runtime = RuntimeHandle(server.address, server, sessions, engines, conversations, common, database, reaper)
+    periodic = Periodic()
+    periodic.start("session reaper", settings.reap_s, sessions.reap)
+    periodic.start("engine follower", settings.follow_s, engines.follow)
+    periodic.start("snapshot sweeper", SWEEP_S, partial(caches.do, caches.snapshots.sweep))
+    runtime = RuntimeHandle(
+        server.address, server, sessions, engines, conversations, common, database, periodic, membership, metrics
+    )
+    meter.registry.register(_collector(runtime))
     await _get_ready(runtime, settings)
     return runtime
+
+
+def _collector(runtime: RuntimeHandle) -> RuntimeCollector:
+    return RuntimeCollector(
+        runtime.shared.meter,
+        lambda: runtime.engines.loaded,
+        lambda: runtime.sessions.live,
+        asyncio.get_running_loop(),
+        streams=lambda: runtime.conversations.streams,
+        parked_file_bytes=lambda: runtime.shared.caches.files.size_bytes,
+    )
 
 
 async def _get_ready(runtime: RuntimeHandle, settings: RuntimeSettings) -> None:
@@ -99,10 +151,9 @@ async def _get_ready(runtime: RuntimeHandle, settings: RuntimeSettings) -> None:
     runtime.server.health.set_ready(True)
 
 
-def _is_gone(holder: str) -> bool:
+def _is_gone(alive: set[str], holder: str) -> bool:
     """Whether a hold is left over from a runtime that died."""
-    _, in_process, process = holder.partition(_IN_PROCESS)
-    return bool(in_process) and not is_alive(process)
+    return holder.startswith(_HOLDER) and holder.removeprefix(_HOLDER) not in alive
 
 
 def _registrations(conversations: ConversationServicer, engines: EngineServicer) -> tuple[Registration, ...]:

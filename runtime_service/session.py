@@ -11,8 +11,11 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from common.database import utc_now
 from common.errors import InvalidArgument, Reason
+from common.published_engine import PublishedEngine
 from common.window import Geometry, SessionWindow
+from runtime_service.durability import Durability
 from runtime_service.turn import Result
 
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -39,6 +42,7 @@ class SessionOptions:
     on_full: OnFull = OnFull.EVICT
     delete_after_idle_s: float | None = None
     continue_when_disconnected: bool = False
+    durability: Durability | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,11 @@ class Session:
         return SessionWindow(self.options.sink_tokens, self.options.window_tokens)
 
     @property
+    def is_kept(self) -> bool:
+        """Whether anything of what is said outlives the server."""
+        return self.options.durability is not Durability.NONE
+
+    @property
     def evicts(self) -> bool:
         """Whether the oldest tokens leave when the cache is full."""
         return self.options.on_full is OnFull.EVICT
@@ -135,6 +144,34 @@ class Session:
         """When it is deleted if nobody speaks to it from `now` on."""
         idle = self.options.delete_after_idle_s
         return None if idle is None else now + timedelta(seconds=idle)
+
+
+def begin(  # noqa: PLR0917 - each is something else
+    asked: NewSession,
+    key: tuple[str, str],
+    engine: PublishedEngine,
+    geometry: Geometry,
+    opening: tuple[int, ...],
+    durability: Durability,
+) -> Session:
+    """The session to create; `key` is its principal and id, `durability` the server's. Raises what `settle` does."""
+    options, pinned = settle(asked, geometry, len(opening))
+    now = utc_now()
+    return Session(
+        principal=key[0],
+        session_id=key[1],
+        engine_name=engine.name,
+        engine_version=engine.version,
+        engine_digest=engine.digest,
+        options=replace(options, durability=options.durability or durability),
+        labels=dict(asked.labels),
+        digest=asked.digest(),
+        opening=opening,
+        pinned=pinned,
+        position=len(opening),
+        created_at=now,
+        last_active_at=now,
+    )
 
 
 def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[SessionOptions, bool]:

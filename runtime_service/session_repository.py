@@ -1,7 +1,8 @@
 """Sessions and their turns in SQL. Calls block.
 
 History is append-only: a turn's tokens are written once, with the turn, so a turn costs the same however long the
-session is, and a lost cache is computed again from the last turns only.
+session is, and a lost cache is computed again from the last turns only. What a session's owner writes names the epoch
+in which it claimed the session: see `session_claims`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from common.catalog import add_hold, drop_hold
 from common.catalog_rows import not_found
 from common.database import Database
-from common.errors import AlreadyExists, NotFound, Reason
+from common.errors import Aborted, AlreadyExists, NotFound, Reason
 from common.pages import Page
 from runtime_service.session import Session
 from runtime_service.session_rows import (
@@ -39,13 +40,16 @@ class SessionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, session: Session) -> Session:
-        """Keep a new session and hold its engine. Raises NotFound if the engine has gone, AlreadyExists by id."""
+    def create(self, session: Session, owner: str | None = None) -> Session:
+        """Keep a new session, of `owner`, and hold its engine.
+
+        Raises NotFound if the engine has gone, AlreadyExists by id.
+        """
         try:
             with self._database.write() as connection:
-                values = session_to_row(session)
+                values = {**session_to_row(session), "owner": owner}
                 key = connection.execute(insert(sessions).values(values).returning(sessions.c.key)).scalar_one()
-                add_hold(connection, session.engine_name, session.engine_version, _holder(session))
+                add_hold(connection, session.engine_name, session.engine_version, holder_of(session))
                 return session_from_row(_row(connection, sessions.c.key == key))
         except IntegrityError:
             if self.find(session.principal, session.session_id) is None:
@@ -55,7 +59,7 @@ class SessionRepository:
     def find(self, principal: str, session_id: str) -> Session | None:
         """A session, if there is one."""
         with self._database.read() as connection:
-            query = select(sessions).where(_named(principal, session_id))
+            query = select(sessions).where(named(principal, session_id))
             row = connection.execute(query).mappings().first()
         return None if row is None else session_from_row(row)
 
@@ -66,22 +70,6 @@ class SessionRepository:
             raise session_not_found(session_id)
         return found
 
-    def claim(self, principal: str, session_id: str) -> tuple[Session, list[Turn], int]:
-        """Take a session for this process: a new epoch, no expiry.
-
-        Returns it, the turns that never ended, and the number of its next turn. Raises NotFound.
-        """
-        with self._database.write() as connection:
-            named = _named(principal, session_id)
-            values = {"epoch": sessions.c.epoch + 1, "expires_at": None}
-            if not connection.execute(update(sessions).where(named).values(values)).rowcount:
-                raise session_not_found(session_id)
-            session = session_from_row(_row(connection, named))
-            unended = (turns.c.session_key == session.key) & turns.c.result.is_(None)
-            found = connection.execute(select(turns).where(unended).order_by(turns.c.number)).mappings()
-            last = connection.scalar(select(func.max(turns.c.number)).where(turns.c.session_key == session.key))
-            return session, [turn_from_row(row) for row in found], (last or 0) + 1
-
     def find_turn(self, session_key: int, turn_id: str) -> Turn | None:
         """A turn by the client's id, if there is one."""
         named = (turns.c.session_key == session_key) & (turns.c.turn_id == turn_id)
@@ -89,18 +77,18 @@ class SessionRepository:
             row = connection.execute(select(turns).where(named)).mappings().first()
         return None if row is None else turn_from_row(row)
 
-    def add_turn(self, session_key: int, turn: Turn) -> None:
-        """Keep a turn before it runs."""
-        with self._database.write() as connection:
-            connection.execute(insert(turns).values(turn_to_row(session_key, turn)))
-            mine = sessions.c.key == session_key
-            connection.execute(update(sessions).where(mine).values(last_active_at=turn.created_at))
+    def add_turn(self, session: Session, turn: Turn) -> None:
+        """Keep a turn before it runs; raises Aborted (SESSION_TAKEN_OVER) as all writes of an owner do."""
+        with self._database.write_rows() as connection:
+            change_owned(connection, session, last_active_at=turn.created_at)
+            connection.execute(insert(turns).values(turn_to_row(session.key, turn)))
 
-    def note_attempt(self, session_key: int, turn: Turn) -> None:
+    def note_attempt(self, session: Session, turn: Turn) -> None:
         """Keep how often a turn was started, and stopped in good order."""
         values = {"attempt": turn.attempt, "stops": turn.stops}
-        with self._database.write() as connection:
-            connection.execute(update(turns).where(_numbered(session_key, turn)).values(values))
+        with self._database.write_rows() as connection:
+            change_owned(connection, session, epoch=session.epoch)
+            connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
         """Keep how a turn ended, the `tokens` that it added, and the session's new position, all at once."""
@@ -111,21 +99,26 @@ class SessionRepository:
             "tokens": pack(tokens),
             "ended_at": turn.ended_at,
         }
-        with self._database.write() as connection:
+        new = {
+            "position": session.position,
+            "turns": session.turns,
+            "last_sequence": session.last_sequence,
+            "last_active_at": session.last_active_at,
+        }
+        with self._database.write_rows() as connection:
+            change_owned(connection, session, **new)
             connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
-            new = {
-                "position": session.position,
-                "turns": session.turns,
-                "last_sequence": session.last_sequence,
-                "last_active_at": session.last_active_at,
-            }
-            connection.execute(update(sessions).where(sessions.c.key == session.key).values(new))
+
+    def note_progress(self, session: Session) -> None:
+        """Keep how long a session is, of which nothing else is kept."""
+        counts = {"position": session.position, "turns": session.turns, "last_active_at": session.last_active_at}
+        with self._database.write_rows() as connection:
+            change_owned(connection, session, **counts)
 
     def set_expiry(self, session: Session) -> None:
         """Keep when the session is deleted if nobody speaks to it."""
-        with self._database.write() as connection:
-            mine = sessions.c.key == session.key
-            connection.execute(update(sessions).where(mine).values(expires_at=session.expires_at))
+        with self._database.write_rows() as connection:
+            change_owned(connection, session, expires_at=session.expires_at)
 
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]:
         """First tokens of the history as many as sinks, and its last `count` or more with their first position."""
@@ -184,26 +177,12 @@ class SessionRepository:
         return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
 
     def delete(self, session: Session) -> bool:
-        """Delete a session with its turns and let go of its engine; False: it was gone."""
+        """Delete a session with its turns and let go of its engine; False: it was gone, or another has it now."""
         with self._database.write() as connection:
-            drop_hold(connection, session.engine_name, session.engine_version, _holder(session))
-            connection.execute(delete(turns).where(turns.c.session_key == session.key))
-            return bool(connection.execute(delete(sessions).where(sessions.c.key == session.key)).rowcount)
-
-    def expired(self, now: datetime) -> list[Session]:
-        """Sessions whose time has passed."""
-        with self._database.read() as connection:
-            rows = connection.execute(select(sessions).where(sessions.c.expires_at <= now)).mappings()
-            return [session_from_row(row) for row in rows]
-
-    def set_missing_expiries(self, now: datetime) -> None:
-        """Let sessions that a process had when it died expire from now on."""
-        lost = sessions.c.delete_after_idle_s.is_not(None) & sessions.c.expires_at.is_(None)
-        with self._database.write() as connection:
-            found = connection.execute(select(sessions.c.key, sessions.c.delete_after_idle_s).where(lost)).all()
-            for key, idle_s in found:
-                values = {"expires_at": now + timedelta(seconds=idle_s)}
-                connection.execute(update(sessions).where(sessions.c.key == key).values(values))
+            if not connection.execute(delete(sessions).where(_owned(session))).rowcount:
+                return False
+            drop_hold(connection, session.engine_name, session.engine_version, holder_of(session))
+            return True
 
 
 def session_not_found(session_id: str) -> NotFound:
@@ -218,12 +197,25 @@ def session_exists(session_id: str) -> AlreadyExists:
     return AlreadyExists(Reason.SESSION_EXISTS, message, session=name)
 
 
-def _holder(session: Session) -> str:
+def holder_of(session: Session) -> str:
+    """Who holds its engine."""
     return f"{session.principal}/{session.name}"
 
 
-def _named(principal: str, session_id: str) -> ColumnElement[bool]:
+def named(principal: str, session_id: str) -> ColumnElement[bool]:
+    """The session of a principal and an id."""
     return and_(sessions.c.principal == principal, sessions.c.session_id == session_id)
+
+
+def _owned(session: Session) -> ColumnElement[bool]:
+    return and_(sessions.c.key == session.key, sessions.c.epoch == session.epoch)
+
+
+def change_owned(connection: Connection, session: Session, **values: object) -> None:
+    """Write to a session's row in the epoch of its owner; raises Aborted if another epoch has begun."""
+    if not connection.execute(update(sessions).where(_owned(session)).values(values)).rowcount:
+        what = f"{session.name} was opened at another server, or deleted"
+        raise Aborted(Reason.SESSION_TAKEN_OVER, what, session=session.name)
 
 
 def _numbered(session_key: int, turn: Turn) -> ColumnElement[bool]:

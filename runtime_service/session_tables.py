@@ -1,4 +1,7 @@
-"""Tables of sessions and turns. Whoever creates something owns it: every look-up names the principal."""
+"""Tables of sessions, their turns and snapshots, and of the runtimes that have them.
+
+Whoever creates something owns it: every look-up names the principal.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,8 @@ sessions = Table(
     Column("last_active_at", Time, nullable=False),
     Column("delete_after_idle_s", Float),
     Column("expires_at", Time, index=True),
+    Column("owner", String(255)),
+    Column("wanted_by", String(255), index=True),
     UniqueConstraint("principal", "session_id"),
     Index("ix_sessions_last_active", "principal", "last_active_at", "key"),
 )
@@ -65,4 +70,30 @@ turns = Table(
     Column("result", Text),
     Column("tokens", LargeBinary),
     UniqueConstraint("session_key", "turn_id"),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("replica", String(255), primary_key=True),
+    Column("lease_expires", Time, nullable=False),
+)
+
+cancels = Table(
+    "session_cancels",
+    metadata,
+    Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("turn_id", String(64), primary_key=True),
+    Column("discard", Boolean, nullable=False),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("object_key", String(255), primary_key=True),
+    Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Index("ix_snapshots_session", "session_key", "position"),
 )

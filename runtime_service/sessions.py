@@ -6,25 +6,32 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 import structlog
 
 from common.database import utc_now
-from common.errors import Aborted, Reason, ResourceExhausted, SinkServeError, Unavailable
+from common.errors import Reason, ResourceExhausted, SinkServeError, Unavailable
 from common.pages import Page
 from runtime_service.context import Context
+from runtime_service.durability import Durability
 from runtime_service.engines import Engines, LoadedEngine, not_loaded
 from runtime_service.live_session import LiveSession
+from runtime_service.ownership import Ownership, deleted, draining, taken_over
 from runtime_service.prepare import prompts_of
 from runtime_service.scheduler import replay_refused
-from runtime_service.session import NewSession, Session, settle
+from runtime_service.session import NewSession, Session, begin
+from runtime_service.session_claims import Claimed, Key
 from runtime_service.session_repository import session_exists, session_not_found
 from runtime_service.slots import Residence
 from runtime_service.turn import Turn
 from runtime_service.turns import Shared
 
-Key = tuple[str, str]  # principal, session id
+CLAIM_LEASES = 2
+"""How many leases to wait for another replica: longer than it takes to find out that it is dead."""
+CLAIM_POLL_S, LONGEST_CLAIM_POLL_S = 0.05, 0.5
+"""Each try takes the database's one lock: who waits for long tries less and less often."""
 
 log = structlog.get_logger()
 
@@ -38,6 +45,7 @@ class Sessions:
         self._engines = engines
         self._live: dict[Key, LiveSession] = {}  # the longest unopened first
         self._entering = 0
+        self._ownership = Ownership(shared.claims, shared.writer)
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -80,26 +88,67 @@ class Sessions:
     async def turns(self, principal: str, session_id: str, page: Page) -> tuple[list[Turn], str]:
         """A page of a session's turns, the oldest first."""
         session, _ = await self.get(principal, session_id)
-        return await asyncio.to_thread(self.shared.repository.list_turns, session, page)
+        live = self._live.get((principal, session_id))
+        history = self.shared.repository if live is None else live.turns.history
+        return await asyncio.to_thread(history.list_turns, session, page)
+
+    async def cancel(self, principal: str, session_id: str, turn_id: str, *, discard: bool) -> None:
+        """Cancel a turn, or ask the server that has its session; one that has ended stays as it is. Raises NotFound."""
+        live = self._live.get((principal, session_id))
+        if live is not None:
+            await live.cancel(turn_id, discard=discard)
+            return
+        session, _ = await self.get(principal, session_id)
+        await self.shared.writer.do(self.shared.claims.ask_cancel, session, turn_id, discard=discard)
 
     async def delete(self, principal: str, session_id: str) -> None:
         """Delete a session whatever it does; its stream ends ABORTED (SESSION_DELETED). Raises NotFound."""
-        async with self._locked((principal, session_id)):
-            session = await self._find((principal, session_id))
-            if session is None:
-                raise session_not_found(session_id)
-            await self._delete(session)
+        key = (principal, session_id)
+        if (live := self._live.get(key)) is not None and not live.session.is_kept:
+            async with self._locked(key):
+                await self._close(key, deleted(session_id))
+            return
+        async with self.held(key, deleted(session_id)) as session:
+            await self._forget(session)
+
+    @asynccontextmanager
+    async def held(self, key: Key, error: SinkServeError) -> AsyncIterator[Session]:
+        """A session that nobody else has meanwhile, nor any stream: who followed it ends with `error`.
+
+        Raises NotFound, and Unavailable (SESSION_BUSY).
+        """
+        async with self._locked(key):
+            await self._close(key, error)
+            session = (await self._claim(key)).session
+            try:
+                yield session
+            finally:
+                await self._ownership.release(session)
+
+    async def copy_cache(self, source: Session, target: Session) -> None:
+        """Give `target`, which begins as `source` was, what it can go on from; else its cache is computed again."""
+        live = self._live.get(_key(source))
+        is_its = live is not None and live.session.epoch == target.epoch  # else another server may know better
+        state = await live.turns.export() if live is not None and is_its else None
+        if state is not None and state.position <= target.position:
+            self.shared.caches.files.put(target.key, target.epoch, target.engine_digest, state)
+        elif source.options.durability is Durability.TOKENS_AND_KV:
+            await self.shared.caches.do(self.shared.caches.snapshots.copy, source, target)
+
+    async def hand_over(self, key: Key) -> None:
+        """Let another replica have a session; its stream here ends ABORTED (SESSION_TAKEN_OVER)."""
+        async with self._locked(key):
+            if (live := self._live.pop(key, None)) is not None:
+                await live.close(taken_over(key), keep=live.keeps_snapshots)
+            if (session := await self._find(key)) is not None:
+                await self._ownership.release(session)
+            log.info("session.handed_over", session=f"sessions/{key[1]}")
 
     async def reap(self) -> None:
-        """Delete, now and for ever, sessions whose time has passed."""
-        while True:
-            try:
-                for session in await asyncio.to_thread(self.shared.repository.expired, utc_now()):
-                    async with self._locked(_key(session)):
-                        await self._delete_expired(session)
-            except Exception:
-                log.exception("sessions.not_reaped")
-            await asyncio.sleep(self.shared.settings.reap_s)
+        """Delete sessions whose time has passed."""
+        for session in await asyncio.to_thread(self.shared.claims.expired):
+            async with self._locked(_key(session)):
+                await self._delete_expired(session)
 
     async def evacuate(self, engine: LoadedEngine) -> None:
         """Take every session of an engine out of memory; streams on them end UNAVAILABLE."""
@@ -107,7 +156,7 @@ class Sessions:
         for key, live in list(self._live.items()):
             if live.engine is engine:
                 self._live.pop(key, None)  # deleted meanwhile, perhaps
-                await live.close(error)
+                await live.close(error, keep=True)
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, let running turns finish within `grace_s`, then end every stream."""
@@ -117,56 +166,75 @@ class Sessions:
         tasks = [live.turns.task for live in self.live if live.turns.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace_s)
-        for live in self.live:
-            await live.close(draining())
+        closing = [live.close(draining(), keep=live.keeps_snapshots) for live in self.live]
         self._live.clear()
+        await asyncio.gather(*closing)
 
     async def _create(self, key: Key, asked: NewSession) -> LiveSession:
         self._check_open()
-        published = await self._engines.resolve(asked.engine, "open.new_session.engine")
+        published = await self._engines.named(asked.engine, "open.new_session.engine")
         engine = await self._engines.serving(published)
         opening = await asyncio.to_thread(engine.text.opening, asked.system_prompt)
-        options, pinned = settle(asked, engine.manifest.geometry, len(opening))
-        now = utc_now()
-        session = Session(
-            principal=key[0],
-            session_id=key[1],
-            engine_name=published.name,
-            engine_version=published.version,
-            engine_digest=published.digest,
-            options=options,
-            labels=dict(asked.labels),
-            digest=asked.digest(),
-            opening=opening,
-            pinned=pinned,
-            position=len(opening),
-            created_at=now,
-            last_active_at=now,
-        )
+        session = begin(asked, key, published, engine.manifest.geometry, opening, self.shared.settings.durability)
         async with self._room():
-            kept = await self.shared.writer.do(self.shared.repository.create, session)
+            row = session if session.is_kept else replace(session, opening=())
+            kept = await self.shared.writer.do(self.shared.repository.create, row, self.shared.claims.replica)
+            kept = replace(kept, opening=session.opening)
             return self._enter(kept, engine, 1)
 
     async def _open(self, key: Key) -> LiveSession:
         self._check_open()
-        if (live := self._live.pop(key, None)) is not None:
-            self._live[key] = live
+        if (live := await self._in_memory(key)) is not None:
             return live
         session = await self._find(key)
         if session is None:
             raise session_not_found(key[1])
         engine = await self._engines.serving(await self._engines.resolve(session.engine, "open.session"))
+        async with self._room():
+            claimed = await self._claim(key)
+            try:
+                kept = await self._check_restorable(claimed.session, engine)
+                return await self._wake(claimed, engine, cache_is_kept=kept)
+            except BaseException:
+                await self._ownership.release(claimed.session)
+                raise
+
+    async def _in_memory(self, key: Key) -> LiveSession | None:
+        """A session in memory; one that another server took while this one was thought dead leaves it now."""
+        live = self._live.get(key)
+        if live is not None and not await self._ownership.lasts(live.session):
+            await self._close(key, taken_over(key))
+        if (live := self._live.pop(key, None)) is not None:  # it may have left meanwhile
+            self._live[key] = live
+        return live
+
+    async def _check_restorable(self, session: Session, engine: LoadedEngine) -> bool:
+        """Whether the cache is kept; raises FailedPrecondition (REPLAY_TOO_LONG) if it cannot be had at all."""
+        if await asyncio.to_thread(self.shared.caches.claimed, session):
+            return True
         context = Context.stored(session.window, session.position)
         if (error := replay_refused(context, engine.limits)) is not None:
             raise error
-        async with self._room():
-            claimed, unended, number = await self.shared.writer.do(self.shared.repository.claim, *key)
-            prompts = await asyncio.to_thread(prompts_of, unended, claimed, engine.manifest, engine.text)
-            live = self._enter(claimed, engine, number)
-            live.restart(unended, prompts)
-            return live
+        return False
+
+    async def _wake(self, claimed: Claimed, engine: LoadedEngine, *, cache_is_kept: bool) -> LiveSession:
+        """A session in memory, and what it had begun."""
+        prompts = await asyncio.to_thread(prompts_of, claimed.unended, claimed.session, engine.manifest, engine.text)
+        live = self._enter(claimed.session, engine, claimed.next_number)
+        live.turns.cache_is_kept = cache_is_kept
+        live.restart(claimed.unended, prompts)
+        return live
+
+    async def _claim(self, key: Key) -> Claimed:
+        """Have a session; raises what `Ownership.claim` does."""
+        claimed = await self._ownership.claim(key, self._check_open)
+        if not claimed.session.is_kept:  # its server is gone
+            await self._forget(claimed.session)
+            raise session_not_found(key[1])
+        return claimed
 
     def _enter(self, session: Session, engine: LoadedEngine, next_number: int) -> LiveSession:
+        self._check_open()  # what comes while the others leave would be left behind
         if engine.closed:
             raise not_loaded(engine.published.reference)
         live = LiveSession(session, engine, self.shared, next_number, self._break_down)
@@ -179,20 +247,26 @@ class Sessions:
             del self._live[_key(live.session)]
         self.shared.background.start(live.close(error), f"close {live.session.name}")
 
-    async def _delete(self, session: Session) -> None:
-        live = self._live.pop(_key(session), None)
-        if live is not None:
-            what = f"{session.name} was deleted"
-            await live.close(Aborted(Reason.SESSION_DELETED, what, session=session.name))
-        await self.shared.writer.do(self.shared.repository.delete, session)
-        log.info("session.deleted", session=session.name)
+    async def _close(self, key: Key, error: SinkServeError) -> None:
+        """Take a session out of memory, if it is there."""
+        if (live := self._live.pop(key, None)) is not None:
+            await live.close(error)
+
+    async def _forget(self, session: Session) -> None:
+        """Delete what is kept of a session, if nobody else has it now."""
+        snapshots = await asyncio.to_thread(self.shared.caches.snapshots.keys, session)
+        if await self.shared.writer.do(self.shared.repository.delete, session):
+            await self.shared.caches.do(self.shared.caches.forget, session, snapshots)
+            log.info("session.deleted", session=session.name)
 
     async def _delete_expired(self, session: Session) -> None:
+        """Delete it if nobody has opened it since it was found."""
         live = self._live.get(_key(session))
-        current = live.session if live is not None else await self._find(_key(session))
-        busy = live is not None and live.busy
-        if current is not None and not busy and current.expires_at is not None and current.expires_at <= utc_now():
-            await self._delete(current)
+        if live is None:
+            await self._forget(session)
+        elif not live.busy and live.session.expires_at is not None and live.session.expires_at <= utc_now():
+            await self._close(_key(session), deleted(session.session_id))
+            await self._forget(live.session)
 
     @asynccontextmanager
     async def _room(self) -> AsyncIterator[None]:
@@ -208,9 +282,9 @@ class Sessions:
 
     async def _let_one_go(self, most: int) -> None:
         for key, live in self._live.items():
-            if not live.busy:
+            if not live.busy and live.session.is_kept:
                 del self._live[key]
-                await live.close()
+                await live.close(keep=True)
                 return
         what = f"{most} sessions are in use, as many as this server holds (max_sessions)"
         raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, max_sessions=most)
@@ -232,11 +306,6 @@ class Sessions:
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             yield
-
-
-def draining() -> Unavailable:
-    """The server is stopping."""
-    return Unavailable(Reason.DRAINING, "the server is stopping; connect again", retry_after_s=1.0)
 
 
 def _key(session: Session) -> Key:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import CommaSeparated, HostPort, Settings
+from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
+from runtime_service.durability import Durability
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
 
 
 class RuntimeSettings(Settings):
@@ -17,8 +22,12 @@ class RuntimeSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50071"
     """Address of the gRPC server, HOST:PORT."""
+    metrics_listen: HostPortOrNone = "127.0.0.1:9471"
+    """Where it serves Prometheus metrics, HOST:PORT; empty: nowhere."""
     engines: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Engine references that are loaded before the service is ready, separated by commas."""
+    follow_s: Annotated[float, Field(gt=0)] = 10.0
+    """How often it is looked whether an alias of `engines` names another version: that is loaded too."""
     load_on_demand: bool = False
     """Load an engine when a session asks for it."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -29,8 +38,16 @@ class RuntimeSettings(Settings):
     """Metadata key whose value owns what a call creates, set by a trusted proxy; empty: nobody is told apart."""
     max_sessions: Annotated[int, Field(ge=1)] = 1024
     """Sessions in memory at once; idle ones make room for others."""
+    waiting_turns: Annotated[int, Field(ge=0)] = 1024
+    """Turns of one engine that may wait for a slot; one more is refused."""
     parked_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Host memory, for each engine, for caches of sessions that have no slot."""
+    parked_file_bytes: Annotated[int, Field(ge=0)] = 4 << 30
+    """Local disk, under SINKSERVE_HOME, for caches that leave host memory."""
+    durability: Annotated[Durability, BeforeValidator(_upper)] = Durability.TOKENS
+    """What of a session outlives the server, unless it says so itself: `none`, `tokens`, or `tokens_and_kv`."""
+    snapshot_turns: Annotated[int, Field(ge=0)] = 16
+    """With `tokens_and_kv`: the cache is stored after every so many turns; 0: only when a session leaves its server."""
     max_replay_tokens: Annotated[int, Field(ge=1)] = 65536
     """Most tokens that are fed again to recompute a lost cache."""
     max_new_tokens_default: Annotated[int, Field(ge=1)] = 1024
@@ -51,6 +68,12 @@ class RuntimeSettings(Settings):
     """How long a session pauses for a client that does not read before its stream ends."""
     heartbeat_s: Annotated[float, Field(gt=0)] = 30.0
     """A stream on which nothing was sent for this long gets a heartbeat."""
+    max_stream_age_s: Annotated[float, Field(ge=0)] = 0.0
+    """A stream of this age is told to go away when no turn runs, so that its client finds new servers; 0: never."""
+    stream_leave_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long a client that was told to go away because of its stream's age may stay before that ends."""
+    lease_s: Annotated[float, Field(ge=1)] = 15.0
+    """How long a server that says nothing is believed to be alive: then others take its sessions. The same for all."""
     reap_s: Annotated[float, Field(gt=0)] = 5.0
     """How often sessions are looked for whose `delete_after_idle` has passed."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0

@@ -6,12 +6,14 @@ Knows sessions only as tenants. The engine is asked to clear, export and import;
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 from common.engine import Engine, SlotState
 from common.window import earliest
 from runtime_service.context import Context
+from runtime_service.moves import Moves
 from runtime_service.run import Run
 
 
@@ -25,9 +27,10 @@ class Residence(Enum):
 
 @dataclass(eq=False)
 class Tenant:
-    """A session as its engine sees it. Belongs to the scheduler's thread once a turn was submitted.
+    """A session as its engine sees it; `key` and `epoch` are those of its row.
 
-    `written` is one past the highest position whose row any step has written since the cache is in its slot.
+    Belongs to the scheduler's thread once a turn was submitted. `written` is one past the highest position whose row
+    any step has written since the cache is in its slot. `spilled`: the cache may be kept elsewhere.
     """
 
     name: str
@@ -37,6 +40,9 @@ class Tenant:
     written: int = 0
     run: Run | None = None
     paused: bool = False
+    spilled: bool = False
+    key: int = 0
+    epoch: int = 0
 
     @property
     def residence(self) -> Residence:
@@ -53,12 +59,17 @@ class Slots:
     cache is computed again from tokens when it is needed.
     """
 
-    def __init__(self, engine: Engine, parked_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, parked_bytes: int, spill: Callable[[Tenant, SlotState], bool] = lambda *_: False
+    ) -> None:
+        """`spill` may keep elsewhere what leaves host memory; it must not wait for anything."""
         self._engine = engine
         self._parked_bytes = parked_bytes
+        self._spill = spill
         self._tenants: list[Tenant | None] = [None] * engine.geometry.slots
         self._resting: OrderedDict[Tenant, None] = OrderedDict()
         self._parked: OrderedDict[Tenant, int] = OrderedDict()
+        self.moves = Moves()
 
     @property
     def residents(self) -> list[Tenant]:
@@ -82,6 +93,7 @@ class Slots:
         if None not in self._tenants:
             if not self._resting:
                 return False
+            self._parked.pop(tenant, None)  # who leaves for it must not push it out of host memory
             self._park(next(iter(self._resting)))
         self._move_in(tenant, self._tenants.index(None))
         return True
@@ -90,6 +102,18 @@ class Slots:
         """Let `tenant` stay where it is until somebody else needs the slot."""
         if tenant.slot is not None:
             self._resting[tenant] = None
+
+    def export(self, tenant: Tenant) -> SlotState | None:
+        """What the cache of `tenant` holds; None if it is nowhere."""
+        if tenant.slot is None or tenant.context.fed == 0:
+            return tenant.parked
+        return self._engine.export_slot(tenant.slot, tenant.context.fed, tenant.context.window)
+
+    def put_back(self, tenant: Tenant, state: SlotState) -> None:
+        """Give a cache to `tenant`, which has none, as if it had been parked."""
+        assert tenant.residence is Residence.STORED, tenant
+        tenant.parked = state
+        self._parked[tenant] = state.size_bytes
 
     def take_back(self, tenant: Tenant, fed: int) -> None:
         """Make the cache hold the tokens before `fed` only, or lose it where later ones have overwritten them."""
@@ -111,13 +135,16 @@ class Slots:
         self._resting.pop(tenant, None)
         self._parked.pop(tenant, None)
         tenant.parked = None
+        tenant.spilled = False
         tenant.context.lose_cache()
 
     def _move_in(self, tenant: Tenant, slot: int) -> None:
         if tenant.parked is not None:
             self._engine.import_slot(slot, tenant.parked)
+            self.moves.unparked += 1
         else:
             self._engine.clear(slot)
+            self.moves.note_start(tenant.context)
         self._parked.pop(tenant, None)
         tenant.parked = None
         tenant.slot = slot
@@ -136,5 +163,14 @@ class Slots:
         del self._resting[tenant]
         tenant.parked = state
         self._parked[tenant] = state.size_bytes
+        self.moves.parked += 1
         while self.parked_size_bytes > self._parked_bytes:
-            self.lose(next(iter(self._parked)))
+            self._drop(next(iter(self._parked)))
+
+    def _drop(self, tenant: Tenant) -> None:
+        assert tenant.parked is not None, tenant
+        spilled = self._spill(tenant, tenant.parked)
+        self.moves.spilled += spilled
+        self.moves.dropped += not spilled
+        self.lose(tenant)
+        tenant.spilled = spilled

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.engine import SlotState
 from common.errors import SinkServeError
+from runtime_service.moves import Moves
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome, Work
 from runtime_service.slots import Tenant
@@ -54,6 +56,11 @@ class TurnScheduler(Protocol):
         """Sessions that have a slot; safe to read from any thread."""
         ...
 
+    @property
+    def moves(self) -> Moves:
+        """How often caches changed their place; safe to read from any thread."""
+        ...
+
     def submit(self, tenant: Tenant, work: Work, listener: Listener) -> None:
         """Run a turn of `tenant` as soon as a slot is free; it must not have one that runs."""
         ...
@@ -66,8 +73,19 @@ class TurnScheduler(Protocol):
         """Tell nothing more of `tenant`, or go on."""
         ...
 
-    def refill(self, tenant: Tenant, sinks: Sequence[int], start: int, recent: Sequence[int]) -> None:
-        """Answer `NeedsHistory`: the first tokens of the history, and those from `start` on."""
+    def refill(
+        self,
+        tenant: Tenant,
+        sinks: Sequence[int],
+        start: int,
+        recent: Sequence[int],
+        state: SlotState | None = None,
+    ) -> None:
+        """Answer `NeedsHistory`: the first tokens of the history, those from `start` on, and a cache if one is kept."""
+        ...
+
+    def export(self, tenant: Tenant) -> SlotState | None:
+        """A copy of the cache of `tenant`, which runs no turn; None if there is none."""
         ...
 
     def fail(self, tenant: Tenant, error: SinkServeError) -> None:
@@ -78,8 +96,8 @@ class TurnScheduler(Protocol):
         """End every turn with `error`."""
         ...
 
-    def release(self, tenant: Tenant) -> None:
-        """Forget `tenant` and free what it holds."""
+    def leave(self, tenant: Tenant, *, keep: bool) -> SlotState | None:
+        """Forget `tenant`, with the turn that it runs, and free what it holds; returns its cache if it is to `keep`."""
         ...
 
     def step(self) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -17,15 +18,21 @@ from typing import TypeVar
 import structlog
 
 from common.database import utc_now
-from common.errors import Internal, Reason, SinkServeError
+from common.engine import SlotState
+from common.errors import Internal, Reason, SinkServeError, Unavailable
 from runtime_service.background import Background, Writer
+from runtime_service.caches import Caches
 from runtime_service.context import Context
+from runtime_service.durability import Durability
 from runtime_service.engines import LoadedEngine
 from runtime_service.events import Event, EventLog, Finished, Said, Started, TurnEvent
+from runtime_service.fleeting_turns import FleetingTurns, TurnHistory
+from runtime_service.meter import Meter
 from runtime_service.prepare import work_of
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome
 from runtime_service.session import Session
+from runtime_service.session_claims import SessionClaims
 from runtime_service.session_repository import SessionRepository
 from runtime_service.settings import RuntimeSettings
 from runtime_service.slots import Tenant
@@ -33,6 +40,8 @@ from runtime_service.turn import FinishReason, Result, Timing, Turn, Usage
 from runtime_service.turn_scheduler import Began, Ended, NeedsHistory, RunEvent, TurnScheduler, Wrote
 
 MOST_CRASHES = 2
+TRIES, RETRY_S = 50, 0.2
+"""How often a turn looks whether a database that is away is back, and how soon again."""
 T = TypeVar("T")
 
 log = structlog.get_logger()
@@ -50,15 +59,23 @@ class Pending:
     events: list[Event] = field(default_factory=list)
     ended: asyncio.Future[Outcome] | None = None
 
+    @property
+    def began(self) -> bool:
+        """Whether it has a slot."""
+        return self.started_sequence > 0
+
 
 @dataclass(frozen=True)
 class Shared:
     """What all sessions of a service share."""
 
     repository: SessionRepository
+    claims: SessionClaims
     writer: Writer
     background: Background
+    caches: Caches
     settings: RuntimeSettings
+    meter: Meter = field(default_factory=Meter)
 
 
 class Turns:
@@ -73,15 +90,22 @@ class Turns:
         break_down: Callable[[SinkServeError], None],
     ) -> None:
         self.session = session
+        self.history: TurnHistory = shared.repository
+        if not session.is_kept:
+            self.history = FleetingTurns(session, shared.repository, engine.limits.history(session.window))
         kept = shared.settings.kept_events, shared.settings.kept_event_bytes
         self.log = EventLog(session.epoch, session.last_sequence, *kept)
-        self.tenant = Tenant(session.name, _context(session))
+        self.tenant = Tenant(
+            session.name, _context(session), key=session.key if session.is_kept else 0, epoch=session.epoch
+        )
+        self.cache_is_kept = False
         self._engine = engine
         self._shared = shared
         self._tell = tell
         self._break_down = break_down
         self._waiting: deque[Pending] = deque()
         self._running: Pending | None = None
+        self._keeping: asyncio.Task[None] | None = None  # the end of what runs, on its way to the database
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -118,16 +142,44 @@ class Turns:
         """Stop feeding the running turn, or go on."""
         self._post(lambda scheduler: scheduler.pause(self.tenant, paused=paused))
 
-    async def close(self) -> None:
-        """Drop what runs where it is: it runs again when another process, or this one, opens the session."""
+    async def export(self) -> SlotState | None:
+        """A copy of the cache, if there is one."""
+        copied: list[SlotState | None] = [None]
+
+        def copy(scheduler: TurnScheduler) -> None:
+            copied[0] = scheduler.export(self.tenant)
+
+        await self._engine.thread.done(copy)
+        return copied[0]
+
+    async def close(self, *, keep: bool) -> SlotState | None:
+        """Drop what runs where it is: it runs again when another process, or this one, opens the session.
+
+        Returns what the cache held, if it is to `keep`.
+        """
         interrupted = self._running
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
-        if interrupted is not None:
+        if interrupted is not None and not await self._was_kept():
             turn = replace(interrupted.turn, stops=interrupted.turn.stops + 1)
-            await self._write(partial(self._shared.repository.note_attempt, self.session.key, turn))
-        await self._engine.thread.done(lambda scheduler: scheduler.release(self.tenant))
+            with suppress(SinkServeError):  # another server has the session, or the database is lost
+                await self._write(partial(self.history.note_attempt, self.session, turn))
+        left: list[SlotState | None] = [None]
+
+        def leave(scheduler: TurnScheduler) -> None:
+            left[0] = scheduler.leave(self.tenant, keep=keep)
+
+        await self._engine.thread.done(leave)
+        state = left[0]  # of a turn whose end could not be kept nothing counts
+        return state if state is not None and state.position <= self.session.position else None
+
+    async def _was_kept(self) -> bool:
+        """Whether the turn that ran has ended for good, although nobody waits for that any more."""
+        if self._keeping is None:
+            return False
+        await asyncio.wait([self._keeping])
+        return self._keeping.exception() is None
 
     async def _run(self) -> None:
         try:
@@ -137,8 +189,10 @@ class Turns:
                 self._engine.turns -= 1
                 self._running = None
                 self._tell(event)
+                await self._keep_snapshot()
         except Exception as error:
-            log.exception("session.broken", session=self.session.name)
+            turn_id = self._running.turn.turn_id if self._running else None
+            log.exception("session.broken", session=self.session.name, turn=turn_id)
             failure = Internal(Reason.INTERNAL, "the server failed; its log has the details")
             self._break_down(error if isinstance(error, SinkServeError) else failure)
         finally:
@@ -147,18 +201,39 @@ class Turns:
             self._waiting.clear()
             self.task = None
 
+    async def _keep_snapshot(self) -> None:
+        """Copy the cache now and then, before the next turn changes it, and store it beside that."""
+        every = self._shared.settings.snapshot_turns
+        kept = self.session.options.durability is Durability.TOKENS_AND_KV
+        if not (kept and every and self.session.turns % every == 0):
+            return
+        if (state := await self.export()) is not None:
+            store = self._store_snapshot(state)
+            self._shared.background.start(store, f"snapshot of {self.session.name}")
+
+    async def _store_snapshot(self, state: SlotState) -> None:
+        if await self._shared.caches.snapshot(self.session, state):
+            self.cache_is_kept = True
+
     async def _perform(self, pending: Pending) -> Event:
         """Run a turn and keep how it ended; returns the event that says so."""
+        self._keeping = None
         if pending.turn.attempt > 1:
-            await self._write(partial(self._shared.repository.note_attempt, self.session.key, pending.turn))
+            await self._until_written(partial(self.history.note_attempt, self.session, pending.turn))
         outcome = await self._outcome(pending)
         turn = self._finished(pending, outcome)
         assert turn.result is not None
+        self._keeping = asyncio.create_task(self._keep_end(turn, outcome.tokens), name=f"end of {turn.turn_id}")
+        await asyncio.shield(self._keeping)
+        self._shared.meter.turn_ended(self.session.name, turn.turn_id, self._engine.published.reference, outcome)
+        return self._note(pending, Finished(turn.turn_id, turn.result))
+
+    async def _keep_end(self, turn: Turn, tokens: tuple[int, ...]) -> None:
+        assert turn.result is not None
         assert turn.ended_at is not None
         session = self.session.after(turn.result, turn.ended_at)
-        await self._write(partial(self._shared.repository.finish_turn, session, turn, outcome.tokens))
+        await self._until_written(partial(self.history.finish_turn, session, turn, tokens))
         self.session = self.session.after(turn.result, turn.ended_at)
-        return self._note(pending, Finished(turn.turn_id, turn.result))
 
     async def _outcome(self, pending: Pending) -> Outcome:
         if pending.turn.attempt - pending.turn.stops > MOST_CRASHES:
@@ -190,20 +265,23 @@ class Turns:
             case Wrote(delta):
                 self._tell(self._note(pending, Said(turn.turn_id, delta)))
             case NeedsHistory(tokens):
-                self._shared.background.start(self._refill(tokens), f"history of {self.session.name}")
+                self._shared.background.start(self._refill(turn.turn_id, tokens), f"history of {self.session.name}")
             case Ended(outcome):
                 if pending.ended is not None and not pending.ended.done():
                     pending.ended.set_result(outcome)
 
-    async def _refill(self, tokens: int) -> None:
+    async def _refill(self, turn_id: str, tokens: int) -> None:
         try:
-            history = await self._write(partial(self._shared.repository.history, self.session, tokens))
+            state = await self._patiently(partial(self._shared.caches.fetch, self.session))
+            if state is not None:
+                tokens = max(self.session.window.window, self.session.position - state.position)
+            history = await self._until_written(partial(self.history.history, self.session, tokens))
         except Exception:
-            log.exception("session.history_unreadable", session=self.session.name)
+            log.exception("session.history_unreadable", session=self.session.name, turn=turn_id)
             error = Internal(Reason.INTERNAL, "the session's history could not be read")
             self._post(lambda scheduler: scheduler.fail(self.tenant, error))
         else:
-            self._post(lambda scheduler: scheduler.refill(self.tenant, *history))
+            self._post(lambda scheduler: scheduler.refill(self.tenant, *history, state))
 
     def _finished(self, pending: Pending, outcome: Outcome) -> Turn:
         usage = outcome.usage
@@ -228,6 +306,18 @@ class Turns:
 
     def _post(self, act: Callable[[TurnScheduler], None]) -> None:
         self._engine.thread.post(act)
+
+    async def _until_written(self, act: Callable[[], T]) -> T:
+        """As `_write`, patiently; `act` may be done twice."""
+        return await self._patiently(partial(self._write, act))
+
+    async def _patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Of a database that is away it is asked again for a while."""
+        for _ in range(1, TRIES):  # not by the clock, which goes on while a process is paused
+            with suppress(Unavailable):
+                return await act()
+            await asyncio.sleep(RETRY_S)
+        return await act()
 
     async def _write(self, act: Callable[[], T]) -> T:
         return await self._shared.writer.do(act)

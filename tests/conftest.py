@@ -1,11 +1,42 @@
 """Settings that all tests share."""
 
+import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from common.database import Database
+from tests.databases import KINDS, new_database
+from tests.s3 import Bucket, S3Server
 
 settings.register_profile("sinkserve", deadline=None)  # nothing here asserts time
 settings.load_profile("sinkserve")
 
+# Tests start many services at once, in this process and in others; those about metrics say where they want them.
+os.environ["SINKSERVE_BUILDER_METRICS_LISTEN"] = os.environ["SINKSERVE_RUNTIME_METRICS_LISTEN"] = ""
+
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A server of an S3 API."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket; the environment says how to reach it."""
+    return s3.use(monkeypatch)
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database with the schema, of each kind in turn."""
+    with new_database(request.param, tmp_path) as database:
+        yield database

@@ -32,6 +32,11 @@ class FlakyProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def cut(self) -> None:
+        """Cut every connection now."""
+        for task in self._tasks:
+            task.cancel()
+
     @property
     def address(self) -> str:
         assert self._server is not None

@@ -116,6 +116,7 @@ class ScriptedCatalog(catalog_pb_grpc.CatalogServiceServicer):
     def __init__(self, builder: ScriptedBuilder) -> None:
         self._engines = builder.engines
         self._aliases: dict[str, catalog_pb.Alias] = {}
+        self._garbage = 3
 
     async def GetEngine(self, request: catalog_pb.GetEngineRequest, context: Any) -> catalog_pb.GetEngineResponse:
         return catalog_pb.GetEngineResponse(engine=self._named(request.reference))
@@ -151,6 +152,14 @@ class ScriptedCatalog(catalog_pb_grpc.CatalogServiceServicer):
 
     async def ListAliases(self, request: catalog_pb.ListAliasesRequest, context: Any) -> catalog_pb.ListAliasesResponse:
         return catalog_pb.ListAliasesResponse(aliases=self._aliases.values())
+
+    async def CollectGarbage(
+        self, request: catalog_pb.CollectGarbageRequest, context: Any
+    ) -> catalog_pb.CollectGarbageResponse:
+        left, self._garbage = self._garbage, self._garbage if request.dry_run else 0
+        return catalog_pb.CollectGarbageResponse(
+            deleted_blobs=left, deleted_bytes=left * 1000, published_blobs=2 * len(self._engines), claimed_blobs=1
+        )
 
     def _named(self, reference: str) -> engine_pb2.Engine:
         for engine in reversed(self._engines):

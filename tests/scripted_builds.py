@@ -16,12 +16,14 @@ from builder_service.build_queue import BuildQueue
 from builder_service.build_repository import BuildRepository
 from builder_service.build_run import Workshop
 from builder_service.builds import Build, State
+from builder_service.capability import Capability
 from builder_service.changes import Changes
+from builder_service.place import Remote
 from builder_service.worker import Worker
 from common.catalog import Catalog
-from common.database import open_database
 from common.digest import digest_of
 from common.processes import this_process
+from common.schema import open_database
 from common.spec import ModelSpec, Source
 from common.store import open_store
 from tests.drafts import Press, draft
@@ -60,10 +62,13 @@ class ScriptedBuilds:
             store=store,
             store_url=str(tmp_path / "store"),
             catalog=Catalog(self.database, store),
-            queue=BuildQueue(self.database, this_process(), changes.notify),
+            queue=BuildQueue(self.database, this_process(), Capability(folders=(Path("/"),)), changes.notify),
             changes=changes,
             work=tmp_path / "work",
             source_roots=(tmp_path,),
+            remote=Remote(),
+            timeout_s=3600.0,
+            memory_limit_mib=0,
         )
         self.workers: list[Worker] = []
 

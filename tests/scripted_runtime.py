@@ -109,6 +109,31 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
                     await loss.effect(session)
                 await context.abort(loss.code, "lost")
 
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Any) -> pb.CreateSessionResponse:
+        session, _ = self._open(pb.Open(new_session=request.new_session))
+        return pb.CreateSessionResponse(session=session.session)
+
+    async def RunTurn(self, request: pb.RunTurnRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
+        async def asked() -> AsyncIterator[pb.ConverseRequest]:
+            yield pb.ConverseRequest(open=pb.Open(session=request.session))
+            yield pb.ConverseRequest(turn=request.turn)
+
+        async for response in self.Converse(asked(), context):
+            yield response
+
+    async def CancelTurn(self, request: pb.CancelTurnRequest, context: Any) -> pb.CancelTurnResponse:
+        self._named(request.session).cancelled.add(request.turn_id)
+        return pb.CancelTurnResponse()
+
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: Any) -> pb.ForkSessionResponse:
+        source = self._named(request.name)
+        made = pb.Session(name=f"sessions/{request.session_id}", engine=request.engine or source.session.engine)
+        self.sessions[made.name] = ScriptedSession(made)
+        return pb.ForkSessionResponse(session=made)
+
+    async def RewindSession(self, request: pb.RewindSessionRequest, context: Any) -> pb.RewindSessionResponse:
+        return pb.RewindSessionResponse(session=self._named(request.name).session)
+
     def _open(self, opening: pb.Open) -> tuple[ScriptedSession, bool]:
         if opening.WhichOneof("target") == "session":
             if opening.session not in self.sessions:

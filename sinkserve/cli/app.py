@@ -40,6 +40,8 @@ COMMANDS: Mapping[str, Entry] = {
     "builds": Entry("builds", "app", "What the builder does and did."),
     "engines": Entry("engines", "app", "Published engines, and what the runtime has loaded."),
     "sessions": Entry("sessions", "app", "Conversations that the runtime holds."),
+    "eval": Entry("eval", "app", "The paper's measurements on an engine: tables, JSON and plots."),
+    "db": Entry("db", "app", "The database that both services share, and its schema."),
 }
 
 

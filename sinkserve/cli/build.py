@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from common.spec import ModelSpec
+from builder_service.place import HUB, Folder, Repository, read_place
+from common.spec import ModelSpec, Source
 from common.spec_file import read_spec_file
 from common.wire import spec_to_wire
 from sinkserve.cli import console
-from sinkserve.cli.build_view import print_outcome, watch
+from sinkserve.cli.build_view import check_outcome, print_outcome, print_ready, watch
 from sinkserve.cli.failures import WRONG, Failure, explained
-from sinkserve.cli.options import Builder, Json, ask
+from sinkserve.cli.options import Builder, Json, ask, make_client
 from sinkserve.client import Client
 
 
@@ -33,6 +35,7 @@ def build(
         model = read_spec_file(spec, read_changes(changes or ()))
 
     async def command(client: Client) -> None:
+        check_reachable(model.source, client.builder_address)
         submitted = await client.builds.submit(spec_to_wire(model))
         if detach:
             console.print_json(build=submitted) if json else console.out.print(submitted.name)
@@ -56,10 +59,64 @@ def read_changes(changes: list[str] | tuple[str, ...]) -> dict[str, str]:
     return {key.strip(): value for key, _, value in pairs}
 
 
+def check_reachable(source: Source, builder: str) -> None:
+    """Raise Failure for a path of this machine where the builder is on another, which could not read it."""
+    if "://" in source.uri or is_local(builder):
+        return
+    raise Failure(
+        f"{source.uri} is a folder on this machine, and the builder at {builder} is on another",
+        hint="name a source that it can fetch, hf://ORG/REPO or s3://BUCKET/PREFIX; or, if the folder is on its own "
+        "machine, as file:///PATH; --set source.uri=... does it for once",
+        code=WRONG,
+    )
+
+
+def is_local(address: str) -> bool:
+    """Whether a client's address, HOST:PORT or gRPC's unix:PATH, leads to this machine."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    target = address.rpartition("/")[2]
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        target = target.removeprefix(scheme)
+    host = target.rpartition(":")[0].strip("[]").lower()
+    try:
+        known = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return known.is_loopback or known.is_unspecified
+
+
+def shown_source(source: Source) -> str:
+    """A source in one piece."""
+    return f"{source.uri}@{source.revision}" if source.revision else source.uri
+
+
 def announce(spec: ModelSpec) -> None:
     """Say what is being built."""
     cache = spec.cache
     console.err.print(
-        f"building [bold]{escape(spec.name)}[/] from {escape(spec.source.uri)}\n"
+        f"building [bold]{escape(spec.name)}[/] from {escape(shown_source(spec.source))}\n"
         f"[dim]{spec.precision} · {cache.sink_tokens} sinks + {cache.window_tokens} tokens · {cache.max_slots} slots[/]"
     )
+
+
+async def build_here(address: str, spec: ModelSpec) -> str:
+    """Build with the builder at `address`, and wait; a checkpoint that was built like this before is there at once.
+
+    Returns NAME@VERSION; raises typer.Exit, having said why, where there is no engine.
+    """
+    async with make_client(builder=address) as client:
+        announce(spec)
+        submitted = await client.builds.submit(spec_to_wire(spec))
+        build = await watch(client, submitted.name, goes_on=False)
+        check_outcome(build)
+        print_ready(build)
+        return build.engine
+
+
+def readable_root(source: Source) -> Path | str:
+    """What a builder that is embedded for this source has to be allowed to read, whatever else it may."""
+    place = read_place(source)
+    if isinstance(place, Folder):
+        return place.path
+    return f"{HUB}://{place.name}" if isinstance(place, Repository) else place.url

@@ -10,6 +10,7 @@ from rich.markup import escape
 from sinkserve.builder.v1.builder_service_pb2 import Build, WatchBuildResponse
 from sinkserve.cli import console
 from sinkserve.cli.build_view import print_outcome, watch
+from sinkserve.cli.failures import hint
 from sinkserve.cli.options import Builder, Json, ask
 from sinkserve.client import Client
 from sinkserve.client.errors import from_status
@@ -55,6 +56,7 @@ def show(name: Name, json: Json = False, builder: Builder = None) -> None:
         if json:
             console.print_json(build=build)
             return
+        error = from_status(build.error) if build.HasField("error") else None
         console.print_facts(
             (
                 ("build", build.name),
@@ -62,7 +64,8 @@ def show(name: Name, json: Json = False, builder: Builder = None) -> None:
                 ("stage", stage(build.stage)),
                 ("done", f"{build.progress:.0%}"),
                 ("engine", escape(build.engine)),
-                ("error", escape(str(from_status(build.error))) if build.HasField("error") else ""),
+                ("error", f"{escape(error.message)} [dim]({error.reason})[/]" if error else ""),
+                ("hint", escape(hint(error)) if error else ""),
                 *spec_facts(build.spec),
                 ("submitted", console.local_time(build.create_time)),
                 ("started", console.local_time(build.start_time)),
@@ -135,7 +138,7 @@ def spec_facts(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     """What a spec says, for `print_facts`."""
     cache = spec.cache
     return (
-        ("source", escape(spec.source.uri)),
+        ("source", escape(f"{spec.source.uri}@{spec.source.revision}".rstrip("@"))),
         ("target", Target.Name(spec.target).removeprefix("TARGET_").lower()),
         ("precision", precision(spec)),
         ("cache", f"{cache.sink_tokens} sinks + {cache.window_tokens} tokens, {cache.max_slots} slots"),

@@ -105,7 +105,7 @@ def run_chat(asked: Chat, runtime: str | None) -> None:
         try:
             conversation = _conversation(client, asked)
             runner.run(conversation.open())
-            _talk(runner, Dialog(client, conversation, asked.generation), conversation, asked)
+            _talk(runner, Dialog(client, conversation, asked.generation), asked)
         finally:
             runner.run(client.close())
 
@@ -133,26 +133,26 @@ def _at_terminal(asked: Chat) -> bool:
     return asked.prompt is None and sys.stdin.isatty()
 
 
-def _talk(runner: asyncio.Runner, dialog: Dialog, conversation: Conversation, asked: Chat) -> None:
+def _talk(runner: asyncio.Runner, dialog: Dialog, asked: Chat) -> None:
     at_terminal = _at_terminal(asked)
     view = ChatView(lively=at_terminal and console.out.is_terminal)
     if at_terminal:
         _load_line_editing()
         _show_losses()
-        view.greet(conversation.opened)
+        view.greet(dialog.conversation.opened)
         try:
             dialog.talk(runner, view)
         finally:
-            view.farewell(f"{asked.comeback} {conversation.session.name}")
-        runner.run(conversation.close())
-        if conversation.error is not None:
-            raise typer.Exit(exit_code(conversation.error))
+            view.farewell(f"{asked.comeback} {dialog.conversation.session.name}")
+        runner.run(dialog.conversation.close())
+        if dialog.conversation.error is not None:
+            raise typer.Exit(exit_code(dialog.conversation.error))
         return
     lines = (asked.prompt,) if asked.prompt is not None else sys.stdin
     keep = asked.keep or asked.session is not None
     code = runner.run(_recite(dialog, view, lines))
     with contextlib.suppress(SinkServeError):  # what kept it from closing was said already
-        runner.run(conversation.close(delete=not keep))
+        runner.run(dialog.conversation.close(delete=not keep))
     if code:
         raise typer.Exit(code)
 

@@ -15,10 +15,13 @@ from sinkserve.client import Finished, FinishReason, Turn
 from sinkserve.runtime.v1.conversation_service_pb2 import Opened, Session
 
 HELP = """\
-/stats   how long the conversation is, and what of it the engine still sees
-/help    this
-/quit    leave; the session stays (or Ctrl-D)
-Ctrl-C   ends a reply early; what was said of it stays in the conversation"""
+/stats        how long the conversation is, and what of it the engine still sees
+/again        drop the last reply, and ask for another
+/rewind [N]   drop the last turn, or the last N, for ever
+/fork         go on in a copy of the conversation; this one stays as it is
+/help         this
+/quit         leave; the session stays (or Ctrl-D)
+Ctrl-C        ends a reply early; what was said of it stays in the conversation"""
 
 _PROMPT = "\001\033[1;36m\002you\001\033[0m\002 "  # \001 and \002 tell readline what has no width
 _ENDINGS = {

@@ -13,33 +13,32 @@ from collections.abc import Iterator
 from sinkserve.cli.chat_view import HELP, ChatView, Printer
 from sinkserve.cli.failures import explain
 from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError
+from sinkserve.runtime.v1.conversation_service_pb2 import TurnRecord
 
 
 class Dialog:
     """One conversation and the options of its turns."""
 
     def __init__(self, client: Client, conversation: Conversation, generation: GenerationOptions) -> None:
+        self.conversation = conversation
         self._client = client
-        self._conversation = conversation
         self._generation = generation
 
     def talk(self, runner: asyncio.Runner, view: ChatView) -> None:
         """Talk with the person at the terminal until they leave, or the conversation is over."""
         for line in _lines(view):
-            if line.startswith("/"):
-                if line in {"/quit", "/exit", "/q"}:
-                    return
-                runner.run(self._command(line, view))
-            elif line:
+            if line in {"/quit", "/exit", "/q"}:
+                return
+            if line:
                 with contextlib.suppress(SinkServeError):
-                    runner.run(self.say(line, view))
-            if self._conversation.error is not None:
+                    runner.run(self._command(line, view) if line.startswith("/") else self.say(line, view))
+            if self.conversation.error is not None:
                 return
 
     async def say(self, text: str, view: ChatView) -> None:
         """One turn, printed as it comes. Raises SinkServeError when it failed, after saying so."""
         try:
-            turn = await self._conversation.say(text, **self._generation)
+            turn = await self.conversation.say(text, **self._generation)
             printer = Printer(view, turn)
             try:
                 await printer.print()
@@ -55,16 +54,71 @@ class Dialog:
             raise
 
     async def _command(self, line: str, view: ChatView) -> None:
-        match line.split(maxsplit=1)[0]:
-            case "/stats":
-                try:
-                    view.stats(await self._client.sessions.get(self._conversation.session.name))
-                except SinkServeError as error:
-                    explain(error)
-            case "/help":
-                view.say(HELP)
-            case other:
-                view.say(f"there is no {other}; /help says what there is")
+        command, _, argument = line.partition(" ")
+        again = ""
+        try:
+            match command:
+                case "/again":
+                    again = await self._take_back(view)
+                case "/stats":
+                    view.stats(await self._client.sessions.get(self._name))
+                case "/fork":
+                    await self._fork(view)
+                case "/rewind":
+                    await self._rewind(argument.strip() or "1", view)
+                case "/help":
+                    view.say(HELP)
+                case other:
+                    view.say(f"there is no {other}; /help says what there is")
+        except SinkServeError as error:
+            explain(error)
+        if again:
+            await self.say(again, view)
+
+    @property
+    def _name(self) -> str:
+        return self.conversation.session.name
+
+    async def _fork(self, view: ChatView) -> None:
+        before, fork = self._name, await self._client.sessions.fork(self._name)
+        await self._go_on(fork.name)
+        view.say(f"this is {fork.name} now; {before} stays as it is")
+
+    async def _rewind(self, count: str, view: ChatView) -> None:
+        if not count.isdecimal() or count == "0":
+            view.say(f"/rewind takes how many turns to drop, such as 2, and not {count}")
+            return
+        turns = [turn async for turn in self._client.sessions.turns(self._name)]
+        if int(count) > len(turns):
+            view.say(f"there are {len(turns)} turns, and none was dropped")
+            return
+        await self._drop_from(turns[-int(count)])
+        dropped = f"{count} {'turn' if count == '1' else 'turns'} dropped"
+        view.say(f"{dropped} · position {self.conversation.session.position:,}")
+
+    async def _take_back(self, view: ChatView) -> str:
+        """Drop the last turn; returns what was said in it."""
+        turns = [turn async for turn in self._client.sessions.turns(self._name)]
+        if not turns or turns[-1].WhichOneof("input") != "text":
+            view.say("there is nothing that could be asked again")
+            return ""
+        await self._drop_from(turns[-1])
+        return turns[-1].text
+
+    async def _drop_from(self, turn: TurnRecord) -> None:
+        """Go on as if a turn and those after it had not been."""
+        name = self._name
+        await self.conversation.close()
+        try:
+            await self._client.sessions.rewind(name, turn.turn_id, drop_turn=True)
+        finally:
+            await self._go_on(name)
+
+    async def _go_on(self, session: str) -> None:
+        """Talk in another session from here on, or in the same one anew."""
+        await self.conversation.close()
+        self.conversation = self._client.conversation(session=session)
+        await self.conversation.open()
 
 
 def _lines(view: ChatView) -> Iterator[str]:

@@ -34,14 +34,17 @@ class Addresses:
 
 
 @contextmanager
-def embedded_services(folder: Path) -> Iterator[Addresses]:
-    """Run both services while the context is open; the builder may read `folder`. Raises Failure with their log."""
+def embedded_services(root: Path | str) -> Iterator[Addresses]:
+    """Run both services while the context is open; the builder may read what is under `root`, too.
+
+    Raises Failure with their log.
+    """
     home = SharedSettings.load().home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     log = home / _LOG
     with log.open("ab") as errors:
         start = errors.tell()
-        child = _start(folder, errors.fileno())
+        child = _start(root, errors.fileno())
     try:
         with (
             console.err.status("[dim]starting a builder and a runtime[/]") if console.err.is_terminal else nullcontext()
@@ -52,13 +55,14 @@ def embedded_services(folder: Path) -> Iterator[Addresses]:
         _stop(child)
 
 
-def _start(folder: Path, errors: int) -> subprocess.Popen[str]:
-    roots = ",".join(str(root) for root in (*BuilderSettings.load().roots, folder.resolve()))
+def _start(root: Path | str, errors: int) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
         "SINKSERVE_RUNTIME_LISTEN": "127.0.0.1:0",
-        "SINKSERVE_BUILDER_SOURCE_ROOTS": roots,
+        "SINKSERVE_BUILDER_METRICS_LISTEN": "",
+        "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
+        "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(root),
     }
     return subprocess.Popen(
         # -P: the folder that a person stands in is no place to import from.
@@ -70,6 +74,13 @@ def _start(folder: Path, errors: int) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def _roots(root: Path | str) -> str:
+    """The builder's source roots, and `root`."""
+    settings = BuilderSettings.load()
+    more = root.resolve() if isinstance(root, Path) else root
+    return ",".join(map(str, (*settings.roots, *settings.remote.roots, more)))
 
 
 def _addresses(child: subprocess.Popen[str], log: Path, start: int) -> Addresses:

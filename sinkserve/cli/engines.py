@@ -150,6 +150,28 @@ def delete(
 
 
 @app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; only count.")] = False,
+    json: Json = False,
+    builder: Builder = None,
+) -> None:
+    """Delete what no engine has and no build claims: what killed builds have left in the store."""
+
+    async def command(client: Client) -> None:
+        collected = await client.engines.collect_garbage(dry_run=dry_run)
+        if json:
+            console.print_json(collected=collected)
+            return
+        said = "would be deleted" if dry_run else "deleted"
+        console.out.print(
+            f"{collected.deleted_blobs} blobs {said}, {console.size(collected.deleted_bytes)}; "
+            f"engines have {collected.published_blobs}, builds claim {collected.claimed_blobs}"
+        )
+
+    ask(command, builder=builder)
+
+
+@app.command()
 def load(reference: Reference, json: Json = False, runtime: Runtime = None) -> None:
     """Have the runtime load an engine."""
 
@@ -164,11 +186,18 @@ def load(reference: Reference, json: Json = False, runtime: Runtime = None) -> N
 
 
 @app.command()
-def unload(reference: Reference, runtime: Runtime = None) -> None:
+def unload(
+    reference: Reference,
+    wait: Annotated[bool, typer.Option("--wait", help="Let running turns finish first.")] = False,
+    evict: Annotated[bool, typer.Option("--evict", help="Stop running turns; they start again elsewhere.")] = False,
+    runtime: Runtime = None,
+) -> None:
     """Have the runtime unload an engine; its sessions live on in storage."""
+    if wait and evict:
+        raise typer.BadParameter("--wait and --evict exclude each other")
 
     async def command(client: Client) -> None:
-        await client.engines.unload(reference)
+        await client.engines.unload(reference, "wait" if wait else "evict" if evict else "refuse")
         console.out.print(f"{escape(reference)} is unloaded")
 
     ask(command, runtime=runtime)

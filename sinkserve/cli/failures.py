@@ -15,13 +15,28 @@ from sinkserve.client import InvalidArgument, NotFound, OutOfRange, SinkServeErr
 
 FAILED, WRONG, UNREACHABLE, NOT_FOUND, INTERRUPTED = 1, 2, 3, 4, 130
 
-_HINTS = {
+HINTS = {
     "ENGINE_NOT_FOUND": "`sinkserve engines list` shows what there is, `sinkserve build SPEC.yaml` makes one",
     "ENGINE_NOT_LOADED": "`sinkserve engines load REFERENCE` loads it",
     "ENGINE_IN_USE": "`sinkserve engines loaded` and `sinkserve sessions list` show what uses it",
     "BUILD_NOT_FOUND": "`sinkserve builds list` shows what there is",
     "SESSION_NOT_FOUND": "`sinkserve sessions list` shows what there is",
+    "TURN_NOT_FOUND": "`sinkserve sessions show SESSION` has the ids of its turns",
     "SOURCE_NOT_ALLOWED": "the builder reads checkpoints only under SINKSERVE_BUILDER_SOURCE_ROOTS",
+    "SOURCE_NOT_FOUND": "check the path on the machine that reads it, and that the download is whole",
+    "CHECKPOINT_INVALID": "download that file again; `sha256sum` tells whether it is the publisher's",
+    "ARCHITECTURE_UNSUPPORTED": "docs/adding-a-family.md says which there are, and how another is added",
+    "CONFIG_UNSUPPORTED": "if, and only if, the field changes nothing that the model computes, "
+    "`--set 'options.ignore_config_fields=[NAME]'` leaves it out",
+    "OUT_OF_MEMORY": "free some, or build with `--set precision=int8` or int4, a smaller window or fewer slots",
+    "OUT_OF_DISK": "free some there, or give the builder a larger SINKSERVE_HOME; nothing of the build is left behind",
+    "VERIFICATION_FAILED": "build with a wider precision; if fp32 fails as well, the fault is SinkServe's: report it",
+    "TOOLCHAIN_FAILED": "its words are above; another version of it, or another target, may take the model",
+    "STORE_CORRUPT": "building the same spec again replaces the wrong file; if it comes back, suspect the disk",
+    "BUILD_CANCELLED": "`sinkserve build SPEC.yaml` starts again; nothing was published",
+    "BUILD_TIMED_OUT": "the log says how far it came; let it take longer, or give the builder more processors",
+    "BUILD_CRASHED": "the log has its last words; if it happens again, report it with them",
+    "WORKER_LOST": "the builder's own log, or the machine's, says what ended it; then build again",
     "SYSTEM_PROMPT_EXCEEDS_SINKS": "leave out --pin, or shorten the system prompt, or build with more sinks",
     "TURN_EXCEEDS_WINDOW": "say it in several turns, or build with a larger window",
     "SESSION_TAKEN_OVER": "the session goes on where it was opened last",
@@ -60,14 +75,15 @@ def explained() -> Iterator[None]:
 def explain(error: AnyError) -> None:
     """Print an error: message, reason, fields, and a hint."""
     if isinstance(error, Unreachable):
-        _print(f"nobody answers at {error.address}", hint=_hint(error))
+        _print(f"nobody answers at {error.address}", hint=hint(error))
         return
-    _print(error.message, reason=str(error.reason), hint=_hint(error))
+    _print(error.message, reason=str(error.reason))
     for violation in error.violations:
-        if violation.description != error.message:
+        if violation.description not in error.message:
             err.print(f"  [bold]{escape(violation.field)}[/]: {escape(violation.description)}")
         elif violation.field not in error.message:
-            err.print(f"  [dim]field[/] {escape(violation.field)}")
+            err.print(f"[dim]field[/] {escape(violation.field)}")
+    _print_hint(hint(error))
 
 
 def exit_code(error: AnyError) -> int:
@@ -80,7 +96,8 @@ def exit_code(error: AnyError) -> int:
     return WRONG if isinstance(error, wrong) else FAILED
 
 
-def _hint(error: AnyError) -> str:
+def hint(error: AnyError) -> str:
+    """What to do next; empty where the message says it."""
     if isinstance(error, Unreachable):
         return (
             "`sinkserve serve` starts a builder and a runtime here; SINKSERVE_CLIENT_BUILDER and "
@@ -88,11 +105,15 @@ def _hint(error: AnyError) -> str:
         )
     if error.retry_after_s:
         return f"try again in {error.retry_after_s:.0f} s"
-    return _HINTS.get(str(error.reason), "")
+    return HINTS.get(str(error.reason), "")
 
 
 def _print(message: str, *, reason: str = "", hint: str = "") -> None:
     tail = f" [dim]({reason})[/]" if reason else ""
     err.print(f"[bold red]error[/] {escape(message)}{tail}")
+    _print_hint(hint)
+
+
+def _print_hint(hint: str) -> None:
     if hint:
         err.print(f"[dim]hint[/]  {escape(hint)}")

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from builder_service.place import HUB, Remote
+from builder_service.settings import BuilderSettings
 from common.settings import SettingsError
 from sinkserve.cli.failures import WRONG, Failure, explained
 from sinkserve.client import Client
@@ -19,6 +21,14 @@ Builder = Annotated[
 Runtime = Annotated[
     str | None, typer.Option("--runtime", metavar="HOST:PORT", help="The runtime; else SINKSERVE_CLIENT_RUNTIME.")
 ]
+
+
+def own_remote() -> Remote:
+    """How this process reads checkpoints that lie elsewhere: as a builder here would, from wherever its user likes."""
+    try:
+        return BuilderSettings.load().remote.model_copy(update={"roots": (f"{HUB}://",)})
+    except SettingsError as error:
+        raise Failure(str(error), code=WRONG) from None
 
 
 def make_client(builder: str | None = None, runtime: str | None = None) -> Client:

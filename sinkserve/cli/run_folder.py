@@ -1,22 +1,19 @@
-"""`sinkserve run`: from a checkpoint folder to a chat, in one command."""
+"""`sinkserve run`: from a checkpoint to a chat, in one command."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
 from common.settings import SettingsError
-from common.spec import ModelSpec, Precision
-from common.wire import spec_to_wire
-from sinkserve.cli.build import announce
-from sinkserve.cli.build_view import check_outcome, print_ready, watch
+from common.spec import Precision
+from sinkserve.cli.build import build_here, readable_root
 from sinkserve.cli.chat import Chat, run_chat
 from sinkserve.cli.embedded import embedded_services
 from sinkserve.cli.failures import WRONG, Failure, explained
-from sinkserve.cli.options import make_client
+from sinkserve.cli.options import own_remote
 from sinkserve.cli.suggest import Wishes, suggest_spec
 from sinkserve.client import GenerationOptions, SessionOptions
 
@@ -24,7 +21,7 @@ _SLOTS = 4  # one person, and a few who look on
 
 
 def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, or hf://ORG/REPO.")],
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     precision: Annotated[
         Precision | None,
@@ -45,10 +42,10 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     """
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     with explained():
-        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, _SLOTS))
+        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, _SLOTS), own_remote())
         try:
-            with embedded_services(folder) as services:
-                engine = asyncio.run(_build(services.builder, spec)) if session is None else None
+            with embedded_services(readable_root(spec.source)) as services:
+                engine = asyncio.run(build_here(services.builder, spec)) if session is None else None
                 asked = Chat(
                     engine=engine,
                     session=session,
@@ -62,14 +59,3 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
                 run_chat(asked, services.runtime)
         except SettingsError as error:
             raise Failure(str(error), code=WRONG) from None
-
-
-async def _build(address: str, spec: ModelSpec) -> str:
-    """Reference of the engine; a checkpoint that was built like this before is published at once."""
-    async with make_client(builder=address) as client:
-        announce(spec)
-        submitted = await client.builds.submit(spec_to_wire(spec))
-        build = await watch(client, submitted.name, goes_on=False)
-        check_outcome(build)
-        print_ready(build)
-        return build.engine

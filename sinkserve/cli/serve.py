@@ -44,7 +44,6 @@ def serve(
 
     Engines, database and sessions live under SINKSERVE_HOME (default ~/.sinkserve).
     """
-    configure_logging()
     with explained():
         asyncio.run(_serve(which, config, until_stdin_ends=until_stdin_ends))
 
@@ -62,7 +61,8 @@ async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -
             await asyncio.sleep(0)  # its tasks run: from here on a signal stops in good order
         _announce(addresses, to_program=until_stdin_ends)
         await stopped
-        console.err.print("[dim]stopping: running turns finish first[/]")
+        what = "running builds get a moment" if which is Which.BUILDER else "running turns finish first"
+        console.err.print(f"[dim]stopping: {what}[/]")
     gc.collect()  # what is left of gRPC's servers complains when it is collected after their event loop
     await asyncio.sleep(0)
 
@@ -71,6 +71,7 @@ async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path 
     """Start what is asked for; returns addresses by service. What was started stops with `running`."""
     sections = read_config(config)
     shared = SharedSettings.load(sections["shared"])
+    configure_logging(json=shared.log_format == "json")
     on_demand = {"load_on_demand": True} if which is Which.BOTH else {}
     addresses: dict[str, str] = {}
     if which is not Which.RUNTIME:

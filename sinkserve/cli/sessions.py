@@ -10,7 +10,7 @@ from rich.markup import escape
 from sinkserve.cli import console
 from sinkserve.cli.options import Json, Runtime, ask
 from sinkserve.client import Client
-from sinkserve.runtime.v1.conversation_service_pb2 import FinishReason, Session, TurnRecord
+from sinkserve.runtime.v1.conversation_service_pb2 import FinishReason, Session, SessionOptions, TurnRecord
 
 app = typer.Typer(help="Conversations that the runtime holds.")
 
@@ -61,6 +61,43 @@ def show(name: Name, json: Json = False, runtime: Runtime = None) -> None:
 
 
 @app.command()
+def fork(
+    name: Name,
+    at: Annotated[str, typer.Option("--at", metavar="TURN", help="The last turn of the copy; else all.")] = "",
+    engine: Annotated[str, typer.Option("--engine", help="Go on with another version, of the same tokens.")] = "",
+    json: Json = False,
+    runtime: Runtime = None,
+) -> None:
+    """Copy a conversation into a new session, which may go another way."""
+
+    async def command(client: Client) -> None:
+        session = await client.sessions.fork(session_name(name), at, engine=engine)
+        if json:
+            console.print_json(session=session)
+            return
+        console.out.print(f"{session.name} [dim]· next: sinkserve chat --session {session.name}[/]")
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
+def rewind(
+    name: Name,
+    turn: Annotated[str, typer.Argument(metavar="TURN", help="The last turn that stays; `show` has their ids.")],
+    drop: Annotated[bool, typer.Option("--drop", help="Drop that turn too.")] = False,
+    runtime: Runtime = None,
+) -> None:
+    """Drop all turns of a conversation after one, for ever."""
+
+    async def command(client: Client) -> None:
+        session = await client.sessions.rewind(session_name(name), turn, drop_turn=drop)
+        turns = f"{session.turns:,} {'turn' if session.turns == 1 else 'turns'}"
+        console.out.print(f"{session.name} has {turns} left [dim]· position {session.position:,}[/]")
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
 def delete(
     names: Annotated[list[str], typer.Argument(metavar="SESSION...", help="sessions/ID, or IDs alone.")],
     runtime: Runtime = None,
@@ -95,11 +132,21 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
         ("position", f"{session.position:,}"),
         ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
         ("state", state(session)),
+        ("outlives its server", _durability(options)),
         ("labels", escape(", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())))),
         ("created", console.local_time(session.create_time)),
         ("last active", console.local_time(session.last_active_time)),
         ("expires", console.local_time(session.expire_time)),
     )
+
+
+def _durability(options: SessionOptions) -> str:
+    words = {
+        SessionOptions.DURABILITY_NONE: "nothing",
+        SessionOptions.DURABILITY_TOKENS: "its turns",
+        SessionOptions.DURABILITY_TOKENS_AND_KV: "its turns, and snapshots of the cache",
+    }
+    return words.get(options.durability, "")
 
 
 def _print_turn(turn: TurnRecord) -> None:
@@ -110,7 +157,8 @@ def _print_turn(turn: TurnRecord) -> None:
         console.out.print(f"[bold]reply[/] {escape(console.harmless(turn.reply.strip()))}")
     ending = FinishReason.Name(turn.reason).removeprefix("FINISH_REASON_").lower() if turn.reason else "running"
     usage = turn.usage
-    console.out.print(f"[dim]{ending} · {usage.generated_tokens} tokens · position {usage.position:,}[/]")
+    figures = f"{ending} · {usage.generated_tokens} tokens · position {usage.position:,}"
+    console.out.print(f"[dim]{figures} · {escape(turn.turn_id)}[/]")
 
 
 def _inputs(turn: TurnRecord) -> list[tuple[str, str]]:

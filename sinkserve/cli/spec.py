@@ -11,13 +11,14 @@ import yaml
 from rich.markup import escape
 
 from builder_service.estimate import Estimate
-from builder_service.source import source_path
+from builder_service.place import Folder, Remote, read_place
 from common.manifest import Architecture
 from common.spec import PRECISIONS, HardwareCompatibility, ModelSpec, Precision, Source, Target
 from common.spec_file import read_spec_file
 from sinkserve.cli import console
-from sinkserve.cli.build import read_changes
+from sinkserve.cli.build import read_changes, shown_source
 from sinkserve.cli.failures import WRONG, Failure, explained
+from sinkserve.cli.options import own_remote
 from sinkserve.cli.suggest import Wishes, read_needs, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
@@ -44,7 +45,7 @@ _OPTIONS = {
 
 @app.command()
 def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, or hf://ORG/REPO.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else stdout.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     target: Annotated[Target, typer.Option("--target", help="Who executes the engine.")] = Target.ONNXRUNTIME,
@@ -54,8 +55,8 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
 ) -> None:
     """Write a commented spec that suits a checkpoint."""
     with explained():
-        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, target=target))
-        text = _written(spec, output.parent if output else Path())
+        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, target=target), remote := own_remote())
+        text = _written(spec, output.parent if output else Path(), remote)
         if output is None:
             console.out.file.write(text)
             return
@@ -65,18 +66,18 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     console.err.print(f"wrote {escape(str(output))} [dim]· next: sinkserve build {escape(str(output))}[/]")
 
 
-def _written(spec: ModelSpec, folder: Path) -> str:
+def _written(spec: ModelSpec, folder: Path, remote: Remote) -> str:
     """The spec as YAML, with what a person would like to know beside each field."""
-    shapes, needs = read_needs(spec)
+    shapes, needs = read_needs(spec, remote)
     cache = spec.cache
     size = console.size
     lines = (
         (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
-        (f"source: {{uri: {_scalar(_relative(spec.source.uri, folder))}}}", "relative to this file"),
+        _source_line(spec.source, folder),
         (f"target: {spec.target}", " | ".join(Target)),
         (f"precision: {spec.precision}", " | ".join(PRECISIONS[spec.target])),
         ("cache:", f"{size(needs.kv_bytes_per_slot)} of keys and values a slot"),
-        (f"  sink_tokens: {cache.sink_tokens}", "kept from the start of every conversation"),
+        (f"  sink_tokens: {cache.sink_tokens}", "kept from the start; a system prompt that fits is never forgotten"),
         (f"  window_tokens: {cache.window_tokens}", "the most recent ones, which are seen besides the sinks"),
         (f"  chunk_tokens: {cache.chunk_tokens}", "the most that one step feeds to one conversation"),
         (f"  max_slots: {cache.max_slots}", "conversations in the engine at once"),
@@ -105,6 +106,12 @@ def _scalar(value: object) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).partition("\n")[0]
 
 
+def _source_line(source: Source, folder: Path) -> tuple[str, str]:
+    if isinstance(read_place(source), Folder):
+        return (f"source: {{uri: {_scalar(_relative(source.uri, folder))}}}", "relative to this file")
+    return (f"source: {{uri: {_scalar(source.uri)}}}", "the builder fetches it")
+
+
 def _relative(uri: str, folder: Path) -> str:
     """A path as seen from `folder` when that is short, with ./ so that it reads as one."""
     path = os.path.relpath(uri, folder.resolve())
@@ -122,17 +129,20 @@ def check(
     """Read a spec and its checkpoint's config as the builder would, and state what the engine needs."""
     with explained():
         spec = read_spec_file(file, read_changes(changes or ()))
-        spec = spec.model_copy(update={"source": Source(uri=str(source_path(spec.source.uri)))})
-        shapes, needs = read_needs(spec)
+        place = read_place(spec.source)
+        if isinstance(place, Folder):
+            spec = spec.model_copy(update={"source": Source(uri=str(place.path))})
+        shapes, needs = read_needs(spec, own_remote())
     console.print_facts(_facts(spec, shapes, needs))
-    console.out.print("[green]the spec is good[/]")
+    unread = "" if isinstance(place, Folder) else " [dim]· its weights are read when it is built[/]"
+    console.out.print(f"[green]the spec is good[/]{unread}")
 
 
 def _facts(spec: ModelSpec, shapes: Architecture, needs: Estimate) -> tuple[tuple[str, str], ...]:
     cache = spec.cache
     return (
         ("engine", f"[bold]{escape(spec.name)}[/]"),
-        ("source", escape(spec.source.uri)),
+        ("source", escape(shown_source(spec.source))),
         ("model", f"{shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers"),
         ("trained context", f"{shapes.trained_context} tokens"),
         ("target", spec.target),

@@ -64,9 +64,9 @@ class Builds:
         """What a build does: the build as it is, then its events, until it has ended. Comes back when lost."""
         failures = 0
         while True:
-            request = pb.WatchBuildRequest(name=name, after_sequence=after_sequence)
+            call = self._stub.WatchBuild(pb.WatchBuildRequest(name=name, after_sequence=after_sequence))
             try:
-                async for event in self._stub.WatchBuild(request):
+                async for event in call:
                     if event.sequence > (after_sequence or 0):  # not the snapshot, which every watch begins with
                         failures, after_sequence = 0, event.sequence
                     yield event
@@ -74,6 +74,8 @@ class Builds:
                 error = from_call(lost, self._address)
             else:
                 return
+            finally:
+                call.cancel()  # who leaves the loop early leaves the call open otherwise
             failures += 1
             await self._wait(failures, error)
 

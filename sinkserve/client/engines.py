@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal
 
 import grpc
 
@@ -12,6 +13,14 @@ from sinkserve.client.calls import PAGE_SIZE, answer, pages
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import engine_service_pb2 as loaded_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as loaded_pb_grpc
+
+WhenBusy = Literal["refuse", "wait", "evict"]
+
+_WHEN_BUSY: Mapping[WhenBusy, loaded_pb.UnloadEngineRequest.WhenBusy.ValueType] = {
+    "refuse": loaded_pb.UnloadEngineRequest.WHEN_BUSY_REFUSE,
+    "wait": loaded_pb.UnloadEngineRequest.WHEN_BUSY_WAIT,
+    "evict": loaded_pb.UnloadEngineRequest.WHEN_BUSY_EVICT,
+}
 
 
 class Engines:
@@ -64,14 +73,24 @@ class Engines:
         call = self._catalog.ListAliases(pb.ListAliasesRequest(name=name))
         return tuple((await answer(call, self._builder_address)).aliases)
 
+    async def collect_garbage(self, *, dry_run: bool = False) -> pb.CollectGarbageResponse:
+        """Delete blobs of the store that no engine has and no build claims; a dry run only counts them."""
+        call = self._catalog.CollectGarbage(pb.CollectGarbageRequest(dry_run=dry_run))
+        return await answer(call, self._builder_address)
+
     async def load(self, reference: str) -> loaded_pb.LoadedEngine:
         """Have the runtime load an engine; returns when it can serve."""
         call = self._runtime.LoadEngine(loaded_pb.LoadEngineRequest(reference=reference))
         return (await answer(call, self._runtime_address)).engine
 
-    async def unload(self, reference: str) -> None:
-        """Have the runtime unload an engine. Raises FailedPrecondition (ENGINE_IN_USE) while turns run."""
-        call = self._runtime.UnloadEngine(loaded_pb.UnloadEngineRequest(reference=reference))
+    async def unload(self, reference: str, when_busy: WhenBusy = "refuse") -> None:
+        """Have the runtime unload an engine.
+
+        Turns that run make it "refuse" (FailedPrecondition, ENGINE_IN_USE), "wait" for them, or "evict" their sessions,
+        which go on elsewhere.
+        """
+        request = loaded_pb.UnloadEngineRequest(reference=reference, when_busy=_WHEN_BUSY[when_busy])
+        call = self._runtime.UnloadEngine(request)
         await answer(call, self._runtime_address)
 
     async def loaded(self) -> tuple[loaded_pb.LoadedEngine, ...]:

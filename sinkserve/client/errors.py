@@ -9,6 +9,7 @@ SinkServeError
 ├── ResourceExhausted    no room now; `retry_after_s` says when to try
 ├── Aborted              another act took precedence, such as SESSION_TAKEN_OVER
 ├── Cancelled            somebody asked for the end
+├── DeadlineExceeded     it took longer than it may
 ├── DataLoss             stored bytes are not what they were
 ├── Internal             a fault of the server
 └── Unavailable          the server is stopping, or the connection was lost
@@ -100,6 +101,10 @@ class Cancelled(SinkServeError):
     pass
 
 
+class DeadlineExceeded(SinkServeError):
+    pass
+
+
 class DataLoss(SinkServeError):
     pass
 
@@ -129,6 +134,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[SinkServeError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.DATA_LOSS: DataLoss,
     grpc.StatusCode.INTERNAL: Internal,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -11,10 +11,16 @@ from google.protobuf.duration_pb2 import Duration
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
 OnFull = Literal["evict", "error"]
+Durability = Literal["none", "tokens", "tokens_and_kv"]
 
 _ON_FULL: Mapping[OnFull, pb.SessionOptions.OnFull.ValueType] = {
     "evict": pb.SessionOptions.ON_FULL_EVICT,
     "error": pb.SessionOptions.ON_FULL_ERROR,
+}
+_DURABILITY: Mapping[Durability, pb.SessionOptions.Durability.ValueType] = {
+    "none": pb.SessionOptions.DURABILITY_NONE,
+    "tokens": pb.SessionOptions.DURABILITY_TOKENS,
+    "tokens_and_kv": pb.SessionOptions.DURABILITY_TOKENS_AND_KV,
 }
 
 
@@ -60,6 +66,9 @@ class SessionOptions(TypedDict, total=False):
     """Delete the session after so many seconds without a turn or a stream; never if left out."""
     continue_when_disconnected: bool
     """Whether turns go on while the stream is lost; True if left out, since this client comes back for them."""
+    durability: Durability
+    """What of the session outlives its server: "none"; "tokens", from which a lost cache is computed again; or
+    "tokens_and_kv", snapshots of the cache besides. As the server is set if left out."""
     labels: Mapping[str, str]
     """Anything to find the session again by."""
 
@@ -72,7 +81,7 @@ def new_id() -> str:
 def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.NewSession:
     """The session to create."""
     on_full = options.get("on_full")
-    idle_s = options.get("delete_after_idle_s")
+    idle_s, durability = options.get("delete_after_idle_s"), options.get("durability")
     return pb.NewSession(
         engine=engine,
         session_id=session_id,
@@ -85,6 +94,7 @@ def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.New
             on_full=pb.SessionOptions.ON_FULL_UNSPECIFIED if on_full is None else _ON_FULL[on_full],
             delete_after_idle=None if idle_s is None else _duration(idle_s),
             continue_when_disconnected=options.get("continue_when_disconnected", True),
+            durability=_DURABILITY[durability] if durability else pb.SessionOptions.DURABILITY_UNSPECIFIED,
         ),
     )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Unpack
 
 import grpc
 
+from sinkserve.client import requests
 from sinkserve.client.calls import PAGE_SIZE, answer, pages
+from sinkserve.client.requests import SessionOptions
 from sinkserve.client.stream import SESSION_KEY
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
@@ -20,6 +23,24 @@ class Sessions:
     def __init__(self, stub: pb_grpc.ConversationServiceAsyncStub, address: str) -> None:
         self._stub = stub
         self._address = address
+
+    async def create(self, engine: str, *, session_id: str = "", **options: Unpack[SessionOptions]) -> pb.Session:
+        """A new session with `engine` (an engine reference), without a conversation in it.
+
+        `session_id` is an id of yours (default: a UUID): creating again with the same one finds the session.
+        """
+        identity = session_id or requests.new_id()
+        request = pb.CreateSessionRequest(new_session=requests.new_session(engine, identity, options))
+        call = self._stub.CreateSession(request, metadata=routing(identity))
+        return (await answer(call, self._address)).session
+
+    async def cancel_turn(self, name: str, turn_id: str, *, discard: bool = False) -> None:
+        """Cancel a turn, whoever waits for it; one that has ended or is unknown stays as it is. Raises NotFound.
+
+        With `discard` the conversation goes on as if the turn had not been.
+        """
+        request = pb.CancelTurnRequest(session=name, turn_id=turn_id, discard=discard)
+        await answer(self._stub.CancelTurn(request, metadata=routing(name)), self._address)
 
     async def get(self, name: str) -> pb.Session:
         """One session as it is now. Raises NotFound."""
@@ -44,6 +65,24 @@ class Sessions:
 
         async for turn in pages(fetch, lambda page: page.turns, self._address):
             yield turn
+
+    async def fork(self, name: str, turn_id: str = "", *, session_id: str = "", engine: str = "") -> pb.Session:
+        """A new session that begins as another was at the end of a turn, or is now; that one goes on untouched.
+
+        `session_id` is an id of yours (default: a UUID). With `engine` it goes on with that version, which has to have
+        the same tokenizer and template. Raises NotFound, FailedPrecondition.
+        """
+        identity = session_id or requests.new_id()
+        request = pb.ForkSessionRequest(name=name, turn_id=turn_id, session_id=identity, engine=engine)
+        return (await answer(self._stub.ForkSession(request, metadata=routing(name)), self._address)).session
+
+    async def rewind(self, name: str, turn_id: str, *, drop_turn: bool = False) -> pb.Session:
+        """Take a session back to the end of a turn, for ever; with `drop_turn` to its beginning.
+
+        A conversation that is open on it ends: open it again. Raises NotFound.
+        """
+        request = pb.RewindSessionRequest(name=name, turn_id=turn_id, drop_turn=drop_turn)
+        return (await answer(self._stub.RewindSession(request, metadata=routing(name)), self._address)).session
 
     async def delete(self, name: str) -> None:
         """Delete a session: a running turn is cancelled, a stream on it ends. Raises NotFound."""

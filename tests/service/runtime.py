@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from common.catalog import Catalog
-from common.database import open_database
 from common.engine import Feed
 from common.published_engine import PublishedEngine
+from common.schema import open_database
 from common.settings import SharedSettings
 from common.store import open_store
 from common.window import Geometry
@@ -35,6 +36,8 @@ from tests.whole_manifests import TEMPLATE, make_manifest
 GEOMETRY = Geometry(sinks=4, window=64, chunk=8, slots=4)
 VOCABULARY = 450
 D = TypeVar("D", bound=Message)
+STEP_S = 0.001
+"""What a step takes: a real engine leaves the processor to others meanwhile, and an endless turn outlasts them."""
 ENDLESS = {"max_new_tokens": 5000, "ignore_eos": True}
 Step = Callable[[tuple[Feed, ...]], None]
 
@@ -45,6 +48,7 @@ class Bench:
 
     home: Path
     settings: dict[str, Any]
+    database_url: str = ""
     geometry: Geometry = GEOMETRY
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
@@ -70,7 +74,7 @@ class Bench:
 
     @property
     def shared(self) -> SharedSettings:
-        return SharedSettings.load({"home": self.home})
+        return SharedSettings.load({"home": self.home, "database_url": self.database_url})
 
     @property
     def stub(self) -> pb_grpc.ConversationServiceAsyncStub:
@@ -125,6 +129,7 @@ class Bench:
 
     def _load(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
         def step(feeds: tuple[Feed, ...]) -> None:
+            time.sleep(STEP_S)
             if self.before_step is not None:
                 self.before_step(feeds)
 

@@ -305,3 +305,11 @@ async def test_engines_are_shown_aliased_verified_and_deleted(shell: Shell) -> N
     assert (refused.code, "ENGINE_IN_USE" in refused.err) == (1, True)
     assert (await shell.run("engines", "delete", "demo@1", "--force")).code == 0
     assert (await shell.run("engines", "list", "--json")).document == {"engines": []}
+
+
+async def test_garbage_is_counted_then_collected(shell: Shell) -> None:
+    counted = await shell.run("engines", "gc", "--dry-run")
+    assert (counted.code, "3 blobs would be deleted, 3.0 KB" in counted.out) == (0, True)
+    assert "3 blobs deleted" in (await shell.run("engines", "gc")).out
+    collected = (await shell.run("engines", "gc", "--json")).document["collected"]
+    assert collected == {"deleted_blobs": "0", "deleted_bytes": "0", "published_blobs": "0", "claimed_blobs": "1"}

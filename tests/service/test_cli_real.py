@@ -119,6 +119,48 @@ def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -
         assert "sinkserve chat --session" in read_until(screen, "sessions/")
 
 
+def test_a_chat_goes_back_and_into_a_copy(services: Path) -> None:
+    with terminal("chat", "tiny", "--max-new-tokens", "4") as (screen, keys, _):
+        read_until(screen, PROMPT)
+        for said, answer in (
+            ("one", "position"),
+            ("two", "position"),
+            ("/again", "position"),
+            ("/rewind x", "takes how many turns"),
+            ("/rewind 3", "there are 2 turns, and none was dropped"),
+            ("/rewind", "1 turn dropped"),
+            ("/fork", "stays as it is"),
+            ("three", "position"),
+            ("/rewind 2", "2 turns dropped"),
+            ("/again", "nothing that could be asked again"),
+        ):
+            keys.write(f"{said}\n".encode())
+            assert answer in read_until(screen, PROMPT), said
+        keys.write(b"/quit\n")
+        assert "sinkserve chat --session" in read_until(screen, "sessions/")
+    sessions = json.loads(sinkserve("sessions", "list", "--json").stdout)["sessions"]
+    assert sorted(session.get("turns", 0) for session in sessions[:2]) == [0, 1]
+    for session in sessions:
+        assert sinkserve("sessions", "delete", session["name"]).exit_code == 0
+
+
+def test_a_session_is_forked_and_rewound_from_the_shell(services: Path) -> None:
+    sinkserve("chat", "tiny", "--keep", "--max-new-tokens", "4", stdin="one\ntwo\nthree\n")
+    (session, *_) = json.loads(sinkserve("sessions", "list", "--json").stdout)["sessions"]
+    name = session["name"]
+    turns = [turn["turn_id"] for turn in json.loads(sinkserve("sessions", "show", name, "--json").stdout)["turns"]]
+    assert turns[1] in sinkserve("sessions", "show", name).stdout
+    fork = json.loads(sinkserve("sessions", "fork", name, "--at", turns[1], "--json").stdout)["session"]
+    assert fork["turns"] == 2
+    assert "sinkserve chat --session sessions/" in sinkserve("sessions", "fork", name).stdout
+    assert "has 1 turn left" in sinkserve("sessions", "rewind", name, turns[0]).stdout
+    assert "has 0 turns left" in sinkserve("sessions", "rewind", name, turns[0], "--drop").stdout
+    ran = sinkserve("sessions", "rewind", name, turns[2])
+    assert (ran.exit_code, "TURN_NOT_FOUND" in ran.stderr) == (4, True)
+    for found in json.loads(sinkserve("sessions", "list", "--json").stdout)["sessions"]:
+        sinkserve("sessions", "delete", found["name"])
+
+
 def wait_for_rest(process: subprocess.Popen[bytes]) -> None:
     """Until the command waits for a key: a signal right between its prompt and that is noticed with the next key."""
     spent = -1.0

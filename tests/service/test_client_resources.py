@@ -120,6 +120,13 @@ async def test_engines_are_found_verified_named_and_deleted(client: Client) -> N
         await client.engines.get("demo")
 
 
+async def test_garbage_is_counted_then_collected(client: Client) -> None:
+    counted = await client.engines.collect_garbage(dry_run=True)
+    assert (counted.deleted_blobs, counted.deleted_bytes, counted.claimed_blobs) == (3, 3000, 1)
+    assert await client.engines.collect_garbage() == counted
+    assert (await client.engines.collect_garbage()).deleted_blobs == 0
+
+
 async def test_engines_are_loaded_and_unloaded(client: Client) -> None:
     assert (await client.engines.load("demo@1")).reference == "demo@1"
     assert [engine.reference for engine in await client.engines.loaded()] == ["demo@1"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from google.rpc import error_details_pb2
 from tests.service.runtime import Bench
 
 BUF = Path(sys.executable).parent / "buf"
+README = Path(__file__).parents[2] / "README.md"
 SERVICE = "sinkserve.runtime.v1.ConversationService"
 
 
@@ -26,13 +29,42 @@ async def _call(bench: Bench, method: str, *requests: dict[str, Any]) -> tuple[i
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate("\n".join(map(json.dumps, requests)).encode())
-    decoder, at, found, text = json.JSONDecoder(), 0, [], out.decode()
-    while text[at:].strip():
-        at += len(text[at:]) - len(text[at:].lstrip())
-        message, end = decoder.raw_decode(text[at:])
+    return process.returncode or 0, _messages(out.decode()), err.decode()
+
+
+def _messages(text: str) -> list[dict[str, Any]]:
+    """JSON objects that follow one another."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.lstrip():
+        message, end = decoder.raw_decode(text)
         found.append(message)
-        at += end
-    return process.returncode or 0, found, err.decode()
+        text = text[end:]
+    return found
+
+
+async def test_what_the_readme_says_holds_a_conversation_from_a_shell(bench: Bench) -> None:
+    (script,) = re.findall(r"^```sh\n([^`]*buf curl[^`]*)^```", README.read_text(), re.MULTILINE)
+    assert script.count("127.0.0.1:50071") == 1
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", script.replace("127.0.0.1:50071", bench.handle.address)),
+        env=os.environ | {"PATH": f"{BUF.parent}:{os.environ['PATH']}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+    events = _messages(out.decode())
+    assert "opened" in events[0]
+    reply = "".join(event["delta"].get("text", "") for event in events if "delta" in event)
+    assert reply == (await _turns(bench, events[0]["opened"]["session"]["name"]))[0]["reply"]
+    assert events[-1]["finished"]["reason"] in {"FINISH_REASON_STOP", "FINISH_REASON_LENGTH"}
+
+
+async def _turns(bench: Bench, session: str) -> list[dict[str, Any]]:
+    code, (answer,), err = await _call(bench, "ListTurns", {"name": session})
+    assert (code, err) == (0, "")
+    turns: list[dict[str, Any]] = answer["turns"]
+    return turns
 
 
 async def test_a_go_client_holds_a_conversation(bench: Bench) -> None:

@@ -258,11 +258,11 @@ async def test_an_engine_is_unloaded_although_its_sessions_are_deleted_meanwhile
     streams = [await bench.opened(session_id=name) for name in ("a", "b")]
     close, deleting = LiveSession.close, asyncio.Event()
 
-    async def close_slowly(live: LiveSession, error: SinkServeError | None = None) -> None:
+    async def close_slowly(live: LiveSession, error: SinkServeError | None = None, *, keep: bool = False) -> None:
         if live.session.session_id == "a" and not deleting.is_set():
             deleting.set()
             await bench.handle.sessions.delete(live.session.principal, "b")
-        await close(live, error)
+        await close(live, error, keep=keep)
 
     monkeypatch.setattr(LiveSession, "close", close_slowly)
     await engines(bench).UnloadEngine(engine_pb.UnloadEngineRequest(reference="demo"))

@@ -11,9 +11,9 @@ from builder_service.messages import Order
 from builder_service.pipeline import run
 from common.blob_claims import claim_blobs
 from common.catalog import Catalog
-from common.database import open_database
 from common.manifest import PLAN_PATH
 from common.published_engine import PublishedEngine
+from common.schema import open_database
 from common.settings import SharedSettings
 from common.spec import CacheGeometry, ModelSpec, Precision, Source, Target, TensorRtLlmOptions
 from common.store import open_store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from common.errors import Aborted, OutOfRange, Reason
 from runtime_service.events import Event, EventLog, Finished, Heartbeat, Said, merge
 from runtime_service.outbox import Outbox
-from runtime_service.reply import Delta, TokenLogprobs
+from runtime_service.reply import MOST_JOINED, Delta, TokenLogprobs
 from runtime_service.turn import FinishReason, Result, Timing, Usage
 
 
@@ -74,6 +75,15 @@ def test_joining_pieces_loses_nothing_and_keeps_the_order(kinds: list[tuple[str,
     assert [event.sequence for event in merged] == sorted(event.sequence for event in merged)
     assert {event for event in events if isinstance(event.body, Finished)} <= set(merged)
     assert not events or merged[-1].sequence == events[-1].sequence
+
+
+@given(st.lists(st.integers(1, 100), max_size=60))
+def test_no_message_grows_without_bound_however_long_its_pieces_are(lengths: list[int]) -> None:
+    events = [Event(number, Said("t", Delta("x", (0,) * length))) for number, length in enumerate(lengths, 1)]
+    sizes = [len(event.body.delta.token_ids) for event in merge(events) if isinstance(event.body, Said)]
+    assert sum(sizes) == sum(lengths)
+    assert all(size <= max(MOST_JOINED, *lengths) for size in sizes)
+    assert all(one + two > MOST_JOINED for one, two in pairwise(sizes)), "what could be one is one"
 
 
 async def test_an_outbox_gives_what_waits_and_then_how_it_ends() -> None:

@@ -380,8 +380,8 @@ def test_a_session_that_leaves_frees_its_slot_and_ends_its_turn() -> None:
     for talker in talkers:
         stage.submit(talker, (1, 2))
     stage.step()
-    stage.scheduler.release(talkers[0].tenant)
-    stage.scheduler.release(talkers[0].tenant)
+    stage.scheduler.leave(talkers[0].tenant, keep=False)
+    stage.scheduler.leave(talkers[0].tenant, keep=False)
     assert talkers[0].outcomes[0].reason is FinishReason.CANCELLED
     stage.step()
     assert Began() in talkers[2].events

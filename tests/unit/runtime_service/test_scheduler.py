@@ -361,7 +361,7 @@ def test_a_session_that_leaves_frees_its_slot_and_ends_its_turn() -> None:
     for talker in talkers:
         driver.submit(talker, (1, 2))
     driver.scheduler.step()
-    driver.scheduler.release(talkers[0].tenant)
+    driver.scheduler.leave(talkers[0].tenant, keep=False)
     assert talkers[0].outcomes[0].reason is FinishReason.CANCELLED
     driver.scheduler.step()
     assert Began() in talkers[2].events

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,77 +11,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.catalog import Catalog
-from common.database import Database, open_database
+from common.database import Database
 from common.errors import AlreadyExists, FailedPrecondition, Internal, NotFound, Reason
 from common.pages import read_page
 from common.store import open_store
 from common.window import Geometry
-from runtime_service.options import GenerationOptions, RequestedOptions
-from runtime_service.session import OnFull, Session, SessionOptions
 from runtime_service.session_repository import SessionRepository
 from runtime_service.session_rows import pack, unpack
 from runtime_service.text import Message
-from runtime_service.turn import FinishReason, Result, Timing, Turn, TurnInput, TurnRequest, Usage
-from tests.whole_manifests import DIGEST, make_manifest
-
-NOON = datetime(2026, 1, 2, 12, 0, 0, 5, tzinfo=UTC)
-SESSION = Session(
-    principal="local",
-    session_id="a",
-    engine_name="demo",
-    engine_version=1,
-    engine_digest=DIGEST,
-    options=SessionOptions(
-        sink_tokens=3, window_tokens=5, on_full=OnFull.ERROR, delete_after_idle_s=60.0, continue_when_disconnected=True
-    ),
-    labels={"k": "v", "ä": "ö"},
-    digest=b"\x01" * 32,
-    opening=(1, 2),
-    pinned=True,
-    position=2,
-    created_at=NOON,
-    last_active_at=NOON,
-)
+from runtime_service.turn import FinishReason, Result, Timing, Usage
+from tests.session_examples import NOON, SESSION, after, finished, turn
+from tests.whole_manifests import make_manifest
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(f"sqlite:///{tmp_path / 'x.db'}")
+def repository(database: Database, tmp_path: Path) -> SessionRepository:
     Catalog(database, open_store(str(tmp_path / "store"))).publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def repository(database: Database) -> SessionRepository:
     return SessionRepository(database)
-
-
-def turn(number: int, **input_: object) -> Turn:
-    given = TurnInput(**(input_ or {"text": "hi"}))  # type: ignore[arg-type]
-    asked = TurnRequest(f"t{number}", given, RequestedOptions(seed=2**64 - 1, stop=("x",)))
-    return Turn(number, asked, GenerationOptions(max_new_tokens=4, seed=2**53 - 1, stop=("x",)), NOON)
-
-
-def finished(turn: Turn, prompt: int, generated: tuple[int, ...], position: int) -> Turn:
-    result = Result(
-        reason=FinishReason.STOP,
-        usage=Usage(prompt, len(generated), position, 1),
-        timing=Timing(0.1, 0.2, 0.3, 0.4),
-        prompt_tokens=prompt,
-        text="hello",
-        token_ids=generated,
-        stop_sequence="x",
-        started_sequence=10,
-        finished_sequence=20,
-    )
-    return replace(turn, result=result, ended_at=NOON + timedelta(seconds=1))
-
-
-def after(session: Session, turn: Turn) -> Session:
-    assert turn.result is not None
-    assert turn.ended_at is not None
-    return session.after(turn.result, turn.ended_at)
 
 
 def test_a_session_comes_out_as_it_went_in(repository: SessionRepository) -> None:
@@ -126,7 +71,7 @@ def test_a_session_holds_its_engine_until_it_is_deleted(
 def test_a_turn_comes_out_as_it_went_in(repository: SessionRepository, input_: dict[str, object]) -> None:
     session = repository.create(SESSION)
     accepted = turn(1, **input_)
-    repository.add_turn(session.key, accepted)
+    repository.add_turn(session, accepted)
     assert repository.find_turn(session.key, "t1") == accepted
     done = finished(accepted, 2, (7, 8), 7)
     repository.finish_turn(after(session, done), done, (5, 6, 7, 8, 9))
@@ -137,7 +82,7 @@ def test_a_turn_comes_out_as_it_went_in(repository: SessionRepository, input_: d
 
 def test_an_error_is_kept_as_it_was(repository: SessionRepository) -> None:
     session = repository.create(SESSION)
-    repository.add_turn(session.key, turn(1))
+    repository.add_turn(session, turn(1))
     error = Internal(Reason.NON_FINITE_LOGITS, "not finite", position=3)
     result = Result(FinishReason.ERROR, Usage(), Timing(), error=error)
     ended = replace(turn(1), result=result, ended_at=NOON)
@@ -148,24 +93,6 @@ def test_an_error_is_kept_as_it_was(repository: SessionRepository) -> None:
     kept = found.result.error
     assert isinstance(kept, Internal)
     assert (kept.reason, kept.message, kept.metadata) == (error.reason, error.message, error.metadata)
-
-
-def test_a_claim_counts_and_brings_what_never_ended(repository: SessionRepository) -> None:
-    session = repository.create(SESSION)
-    for number in (1, 2, 3):
-        repository.add_turn(session.key, turn(number))
-    done = finished(turn(1), 1, (), 3)
-    repository.finish_turn(after(session, done), done, (5,))
-    claimed, unended, number = repository.claim("local", "a")
-    assert claimed.epoch == session.epoch + 1
-    assert [item.turn_id for item in unended] == ["t2", "t3"]
-    assert number == 4
-    repository.note_attempt(session.key, replace(unended[0], attempt=2, stops=1))
-    again, unended, _ = repository.claim("local", "a")
-    assert again.epoch == session.epoch + 2
-    assert (unended[0].attempt, unended[0].stops) == (2, 1)
-    with pytest.raises(NotFound):
-        repository.claim("other", "a")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
@@ -180,7 +107,7 @@ def test_the_history_is_that_of_the_turns(
     session = repository.create(replace(SESSION, session_id=name))
     history = list(session.opening)
     for index, tokens in enumerate(turns, 1):
-        repository.add_turn(session.key, turn(index))
+        repository.add_turn(session, turn(index))
         history += tokens
         done = finished(turn(index), len(tokens), (), len(history))
         session = after(session, done)
@@ -214,7 +141,7 @@ def test_pages_of_sessions_miss_and_repeat_nothing(repository: SessionRepository
 def test_pages_of_turns_come_in_order(repository: SessionRepository) -> None:
     session = repository.create(SESSION)
     for number in range(1, 6):
-        repository.add_turn(session.key, turn(number))
+        repository.add_turn(session, turn(number))
     seen, token = [], ""
     while True:
         found, token = repository.list_turns(session, read_page(2, token, "turns", (int,)))
@@ -222,15 +149,3 @@ def test_pages_of_turns_come_in_order(repository: SessionRepository) -> None:
         if not token:
             break
     assert seen == [1, 2, 3, 4, 5]
-
-
-def test_sessions_expire_when_their_time_has_passed(repository: SessionRepository) -> None:
-    session = repository.create(SESSION)
-    later = replace(session, expires_at=NOON + timedelta(seconds=10))
-    repository.set_expiry(later)
-    assert repository.expired(NOON) == []
-    assert repository.expired(NOON + timedelta(seconds=10)) == [later]
-    repository.claim("local", "a")
-    assert repository.expired(NOON + timedelta(seconds=10)) == []
-    repository.set_missing_expiries(NOON)
-    assert [item.expires_at for item in repository.expired(NOON + timedelta(days=1))] == [NOON + timedelta(seconds=60)]

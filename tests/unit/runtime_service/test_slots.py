@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from common.engine import Feed
+from common.engine import Feed, SlotState
 from common.window import Geometry, SessionWindow
 from runtime_service.context import Context
 from runtime_service.slots import Residence, Slots, Tenant
@@ -123,3 +123,44 @@ def test_the_longest_resting_makes_room() -> None:
     assert slots.acquire(tenants[3])
     assert [tenant.residence for tenant in tenants[:3]] == [Residence.RESIDENT, Residence.PARKED, Residence.RESIDENT]
     assert tenants[3].slot == 1
+
+
+def test_who_comes_back_is_not_pushed_out_of_memory_by_who_leaves_for_it() -> None:
+    engine = FakeEngine(GEOMETRY)
+    tenants = [Tenant(str(index), Context(SessionWindow(2, 5), [1, 2, 3])) for index in range(4)]
+    slots = Slots(engine, engine.export_slot(0, 3, SessionWindow(2, 5)).size_bytes)
+    for tenant in tenants:
+        assert slots.acquire(tenant)
+        tenant.context.advance(3)
+        slots.rest(tenant)
+    assert tenants[0].residence is Residence.PARKED
+    assert slots.acquire(tenants[0])
+    assert (tenants[0].residence, tenants[0].context.fed) == (Residence.RESIDENT, 3)
+    assert (slots.moves.unparked, slots.moves.dropped, tenants[1].residence) == (1, 0, Residence.PARKED)
+
+
+def test_what_leaves_host_memory_may_be_kept_elsewhere_and_comes_back() -> None:
+    engine = FakeEngine(GEOMETRY)
+    kept: dict[str, SlotState] = {}
+
+    def spill(tenant: Tenant, state: SlotState) -> bool:
+        kept[tenant.name] = state
+        return tenant.name == "0"
+
+    slots = Slots(engine, 0, spill)
+    tenants = [Tenant(str(index), Context(SessionWindow(2, 5), [1, 2, 3])) for index in range(5)]
+    for tenant in tenants:
+        assert slots.acquire(tenant)
+        tenant.context.advance(3)
+        slots.rest(tenant)
+    assert [(tenant.residence, tenant.spilled) for tenant in tenants[:2]] == [
+        (Residence.STORED, True),
+        (Residence.STORED, False),
+    ]
+    assert (slots.moves.spilled, slots.moves.dropped) == (1, 1)
+    slots.put_back(tenants[0], kept["0"])
+    tenants[0].context.restore(kept["0"].position)
+    assert slots.acquire(tenants[0])
+    state = slots.export(tenants[0])
+    assert state is not None
+    assert state.keys.tolist() == kept["0"].keys.tolist()

@@ -33,8 +33,8 @@ def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
     assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
-    assert public(Sessions) == {"delete", "get", "list", "turns"}
-    catalog = {"aliases", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
+    assert public(Sessions) == {"cancel_turn", "create", "delete", "fork", "get", "list", "rewind", "turns"}
+    catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
     assert public(Engines) == catalog | {"load", "loaded", "unload"}
     assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from typer.testing import CliRunner, Result
 
 from common.errors import InvalidArgument, NotFound
 from common.manifest import Architecture
-from common.spec import BuildOptions, Precision, Target
+from common.spec import BuildOptions, Precision, Source, Target
 from common.spec_file import read_spec_file
 from sinkserve.cli.app import make_app
+from sinkserve.cli.console import size
 from sinkserve.cli.suggest import Wishes, engine_name, read_needs, suggest_spec, suit_precision
 from tests.checkpoints import write_checkpoint
+from tests.families import write_family
 
 SHAPES = Architecture(
     family="llama",
@@ -44,6 +47,61 @@ def test_the_window_is_what_the_sinks_leave_of_the_trained_context(tmp_path: Pat
 def test_a_long_trained_context_does_not_make_a_huge_cache(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a", max_position=131_072)
     assert suggest_spec(folder, Wishes()).cache.window_tokens == 4096
+
+
+@pytest.mark.parametrize(
+    ("context", "sinks", "window"),
+    [
+        (4, 0, 4),
+        (16, 2, 14),
+        (2047, 4, 2043),
+        (2048, 256, 1792),
+        (4096, 256, 3840),
+        (4352, 256, 4096),
+        (131_072, 256, 4096),
+    ],
+)
+def test_there_are_sinks_for_a_system_prompt_where_the_context_allows(
+    tmp_path: Path, context: int, sinks: int, window: int
+) -> None:
+    cache = suggest_spec(write_checkpoint(tmp_path / "a", max_position=context), Wishes()).cache
+    assert (cache.sink_tokens, cache.window_tokens) == (sinks, window)
+
+
+def test_a_sliding_window_of_the_layers_is_all_there_is_to_share(tmp_path: Path) -> None:
+    cache = suggest_spec(write_family(tmp_path / "a", "mistral"), Wishes()).cache
+    assert (cache.sink_tokens, cache.window_tokens) == (4, 296), "of 512 tokens of context, layers see 300"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "sinks", "window"),
+    [
+        (Wishes(sinks=12), 12, 2036),
+        (Wishes(sinks=0), 0, 2048),
+        (Wishes(window=1792), 256, 1792),
+        (Wishes(window=1793), 4, 1793),
+        (Wishes(window=2044), 4, 2044),
+        (Wishes(window=8), 256, 8),
+    ],
+)
+def test_what_was_asked_for_goes_before_room_for_a_system_prompt(
+    tmp_path: Path, wishes: Wishes, sinks: int, window: int
+) -> None:
+    cache = suggest_spec(write_checkpoint(tmp_path / "a", max_position=2048), wishes).cache
+    assert (cache.sink_tokens, cache.window_tokens) == (sinks, window)
+
+
+def test_init_states_the_memory_of_a_slot_and_of_all(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "a", max_position=131_072)
+    _, needs = read_needs(spec := suggest_spec(folder, Wishes()))
+    text = sinkserve("spec", "init", str(folder)).stdout
+    assert re.search(rf"^cache: +# {size(needs.kv_bytes_per_slot)} of keys and values a slot$", text, re.MULTILINE)
+    assert f"slots {size(needs.kv_bytes_per_slot * spec.cache.max_slots)}." in text
+
+
+def test_every_line_of_a_written_spec_has_a_comment(tmp_path: Path) -> None:
+    lines = sinkserve("spec", "init", str(write_checkpoint(tmp_path / "a")), "--target", "tensorrt").stdout.splitlines()
+    assert all(re.search(r"# \w", line) for line in lines)
 
 
 def test_wishes_come_true_or_are_refused_by_name(tmp_path: Path) -> None:
@@ -126,7 +184,7 @@ def test_check_states_the_halved_memory_of_a_slot_on_a_gpu(tmp_path: Path) -> No
 )
 def test_names_of_folders_become_names_of_engines(tmp_path: Path, folder: str, name: str) -> None:
     (tmp_path / "in").mkdir()
-    assert engine_name(tmp_path / "in" / folder) == name
+    assert engine_name(Source(uri=str(tmp_path / "in" / folder))) == name
 
 
 def test_the_memory_of_a_slot_is_that_of_its_rows(tmp_path: Path) -> None:
@@ -190,12 +248,12 @@ def test_check_refuses_what_the_builder_would(tmp_path: Path) -> None:
     assert "CONFIG_UNSUPPORTED" in ran.stderr
 
 
-@pytest.mark.parametrize("uri", ["https://example.org/model", "hf://org/model", "file://elsewhere/model"])
+@pytest.mark.parametrize("uri", ["https://example.org/model", "hf://model", "file://elsewhere/model"])
 def test_check_says_of_a_source_what_the_builder_says(tmp_path: Path, uri: str) -> None:
     (tmp_path / "spec.yaml").write_text(f"name: demo\nsource: {{uri: '{uri}'}}\n")
     ran = sinkserve("spec", "check", str(tmp_path / "spec.yaml"))
     assert ran.exit_code == 2
-    assert "is neither a path nor a file:// URL" in " ".join(ran.output.split())
+    assert re.search(rf"spec\.source\.uri: '{uri}' is not (a path|hf://ORG/REPO)", " ".join(ran.output.split()))
 
 
 def test_check_reads_a_file_url_as_the_builder_does(tmp_path: Path) -> None:

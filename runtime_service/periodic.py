@@ -1,0 +1,44 @@
+"""Work that is done again and again while the service runs. What fails is logged, and done again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from common.errors import SinkServeError
+
+RETRY_S = 1.0
+
+log = structlog.get_logger()
+
+
+class Periodic:
+    """A task for each kind of work, until `stop`."""
+
+    def __init__(self) -> None:
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+        """Do `act` every so many seconds, the first time after as many."""
+        self.tasks.append(asyncio.create_task(_every(name, seconds, act), name=name))
+
+    async def stop(self) -> None:
+        """End all of it."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+async def _every(name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await act()
+        except SinkServeError as error:  # such as a database that is away
+            log.warning("periodic.failed", task=name, cause=error.message)
+            await asyncio.sleep(RETRY_S)
+        except Exception:
+            log.exception("periodic.failed", task=name)
+            await asyncio.sleep(RETRY_S)

@@ -1,0 +1,109 @@
+"""Replicas of the runtime, each a process at an address of its own that is started again whenever it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+_LOOK_S = 0.2
+
+
+class Replica:
+    """`python -m runtime_service`, as a supervisor keeps it. `exits` counts its exit statuses."""
+
+    def __init__(self, folder: Path, address: str, settings: Mapping[str, str]) -> None:
+        folder.mkdir()
+        self.address = address
+        self.log = folder / "log"
+        self.exits: Counter[int] = Counter()
+        self._environment = {
+            **os.environ,
+            "SINKSERVE_HOME": str(folder / "home"),
+            "SINKSERVE_RUNTIME_LISTEN": self.address,
+            "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
+            **settings,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start, and start again whatever ends."""
+        self._keeper = asyncio.create_task(self._keep(), name=f"replica at {self.address}")
+
+    async def ready(self) -> None:
+        """Wait until it says that it is."""
+        async with grpc.aio.insecure_channel(self.address) as channel:
+            stub: health_pb2_grpc.HealthStub = health_pb2_grpc.HealthStub(channel)
+            while True:
+                with suppress(grpc.aio.AioRpcError):
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(_LOOK_S)
+
+    @property
+    def process_id(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def kill(self) -> None:
+        """SIGKILL; returns when it has ended."""
+        await self._end(signal.SIGKILL)
+
+    async def drain(self) -> None:
+        """SIGTERM; returns when it has ended."""
+        await self._end(signal.SIGTERM)
+
+    async def pause(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self._send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._send(signal.SIGCONT)
+
+    async def stop(self) -> None:
+        """End for good, whatever it does."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        self._send(signal.SIGKILL)
+        if self._process is not None:
+            await self._process.wait()
+
+    async def _keep(self) -> None:
+        while True:
+            with self.log.open("ab") as log:
+                command = (sys.executable, "-m", "runtime_service")
+                self._process = await asyncio.create_subprocess_exec(*command, stderr=log, env=self._environment)
+            self.exits[await self._process.wait()] += 1
+            await asyncio.sleep(_LOOK_S)
+
+    async def _end(self, number: signal.Signals) -> None:
+        before = sum(self.exits.values())
+        self._send(number)
+        while sum(self.exits.values()) == before:  # noqa: ASYNC110 - it ends in another task
+            await asyncio.sleep(_LOOK_S)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+def addresses(count: int) -> list[str]:
+    """Free ones, which differ by address and not by port, as those of containers do."""
+    with socket.create_server(("127.0.2.1", 0)) as free:
+        port = free.getsockname()[1]
+    return [f"127.0.2.{number}:{port}" for number in range(1, count + 1)]

@@ -25,13 +25,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.export import export
-from builder_service.families import read_model, read_rope
-from builder_service.tensors import ModelTensors
+from bench.exported import exported_engine
 from common.engine import Feed
-from common.manifest import GRAPH_PATH
-from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
 from tests.checkpoints import write_checkpoint
@@ -108,13 +103,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Row], flo
 def step_of(checkpoint: Path, folder: Path, sessions: int, rows: int, threads: int = 0) -> Callable[[], object]:
     """One decoding step of so many full windows."""
     geometry = Geometry(SINKS, rows - SINKS, 1, sessions)
-    out = folder / f"{sessions}-{rows}"
-    read = Checkpoint(checkpoint)
-    model = read_model(read.config)
-    if not out.exists():
-        export(model, ModelTensors(read, model), geometry, Precision.INT8, out, lambda _: None)
-    rope = read_rope(model, geometry)
-    engine = OnnxRuntimeEngine(out / GRAPH_PATH, model.architecture, rope, geometry, threads=threads)
+    engine, _ = exported_engine(checkpoint, geometry, Precision.INT8, folder / f"{sessions}-{rows}", threads)
     position = SINKS + 2 * geometry.ring
     assert linear_run(geometry, SINKS, position) >= 1
     window = SessionWindow(SINKS, geometry.window)

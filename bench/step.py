@@ -20,12 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.export import export
-from builder_service.families import read_model, read_rope
-from builder_service.tensors import ModelTensors
+from bench.exported import exported_engine
 from common.engine import Feed
-from common.manifest import GRAPH_PATH, WEIGHTS_PATH, Architecture
+from common.manifest import WEIGHTS_PATH, Architecture
 from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
@@ -62,13 +59,9 @@ def parse() -> argparse.Namespace:
 
 
 def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[OnnxRuntimeEngine, Architecture]:
-    checkpoint = Checkpoint(arguments.checkpoint)
-    model = read_model(checkpoint.config)
-    if not (out / GRAPH_PATH).exists():
-        tensors, precision = ModelTensors(checkpoint, model), Precision(arguments.precision)
-        export(model, tensors, geometry, precision, out, lambda _: None)
-    graph, rope = out / GRAPH_PATH, read_rope(model, geometry)
-    return OnnxRuntimeEngine(graph, model.architecture, rope, geometry, threads=arguments.threads), model.architecture
+    precision = Precision(arguments.precision)
+    engine, model = exported_engine(arguments.checkpoint, geometry, precision, out, arguments.threads)
+    return engine, model.architecture
 
 
 def report(  # noqa: PLR0917 - one line of the table

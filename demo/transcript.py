@@ -13,7 +13,7 @@ from dialogues import conversation
 from vocabulary import ASSISTANT, BEGIN, END, USER
 
 
-def transcript(turns: int, seed: int = 0) -> str:
+def transcript(turns: int, seed: str = "0") -> str:
     """`turns` turns; every message ends a line only in the eyes of the model: there are no line breaks."""
     talk = conversation(random.Random(f"transcript {seed}"), reach=12, held_out=True)
     said = (next(talk) for _ in range(turns))
@@ -23,4 +23,6 @@ def transcript(turns: int, seed: int = 0) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=480)
-    sys.stdout.write(transcript(parser.parse_args().turns))
+    parser.add_argument("--seed", default="0", help="another one says other things")
+    arguments = parser.parse_args()
+    sys.stdout.write(transcript(arguments.turns, arguments.seed))

@@ -6,13 +6,9 @@ from importlib.metadata import version
 
 import numpy as np
 
+from bench.exported import exported_engine
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
-from builder_service.checkpoint import Checkpoint
-from builder_service.export import export
-from builder_service.families import read_model, read_rope
-from builder_service.tensors import ModelTensors
 from common.engine import Feed, FloatArray, SlotState
-from common.manifest import GRAPH_PATH
 from common.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec import Precision
 from common.window import Geometry, SessionWindow, chunks
@@ -23,12 +19,8 @@ SLOTS = 32
 def load(job: Job) -> Peer:
     """Export the checkpoint if that was not done before, and load it; the variant is a precision."""
     geometry = Geometry(job.sinks, job.cache - job.sinks, job.chunk, SLOTS)
-    checkpoint = Checkpoint(job.checkpoint)
-    model = read_model(checkpoint.config)
-    if not (job.scratch / GRAPH_PATH).exists():
-        export(model, ModelTensors(checkpoint, model), geometry, Precision(job.variant), job.scratch, lambda _: None)
-    rope = read_rope(model, geometry)
-    return Ours(OnnxRuntimeEngine(job.scratch / GRAPH_PATH, model.architecture, rope, geometry, threads=job.threads))
+    engine, _ = exported_engine(job.checkpoint, geometry, Precision(job.variant), job.scratch, job.threads)
+    return Ours(engine)
 
 
 class Ours:

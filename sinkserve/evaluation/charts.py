@@ -20,7 +20,7 @@ _SIZE = (8.0, 3.6)  # inches
 
 
 def draw(measured: Perplexity | StreamEval | Speed, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `folder`/NAME.png and NAME.svg; the same measurement gives the same bytes."""
+    """Write `folder`/NAME.png and NAME.svg."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     assert isinstance(axes, Axes)
@@ -32,6 +32,11 @@ def draw(measured: Perplexity | StreamEval | Speed, folder: Path, name: str) -> 
         _draw_speed(measured, axes)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return save(figure, folder, name)
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes."""
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     with mpl.rc_context({"svg.hashsalt": "sinkserve", "svg.fonttype": "none"}):
         figure.savefig(png, dpi=100)

@@ -5,7 +5,8 @@ rows at the angle of its place in the cache; the two blocks of scores meet befor
 sees is the mask's business: nothing here knows positions.
 
 Query heads that share a key/value head are stacked along the step, so that a batch of plain matrix products does
-grouped attention without repeating keys. `FusedMatMul` multiplies by the transposed keys without moving them.
+grouped attention without repeating keys. `FusedMatMul` multiplies by the transposed keys; where values lie in columns,
+by the transposed weights.
 
 Source: StreamingLLM (arXiv 2309.17453), section 3.2.
 """
@@ -55,6 +56,9 @@ class Attention:
     inputs: Inputs
     rotary_dim: int = 0
     alibi_slopes: tuple[float, ...] = ()
+    value_columns: bool = False
+    """Whether the cache holds values by column, [batch, kv_heads, dim, rows]: then the product reads them as they lie,
+    where it would first copy rows into the order that it multiplies in."""
 
     @cached_property
     def bias(self) -> str:
@@ -86,18 +90,30 @@ class Attention:
         key = self._norm_heads(key, norms.key, norms.epsilon, self.shapes.kv_heads)
         key = self._rotate(key, self.inputs.cos, self.inputs.sin, self.shapes.kv_heads)
         keys = self._append(f"key_cache_{layer}", key)
-        values = self._append(f"value_cache_{layer}", value)
         weights = self._softmax(self._all_scores(query, keys))
-        return self._merge_heads(self.graph.node("MatMul", weights, values))
+        return self._merge_heads(self._mix(layer, weights, value))
 
-    def _append(self, name: str, rows: str) -> str:
-        """Write a step's keys or values [batch, step, key width] into the cache `name`, in place where bound so."""
-        cache_shape = ("batch", self.shapes.kv_heads, self.geometry.rows, self.shapes.head_dim)
+    def _mix(self, layer: int, weights: str, value: str) -> str:
+        """Values by their weights: [batch, kv_heads, group * step, dim]; declares the values' cache."""
+        if not self.value_columns:
+            return self.graph.node("MatMul", weights, self._append(f"value_cache_{layer}", value))
+        columns = self._append(f"value_columns_{layer}", value, axis=-1)
+        mixed = self.graph.node("FusedMatMul", columns, weights, domain=CONTRIB, transB=1)
+        return self.graph.node("Transpose", mixed, perm=[0, 1, 3, 2])
+
+    def _append(self, name: str, rows: str, *, axis: int = -2) -> str:
+        """Write a step's keys or values [batch, step, key width] into the cache `name`, in place where bound so.
+
+        The cache's rows are its `axis`, the numbers of a head the other one.
+        """
+        kv_heads, dim = self.shapes.kv_heads, self.shapes.head_dim
+        extents = (self.geometry.rows, dim) if axis == -2 else (dim, self.geometry.rows)
+        cache_shape = ("batch", kv_heads, *extents)
         self.graph.input(name, np.float32, cache_shape)
         self.graph.output(f"{name}_out", np.float32, cache_shape)
-        heads = self.graph.node("Reshape", rows, self._integers(0, 0, self.shapes.kv_heads, self.shapes.head_dim))
-        heads = self.graph.node("Transpose", heads, perm=[0, 2, 1, 3])
-        return self.graph.node("TensorScatter", name, heads, self.inputs.write_rows, out=f"{name}_out")
+        heads = self.graph.node("Reshape", rows, self._integers(0, 0, kv_heads, dim))
+        heads = self.graph.node("Transpose", heads, perm=[0, 2, 1, 3] if axis == -2 else [0, 2, 3, 1])
+        return self.graph.node("TensorScatter", name, heads, self.inputs.write_rows, out=f"{name}_out", axis=axis)
 
     def _all_scores(self, query: str, keys: str) -> str:
         """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""

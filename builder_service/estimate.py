@@ -8,7 +8,7 @@ from pathlib import Path
 from builder_service.out_of_memory import mib
 from common.errors import Reason, ResourceExhausted
 from common.manifest import Architecture
-from common.spec import Precision, Target
+from common.spec import INT4_BLOCK, Precision, Target
 from common.window import Geometry
 
 _BYTES = {
@@ -16,11 +16,11 @@ _BYTES = {
     Precision.FP16: 2.0,
     Precision.BF16: 2.0,
     Precision.INT8: 1.0,
-    Precision.INT4: 4.5 / 8,
+    Precision.INT4: 1.0,
 }
-"""Bytes of a weight in a matrix, scales of blocks included."""
-_EMBEDDING_BYTES = _BYTES | {Precision.INT4: 1.0}
-"""Bytes of a weight in the embedding."""
+"""Bytes of a weight: in int4 of the embedding's, in all others of every one."""
+_INT4_BYTES, _BLOCK_BYTES = 0.5, 4.5
+"""In int4 those of any other weight, and what a block has besides: a scale and a zero point."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""
 _WEIGHTS_IN_MEMORY = 1.5
@@ -38,12 +38,18 @@ class Estimate:
 
 
 def estimate(
-    architecture: Architecture, geometry: Geometry, precision: Precision, target: Target = Target.ONNXRUNTIME
+    architecture: Architecture,
+    geometry: Geometry,
+    precision: Precision,
+    target: Target = Target.ONNXRUNTIME,
+    *,
+    int4_block: int = INT4_BLOCK,
 ) -> Estimate:
     """What a build of these shapes needs."""
     embedding = architecture.vocabulary * architecture.hidden
     others = architecture.parameters - embedding
-    weights = round(others * _BYTES[precision] + embedding * _EMBEDDING_BYTES[precision])
+    each = _INT4_BYTES + _BLOCK_BYTES / int4_block if precision is Precision.INT4 else _BYTES[precision]
+    weights = round(others * each + embedding * _BYTES[precision])
     kv = kv_bytes_per_slot(architecture, geometry, precision)
     memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
     # In the work folder and, once published, in the store; a plan has weights of its own.

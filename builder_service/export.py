@@ -20,7 +20,7 @@ from builder_service.transformer import build_graph
 from builder_service.weights import file_bytes, layout, write
 from builder_service.widening import widen
 from common.manifest import GRAPH_PATH, WEIGHTS_PATH
-from common.spec import PRECISIONS, Precision, Target
+from common.spec import INT4_BLOCK, PRECISIONS, Precision, Target
 from common.window import Geometry
 
 STAND_IN_PATH = "stand-in.onnx"
@@ -35,13 +35,14 @@ def export(  # noqa: PLR0917 - the order is that of a build's stages
     progress: Callable[[float], None],
     *,
     target: Target = Target.ONNXRUNTIME,
+    int4_block: int = INT4_BLOCK,
 ) -> None:
     """Write `out`/model.onnx and `out`/weights.bin; `progress` gets the share done, from 0 to 1.
 
     Raises InvalidArgument (CHECKPOINT_INVALID) for weights that are not finite, end too early or do not fit the
     precision, and Internal for a graph that is not what TensorRT documents.
     """
-    graph = engine_graph(model, geometry, precision, target)
+    graph = engine_graph(model, geometry, precision, target, int4_block)
     onnx_model = _onnx_model(graph, model.architecture.family)
     if target is Target.TENSORRT:
         check_rules(onnx_model)
@@ -60,28 +61,39 @@ def write_stand_in(model: Model, geometry: Geometry, precision: Precision, out: 
     return out / STAND_IN_PATH
 
 
-def write_resized(model: Model, geometry: Geometry, precision: Precision, out: Path) -> Path:
+def write_resized(
+    model: Model, geometry: Geometry, precision: Precision, out: Path, *, int4_block: int = INT4_BLOCK
+) -> Path:
     """Write `out`/model.onnx alone, for ONNX Runtime: weights do not depend on the cache, and may come from elsewhere.
 
     Who puts them beside it answers for their being those of the same model, in the same precision, by this release.
     """
-    graph = engine_graph(model, geometry, precision, Target.ONNXRUNTIME)
+    graph = engine_graph(model, geometry, precision, Target.ONNXRUNTIME, int4_block)
     out.mkdir(parents=True, exist_ok=True)
     _write_graph(_onnx_model(graph, model.architecture.family), out / GRAPH_PATH)
     return out / GRAPH_PATH
 
 
-def weight_bytes(model: Model, geometry: Geometry, precision: Precision, *, target: Target = Target.ONNXRUNTIME) -> int:
+def weight_bytes(
+    model: Model,
+    geometry: Geometry,
+    precision: Precision,
+    *,
+    target: Target = Target.ONNXRUNTIME,
+    int4_block: int = INT4_BLOCK,
+) -> int:
     """Size of `weights.bin`, exactly, without reading a weight."""
-    return file_bytes(engine_graph(model, geometry, precision, target).groups)
+    return file_bytes(engine_graph(model, geometry, precision, target, int4_block).groups)
 
 
-def engine_graph(model: Model, geometry: Geometry, precision: Precision, target: Target) -> Graph:
+def engine_graph(
+    model: Model, geometry: Geometry, precision: Precision, target: Target, int4_block: int = INT4_BLOCK
+) -> Graph:
     """The graph as the target takes it."""
     assert precision in PRECISIONS[target], (precision, target)
     if target is Target.ONNXRUNTIME:
-        return build_graph(model, geometry, precision)
-    return narrow(lower(build_graph(model, geometry, Precision.FP32)), precision)
+        return build_graph(model, geometry, precision, int4_block=int4_block)
+    return narrow(lower(build_graph(model, geometry, Precision.FP32, value_columns=False)), precision)
 
 
 def _onnx_model(graph: Graph, name: str) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from builder_service.quantize import (
     INT8_FACTOR_LARGEST,
     INT8_LARGEST,
     UINT8_ZERO,
+    FloatArray,
     block_count,
     int4_blocks,
     int8_blocks,
@@ -115,33 +117,39 @@ class Int8Linear:
 
 
 class BlockLinear:
-    """Weights of 4 or 8 bits with a scale a block of BLOCK inputs; activations become int8 inside the operator.
+    """Weights of 4 or 8 bits with a scale a block of inputs, and with 4 bits a zero point.
 
-    The operator loses NaN and infinity when it makes int8 of a row, so they are carried around it.
+    Activations become int8 inside the operator, by the same blocks. It loses NaN and infinity there, so they are
+    carried around it.
     """
 
-    def __init__(self, graph: Graph, bits: int) -> None:
+    def __init__(self, graph: Graph, bits: int, block: int = BLOCK) -> None:
         self._graph = graph
         self._bits = bits
+        self._block = block
 
     def prepare(self, rows: str, extent: str) -> Activation:
         del extent
         return Activation(rows, not_finite=_not_finite(self._graph, rows))
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
-        inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits))]
-        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": BLOCK}
+        inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits, self._block))]
+        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": self._block}
         product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **sizes)
         return _biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
 
 
-LINEAR: dict[Precision, Callable[[Graph], Linear]] = {
+LINEAR: dict[Precision, Callable[[Graph, int], Linear]] = {
+    Precision.FP32: lambda graph, _: FloatLinear(graph),
+    Precision.INT8: lambda graph, _: Int8Linear(graph),
+    Precision.INT4: lambda graph, block: BlockLinear(graph, 4, block),
+}
+"""How a precision multiplies within the layers; the number is the inputs of a block in int4."""
+LOGITS: dict[Precision, Callable[[Graph], Linear]] = {
     Precision.FP32: FloatLinear,
     Precision.INT8: Int8Linear,
-    Precision.INT4: lambda graph: BlockLinear(graph, 4),
+    Precision.INT4: lambda graph: BlockLinear(graph, 8),
 }
-"""How a precision multiplies within the layers."""
-LOGITS: dict[Precision, Callable[[Graph], Linear]] = LINEAR | {Precision.INT4: lambda graph: BlockLinear(graph, 8)}
 """How it multiplies for the logits: with 4 bits, a sixth of what int4 loses would be lost there."""
 
 
@@ -193,22 +201,25 @@ def _int8_transposed(matrix: Matrix) -> WeightGroup:
     return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs,))), produce)
 
 
-def _blocks(matrix: Matrix, bits: int) -> WeightGroup:
-    """uint8 [out, blocks, BLOCK * bits / 8] and scales [out, blocks]."""
-    quantize = {4: int4_blocks, 8: int8_blocks}[bits]
+def _blocks(matrix: Matrix, bits: int, block: int) -> WeightGroup:
+    """uint8 [out, blocks, block * bits / 8], scales [out, blocks], and of 4 bits zero points [out, blocks / 2]."""
+    quantize: Callable[[FloatArray], tuple[Array, ...]]
+    quantize = int8_blocks if bits == 8 else partial(int4_blocks, block=block)
 
     def produce(tensors: Tensors) -> Iterator[Array]:
-        scales = []
+        others = []
         for name in matrix.tensors:
-            for block in tensors.blocks(name):
-                values, block_scales = quantize(block)
-                scales.append(block_scales)
+            for rows in tensors.blocks(name):
+                values, *other = quantize(rows)
+                others.append(other)
                 yield values
-        yield np.concatenate(scales)
+        yield from map(np.concatenate, zip(*others, strict=True))
 
-    blocks = block_count(matrix.inputs)
-    values = Weight(f"{matrix.name}.int{bits}", UINT8, (matrix.outputs, blocks, BLOCK * bits // 8))
-    return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs, blocks))), produce)
+    outputs, blocks = matrix.outputs, block_count(matrix.inputs, block)
+    values = Weight(f"{matrix.name}.int{bits}", UINT8, (outputs, blocks, block * bits // 8))
+    scales = Weight(f"{matrix.name}.scale", FLOAT, (outputs, blocks))
+    zeros = Weight(f"{matrix.name}.zero", UINT8, (outputs, -(-blocks // 2)))
+    return WeightGroup((values, scales) if bits == 8 else (values, scales, zeros), produce)
 
 
 def _not_finite(graph: Graph, rows: str) -> str:

@@ -14,8 +14,10 @@ FloatArray = npt.NDArray[np.float32]
 INT8_LARGEST = 127
 INT8_FACTOR_LARGEST = 64  # 2 * 255 * 64 is the largest sum of two products that 16 bits hold
 UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
-INT4_ZERO = 8  # int4 values 0..15 stand for -8..7
-BLOCK = 32  # inputs that share a scale, in int4 and in int8 by blocks
+INT4_LARGEST = 15
+INT4_ZERO = 8  # the zero point where there is nothing
+BLOCK = 32  # inputs that share a scale in int8 by blocks
+LEAST_SCALE = np.finfo(np.float32).tiny  # below it an engine reads zero
 
 
 def int8_rows(rows: FloatArray, largest: int = INT8_LARGEST) -> tuple[npt.NDArray[np.int8], FloatArray]:
@@ -28,19 +30,28 @@ def int8_rows(rows: FloatArray, largest: int = INT8_LARGEST) -> tuple[npt.NDArra
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
-def int4_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
-    """int4 with a scale for each block of BLOCK inputs; the value of largest magnitude becomes -8.
+def int4_blocks(rows: FloatArray, block: int) -> tuple[npt.NDArray[np.uint8], FloatArray, npt.NDArray[np.uint8]]:
+    """4 bits with a scale and a zero point for each `block` inputs, an even number; zeros stay zeros.
 
-    The last block is filled with zeros. Returns uint8 [out, blocks, BLOCK / 2], the earlier value in the low
-    half, and float32 [out, blocks].
+    The last block is filled with zeros. Returns uint8 [out, blocks, block / 2], float32 scales [out, blocks] and uint8
+    zero points [out, blocks / 2 rounded up], the earlier value in the low half of a byte. `(value - zero) * scale` is
+    within half a scale of `rows`; a block whose scale were below LEAST_SCALE becomes zeros.
     """
-    blocks = _in_blocks(rows)  # [out, blocks, BLOCK]
-    peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
-    scales = peaks / np.float32(-INT4_ZERO)
-    scales[scales == 0] = 1  # a block of zeros
-    values = np.clip(np.rint(blocks / scales) + INT4_ZERO, 0, 2 * INT4_ZERO - 1).astype(np.uint8)
-    packed: npt.NDArray[np.uint8] = values[:, :, 0::2] | values[:, :, 1::2] << 4
-    return packed, scales[:, :, 0].astype(np.float32, copy=False)
+    blocks = _in_blocks(rows, block)  # [out, blocks, block]
+    low = blocks.min(axis=2, keepdims=True, initial=0).astype(np.float64)  # a float32 difference may be infinite
+    high = blocks.max(axis=2, keepdims=True, initial=0)
+    scales = ((high - low) / INT4_LARGEST).astype(np.float32)
+    scales[scales < LEAST_SCALE] = np.inf  # which rounds all of the block to zero
+    zeros = np.rint(-low / scales).astype(np.float32)
+    values = np.clip(np.rint(blocks / scales) + zeros, 0, INT4_LARGEST).astype(np.uint8)
+    scales[np.isinf(scales)] = 1
+    even = np.pad(zeros[:, :, 0].astype(np.uint8), ((0, 0), (0, blocks.shape[1] % 2)), constant_values=INT4_ZERO)
+    return _in_bytes(values), scales[:, :, 0], _in_bytes(even)
+
+
+def int4_values(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The values of bytes that hold two each, side by side in the last axis."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
@@ -48,19 +59,23 @@ def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
 
     The last block is filled with zeros. Returns uint8 [out, blocks, BLOCK] and float32 [out, blocks].
     """
-    blocks = _in_blocks(rows)
+    blocks = _in_blocks(rows, BLOCK)
     values, scales = int8_rows(blocks.reshape(-1, BLOCK))
     unsigned: npt.NDArray[np.uint8] = values.view(np.uint8) ^ np.uint8(UINT8_ZERO)
     return unsigned.reshape(blocks.shape), scales.reshape(blocks.shape[0], blocks.shape[1])
 
 
-def block_count(inputs: int) -> int:
+def block_count(inputs: int, block: int) -> int:
     """Blocks of a row of `inputs` values."""
-    return -(-inputs // BLOCK)
+    return -(-inputs // block)
 
 
-def _in_blocks(rows: FloatArray) -> npt.NDArray[Any]:
+def _in_blocks(rows: FloatArray, block: int) -> npt.NDArray[Any]:
     outputs, inputs = rows.shape
-    padding = block_count(inputs) * BLOCK - inputs
+    padding = block_count(inputs, block) * block - inputs
     padded = np.pad(rows, ((0, 0), (0, padding))) if padding else rows
-    return padded.reshape(outputs, -1, BLOCK)
+    return padded.reshape(outputs, -1, block)
+
+
+def _in_bytes(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return values[..., 0::2] | values[..., 1::2] << np.uint8(4)

@@ -79,7 +79,7 @@ class Reference:
             progress((layer + 1) / (self.architecture.layers + 1))
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        logits = self._product(head, self._prepare(self._norm("model.norm", x), streams))
+        logits = self._product(head, self._prepare(self._norm("model.norm", x), streams, last=True))
         progress(1.0)
         return _split(logits, streams)
 
@@ -114,12 +114,12 @@ class Reference:
                 factor = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         return x * factor
 
-    def _prepare(self, x: Array, streams: tuple[Stream, ...]) -> Array:
+    def _prepare(self, x: Array, streams: tuple[Stream, ...], *, last: bool = False) -> Array:
         """Activations as the precision multiplies them, after the noise of each stream."""
         scale = np.concatenate([np.full((len(stream.tokens), 1), stream.noise) for stream in streams])
         if scale.any():
             x = x * (1 + scale * np.random.default_rng(x.shape[1]).standard_normal(x.shape))
-        return self.weights.activations(x)
+        return self.weights.activations(x, last=last)
 
     def _attend(self, stream: Stream, query: Array, key: Array, value: Array) -> Array:
         """[token, heads * head_dim], from what each token sees."""

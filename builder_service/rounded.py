@@ -7,6 +7,7 @@ float32 arithmetic and of activations that fall on the other side of a rounding,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import ml_dtypes
@@ -16,15 +17,15 @@ import numpy.typing as npt
 from builder_service.checkpoint import Tensors
 from builder_service.quantize import (
     BLOCK,
-    INT4_ZERO,
     INT8_FACTOR_LARGEST,
     INT8_LARGEST,
     UINT8_ZERO,
     int4_blocks,
+    int4_values,
     int8_blocks,
     int8_rows,
 )
-from common.spec import Precision
+from common.spec import INT4_BLOCK, Precision
 
 FloatArray = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
@@ -45,19 +46,21 @@ class Weights(Protocol):
     def matrix(self, name: str) -> Iterator[Array]:
         """Rows of a matrix that activations are multiplied by, in order, a block at a time."""
 
-    def activations(self, rows: Array) -> Array:
-        """[tokens, in] as the multiplication takes them."""
+    def activations(self, rows: Array, *, last: bool = False) -> Array:
+        """[tokens, in] as the multiplication takes them; the `last` gives the logits."""
 
 
 class Rounded:
-    """`Weights` in one precision."""
+    """`Weights` in one precision; int4 in blocks of `int4_block` inputs, but for the logits."""
 
-    def __init__(self, tensors: Tensors, precision: Precision) -> None:
+    def __init__(self, tensors: Tensors, precision: Precision, int4_block: int = INT4_BLOCK) -> None:
         self._tensors = tensors
-        self._matrix = _MATRIX[precision]
-        self._head = _int8_blocks_and_back if precision is Precision.INT4 else self._matrix
+        int4 = precision is Precision.INT4
+        self._matrix = partial(_int4_and_back, block=int4_block) if int4 else _MATRIX[precision]
+        self._head = _int8_blocks_and_back if int4 else self._matrix
         self._embedding = _EMBEDDING.get(precision, self._matrix)
-        self._activations = _ACTIVATIONS[precision]
+        self._activations = partial(_per_block, block=int4_block) if int4 else _ACTIVATIONS[precision]
+        self._last_activations = _per_block if int4 else self._activations
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,8 +75,8 @@ class Rounded:
     def matrix(self, name: str) -> Iterator[Array]:
         return map(self._head if name in _HEADS else self._matrix, self._tensors.blocks(name))
 
-    def activations(self, rows: Array) -> Array:
-        return self._activations(rows)
+    def activations(self, rows: Array, *, last: bool = False) -> Array:
+        return self._last_activations(rows) if last else self._activations(rows)
 
 
 def _plain(rows: FloatArray) -> Array:
@@ -85,11 +88,10 @@ def _int8_and_back(rows: FloatArray, largest: int = INT8_LARGEST) -> Array:
     return values.astype(np.float64) * scales[:, None]
 
 
-def _int4_and_back(rows: FloatArray) -> Array:
-    packed, scales = int4_blocks(rows)
-    blocks = np.empty((*scales.shape, BLOCK))
-    blocks[:, :, 0::2], blocks[:, :, 1::2] = packed & 15, packed >> 4
-    blocks -= INT4_ZERO
+def _int4_and_back(rows: FloatArray, block: int) -> Array:
+    packed, scales, zeros = int4_blocks(rows, block)
+    blocks = int4_values(packed).astype(np.float64)
+    blocks -= int4_values(zeros)[:, : scales.shape[1], None]
     blocks *= scales[:, :, None]
     return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
 
@@ -111,10 +113,10 @@ def _per_token(rows: Array) -> Array:
     return rounded
 
 
-def _per_block(rows: Array) -> Array:
-    """int8 with a scale for each BLOCK inputs of each token, as `MatMulNBits` does at accuracy level 4."""
-    padding = -rows.shape[1] % BLOCK
-    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, BLOCK)
+def _per_block(rows: Array, block: int = BLOCK) -> Array:
+    """int8 with a scale for each `block` inputs of each token, as `MatMulNBits` does at accuracy level 4."""
+    padding = -rows.shape[1] % block
+    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, block)
     return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
@@ -129,7 +131,6 @@ _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP16: _as(np.float16),
     Precision.BF16: _as(ml_dtypes.bfloat16),
     Precision.INT8: lambda rows: _int8_and_back(rows, INT8_FACTOR_LARGEST),
-    Precision.INT4: _int4_and_back,
 }
 _EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.INT8: _int8_and_back,
@@ -141,5 +142,4 @@ _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
     Precision.FP16: _as(np.float16),
     Precision.BF16: _as(ml_dtypes.bfloat16),
     Precision.INT8: _per_token,
-    Precision.INT4: _per_block,
 }

@@ -80,7 +80,8 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     tensors = ModelTensors(source.checkpoint, model)
     if not foreign:
         tensors.check()
-    needs = estimate(model.architecture, geometry, spec.precision, spec.target)
+    int4_block = spec.options.onnxruntime.int4_block
+    needs = estimate(model.architecture, geometry, spec.precision, spec.target, int4_block=int4_block)
     parent.expect(needs)
     if not foreign:
         check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work), order.work)
@@ -124,16 +125,18 @@ def write_files(order: Order, plan: Plan, parent: Parent) -> None:
 
 
 def _export(order: Order, plan: Plan, parent: Parent) -> None:
-    size_bytes = weight_bytes(plan.model, plan.geometry, order.spec.precision, target=order.spec.target)
+    spec, int4_block = order.spec, order.spec.options.onnxruntime.int4_block
+    size_bytes = weight_bytes(plan.model, plan.geometry, spec.precision, target=spec.target, int4_block=int4_block)
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     export(
         plan.model,
         plan.tensors,
         plan.geometry,
-        order.spec.precision,
+        spec.precision,
         plan.out,
         lambda done: parent.progress(Stage.QUANTIZE, done, size_bytes),
-        target=order.spec.target,
+        target=spec.target,
+        int4_block=int4_block,
     )
 
 
@@ -151,6 +154,7 @@ def verify(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> d
             plan.geometry,
             order.spec.precision,
             lambda done: parent.progress(Stage.VERIFY, done),
+            int4_block=order.spec.options.onnxruntime.int4_block,
         )
     finally:
         engine.close()

@@ -17,7 +17,7 @@ from builder_service.graph import attributes_of
 from common.errors import Internal, Reason
 
 OPSETS = range(9, 25)
-DYNAMIC = frozenset({"batch", "step"})  # the extents that optimization profiles cover
+DYNAMIC = frozenset({"batch", "step", "outputs"})  # the extents that optimization profiles cover
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 NUMBERS = FLOATS | {TensorProto.INT32, TensorProto.INT64}
 ANY = NUMBERS | {TensorProto.BOOL}

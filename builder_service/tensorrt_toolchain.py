@@ -128,7 +128,8 @@ def _profiles(geometry: Geometry) -> Iterator[tuple[Shape, Shape]]:
 def _profile(builder: trt.Builder, graph: Path, batch: Shape, step: Shape) -> trt.IOptimizationProfile:
     profile = builder.create_optimization_profile()
     for port in onnx.load(graph, load_external_data=False).graph.input:
-        low, best, high = (_shape(port, {"batch": b, "step": s}) for b, s in zip(batch, step, strict=True))
+        extents = ({"batch": b, "step": s, "outputs": b} for b, s in zip(batch, step, strict=True))
+        low, best, high = (_shape(port, each) for each in extents)
         profile.set_shape(port.name, trt.Dims(low), trt.Dims(best), trt.Dims(high))
     return profile
 

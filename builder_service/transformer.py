@@ -1,8 +1,8 @@
-"""The graph of a decoder: embedding, layers of attention and feed-forward, and the logits of every slot's last token.
+"""The graph of a decoder: embedding, layers of attention and feed-forward, and the logits after some of the tokens.
 
-Inputs and outputs are those that `common.engine` promises to feed; extents `batch` and `step` vary, the rest is
-fixed by model and geometry. The residual stream is [tokens, hidden], tokens being batch times step,
-and [batch, hidden] once only the last tokens matter.
+Inputs and outputs are those that `common.step_inputs` fills; extents `batch`, `step` and `outputs` vary, the rest is
+fixed by model and geometry. The residual stream is [tokens, hidden], tokens being batch times step, and
+[outputs, hidden] once only the tokens matter whose logits are wanted: every slot's last, or all of a draft.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from builder_service.checkpoint import Tensors
 from builder_service.graph import CONTRIB, Array, Graph, Shape, Weight, WeightGroup
 from builder_service.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
 from builder_service.model import EMBEDDING, HEAD, LAYER, Activation, Model, tensor_shapes
-from common.spec import Precision
+from common.spec import INT4_BLOCK, Precision
 from common.window import Geometry
 
-TOKENS, BATCH = "tokens", "batch"  # extents
+TOKENS, OUTPUTS = "tokens", "outputs"  # extents
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A value [extent, width]: a row for every token of the step, or for the last token of every slot."""
+    """A value [extent, width]: a row for every token of the step, or for those whose logits are wanted."""
 
     name: str
     extent: str
@@ -37,38 +37,47 @@ class Rows:
         return Rows(name, self.extent, self.width)
 
 
-def build_graph(model: Model, geometry: Geometry, precision: Precision) -> Graph:
-    """The whole graph; its weights are described, not read."""
-    return _Builder(model, geometry, precision).build()
+def build_graph(
+    model: Model,
+    geometry: Geometry,
+    precision: Precision,
+    *,
+    value_columns: bool = True,
+    int4_block: int = INT4_BLOCK,
+) -> Graph:
+    """The whole graph; its weights are described, not read. `value_columns`: how the cache holds values."""
+    return _Builder(model, geometry, precision, value_columns=value_columns, int4_block=int4_block).build()
 
 
 class _Builder:
     """One graph in the making."""
 
-    def __init__(self, model: Model, geometry: Geometry, precision: Precision) -> None:
+    def __init__(
+        self, model: Model, geometry: Geometry, precision: Precision, *, value_columns: bool, int4_block: int
+    ) -> None:
         self.model = model
         self.shapes = model.architecture
         self.geometry = geometry
         self.graph = Graph()
-        self.linear: Linear = LINEAR[precision](self.graph)
+        self.linear: Linear = LINEAR[precision](self.graph, int4_block)
         self.last_linear: Linear = LOGITS[precision](self.graph)
         self.quantized = precision is not Precision.FP32
         self.tensors = tensor_shapes(model)
-        self.tokens, self.last, inputs = self._declare_inputs()
+        self.tokens, self.outputs, inputs = self._declare_inputs()
         self.batch_step = self.graph.node("Shape", self.tokens)
-        rotary_dim = model.rope.head_dim if model.rope else 0
-        self.attention = Attention(self.graph, self.shapes, geometry, inputs, rotary_dim, model.alibi_slopes)
+        rotary_dim, slopes = model.rope.head_dim if model.rope else 0, model.alibi_slopes
+        self.attention = Attention(self.graph, self.shapes, geometry, inputs, rotary_dim, slopes, value_columns)
         self.embedding = ""  # float32 rows, once they are declared
 
     def build(self) -> Graph:
-        self.graph.output("logits", np.float32, ("batch", self.shapes.vocabulary))
+        self.graph.output("logits", np.float32, (OUTPUTS, self.shapes.vocabulary))
         residual = self._embed()
         for layer in range(self.shapes.layers):
             normed = self._norm(residual, f"{LAYER}.{layer}.input_layernorm")
             attended = self._attend(layer, normed)
-            if layer == self.shapes.layers - 1:  # from here on, only the last tokens' rows lead to an output
-                normed = self._last(normed) if self.model.shared_norm else normed
-                attended, residual = self._last(attended), self._last(residual)
+            if layer == self.shapes.layers - 1:  # from here on, only the wanted tokens' rows lead to an output
+                normed = self._wanted(normed) if self.model.shared_norm else normed
+                attended, residual = self._wanted(attended), self._wanted(residual)
             before, residual = residual, self._add(residual, self._project(layer, "self_attn", ("o_proj",), attended))
             if not self.model.shared_norm:
                 read = before if self.model.parallel else residual
@@ -83,8 +92,8 @@ class _Builder:
         rows = graph.input("write_rows", np.int64, ("batch",))
         mask = graph.input("mask", np.float32, ("batch", 1, 1, "step", self.geometry.rows))
         positions = self._declare_positions()
-        last = graph.input("last", np.int64, ("batch",))
-        return tokens, last, Inputs(rows, mask, **positions)
+        outputs = graph.input("outputs", np.int64, (OUTPUTS,))
+        return tokens, outputs, Inputs(rows, mask, **positions)
 
     def _declare_positions(self) -> dict[str, str]:
         """Angles, or distances, by the names of `Inputs`."""
@@ -176,7 +185,7 @@ class _Builder:
         width = self.graph.constant([rows.width], np.int64)
         return self.graph.node("Reshape", rows.name, self.graph.node("Concat", self.batch_step, width, axis=0))
 
-    def _last(self, rows: Rows) -> Rows:
-        """The rows of the slots' last tokens."""
-        index = self.graph.node("Unsqueeze", self.last, self.graph.constant([1], np.int64))
-        return Rows(self.graph.node("GatherND", self._steps(rows), index, batch_dims=1), BATCH, rows.width)
+    def _wanted(self, rows: Rows) -> Rows:
+        """The rows of the tokens whose logits are wanted. Not by Gather, which reads weights wherever types matter."""
+        index = self.graph.node("Unsqueeze", self.outputs, self.graph.constant([1], np.int64))
+        return Rows(self.graph.node("GatherND", rows.name, index), OUTPUTS, rows.width)

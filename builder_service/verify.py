@@ -29,7 +29,7 @@ from builder_service.rounded import Rounded
 from common.engine import Engine, Feed
 from common.errors import FailedPrecondition, Reason
 from common.manifest import Rope
-from common.spec import Precision
+from common.spec import INT4_BLOCK, Precision
 from common.window import Geometry, SessionWindow, linear_run
 
 SINKS_FED = 8
@@ -70,6 +70,8 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     geometry: Geometry,
     precision: Precision,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    int4_block: int = INT4_BLOCK,
 ) -> dict[str, float]:
     """Figures of an engine that says what it ought to; `progress` gets the share done, from 0 to 1.
 
@@ -78,7 +80,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     """
     streams = plan_streams(geometry, model.architecture.vocabulary)
     noisy = tuple(replace(stream, noise=NOISE[precision]) for stream in streams)
-    reference = Reference(Rounded(tensors, precision), model, rope)
+    reference = Reference(Rounded(tensors, precision, int4_block), model, rope)
     logits = reference.logits((*streams, *noisy), lambda share: progress(0.9 * share))
     expected, shaken = logits[: len(streams)], logits[len(streams) :]
     got = list(run(engine, streams))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+INT4_BLOCK: Final = 32
+"""Inputs that share a scale in int4 where nothing else is said."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -74,6 +76,14 @@ class CacheGeometry(_Part):
     """Conversations held in the engine at once."""
 
 
+class OnnxRuntimeOptions(_Part):
+    """How weights are held for ONNX Runtime; for target onnxruntime only."""
+
+    int4_block: Literal[32, 64, 128] = INT4_BLOCK
+    """Of precision int4 only: inputs that share a scale and a zero point. Fewer are nearer to the checkpoint, more are
+    faster."""
+
+
 class TensorRtOptions(_Part):
     """How TensorRT compiles; for target tensorrt only."""
 
@@ -109,6 +119,8 @@ class BuildOptions(_Part):
 
     ignore_config_fields: tuple[str, ...] = ()
     """Fields of config.json that the builder does not know and that are safe to ignore for this checkpoint."""
+    onnxruntime: OnnxRuntimeOptions = OnnxRuntimeOptions()
+    """How weights are held for ONNX Runtime; for target onnxruntime only."""
     tensorrt: TensorRtOptions = TensorRtOptions()
     """How TensorRT compiles; for target tensorrt only."""
     tensorrt_llm: TensorRtLlmOptions = TensorRtLlmOptions()
@@ -174,9 +186,12 @@ class ModelSpec(_Part):
     @field_validator("options")
     @classmethod
     def _check_options(cls, options: BuildOptions, info: ValidationInfo) -> BuildOptions:
-        """What another target would take is refused: here it would do nothing, and nobody would know."""
-        target = info.data.get("target")
-        if target is not None and (strange := _strange_options(options, target)):
+        """What another target or precision would take is refused: here it would do nothing, and nobody would know."""
+        target, precision = info.data.get("target"), info.data.get("precision")
+        strange = _strange_options(options, target) if target is not None else []
+        if target is Target.ONNXRUNTIME and precision is not None:
+            strange += _strange_block(options.onnxruntime, precision)
+        if strange:
             raise ValidationError.from_exception_data("options", strange)
         return options
 
@@ -190,7 +205,16 @@ def _strange_options(options: BuildOptions, target: Target) -> list[InitErrorDet
             loc=(owner.value, name),
             input=value,
         )
-        for owner, part in ((Target.TENSORRT, options.tensorrt), (Target.TENSORRT_LLM, options.tensorrt_llm))
+        for owner in Target
         if owner is not target
-        for name, value in part.model_dump(mode="json", exclude_defaults=True).items()
+        for name, value in getattr(options, owner).model_dump(mode="json", exclude_defaults=True).items()
     ]
+
+
+def _strange_block(options: OnnxRuntimeOptions, precision: Precision) -> list[InitErrorDetails]:
+    """An error where a block was chosen for a precision that has none."""
+    if precision is Precision.INT4 or options.int4_block == INT4_BLOCK:
+        return []
+    message = "only precision int4 takes it, and the precision is {precision}"
+    error = PydanticCustomError("option_of_precision", message, {"precision": precision.value})
+    return [InitErrorDetails(type=error, loc=("onnxruntime", "int4_block"), input=options.int4_block)]

@@ -76,6 +76,7 @@ def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
         tensorrt["hardware_compatibility"] = word
     return {
         "ignore_config_fields": tuple(message.ignore_config_fields),
+        "onnxruntime": _given(message.onnxruntime),
         "tensorrt": tensorrt,
         "tensorrt_llm": _given(message.tensorrt_llm),
     }
@@ -96,6 +97,7 @@ def _options_to_wire(options: BuildOptions) -> engine_pb2.BuildOptions:
     tensorrt = options.tensorrt.model_dump(exclude={"hardware_compatibility"})
     return engine_pb2.BuildOptions(
         ignore_config_fields=options.ignore_config_fields,
+        onnxruntime=engine_pb2.OnnxRuntimeOptions(**options.onnxruntime.model_dump()),
         tensorrt=engine_pb2.TensorRtOptions(**tensorrt, hardware_compatibility=compatibility),
         tensorrt_llm=engine_pb2.TensorRtLlmOptions(**options.tensorrt_llm.model_dump()),
     )

@@ -21,6 +21,7 @@ MEMBERS = {
     for member in (
         Member("ours int8", "ours", "int8", ""),
         Member("ours int4", "ours", "int4", ""),
+        Member("ours int4, blocks of 128", "ours", "int4-128", ""),
         Member("llama.cpp Q4_0", "llama", "q4_0", "llama"),
         Member("llama.cpp Q8_0", "llama", "q8_0", "llama"),
         Member("llama.cpp Q4_0, built with AMX", "llama", "q4_0", "llama-amx"),
@@ -33,5 +34,5 @@ MEMBERS = {
         Member("PyTorch recomputation fp32", "recompute", "fp32", "torch"),
     )
 }
-REFERENCES = ("ours int8", "ours int4")
-"""Whom the others are compared with; an engine is one or the other."""
+REFERENCES = ("ours int8", "ours int4", "ours int4, blocks of 128")
+"""Whom the others are compared with; an engine is one of them."""

@@ -10,16 +10,18 @@ from bench.exported import exported_engine
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 from common.engine import Feed, FloatArray, SlotState
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import Precision
+from common.spec import INT4_BLOCK, Precision
 from common.window import Geometry, SessionWindow, chunks
 
 SLOTS = 32
 
 
 def load(job: Job) -> Peer:
-    """Export the checkpoint if that was not done before, and load it; the variant is a precision."""
+    """Export the checkpoint if that was not done before, and load it; the variant is a precision, or int4-BLOCK."""
     geometry = Geometry(job.sinks, job.cache - job.sinks, job.chunk, SLOTS)
-    engine, _ = exported_engine(job.checkpoint, geometry, Precision(job.variant), job.scratch, job.threads)
+    name, _, block = job.variant.partition("-")
+    precision, int4_block = Precision(name), int(block or INT4_BLOCK)
+    engine, _ = exported_engine(job.checkpoint, geometry, precision, job.scratch, job.threads, int4_block=int4_block)
     return Ours(engine)
 
 

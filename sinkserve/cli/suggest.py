@@ -65,7 +65,8 @@ def read_needs(spec: ModelSpec, remote: Remote | None = None) -> tuple[Architect
     """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
     shapes = read_architecture(read_config(spec.source, remote or Remote()), spec.options.ignore_config_fields)
     check_geometry(shapes, geometry_of(spec))
-    return shapes, estimate(shapes, geometry_of(spec), spec.precision, spec.target)
+    int4_block = spec.options.onnxruntime.int4_block
+    return shapes, estimate(shapes, geometry_of(spec), spec.precision, spec.target, int4_block=int4_block)
 
 
 def source_of(where: Path | str) -> Source:

@@ -98,7 +98,7 @@ class Workbench:
         model = self._checked_model()
         self._check_memory(geometry)
         with tempfile.TemporaryDirectory(prefix=".resized-", dir=self._folder.parent) as out:
-            graph = write_resized(model, geometry, self.manifest.spec.precision, Path(out))
+            graph = self._write_graph(model, geometry, Path(out))
             (Path(out) / WEIGHTS_PATH).hardlink_to(self._folder / WEIGHTS_PATH)
             shapes, rope = self.manifest.architecture, self.manifest.rope
             engine = OnnxRuntimeEngine(graph, shapes, rope, geometry, threads=self._threads)
@@ -124,11 +124,15 @@ class Workbench:
             raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=self.manifest.reference)
         model = read_model(read_config(spec.source, self._remote), spec.options.ignore_config_fields)
         with tempfile.TemporaryDirectory(prefix=".resized-", dir=self._folder.parent) as out:
-            written = digest_file(write_resized(model, self.manifest.geometry, spec.precision, Path(out)))
+            written = digest_file(self._write_graph(model, self.manifest.geometry, Path(out)))
         if written != {file.path: file.digest for file in self.manifest.files}[GRAPH_PATH]:
             message = f"{self.manifest.reference} was built from another config.json or by another release: build again"
             raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=self.manifest.reference)
         return model
+
+    def _write_graph(self, model: Model, geometry: Geometry, out: Path) -> Path:
+        spec = self.manifest.spec
+        return write_resized(model, geometry, spec.precision, out, int4_block=spec.options.onnxruntime.int4_block)
 
     def _check_memory(self, geometry: Geometry) -> None:
         shapes, precision = self.manifest.architecture, self.manifest.spec.precision

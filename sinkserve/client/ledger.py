@@ -146,7 +146,9 @@ class Ledger:
     def _reopen(self, session: str) -> pb.Open:
         """Ask for what was missed; or, when that cannot be named, for nothing: turns come again from their start."""
         if self._last_sequence is not None and not any(item.missed for item in self._turns.values()):
-            return pb.Open(session=session, after_sequence=self._last_sequence)
+            # a turn that was coming again from its start may have got less far than what was heard before
+            reached = [item.cursor for item in self._turns.values() if item.started]
+            return pb.Open(session=session, after_sequence=min([self._last_sequence, *reached]))
         for item in self._turns.values():
             item.started, item.missed = False, True
         return pb.Open(session=session)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import Reason, ResourceExhausted, Unavailable
@@ -119,6 +119,13 @@ class Client:
             self.link = Link()
 
 
+COMES_AGAIN_AND_IS_LOST_AGAIN = (
+    "say write read write run lose write run read read write read lose".split()  # noqa: SIM905 - reads as a script
+)
+"""A piece of a turn is heard before its start, and the stream that brings both again breaks between them."""
+
+
+@example(COMES_AGAIN_AND_IS_LOST_AGAIN, Server(tells_of_all=True))
 @given(steps, st.builds(Server, tells_of_all=st.booleans(), repeats_always=st.booleans()))
 def test_every_turn_runs_once_and_reads_whole_whatever_is_lost_and_forgotten(script: list[str], server: Server) -> None:
     client = Client(server)

@@ -44,9 +44,8 @@ proto: .venv/ready ## generate the stubs again
 typings: .venv/ready ## generate the TensorRT and CUDA typings again
 	$(BIN)/python typings/generate.py
 
-bench: .venv/ready ## measure: a step against memory bandwidth, a long conversation against a short one
-	$(BIN)/python bench/step.py demo/model --window 252
-	$(BIN)/python bench/soak.py --position 20000
+bench: .venv/ready ## one page: every figure with its goal, beside the peers where they are installed
+	$(BIN)/python bench/page.py
 
 eval: .venv/ready ## the paper's measurements on the demo model, into build/evaluation
 	$(BIN)/sinkserve eval streameval demo/spec.yaml --output build/evaluation

@@ -101,7 +101,7 @@ _NUMBERS = itertools.count()
 
 
 async def follow(
-    client: Client, build: Build, change: Callable[[int], object] | None
+    client: Client, build: Build, change: Callable[[int], object] | None, say: Callable[[str], object] = print
 ) -> tuple[list[tuple[str, float]], int, list[str]]:
     """Seconds of each stage, the most memory that the process had, and its log."""
     begun: list[tuple[str, float]] = []
@@ -120,7 +120,7 @@ async def follow(
             change = None
         if stage and time.monotonic() - told > 5:
             told = time.monotonic()
-            print(f"    {name_of(stage)} {said(event)}", flush=True)
+            say(f"    {name_of(stage)} {said(event)}")
     ends = [*begun[1:], ("", time.monotonic())]
     return [(name, end - start) for (name, start), (_, end) in zip(begun, ends, strict=True)], peak, log
 

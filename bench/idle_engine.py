@@ -35,6 +35,7 @@ class IdleEngine:
     """Says LETTER for ever."""
 
     slot_multiple = 1
+    draft_rows = 0
     vocabulary_size = VOCABULARY
 
     def __init__(self, geometry: Geometry) -> None:

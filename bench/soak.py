@@ -63,7 +63,7 @@ async def main() -> int:
                     blocks = await soak(old, arguments.position, Path(home) / "sinkserve.db", console)
                     old_ms, young_ms = await compare(old, young)
     if arguments.json:
-        print(json.dumps([asdict(block) for block in blocks], indent=1))
+        print(json.dumps({"blocks": [asdict(block) for block in blocks], "old_ms": old_ms, "young_ms": young_ms}))
     show(blocks, console)
     console.print(
         f"turn by turn: {old_ms:.1f} ms at position {arguments.position}, {young_ms:.1f} ms at {YOUNG}, "

@@ -10,12 +10,14 @@ the least times.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,18 @@ from common.spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
 
 
+@dataclass(frozen=True)
+class Row:
+    """A kind of step; milliseconds."""
+
+    slots: int
+    step: int
+    least_ms: float
+    median_ms: float
+    host_ms: float
+    limit_ms: float
+
+
 def main() -> None:
     arguments = parse()
     geometry = Geometry(arguments.sinks, arguments.window, arguments.chunk, arguments.slots)
@@ -35,13 +49,18 @@ def main() -> None:
         out = Path(arguments.engine or scratch)
         engine, architecture = load(arguments, geometry, out)
         bandwidth = measure_bandwidth(arguments.threads or os.cpu_count() or 1)
-        print(f"{arguments.precision}, {geometry}, {arguments.threads or os.cpu_count()} threads")
-        print(f"memory: {bandwidth / 1e9:.1f} GB/s read\n")
-        print("| slots x tokens | ms: least | median | host | limit | least / limit | tokens/s: most |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
         weights = (out / WEIGHTS_PATH).stat().st_size - embedding_bytes(architecture, arguments.precision)
-        for slots, step in ((1, 1), (geometry.slots, 1), (1, geometry.chunk)):
-            report(engine, architecture, weights, bandwidth, slots, step, arguments.steps)
+        kinds = ((1, 1), (geometry.slots, 1), (1, geometry.chunk))
+        rows = [measure(engine, architecture, weights, bandwidth, *kind, arguments.steps) for kind in kinds]
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    print(f"{arguments.precision}, {geometry}, {arguments.threads or os.cpu_count()} threads")
+    print(f"memory: {bandwidth / 1e9:.1f} GB/s read\n")
+    print("| slots x tokens | ms: least | median | host | limit | least / limit | tokens/s: most |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        show(row)
 
 
 def parse() -> argparse.Namespace:
@@ -55,6 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
@@ -64,7 +84,7 @@ def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[
     return engine, model.architecture
 
 
-def report(  # noqa: PLR0917 - one line of the table
+def measure(  # noqa: PLR0917 - one line of the table
     engine: OnnxRuntimeEngine,
     architecture: Architecture,
     weights: int,
@@ -72,18 +92,21 @@ def report(  # noqa: PLR0917 - one line of the table
     slots: int,
     step: int,
     count: int,
-) -> None:
+) -> Row:
     window = SessionWindow(engine.geometry.sinks, engine.geometry.window)
     position = full_position(engine.geometry, step)
     feeds = tuple(Feed(slot, position, window, (1,) * step) for slot in range(slots))
     times = milliseconds(lambda: engine.step(feeds), count)
-    least, median = min(times), statistics.median(times)
     host = min(milliseconds(lambda: engine._prepare(feeds), count))  # noqa: SLF001 - the part that is Python's
     rows = engine.geometry.rows * architecture.kv_heads * architecture.head_dim * 4
     limit = 1e3 * (weights + slots * architecture.layers * 2 * rows) / bandwidth
-    rate = 1e3 * slots * step / least
-    figures = f"{least:.2f} | {median:.2f} | {host:.3f} | {limit:.2f} | {least / limit:.2f} | {rate:.1f}"
-    print(f"| {slots} x {step} | {figures} |", flush=True)
+    return Row(slots, step, min(times), statistics.median(times), host, limit)
+
+
+def show(row: Row) -> None:
+    rate = 1e3 * row.slots * row.step / row.least_ms
+    figures = f"{row.least_ms:.2f} | {row.median_ms:.2f} | {row.host_ms:.3f} | {row.limit_ms:.2f}"
+    print(f"| {row.slots} x {row.step} | {figures} | {row.least_ms / row.limit_ms:.2f} | {rate:.1f} |")
 
 
 def full_position(geometry: Geometry, step: int) -> int:

@@ -1,4 +1,4 @@
-"""What executes an engine, whatever the target: a batch plan in, last-token logits out.
+"""What executes an engine, whatever the target: a batch plan in, logits after the tokens that are asked for out.
 
 An engine holds `geometry.slots` slots of keys and values and knows nothing of sessions: who calls `step` keeps
 the position of every slot in use and passes it each time. Calls come from one thread at a time.
@@ -23,12 +23,14 @@ class Feed:
 
     An idle slot has no tokens; it is named so that the step's padding lands where it harms nothing.
     The tokens' rows follow one another: at most `linear_run(geometry, window.sinks, position)` tokens.
+    Logits are `wanted` after that many of the last tokens: after more than one, see `Engine.draft_rows`.
     """
 
     slot: int
     position: int
     window: SessionWindow
     tokens: tuple[int, ...] = ()
+    wanted: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,22 @@ class Engine(Protocol):
     def slot_multiple(self) -> int:
         """A batch starts at a slot that is a multiple of this: 1, but where memory has to be aligned."""
 
+    @property
+    def draft_rows(self) -> int:
+        """Most rows of a step that checks drafts: slots of the batch times the longest feed. 0: it checks none.
+
+        In such a step logits are wanted after more than one token of a feed.
+        """
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
-        """Feed every slot its tokens and return the logits after its last one.
+        """Feed every slot its tokens and return the logits after its last ones.
 
         `feeds` names every slot in use, each once. Slots from the lowest (see `slot_multiple`) to the highest that
         have tokens take part in the batch. Positions do not advance by this: a caller that does not advance takes
         tokens back.
 
-        Returns [feed with tokens, vocabulary], in the order of `feeds`; rows may be non-finite, and then only
-        that session is poisoned: clear its slot.
+        Returns [wanted tokens of all feeds that have any, vocabulary], in the order of `feeds` and of tokens; rows
+        may be non-finite, and then only that session is poisoned: clear its slot.
         """
 
     def clear(self, slot: int) -> None:

@@ -20,20 +20,29 @@ ALIGNMENT = 64  # bytes: a cache line, and a vector of AVX-512
 
 
 class KvPool:
-    """Arrays of [slots, kv_heads, rows, head_dim], zero until written; memory is taken when it is."""
+    """Arrays of [slots, kv_heads, rows, head_dim], zero until written; memory is taken when it is.
 
-    def __init__(self, architecture: Architecture, geometry: Geometry) -> None:
+    With `value_columns`, the values' are [slots, kv_heads, head_dim, rows] and have another name.
+    """
+
+    def __init__(self, architecture: Architecture, geometry: Geometry, *, value_columns: bool = False) -> None:
         self.geometry = geometry
-        shape = (geometry.slots, architecture.kv_heads, geometry.rows, architecture.head_dim)
+        slots, heads = geometry.slots, architecture.kv_heads
+        shape = (slots, heads, geometry.rows, architecture.head_dim)
+        self._value_name = "value_columns" if value_columns else "value_cache"
+        value_shape = (slots, heads, architecture.head_dim, geometry.rows) if value_columns else shape
         self.keys = [aligned_zeros(shape) for _ in range(architecture.layers)]
-        self.values = [aligned_zeros(shape) for _ in range(architecture.layers)]
+        stored = [aligned_zeros(value_shape) for _ in range(architecture.layers)]
+        self._stored_values = stored
+        self.values = [array.swapaxes(2, 3) if value_columns else array for array in stored]
+        """By row, however they are stored."""
         self._written: set[int] = set()
 
     def named(self) -> Iterator[tuple[str, FloatArray]]:
-        """Every array with the name that the graph gives it."""
-        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+        """Every array as it is stored, with the name that the graph gives it."""
+        for layer, (keys, values) in enumerate(zip(self.keys, self._stored_values, strict=True)):
             yield f"key_cache_{layer}", keys
-            yield f"value_cache_{layer}", values
+            yield f"{self._value_name}_{layer}", values
 
     def mark_written(self, first: int, size: int) -> None:
         """Remember that a step wrote to `size` slots from `first` on, so that clearing them means work."""
@@ -47,7 +56,7 @@ class KvPool:
 
     def clear_rows(self, slot: int, start: int, stop: int) -> None:
         """Zero the rows ``start .. stop - 1`` of `slot`."""
-        for _, array in self.named():
+        for array in (*self.keys, *self.values):
             array[slot, :, start:stop] = 0.0
 
     def export_slot(self, slot: int, position: int, window: SessionWindow) -> SlotState:

@@ -22,8 +22,12 @@ from common.manifest import Architecture, Rope
 from common.step_inputs import StepInputs
 from common.window import Geometry, SessionWindow
 
+DRAFT_ROWS = 16
+"""Rows up to which a step costs no more than about two of one row: reading weights is what it waits for."""
 BINDINGS_KEPT = 64
 """Shapes of steps whose binding is kept; making one takes up to some milliseconds in a deep model."""
+SPIN_US = "50"
+"""How long its threads look for work before they sleep: from one node to the next, and not from one step to another."""
 
 
 class OnnxRuntimeEngine:
@@ -50,9 +54,10 @@ class OnnxRuntimeEngine:
         self._vocabulary = architecture.vocabulary
         self._session = _load(graph, threads)
         self._inputs = StepInputs(geometry, Angles.of(rope))
-        self._pool = KvPool(architecture, geometry)
-        self._logits = aligned_zeros((geometry.slots, architecture.vocabulary))
-        self._bindings: OrderedDict[tuple[int, int, int], Any] = OrderedDict()
+        columns = any(put.name == "value_columns_0" for put in self._session.get_inputs())
+        self._pool = KvPool(architecture, geometry, value_columns=columns)
+        self._logits = aligned_zeros((max(geometry.slots, DRAFT_ROWS), architecture.vocabulary))
+        self._bindings: OrderedDict[tuple[int, int, int, int], Any] = OrderedDict()
         self._check_shapes()
 
     @property
@@ -67,13 +72,16 @@ class OnnxRuntimeEngine:
     def slot_multiple(self) -> int:
         return 1
 
+    @property
+    def draft_rows(self) -> int:
+        return DRAFT_ROWS
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         batch, binding = self._prepare(feeds)
         self._pool.mark_written(batch.first, batch.size)
         self._run(binding)
-        logits = self._logits[: batch.size]
-        self._wipe_poisoned_padding(batch, logits)
-        return logits[[feed.slot - batch.first for feed in feeds if feed.tokens]]
+        self._wipe_poisoned_padding(batch)
+        return self._logits[batch.answers(feeds)]
 
     def clear(self, slot: int) -> None:
         self._pool.clear(slot)
@@ -91,7 +99,7 @@ class OnnxRuntimeEngine:
     def _prepare(self, feeds: tuple[Feed, ...]) -> tuple[Batch, Any]:
         """All of a step that is ours: its layout, the inputs' numbers, and pointers to them."""
         check_tokens(feeds, self._vocabulary)
-        batch = plan_batch(self._geometry, feeds)
+        batch = plan_batch(self._geometry, feeds, draft_rows=DRAFT_ROWS)
         self._inputs.fill(batch)
         return batch, self._binding(batch)
 
@@ -103,7 +111,7 @@ class OnnxRuntimeEngine:
             raise Internal(Reason.INTERNAL, f"onnxruntime failed in a step: {error}") from error
 
     def _binding(self, batch: Batch) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
-        key = (batch.first, batch.size, batch.step)
+        key = (batch.first, batch.size, batch.step, len(batch.outputs))
         if key not in self._bindings:
             self._bindings[key] = self._bind(*key)
             if len(self._bindings) > BINDINGS_KEPT:
@@ -111,27 +119,31 @@ class OnnxRuntimeEngine:
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, first: int, size: int, step: int) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
+    def _bind(self, first: int, size: int, step: int, outputs: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
         binding = self._session.io_binding()
         wanted = {put.name for put in self._session.get_inputs()}
-        for name, array in self._inputs.views(size, step).named().items():
+        for name, array in self._inputs.views(size, step, outputs).named().items():
             if name in wanted:
                 binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, pool in self._pool.named():
             part = pool[first : first + size]
             binding.bind_input(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
             binding.bind_output(f"{name}_out", "cpu", 0, np.float32, part.shape, part.ctypes.data)
-        logits = self._logits[:size]
+        logits = self._logits[:outputs]
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         return binding
 
-    def _wipe_poisoned_padding(self, batch: Batch, logits: FloatArray) -> None:
-        for index, feed in enumerate(batch.feeds):
-            if not feed.tokens and not np.isfinite(logits[index]).all():
-                self._pool.clear_rows(feed.slot, batch.rows[index], batch.rows[index] + batch.step)
+    def _wipe_poisoned_padding(self, batch: Batch) -> None:
+        for index, place in batch.idle():
+            if not np.isfinite(self._logits[place]).all():
+                self._pool.clear_rows(batch.first + index, batch.rows[index], batch.rows[index] + batch.step)
 
     def _check_shapes(self) -> None:
         found = {put.name: tuple(put.shape[1:]) for put in self._session.get_inputs()}
+        given = self._inputs.views(1, 1, 1).named() | dict(self._pool.named())
+        if unknown := sorted(found.keys() - given.keys()):
+            message = f"the graph takes {', '.join(unknown)}, which this version does not give; build the engine again"
+            raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message)
         for name, pool in self._pool.named():
             if found.get(name) != pool.shape[1:]:
                 raise FailedPrecondition(
@@ -145,7 +157,7 @@ def _load(graph: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors; warnings speak of choices made here on purpose
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the processor to others
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # of its threads; sets this one too
     try:
         with flushed_denormals():

@@ -28,7 +28,7 @@ class Views:
 
     token_ids: Integers  # [batch, step]
     write_rows: Integers  # [batch]
-    last: Integers  # [batch]
+    outputs: Integers  # [outputs]
     mask: FloatArray  # [batch, 1, 1, step, rows]
     cos: FloatArray  # [batch, step, head_dim / 2]
     sin: FloatArray
@@ -57,22 +57,27 @@ class StepInputs:
         self._trigonometry = [allocate((tokens * self._half,), np.float32) for _ in range(4)]
         self._token_ids = allocate((tokens,), np.int64)
         self._write_rows = allocate((geometry.slots,), np.int64)
-        self._last = allocate((geometry.slots,), np.int64)
-        self._views: dict[tuple[int, int], Views] = {}
+        self._outputs = allocate((tokens,), np.int64)
+        self._views: dict[tuple[int, int, int], Views] = {}
 
-    def views(self, size: int, step: int) -> Views:
-        """The buffers as a step of `size` slots and `step` tokens sees them: always the same objects."""
-        if (size, step) not in self._views:
-            self._views[size, step] = self._cut(size, step)
-        return self._views[size, step]
+    def views(self, size: int, step: int, outputs: int) -> Views:
+        """The buffers as a step of `size` slots and `step` tokens, `outputs` of which lead to logits, sees them.
+
+        Always the same objects.
+        """
+        key = (size, step, outputs)
+        if key not in self._views:
+            self._views[key] = self._cut(*key)
+        return self._views[key]
 
     def fill(self, batch: Batch) -> Views:
         """Write the inputs of `batch`."""
-        views = self.views(batch.size, batch.step)
+        outputs = batch.outputs
+        views = self.views(batch.size, batch.step, len(outputs))
         views.write_rows[:] = batch.rows
+        views.outputs[:] = outputs
         views.mask.fill(MASKED)
         for index, feed in enumerate(batch.feeds):
-            views.last[index] = max(0, len(feed.tokens) - 1)
             _fill_tokens(views.token_ids[index], feed)
             self._fill_mask(views.mask[index, 0, 0], feed, batch.rows[index])
         if self._half:
@@ -81,13 +86,13 @@ class StepInputs:
             self._fill_distances(views, batch)
         return views
 
-    def _cut(self, size: int, step: int) -> Views:
+    def _cut(self, size: int, step: int, outputs: int) -> Views:
         tokens, half = size * step, self._half
         cos, sin, sink_cos, sink_sin = (x[: tokens * half].reshape(size, step, half) for x in self._trigonometry)
         return Views(
             token_ids=self._token_ids[:tokens].reshape(size, step),
             write_rows=self._write_rows[:size],
-            last=self._last[:size],
+            outputs=self._outputs[:outputs],
             mask=self._mask[: tokens * self.geometry.rows].reshape(size, 1, 1, step, self.geometry.rows),
             cos=cos,
             sin=sin,

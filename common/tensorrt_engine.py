@@ -63,6 +63,10 @@ class TensorRtEngine:
     def slot_multiple(self) -> int:
         return self._pool.slot_multiple
 
+    @property
+    def draft_rows(self) -> int:
+        return 0  # its profiles have one row of logits a slot
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         check_tokens(feeds, self._vocabulary)
         batch = plan_batch(self._geometry, feeds, multiple=self.slot_multiple)
@@ -70,7 +74,7 @@ class TensorRtEngine:
         self._pool.mark_written(batch.first, batch.size)
         logits = self._run(batch)
         self._wipe_poisoned_padding(batch, logits)
-        return logits[[feed.slot - batch.first for feed in feeds if feed.tokens]]
+        return logits[batch.answers(feeds)]
 
     def clear(self, slot: int) -> None:
         self._pool.clear(slot)
@@ -94,7 +98,7 @@ class TensorRtEngine:
         self._pool = DeviceKvPool(self._device, architecture, geometry, self._plan.cache_type)
         self._inputs = StepInputs(geometry, Angles.of(rope), self._device.pinned_zeros)
         self._logits: FloatArray = self._device.pinned_zeros((geometry.slots, architecture.vocabulary), np.float32)
-        largest = self._inputs.views(geometry.slots, geometry.chunk).named()
+        largest = self._inputs.views(geometry.slots, geometry.chunk, geometry.slots).named()
         taken = {name: array for name, array in largest.items() if name in self._plan.inputs}
         self._input_names = tuple(taken)
         self._addresses = {
@@ -102,7 +106,7 @@ class TensorRtEngine:
         }
 
     def _run(self, batch: Batch) -> FloatArray:
-        views = self._inputs.views(batch.size, batch.step).named()
+        views = self._inputs.views(batch.size, batch.step, batch.size).named()
         inputs = {name: views[name] for name in self._input_names}
         for name, array in inputs.items():
             self._device.copy_in(self._addresses[name], array)
@@ -122,9 +126,9 @@ class TensorRtEngine:
         return {name: array.shape for name, array in inputs.items()} | caches
 
     def _wipe_poisoned_padding(self, batch: Batch, logits: FloatArray) -> None:
-        for index, feed in enumerate(batch.feeds):
-            if not feed.tokens and not np.isfinite(logits[index]).all():
-                self._pool.clear_rows(feed.slot, batch.rows[index], batch.rows[index] + batch.step)
+        for index, place in batch.idle():
+            if not np.isfinite(logits[place]).all():
+                self._pool.clear_rows(batch.first + index, batch.rows[index], batch.rows[index] + batch.step)
 
     def _fitted(self, architecture: Architecture, geometry: Geometry, share: float) -> Geometry:
         """The geometry with the slots that fit beside the weights and contexts, which are loaded."""

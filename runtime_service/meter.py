@@ -29,6 +29,9 @@ class Meter:
         self._prompt = self._counter("prompt_tokens", "Tokens of input that were fed, counted as turns end.")
         self._generated = self._counter("generated_tokens", "Tokens of replies, counted as turns end.")
         self._evicted = self._counter("evicted_tokens", "Tokens that left their session's window.")
+        drafted = "Tokens that were guessed and fed on trial, counted as turns end."
+        self._drafted = self._counter("drafted_tokens", drafted)
+        self._accepted = self._counter("accepted_tokens", "Drafted tokens that were right, counted as turns end.")
         self._queue = self._histogram("queue", "From a turn's acceptance until it had a slot.", FIRST_TOKEN_S)
         self._prefill = self._histogram("prefill", "From having a slot until all input was fed.", FIRST_TOKEN_S)
         first = "TTFT: from a turn's acceptance until its first token. Not of turns that ended in ERROR."
@@ -40,7 +43,7 @@ class Meter:
         """Count from zero for an engine that may not have run a turn yet."""
         for reason in FinishReason:
             self._turns.labels(engine, reason.value)
-        for metric in (self._prompt, self._generated, self._evicted):
+        for metric in (self._prompt, self._generated, self._evicted, self._drafted, self._accepted):
             metric.labels(engine)
 
     def turn_ended(self, session: str, turn: str, engine: str, outcome: Outcome) -> None:
@@ -55,6 +58,8 @@ class Meter:
         self._prompt.labels(engine).inc(usage.prompt_tokens)
         self._generated.labels(engine).inc(usage.generated_tokens)
         self._evicted.labels(engine).inc(usage.evicted_tokens)
+        self._drafted.labels(engine).inc(usage.drafted_tokens)
+        self._accepted.labels(engine).inc(usage.accepted_tokens)
         self._queue.labels(engine).observe(outcome.timing.queue_s)
         if outcome.reason is not FinishReason.ERROR:
             self._time(engine, outcome)

@@ -18,6 +18,7 @@ MOST_STOPS = 16
 LONGEST_STOP = 256  # characters
 MOST_STOP_TOKENS = 64
 MOST_LOGPROBS = 20
+MOST_SPECULATED = 15
 SEEDS = 1 << 64
 
 
@@ -38,6 +39,7 @@ class RequestedOptions:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool | None = None
+    speculated_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class GenerationOptions:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
+    speculated_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class GenerationLimits:
     """Whether the engine has a tokenizer; without one no stop text could ever match."""
     temperature_default: float = 1.0
     """Where neither the request nor the checkpoint says how to sample."""
+    speculated_tokens_default: int = 0
+    """Where the request does not say how many tokens to draft."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ RANGES = {
     "presence_penalty": _Range(-2, 2),
     "frequency_penalty": _Range(-2, 2),
     "logprobs": _Range(0, MOST_LOGPROBS),
+    "speculated_tokens": _Range(0, MOST_SPECULATED),
 }
 
 
@@ -131,6 +137,7 @@ def resolve(
         stop_token_ids=requested.stop_token_ids,
         logprobs=requested.logprobs,
         ignore_eos=bool(requested.ignore_eos),
+        speculated_tokens=int(_first(requested.speculated_tokens, None, limits.speculated_tokens_default)),
     )
 
 

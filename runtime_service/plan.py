@@ -43,6 +43,17 @@ def plan(candidates: Sequence[Candidate], *, most: int, before: Step, last_chunk
     return Step({slot: min(longs[slot], most if singles else longs[slot])}, chunk=slot)
 
 
+def most_drafted(step: Step, *, rows: int, multiple: int = 1) -> int:
+    """Most tokens that each slot of a step may be fed on trial: it has at most `rows` rows then, with padding.
+
+    Its slots begin at a multiple of `multiple`. None beside a chunk of a long input.
+    """
+    if step.chunk is not None or not step.counts:
+        return 0
+    slots = max(step.counts) - min(step.counts) // multiple * multiple + 1
+    return max(0, rows // slots - 1)
+
+
 class Pace:
     """How many tokens of a long input fit in `stall_s`, learned from the steps so far.
 

@@ -35,6 +35,7 @@ def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: R
         vocabulary_size=manifest.architecture.vocabulary,
         decodes_text=text.decodes_text,
         temperature_default=settings.temperature_default,
+        speculated_tokens_default=settings.speculated_tokens,
     )
     return resolve(request.generation, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
 

@@ -36,6 +36,7 @@ SCALARS = (
     "seed",
     "logprobs",
     "ignore_eos",
+    "speculated_tokens",
 )
 """Fields of GenerationOptions that are one value, by the same names here and there."""
 

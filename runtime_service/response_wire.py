@@ -175,6 +175,8 @@ def _usage(usage: Usage) -> pb.Usage:
         generated_tokens=usage.generated_tokens,
         position=usage.position,
         evicted_tokens=usage.evicted_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
     )
 
 

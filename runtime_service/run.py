@@ -1,13 +1,15 @@
 """One turn while it runs: what is fed, what is accepted, how it ends. Knows no engine, no slots, no I/O.
 
-A token of the reply is *accepted* when it is sampled, and fed one step later. The last accepted token of a turn is
-not fed when the turn ends: it is pending, as is the template's closing behind it, and goes before the next input.
+A token of the reply is *accepted* when it is sampled, and fed one step later, or before it: in a draft, which is right
+as far as the tokens that are sampled are those of it. The last accepted token of a turn is not fed when the turn ends:
+it is pending, as is the template's closing behind it, and goes before the next input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from common.engine import FloatArray
 from common.errors import SinkServeError
@@ -15,6 +17,7 @@ from runtime_service.context import Context
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Delta, Reply
 from runtime_service.sampling import Sampled, sample
+from runtime_service.speculation import Speculation
 from runtime_service.turn import FinishReason, Timing, Usage
 
 
@@ -54,12 +57,13 @@ class Outcome:
 
 
 class Run:
-    """Life: `begin`, then `accept` for each token of the reply, then one of `finish`, `cancel`, `discard`, `fail`."""
+    """Life: `begin`, then `accept` after each step of the reply, then one of `finish`, `cancel`, `discard`, `fail`."""
 
     def __init__(self, work: Work, context: Context) -> None:
         self.work = work
         self.context = context
         self.start = context.length
+        self._speculation = Speculation(context, work.options.speculated_tokens if work.reply else 0)
         self._generated = 0
         self._text: list[str] = []
         self._began_at: float | None = None
@@ -79,13 +83,33 @@ class Run:
         self.context.extend(self.work.prompt)
         return True
 
-    def accept(self, logits: FloatArray, now: float) -> tuple[Delta | None, FinishReason | None]:
-        """Sample the next token from `logits` [vocabulary]; returns what to send, and the reason to end if any."""
-        context = self.context
+    def draft(self, most: int) -> tuple[int, ...]:
+        """At most `most` tokens to feed on trial, behind the one that is left to feed; they may not be what comes."""
+        room = self.left if self.work.evicts else min(self.left, self.context.window.capacity - self.context.length)
+        return self._speculation.draft(min(most, room - 1))
+
+    def accept(
+        self, logits: FloatArray, draft: tuple[int, ...], now: float
+    ) -> Iterator[tuple[Delta | None, FinishReason | None]]:
+        """Sample after a step that fed all that was left, and `draft`: as far as that is right, and one token more.
+
+        `logits` are [1 + draft, vocabulary]. Gives, for each token, what to send, and the reason to end if any.
+        """
+        context, right = self.context, 0
         if self.work.reply is None:
             self._fed_at = now
-            return None, FinishReason.INPUT_ONLY
-        return self.accept_sampled(sample(logits, self.work.options, context.length, context.counts), now)
+            yield None, FinishReason.INPUT_ONLY
+            return
+        for row, guess in zip_longest(logits, draft):
+            sampled = sample(row, self.work.options, context.length, context.counts)
+            delta, reason = self.accept_sampled(sampled, now)
+            right += sampled.token_id == guess
+            if reason is not None or sampled.token_id != guess:
+                break
+            context.advance(1)
+            yield delta, None
+        self._speculation.note(len(draft), right)
+        yield delta, reason
 
     def accept_sampled(self, sampled: Sampled, now: float) -> tuple[Delta, FinishReason | None]:
         """Take the next token of the reply; returns what to send, and the reason to end if any."""
@@ -129,7 +153,12 @@ class Run:
         """End as if the turn had not been, whatever the context has become: it is not looked at."""
         return Outcome(
             reason=FinishReason.ERROR,
-            usage=Usage(generated_tokens=self._generated, position=self.start),
+            usage=Usage(
+                generated_tokens=self._generated,
+                position=self.start,
+                drafted_tokens=self._speculation.drafted,
+                accepted_tokens=self._speculation.accepted,
+            ),
             timing=self._timing(now),
             start=self.start,
             error=error,
@@ -164,6 +193,8 @@ class Run:
             generated_tokens=self._generated,
             position=context.length,
             evicted_tokens=context.window.evicted(context.length) - context.window.evicted(self.start),
+            drafted_tokens=self._speculation.drafted,
+            accepted_tokens=self._speculation.accepted,
         )
         return Outcome(
             reason=reason,

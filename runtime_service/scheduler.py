@@ -18,7 +18,7 @@ from common.errors import FailedPrecondition, Internal, Reason, SinkServeError
 from common.window import SessionWindow, linear_run
 from runtime_service.context import Context
 from runtime_service.moves import Moves
-from runtime_service.plan import Candidate, Pace, Step, plan
+from runtime_service.plan import Candidate, Pace, Step, most_drafted, plan
 from runtime_service.reply import Delta
 from runtime_service.run import Outcome, Run, Work
 from runtime_service.slots import Residence, Slots, Tenant
@@ -202,48 +202,62 @@ class Scheduler:
         return len(context.next_tokens(min(run, context.unfed)))
 
     def _feed(self, step: Step) -> None:
-        feeds = tuple(
-            Feed(_slot(tenant), context.fed, context.window, context.next_tokens(step.counts.get(_slot(tenant), 0)))
-            for tenant in self.slots.residents
-            for context in [tenant.context]
-        )
         fed = [tenant for tenant in self.slots.residents if tenant.slot in step.counts]
         self._before = step
         self._last_chunk = self._last_chunk if step.chunk is None else step.chunk
-        self._guarded(fed, partial(self._step_engine, feeds, fed, step))
+        self._guarded(fed, partial(self._step_engine, fed, step))
 
-    def _step_engine(self, feeds: tuple[Feed, ...], fed: list[Tenant], step: Step) -> None:
-        width = max(step.counts.values())
+    def _drafts(self, fed: list[Tenant], step: Step) -> dict[int, tuple[int, ...]]:
+        """What those who decode may say next, by slot."""
+        most = most_drafted(step, rows=self._engine.draft_rows, multiple=self._engine.slot_multiple)
+        if not most:
+            return {}
+        return {_slot(tenant): self._draft(tenant, most) for tenant in fed}
+
+    def _draft(self, tenant: Tenant, most: int) -> tuple[int, ...]:
+        context = tenant.context
+        behind = linear_run(self._engine.geometry, context.window.sinks, context.fed) - 1
+        return self._run(tenant).draft(min(most, behind))
+
+    def _step_engine(self, fed: list[Tenant], step: Step) -> None:
+        drafts = self._drafts(fed, step)
+        feeds = tuple(_feed_of(tenant, step, drafts) for tenant in self.slots.residents)
+        width = max(len(feed.tokens) for feed in feeds)
         began = self._clock()
         logits = self._engine.step(feeds)
-        self._pace.note(width, self._clock() - began)
+        if step.chunk is not None:
+            self._pace.note(width, self._clock() - began)
         self._note_written(step, width)
-        finite = np.asarray(np.isfinite(logits).all(axis=1))  # [session]: asked once, for all
-        for place, tenant in enumerate(fed):
+        finite = np.asarray(np.isfinite(logits).all(axis=1))  # [wanted token]: asked once, for all
+        done = 0
+        for tenant in fed:
+            draft = drafts.get(_slot(tenant), ())
+            own = slice(done, done + 1 + len(draft))
+            done = own.stop
             tenant.context.advance(step.counts[_slot(tenant)])
-            act = partial(self._after_step, tenant, logits[place], is_finite=bool(finite[place]))
+            act = partial(self._after_step, tenant, logits[own], draft, is_finite=bool(finite[own].all()))
             self._guarded([tenant], act)
 
     def _note_written(self, step: Step, width: int) -> None:
-        """Every slot of the batch writes `width` rows: its tokens, and padding."""
+        """Every slot of the batch writes `width` rows: its tokens, its draft, and padding."""
         multiple = self._engine.slot_multiple
         first = min(step.counts) // multiple * multiple
         for tenant in self.slots.residents:
             if first <= _slot(tenant) <= max(step.counts):
                 tenant.written = max(tenant.written, tenant.context.fed + width)
 
-    def _after_step(self, tenant: Tenant, logits: FloatArray, *, is_finite: bool) -> None:
+    def _after_step(self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], *, is_finite: bool) -> None:
         run, now = self._run(tenant), self._clock()
         if not is_finite:
             self.fail(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
             return
         if tenant.context.unfed:
             return
-        delta, reason = run.accept(logits, now)
-        self._wrote(tenant, delta)
-        if reason is not None:
-            self._wrote(tenant, run.flush())
-            self._end(tenant, run.finish(reason, now))
+        for delta, reason in run.accept(logits, draft, now):
+            self._wrote(tenant, delta)
+            if reason is not None:
+                self._wrote(tenant, run.flush())
+                self._end(tenant, run.finish(reason, now))
 
     # How turns end
 
@@ -277,6 +291,14 @@ class Scheduler:
     def _run(self, tenant: Tenant) -> Run:
         assert tenant.run is not None, tenant
         return tenant.run
+
+
+def _feed_of(tenant: Tenant, step: Step, drafts: dict[int, tuple[int, ...]]) -> Feed:
+    """What `tenant` is fed in a step, its draft behind its own tokens; nothing if the step is not its."""
+    slot, context = _slot(tenant), tenant.context
+    draft = drafts.get(slot, ())
+    tokens = context.next_tokens(step.counts.get(slot, 0)) + draft
+    return Feed(slot, context.fed, context.window, tokens, wanted=1 + len(draft))
 
 
 def _slot(tenant: Tenant) -> int:

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
 from runtime_service.durability import Durability
+from runtime_service.options import MOST_SPECULATED
 
 
 def _upper(value: object) -> object:
@@ -56,6 +57,8 @@ class RuntimeSettings(Settings):
     """Most tokens of a reply that a request may ask for."""
     temperature_default: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Temperature where neither the request nor the checkpoint says one."""
+    speculated_tokens: Annotated[int, Field(ge=0, le=MOST_SPECULATED)] = 0
+    """Most tokens of a reply that are guessed and checked in one step, where the request does not say; 0: none."""
     stall_s: Annotated[float, Field(gt=0)] = 0.1
     """How long a piece of one session's input may hold up those who decode."""
     kept_events: Annotated[int, Field(ge=16)] = 4096

@@ -63,12 +63,14 @@ _REQUEST = TypeAdapter(TurnRequest)
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a turn; `position` is the whole session's after it."""
+    """Tokens of a turn; `position` is the whole session's after it. Drafted ones were fed on trial, see `Run.draft`."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
     position: int = 0
     evicted_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from builder_service.model import check_geometry
 from builder_service.tensors import ModelTensors
 from common.manifest import GRAPH_PATH
 from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import Precision, Target
+from common.spec import INT4_BLOCK, Precision, Target
 from common.window import Geometry
 
 
@@ -22,12 +22,13 @@ def build_engine(
     *,
     threads: int = 1,
     target: Target = Target.ONNXRUNTIME,
+    int4_block: int = INT4_BLOCK,
 ) -> OnnxRuntimeEngine:
     """Export the checkpoint in `folder` to a folder beside it, named by geometry and precision, and load it.
 
     For TensorRT, what is loaded stands in for its graph on the CPU.
     """
-    out = export_graph(folder, geometry, precision, target)
+    out = export_graph(folder, geometry, precision, target, int4_block=int4_block)
     model = read_model(Checkpoint(folder).config)
     rope = read_rope(model, geometry)
     path = GRAPH_PATH if target is Target.ONNXRUNTIME else STAND_IN_PATH
@@ -35,18 +36,24 @@ def build_engine(
 
 
 def export_graph(
-    folder: Path, geometry: Geometry, precision: str = "fp32", target: Target = Target.ONNXRUNTIME
+    folder: Path,
+    geometry: Geometry,
+    precision: str = "fp32",
+    target: Target = Target.ONNXRUNTIME,
+    *,
+    int4_block: int = INT4_BLOCK,
 ) -> Path:
     """The folder of the exported graph; made once."""
     g = geometry
-    out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}-{target}"
+    out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}-{target}-{int4_block}"
     if not (out / GRAPH_PATH).exists():
         checkpoint = Checkpoint(folder)
         model = read_model(checkpoint.config)
         check_geometry(model.architecture, geometry)
         tensors = ModelTensors(checkpoint, model)
         tensors.check()
-        export(model, tensors, geometry, Precision(precision), out, lambda _: None, target=target)
+        kind = Precision(precision)
+        export(model, tensors, geometry, kind, out, lambda _: None, target=target, int4_block=int4_block)
         if target is Target.TENSORRT:
-            write_stand_in(model, geometry, Precision(precision), out)
+            write_stand_in(model, geometry, kind, out)
     return out

@@ -40,11 +40,13 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         return x ^ (x >> np.uint64(31))
 
 
-def expected_logits(tokens: Sequence[int], window: SessionWindow, vocabulary: int = 64) -> FloatArray:
+def expected_logits(
+    tokens: Sequence[int], window: SessionWindow, vocabulary: int = 64, *, simple: bool = False
+) -> FloatArray:
     """Logits after the last of all of a session's `tokens`, by the definition of sink + window."""
     sinks, recent = held_positions(window, len(tokens) - 1)
     seen = [*(tokens[p] for p in sinks), *(tokens[p] for p in recent), tokens[-1]]
-    return hashed_logits([token + 1 for token in seen], vocabulary)
+    return hashed_logits([token + 1 for token in (seen[-1:] if simple else seen)], vocabulary)
 
 
 def expected_greedy(tokens: Sequence[int], window: SessionWindow, count: int, vocabulary: int = 64) -> list[int]:
@@ -58,6 +60,7 @@ def expected_greedy(tokens: Sequence[int], window: SessionWindow, count: int, vo
 class FakeEngine:
     """See the module. `poison` are tokens that make everything that sees them NaN; `steps` records all feeds.
 
+    A `simple` one looks at the newest token alone, so that what it says repeats itself soon.
     `before_step` runs at the start of each step, in the caller's thread: to wait, to count, to raise.
     """
 
@@ -67,12 +70,16 @@ class FakeEngine:
         *,
         vocabulary: int = 64,
         slot_multiple: int = 1,
+        draft_rows: int = 16,
+        simple: bool = False,
         poison: frozenset[int] = frozenset(),
         before_step: Callable[[tuple[Feed, ...]], None] | None = None,
     ) -> None:
         self.geometry = geometry
         self.vocabulary_size = vocabulary
         self.slot_multiple = slot_multiple
+        self.draft_rows = draft_rows
+        self.simple = simple
         self.poison = poison
         self.before_step = before_step
         self.steps: list[tuple[Feed, ...]] = []
@@ -84,10 +91,10 @@ class FakeEngine:
         if self.before_step is not None:
             self.before_step(feeds)
         self._check_tokens(feeds)
-        batch = plan_batch(self.geometry, feeds, multiple=self.slot_multiple)
+        batch = plan_batch(self.geometry, feeds, multiple=self.slot_multiple, draft_rows=self.draft_rows)
         self.steps.append(feeds)
         self._write(batch)
-        return np.stack([self._logits(feed) for feed in feeds if feed.tokens])
+        return np.stack([self._logits(feed, index) for feed in feeds for index in _wanted(feed)])
 
     def clear(self, slot: int) -> None:
         assert not self.closed, "clear after close"
@@ -120,11 +127,13 @@ class FakeEngine:
             self._rows[feed.slot, first : first + batch.step] = GARBAGE
             self._rows[feed.slot, first : first + len(own)] = own
 
-    def _logits(self, feed: Feed) -> FloatArray:
-        position = feed.position + len(feed.tokens) - 1
+    def _logits(self, feed: Feed, index: int) -> FloatArray:
+        position = feed.position + index
         seen = self._rows[feed.slot, [*self._held_rows(position, feed.window), self._row(position, feed.window)]]
         visible = sorted(r for part in visible_rows(self.geometry, feed.window, position) for r in part)
         assert visible == sorted({*self._held_rows(position, feed.window), self._row(position, feed.window)})
+        if self.simple and np.isfinite(seen).all():
+            seen = seen[-1:]
         return hashed_logits(seen.tolist(), self.vocabulary_size)
 
     def _held_rows(self, position: int, window: SessionWindow) -> list[int]:
@@ -132,3 +141,8 @@ class FakeEngine:
 
     def _row(self, position: int, window: SessionWindow) -> int:
         return row(self.geometry, window.sinks, position)
+
+
+def _wanted(feed: Feed) -> range:
+    """Indices of the tokens whose logits are wanted."""
+    return range(len(feed.tokens) - feed.wanted, len(feed.tokens)) if feed.tokens else range(0)

@@ -42,7 +42,7 @@ def _part(schema: Mapping[str, Any], title: str, part: Mapping[str, Any]) -> str
 
 
 def _kind(field: Mapping[str, Any]) -> str:
-    return "word" if "enum" in field else KINDS[field["type"]]
+    return "word" if "enum" in field and field["type"] == "string" else KINDS[field["type"]]
 
 
 def _default(field: Mapping[str, Any]) -> str:

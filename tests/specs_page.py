@@ -24,7 +24,7 @@ PRECISION_WORDS = {
     Precision.FP16: "16-bit floats, 11 bits of them mantissa",
     Precision.BF16: "16-bit floats with the range of 32-bit ones",
     Precision.INT8: "8-bit weights of which products use 7, a scale for each output",
-    Precision.INT4: "4-bit weights in blocks of 32, a scale for each block",
+    Precision.INT4: "4-bit weights in blocks of 32, 64 or 128, a scale and a zero point for each block",
 }
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 131_072)
 WRONG = (
@@ -37,6 +37,7 @@ WRONG = (
     "cache: {window_tokens: 0}",
     "cache: {window_tokens: true}",
     "options: {tensorrt: {optimization_level: 5}}",
+    "options: {onnxruntime: {int4_block: 64}}",
     "cache: {sink_tokens: 4, window_tokens: 300}",
 )
 LLAMA = Architecture(

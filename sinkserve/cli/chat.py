@@ -59,6 +59,9 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     stop: Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
     ignore_eos: Annotated[bool | None, typer.Option("--ignore-eos", help="Go on past the model's own end.")] = None,
+    speculated_tokens: Annotated[
+        int | None, typer.Option("--speculated-tokens", help="Most tokens to guess and check at once; 0 is none.")
+    ] = None,
     runtime: Runtime = None,
 ) -> None:
     """Talk to an engine.
@@ -87,6 +90,7 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
                 stop=stop,
                 seed=seed,
                 ignore_eos=ignore_eos,
+                speculated_tokens=speculated_tokens,
             ),
         ),
     )

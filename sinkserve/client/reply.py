@@ -47,6 +47,10 @@ class Usage:
     """Tokens of the whole session after the turn, evicted ones included."""
     evicted_tokens: int
     """Tokens that left the window in this turn."""
+    drafted_tokens: int = 0
+    """Tokens that were guessed and fed on trial."""
+    accepted_tokens: int = 0
+    """Guessed tokens that were right."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,14 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
     usage, timing = finished.usage, finished.timing
     return Finished(
         reason=_read_reason(finished.reason),
-        usage=Usage(usage.prompt_tokens, usage.generated_tokens, usage.position, usage.evicted_tokens),
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            generated_tokens=usage.generated_tokens,
+            position=usage.position,
+            evicted_tokens=usage.evicted_tokens,
+            drafted_tokens=usage.drafted_tokens,
+            accepted_tokens=usage.accepted_tokens,
+        ),
         timing=Timing(
             queue_s=timing.queue_duration.ToTimedelta().total_seconds(),
             prefill_s=timing.prefill_duration.ToTimedelta().total_seconds(),

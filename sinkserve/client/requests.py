@@ -47,6 +47,7 @@ class GenerationOptions(TypedDict, total=False):
     stop_token_ids: Sequence[int]
     logprobs: int
     ignore_eos: bool
+    speculated_tokens: int
 
 
 class SessionOptions(TypedDict, total=False):

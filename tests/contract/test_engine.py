@@ -25,6 +25,8 @@ CLOSE = {  # of the largest logit, between other shapes of steps
     "fp32": 1e-5,
     "int8": 5e-2,
     "int4": 5e-2,
+    "int4/64": 5e-2,
+    "int4/128": 5e-2,
     "tensorrt-fp32": 1e-5,
     "tensorrt-fp16": 2**-6,
     "tensorrt-bf16": 2**-3,
@@ -39,10 +41,11 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if request.param == "fake":
         yield FakeEngine
         return
-    target, _, precision = request.param.rpartition("-")
+    kind, _, block = request.param.partition("/")
+    target, _, precision = kind.rpartition("-")
     folder: Path = write_checkpoint(tmp_path_factory.mktemp("checkpoint"), hidden=64, tokenizer=False)
     if not target:
-        yield lambda geometry: build_engine(folder, geometry, precision)
+        yield lambda geometry: build_engine(folder, geometry, precision, int4_block=int(block or 32))
         return
     with pytest.MonkeyPatch.context() as monkeypatch:
         cuda = install(monkeypatch)
@@ -154,6 +157,44 @@ def test_tokens_are_taken_back_by_not_advancing(
         engine.step((tried,))
         (logits,) = engine.step((Feed(0, position, LESS, (tokens[position],)),))
         assert close(logits, alone[position])
+
+
+@pytest.mark.parametrize("window", [FULL, LESS])
+def test_logits_after_several_tokens_are_those_of_as_many_steps(
+    engine: Engine, window: SessionWindow, close: Callable[[FloatArray, FloatArray], bool]
+) -> None:
+    """Drafts that are right and wrong by turns, over sinks and ring, beside an idle slot and one that decodes."""
+    if not engine.draft_rows:
+        pytest.skip("it checks no drafts")
+    tokens = random_tokens(70, engine.vocabulary_size)
+    single, other = (feed_all(engine, slot, window, tokens, [1]) for slot in (0, 2))
+    for slot in (0, 2):
+        engine.clear(slot)
+    position = neighbour = 0
+    while position < 60:
+        right = feed_of(engine, 0, window, tokens, position, 1 + position % 5)
+        wanted = 1 + position % len(right.tokens)
+        feeds = (replace(right, wanted=wanted), Feed(1, 0, LESS), Feed(2, neighbour, window, (tokens[neighbour],)))
+        got = engine.step(feeds if position % 3 else feeds[::-1])
+        own, beside = (got[:wanted], got[wanted]) if position % 3 else (got[1:], got[0])
+        assert got.shape == (wanted + 1, engine.vocabulary_size)
+        end = position + len(right.tokens)
+        assert all(close(row, single[at]) for row, at in zip(own, range(end - wanted, end), strict=True))
+        assert close(beside, other[neighbour])
+        position += 1 + position % len(right.tokens)  # what the rest of the draft was is taken back
+        neighbour += 1
+
+
+def test_drafts_beyond_what_it_checks_are_refused(engine: Engine) -> None:
+    rows = engine.draft_rows
+    for wanted in (0, 5):
+        with pytest.raises(ValueError, match=rf"after {wanted} tokens are wanted"):
+            engine.step((Feed(0, 4, FULL, (1, 2, 3, 4), wanted),))
+    if rows:
+        assert engine.step((Feed(0, 4, FULL, (1, 2, 3, 4), 4),)).shape == (4, engine.vocabulary_size)
+    slots = GEOMETRY.slots
+    with pytest.raises(ValueError, match=rf"at most {rows} rows"):
+        engine.step(tuple(Feed(slot, 4, FULL, (1,) * 6, 2) for slot in range(slots)))
 
 
 def test_a_cleared_slot_is_as_good_as_new(engine: Engine, make: MakeEngine) -> None:

@@ -88,11 +88,10 @@ class Replica(Bench):
         await self.handle.membership.start()
         self.paused = False
 
-    async def restart(self) -> None:
+    async def restart(self, **settings: Any) -> None:
         """Stop in good order, and start."""
-        await self.stop()
         self.paused = False
-        await self.start()
+        await super().restart(**settings)
 
     async def at_rest(self) -> None:
         """Return when no turn runs or waits, and all is written."""

@@ -72,6 +72,13 @@ class Bench:
             await self.channel.close()
         self.channel = self.runtime = None
 
+    async def restart(self, **settings: Any) -> None:
+        """A new runtime with other settings, over the same home."""
+        await self.stop()
+        self.engines.clear()
+        self.settings |= settings
+        await self.start()
+
     @property
     def shared(self) -> SharedSettings:
         return SharedSettings.load({"home": self.home, "database_url": self.database_url})
@@ -186,6 +193,11 @@ class Stream:
         while events[-1].WhichOneof("event") != kind:
             events.append(await self.next())
         return events
+
+    async def said(self, turn_id: str, text: str | None = None, **turn: Any) -> list[int]:
+        """Tokens of the reply to a turn."""
+        await self.turn(turn_id, **turn if text is None else {"text": text, **turn})
+        return tokens_of(await self.until("finished"))
 
     async def finished(self) -> pb.TurnFinished:
         return (await self.until("finished"))[-1].finished

@@ -15,15 +15,10 @@ from tests.service.runtime import ENDLESS, Bench, Stream, reason_of, tokens_of
 ONE, TWO, THREE = "one fine day", "two of them", "three in a row"
 
 
-async def _said(stream: Stream, turn_id: str, text: str, **turn: Any) -> list[int]:
-    await stream.turn(turn_id, text=text, **turn)
-    return tokens_of(await stream.until("finished"))
-
-
 async def _talked(bench: Bench, session_id: str = "s", **options: Any) -> Stream:
     stream = await bench.opened(session_id=session_id, **options)
     for turn_id, text in (("1", ONE), ("2", TWO)):
-        await _said(stream, turn_id, text)
+        await stream.said(turn_id, text)
     return stream
 
 
@@ -50,8 +45,8 @@ async def test_a_fork_goes_on_as_the_other_does_and_neither_hears_of_the_other(b
     fork = await _fork(bench, session_id="f")
     assert (fork.name, fork.turns, fork.engine) == ("sessions/f", 2, "demo@1")
     forked = await bench.resumed("sessions/f")
-    assert await _said(forked, "3", THREE) == await _said(stream, "3", THREE)
-    await _said(forked, "4", ONE)
+    assert await forked.said("3", THREE) == await stream.said("3", THREE)
+    await forked.said("4", ONE)
     assert await _ids(bench, "sessions/s") == ["1", "2", "3"]
     assert await _ids(bench, "sessions/f") == ["1", "2", "3", "4"]
 
@@ -74,7 +69,7 @@ async def test_a_fork_at_an_earlier_turn_says_what_was_said_there(bench: Bench) 
     second = tokens_of([event for event in stream.events if event.delta.turn_id == "2"])
     await _talked(bench)
     await _fork(bench, turn_id="1", session_id="f")
-    assert await _said(await bench.resumed("sessions/f"), "again", TWO) == second
+    assert await (await bench.resumed("sessions/f")).said("again", TWO) == second
 
 
 async def test_the_same_fork_again_is_the_same_session_and_another_is_refused(bench: Bench) -> None:
@@ -110,7 +105,7 @@ async def test_a_fork_goes_on_with_another_version_by_its_tokens(bench: Bench) -
     assert fork.engine == "demo@2"
     forked = Stream(bench.stub.Converse())
     assert (await forked.resume("sessions/f")).kv_recomputed
-    assert await _said(forked, "3", THREE) == await _said(stream, "3", THREE), "the fakes of both are alike"
+    assert await forked.said("3", THREE) == await stream.said("3", THREE), "the fakes of both are alike"
 
 
 async def test_a_version_with_other_words_is_refused(bench: Bench) -> None:
@@ -124,12 +119,12 @@ async def test_a_version_with_other_words_is_refused(bench: Bench) -> None:
 
 async def test_a_session_that_is_rewound_says_again_what_it_said(bench: Bench) -> None:
     stream = await _talked(bench)
-    third = await _said(stream, "3", THREE)
+    third = await stream.said("3", THREE)
     rewound = await _rewind(bench, turn_id="2")
     assert rewound.turns == 2
     assert await stream.failure() == (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
     again = await bench.resumed("sessions/s")
-    assert await _said(again, "other", THREE) == third
+    assert await again.said("other", THREE) == third
     assert await _ids(bench, "sessions/s") == ["1", "2", "other"]
     heard = [event.sequence for event in again.events if event.sequence]
     assert min(heard) > max(event.sequence for event in stream.events)
@@ -140,7 +135,7 @@ async def test_a_turn_is_asked_for_again_in_other_words(bench: Bench) -> None:
     second = tokens_of([event for event in stream.events if event.delta.turn_id == "2"])
     await _rewind(bench, turn_id="2", drop_turn=True)
     again = await bench.resumed("sessions/s")
-    assert await _said(again, "2", TWO) == second, "its id is free again"
+    assert await again.said("2", TWO) == second, "its id is free again"
     await _rewind(bench, turn_id="1", drop_turn=True)
     assert await _ids(bench, "sessions/s") == []
 
@@ -150,7 +145,7 @@ async def test_a_rewind_drops_what_runs_behind_the_turn(bench: Bench) -> None:
     await stream.turn("3", generation=ENDLESS)
     await stream.first_delta()
     await _rewind(bench, turn_id="2")
-    await _said(await bench.resumed("sessions/s"), "4", THREE)
+    await (await bench.resumed("sessions/s")).said("4", THREE)
     assert await _ids(bench, "sessions/s") == ["1", "2", "4"]
 
 
@@ -171,7 +166,7 @@ async def test_a_rewind_to_nowhere_changes_nothing(
     assert await _refused(call) == (grpc.StatusCode[code], reason)
     assert await _ids(bench, "sessions/s") == ["1", "2"]
     if reason != "TURN_NOT_FOUND":
-        await _said(stream, "3", THREE)
+        await stream.said("3", THREE)
 
 
 @pytest.mark.parametrize(
@@ -187,4 +182,4 @@ async def test_a_fork_of_nothing_is_refused(bench: Bench, request_: dict[str, st
     stream = await _talked(bench)
     call = bench.stub.ForkSession(pb.ForkSessionRequest(**request_))
     assert await _refused(call) == (grpc.StatusCode[code], reason)
-    await _said(stream, "3", THREE)
+    await stream.said("3", THREE)

@@ -96,6 +96,27 @@ async def test_neighbours_and_parking_change_nothing(home: Path) -> None:
         assert all(replies == alone for _, replies in together)
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.7, "seed": 5, "frequency_penalty": -0.5}])
+async def test_drafts_change_nothing_but_the_steps(home: Path, options: dict[str, Any]) -> None:
+    """Over two windows, greedy and at random; a session whose request does not say takes the server's setting."""
+    asked: dict[str, Any] = {"max_new_tokens": 90, "ignore_eos": True, **options}
+    said, usages = [], []
+    async with serving(home, speculated_tokens=15) as channel:
+        for drafts in ({}, {"speculated_tokens": 0}, {"speculated_tokens": 3}):
+            stub: Any = ConversationServiceStub(channel)
+            stream = Stream(stub.Converse())
+            await stream.open(engine="tiny")
+            await stream.turn(text="la la la la la la", generation={**asked, **drafts})
+            events = await stream.until("finished")
+            said.append(tokens_of(events))
+            usages.append(events[-1].finished.usage)
+    assert said[0] == said[1] == said[2]
+    assert len(said[0]) == 90
+    assert usages[1].drafted_tokens == 0
+    for usage in (usages[0], usages[2]):
+        assert usage.drafted_tokens >= usage.accepted_tokens > 0
+
+
 async def test_a_conversation_goes_on_after_a_restart(home: Path) -> None:
     async with serving(home) as channel:
         _, whole = await talk(channel, TEXTS)

@@ -99,11 +99,12 @@ async def test_a_prompt_prints_its_reply_and_leaves_no_session(shell: Shell) -> 
 
 
 async def test_sampling_options_reach_the_server(shell: Shell) -> None:
-    options = "--keep -p hi --seed 7 --stop a --stop b --temperature 0 --top-k 5 --window 9"
+    options = "--keep -p hi --seed 7 --stop a --stop b --temperature 0 --top-k 5 --window 9 --speculated-tokens 4"
     await shell.run("chat", "demo", *options.split())
     (session,) = shell.runtime.sessions.values()
     (turn,) = session.turns.values()
     assert (turn.generation.seed, list(turn.generation.stop), turn.generation.top_k) == (7, ["a", "b"], 5)
+    assert turn.generation.speculated_tokens == 4
     assert turn.generation.HasField("temperature")
     assert not turn.generation.HasField("top_p")
     assert session.session.options.window_tokens == 9

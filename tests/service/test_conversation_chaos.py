@@ -80,7 +80,9 @@ class Chaos:
         self.count += 1
         tokens = tuple(self.dice.randrange(5, 400) for _ in range(self.dice.randrange(1, 25)))
         given = TurnInput(token_ids=tokens) if self.dice.random() < 0.5 else TurnInput(text=f"number {self.count}")
-        options = RequestedOptions(max_new_tokens=self.dice.randrange(1, 60), ignore_eos=True)
+        options = RequestedOptions(
+            max_new_tokens=self.dice.randrange(1, 60), ignore_eos=True, speculated_tokens=self.dice.choice((0, 15))
+        )
         request = TurnRequest(f"t{self.count}", given, options, no_reply=self.dice.random() < 0.1)
         client.asked.append(request)
         await conversation.receive(request)

@@ -24,12 +24,6 @@ def _engines(bench: Bench) -> engine_grpc.EngineServiceAsyncStub:
     return engine_grpc.EngineServiceStub(bench.channel)
 
 
-async def _restart(bench: Bench, **settings: Any) -> None:
-    await bench.stop()
-    bench.settings |= settings
-    await bench.start()
-
-
 async def _running(bench: Bench, **new_session: Any) -> Stream:
     stream = await bench.opened(**new_session)
     await stream.turn("1", generation=ENDLESS)
@@ -91,7 +85,7 @@ async def _unload(bench: Bench, when_busy: Any) -> None:
 
 async def test_new_sessions_follow_an_alias_and_old_ones_stay(bench: Bench) -> None:
     _alias(bench, "demo@1")
-    await _restart(bench, engines=("demo:prod",), follow_s=0.1)
+    await bench.restart(engines=("demo:prod",), follow_s=0.1)
     old = Stream(bench.stub.Converse())
     await old.open("demo:prod", session_id="old")
     bench.publish()
@@ -111,7 +105,7 @@ async def test_new_sessions_follow_an_alias_and_old_ones_stay(bench: Bench) -> N
 
 
 async def test_until_another_version_is_loaded_new_sessions_get_the_one_before(bench: Bench) -> None:
-    await _restart(bench, engines=("demo",), follow_s=0.1)
+    await bench.restart(engines=("demo",), follow_s=0.1)
     bench.may_load.clear()
     bench.publish()
     await asyncio.sleep(0.3)
@@ -125,7 +119,7 @@ async def test_until_another_version_is_loaded_new_sessions_get_the_one_before(b
 
 
 async def test_more_turns_than_may_wait_are_refused_and_told_when_to_come(bench: Bench) -> None:
-    await _restart(bench, waiting_turns=1)
+    await bench.restart(waiting_turns=1)
     busy = [await _running(bench) for _ in range(4)]
     waits = await bench.opened()
     await waits.turn("1")

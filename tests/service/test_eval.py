@@ -121,6 +121,15 @@ def test_another_cache_is_refused_where_the_config_is_not_what_the_engine_was_bu
     assert not list((home / "home" / "engines").glob(".resized-*"))
 
 
+def test_with_another_cache_int4_keeps_its_blocks(home: Path) -> None:
+    options = "precision: int4\noptions: {onnxruntime: {int4_block: 64}}\n"
+    spec = (home / "spec.yaml").read_text().replace("name: tiny", "name: blocks") + options
+    (home / "blocks.yaml").write_text(spec)
+    ran = sinkserve("eval", "speed", str(home / "blocks.yaml"), "--cache", "16")
+    assert ran.exit_code == 0, ran.stderr
+    assert "blocks@1 is ready" in ran.stderr
+
+
 def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Path) -> None:
     args = ("eval", "ppl", "tiny", "--text", str(home / "text.txt"), "--tokens", "80", "--stride", "9")
     table = sinkserve(*args, "--output", str(tmp_path / "out"))

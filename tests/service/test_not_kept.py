@@ -9,24 +9,12 @@ import grpc
 import pytest
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.service.runtime import ENDLESS, Bench, Stream, eventually, reason_of, tokens_of
+from tests.service.runtime import ENDLESS, Bench, eventually, reason_of
 
 NONE = pb.SessionOptions(durability=pb.SessionOptions.DURABILITY_NONE)
 SECRET = "the secret of the vault"
 NOT_KEPT = (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_NOT_KEPT")
 NOT_FOUND = (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
-
-
-async def _restart(bench: Bench, **settings: Any) -> None:
-    await bench.stop()
-    bench.engines.clear()
-    bench.settings |= settings
-    await bench.start()
-
-
-async def _said(stream: Stream, turn_id: str, text: str) -> list[int]:
-    await stream.turn(turn_id, text=text)
-    return tokens_of(await stream.until("finished"))
 
 
 async def _refused(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -38,13 +26,13 @@ async def _refused(call: Any) -> tuple[grpc.StatusCode, str]:
 async def test_it_says_what_any_session_says_also_when_its_cache_was_lost(bench: Bench) -> None:
     texts = [f"turn {number}" for number in range(30)]  # far past the window
     expected = await bench.said(*texts)
-    await _restart(bench, parked_bytes=0)
+    await bench.restart(parked_bytes=0)
     stream = await bench.opened(options=NONE)
     for number, text in enumerate(texts[:-1]):
-        await _said(stream, str(number), text)
+        await stream.said(str(number), text)
     for _ in range(4):  # others take all slots
         await bench.said("hello")
-    assert await _said(stream, "last", texts[-1]) == expected
+    assert await stream.said("last", texts[-1]) == expected
     moves = bench.handle.engines.loaded[0].thread.scheduler.moves
     assert (moves.spilled > 0, moves.replayed > 0) == (True, True), "others may go to the disk"
     assert not bench.handle.shared.caches.files.has(0)
@@ -52,7 +40,7 @@ async def test_it_says_what_any_session_says_also_when_its_cache_was_lost(bench:
 
 async def test_nothing_that_is_said_reaches_the_disk(bench: Bench) -> None:
     stream = await bench.opened(session_id="s", options=NONE, system_prompt=SECRET)
-    await _said(stream, "1", SECRET)
+    await stream.said("1", SECRET)
     await stream.half_close()
     await stream.rest()
     with sqlite3.connect(bench.home / "sinkserve.db") as database:
@@ -67,9 +55,9 @@ async def test_nothing_that_is_said_reaches_the_disk(bench: Bench) -> None:
 
 async def test_its_turns_are_listed_and_known_again_while_it_lives(bench: Bench) -> None:
     stream = await bench.opened(session_id="s", options=NONE)
-    first = await _said(stream, "1", "one")
+    first = await stream.said("1", "one")
     again = await bench.resumed("sessions/s")
-    assert await _said(again, "1", "one") == first
+    assert await again.said("1", "one") == first
     await again.turn("1", text="other")
     assert (await again.rejected()).turn_id == "1"
     listed = await bench.stub.ListTurns(pb.ListTurnsRequest(name="sessions/s"))
@@ -78,8 +66,8 @@ async def test_its_turns_are_listed_and_known_again_while_it_lives(bench: Bench)
 
 async def test_it_ends_with_its_server_in_good_order(bench: Bench) -> None:
     stream = await bench.opened(session_id="s", options=NONE)
-    await _said(stream, "1", "one")
-    await _restart(bench)
+    await stream.said("1", "one")
+    await bench.restart()
     assert await _refused(bench.stub.GetSession(pb.GetSessionRequest(name="sessions/s"))) == NOT_FOUND
 
 
@@ -112,7 +100,7 @@ async def test_it_ends_with_a_server_that_died(bench: Bench) -> None:
 
 async def test_it_stays_where_it_is_and_goes_only_forward(bench: Bench) -> None:
     stream = await bench.opened(session_id="s", options=NONE)
-    await _said(stream, "1", "one")
+    await stream.said("1", "one")
     assert await _refused(bench.stub.ForkSession(pb.ForkSessionRequest(name="sessions/s"))) == NOT_KEPT
     rewind = pb.RewindSessionRequest(name="sessions/s", turn_id="1")
     assert await _refused(bench.stub.RewindSession(rewind)) == NOT_KEPT
@@ -124,13 +112,13 @@ async def test_it_stays_where_it_is_and_goes_only_forward(bench: Bench) -> None:
         assert await elsewhere.failure() == NOT_KEPT
     finally:
         await other.stop()
-    await _said(stream, "2", "two")
+    await stream.said("2", "two")
 
 
 async def test_it_makes_no_room_for_others(bench: Bench) -> None:
-    await _restart(bench, max_sessions=1)
+    await bench.restart(max_sessions=1)
     stream = await bench.opened(session_id="s", options=NONE)
-    await _said(stream, "1", "one")
+    await stream.said("1", "one")
     await stream.half_close()
     await stream.rest()
     late = bench.stream()

@@ -21,7 +21,7 @@ from runtime_service.session_tables import replicas
 from runtime_service.turn import Turn
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.databases import KINDS, new_database_url
-from tests.service.runtime import ENDLESS, Bench, Stream, eventually, info, kinds, tokens_of
+from tests.service.runtime import ENDLESS, Bench, Stream, eventually, info, kinds
 
 TAKEN_OVER = (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
 
@@ -73,31 +73,26 @@ async def _history(bench: Bench, session: str) -> list[str]:
     return [turn.turn_id for turn in (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns]
 
 
-async def _said(stream: Stream, turn_id: str, **turn: Any) -> list[int]:
-    await stream.turn(turn_id, **turn)
-    return tokens_of(await stream.until("finished"))
-
-
 async def test_a_session_goes_on_where_it_is_opened_and_says_what_it_would_have_said(both: Replicas) -> None:
     alone = await both.here.said("one", "two", "three")
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1", text="one")
+    await stream.said("1", text="one")
     moved = await both.there.resumed("sessions/s")
     assert await stream.failure() == TAKEN_OVER
-    await _said(moved, "2", text="two")
+    await moved.said("2", text="two")
     back = await both.here.resumed("sessions/s")
     assert await moved.failure() == TAKEN_OVER
-    assert await _said(back, "3", text="three") == alone
+    assert await back.said("3", text="three") == alone
     assert await _history(both.there, "sessions/s") == ["1", "2", "3"]
 
 
 async def test_a_session_that_nobody_follows_is_handed_over_too(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     await stream.half_close()
     await stream.rest()
     moved = await both.there.resumed("sessions/s")
-    await _said(moved, "2")
+    await moved.said("2")
     assert not both.here.handle.sessions.live
 
 
@@ -119,15 +114,15 @@ async def test_a_turn_that_runs_stops_at_an_edge_and_starts_again_where_the_sess
 
 async def test_a_turn_is_known_wherever_it_is_sent_again(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    first = await _said(stream, "1")
+    first = await stream.said("1")
     moved = await both.there.resumed("sessions/s")
-    assert await _said(moved, "1") == first
+    assert await moved.said("1") == first
     assert len(await _history(both.there, "sessions/s")) == 1
 
 
 async def test_who_was_thought_dead_and_wakes_changes_nothing(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     last = stream.events[-1].sequence
     await stream.turn("2", generation=ENDLESS)
     await stream.first_delta()
@@ -146,12 +141,12 @@ async def test_who_was_thought_dead_and_wakes_changes_nothing(both: Replicas) ->
 
 async def test_a_turn_at_who_was_thought_dead_is_not_taken(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     await both.forget_lease(both.here)
     moved = await both.there.resumed("sessions/s")
     await stream.turn("2")
     assert await stream.failure() == TAKEN_OVER
-    await _said(moved, "3")
+    await moved.said("3")
     assert await _history(both.there, "sessions/s") == ["1", "3"]
 
 
@@ -178,7 +173,7 @@ async def test_a_turn_that_comes_while_its_session_leaves_is_told_why_it_was_not
     may_look.set()
     assert info((await stream.rejected()).error).reason == "SESSION_TAKEN_OVER"
     assert await stream.failure() == TAKEN_OVER
-    await _said(await moving, "1")
+    await (await moving).said("1")
     assert await _history(both.there, "sessions/s") == ["1"]
 
 
@@ -219,7 +214,7 @@ async def test_a_turn_whose_end_is_being_kept_while_its_session_leaves_ended_or_
     turn = both.there.handle.shared.repository.find_turn(live.session.key, "1")
     assert turn is not None
     assert (turn.attempt, turn.stops) == ((2, 1) if lost else (1, 0))
-    assert await _said(moved, "2", text="two") == alone
+    assert await moved.said("2", text="two") == alone
 
 
 async def test_a_store_that_hangs_holds_up_no_session_but_its_own(
@@ -234,8 +229,8 @@ async def test_a_store_that_hangs_holds_up_no_session_but_its_own(
 
     monkeypatch.setattr(caches.snapshots, "keep", hang)
     options = pb.SessionOptions(durability=pb.SessionOptions.DURABILITY_TOKENS_AND_KV)
-    await _said(await both.here.opened(session_id="s", options=options), "1")
-    await _said(await both.here.opened(session_id="t"), "1")
+    await (await both.here.opened(session_id="s", options=options)).said("1")
+    await (await both.here.opened(session_id="t")).said("1")
     (live,) = (live for live in both.here.handle.sessions.live if live.session.session_id == "s")
     state = await live.turns.export()
     assert state is not None
@@ -246,10 +241,10 @@ async def test_a_store_that_hangs_holds_up_no_session_but_its_own(
         return live.closed
 
     await eventually(leaves)
-    await _said(await both.there.resumed("sessions/t"), "2")
+    await (await both.there.resumed("sessions/t")).said("2")
     assert not moving.done()
     answers.set()
-    await _said(await moving, "2")
+    await (await moving).said("2")
     await asyncio.gather(*others)
 
 
@@ -267,9 +262,9 @@ async def test_a_store_that_takes_too_long_costs_a_snapshot_and_no_session(
     monkeypatch.setattr(caches.snapshots, "keep", hang)
     options = pb.SessionOptions(durability=pb.SessionOptions.DURABILITY_TOKENS_AND_KV)
     stream = await both.here.opened(session_id="s", options=options)
-    await _said(stream, "1")
+    await stream.said("1")
     moved = await both.there.resumed("sessions/s")
-    await _said(moved, "2")
+    await moved.said("2")
     answers.set()
     caches.threads.shutdown()  # waits for it: the session is another's by now
     (live,) = both.there.handle.sessions.live
@@ -302,13 +297,13 @@ async def test_a_turn_is_cancelled_from_anywhere_and_nothing_is_taken_over(both:
     assert (await stream.finished()).reason == pb.FINISH_REASON_LENGTH
     await both.there.stub.CancelTurn(cancel)
     await both.there.stub.CancelTurn(pb.CancelTurnRequest(session="sessions/s", turn_id="none"))
-    await _said(stream, "3")
+    await stream.said("3")
     assert await _history(both.there, "sessions/s") == ["1", "2", "3"]
 
 
 async def test_a_session_is_deleted_from_anywhere(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     await both.there.stub.DeleteSession(pb.DeleteSessionRequest(name="sessions/s"))
     assert await stream.failure() == TAKEN_OVER
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -318,12 +313,12 @@ async def test_a_session_is_deleted_from_anywhere(both: Replicas) -> None:
 
 async def test_a_replica_that_drains_leaves_its_sessions_to_others_at_once(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     await both.here.handle.stop()
     assert "go_away" in kinds([event async for event in _left(stream)])
     both.here.runtime = None
     moved = await both.there.resumed("sessions/s")
-    await _said(moved, "2")
+    await moved.said("2")
     assert both.there.handle.shared.claims.alive() == {both.there.handle.shared.claims.replica}
 
 
@@ -340,9 +335,9 @@ async def test_a_session_that_expires_elsewhere_is_left_to_who_has_it(both: Repl
     options = pb.SessionOptions()
     options.delete_after_idle.FromMilliseconds(300)
     stream = await both.here.opened(session_id="s", options=options)
-    await _said(stream, "1")
+    await stream.said("1")
     await asyncio.sleep(0.5)
-    await _said(stream, "2")  # a session that is followed does not expire
+    await stream.said("2")  # a session that is followed does not expire
     await stream.half_close()
     await stream.rest()
 
@@ -358,23 +353,23 @@ async def test_a_session_that_expires_elsewhere_is_left_to_who_has_it(both: Repl
 
 async def test_many_streams_that_want_one_session_get_it_one_after_the_other(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "0")
+    await stream.said("0")
     for number in range(1, 7):
         bench = (both.here, both.there)[number % 2]
         moved = await bench.resumed("sessions/s")
-        await _said(moved, str(number))
+        await moved.said(str(number))
     assert await _history(both.here, "sessions/s") == [str(number) for number in range(7)]
 
 
 async def _two_stories(both: Replicas) -> tuple[Stream, list[int]]:
     """`here` is thought dead with turn 2 at its end, and `there` goes on without it; what comes third, then."""
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1", text="one")
-    await _said(stream, "2", text="two")
+    await stream.said("1", text="one")
+    await stream.said("2", text="two")
     await both.forget_lease(both.here)
     await both.there.stub.RewindSession(pb.RewindSessionRequest(name="sessions/s", turn_id="1"))
     moved = await both.there.resumed("sessions/s")
-    await _said(moved, "other", text="another story that is not the one before")
+    await moved.said("other", text="another story that is not the one before")
     return moved, await both.there.said("one", "another story that is not the one before", "three")
 
 
@@ -383,7 +378,7 @@ async def test_who_wakes_and_is_asked_for_a_session_that_it_lost_goes_on_as_the_
     await both.here.handle.membership.start()
     back = await both.here.resumed("sessions/s")
     assert await moved.failure() == TAKEN_OVER
-    assert await _said(back, "3", text="three") == third
+    assert await back.said("3", text="three") == third
     assert await _history(both.here, "sessions/s") == ["1", "other", "3"]
 
 
@@ -391,12 +386,12 @@ async def test_a_fork_by_who_was_thought_dead_goes_on_as_the_others_did(both: Re
     _, third = await _two_stories(both)
     await both.here.stub.ForkSession(pb.ForkSessionRequest(name="sessions/s", session_id="f"))
     fork = await both.here.resumed("sessions/f")
-    assert await _said(fork, "3", text="three") == third
+    assert await fork.said("3", text="three") == third
 
 
 async def test_a_turn_that_another_accepted_is_not_taken_by_who_was_thought_dead(both: Replicas) -> None:
     stream = await both.here.opened(session_id="s")
-    await _said(stream, "1")
+    await stream.said("1")
     await both.forget_lease(both.here)
     moved = await both.there.resumed("sessions/s")
     await moved.turn("2", generation=ENDLESS)

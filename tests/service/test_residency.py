@@ -13,7 +13,7 @@ import pytest
 
 from common.object_store import open_object_store
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.service.runtime import Bench, Stream, eventually, tokens_of
+from tests.service.runtime import Bench, Stream, eventually
 
 TEXTS = ("one fine day", "two of them", "three in a row")
 KV: dict[str, Any] = {"durability": pb.SessionOptions.DURABILITY_TOKENS_AND_KV}
@@ -30,18 +30,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     await bench.stop()
 
 
-async def _restart(bench: Bench, **settings: Any) -> None:
-    await bench.stop()
-    bench.engines.clear()
-    bench.settings |= settings
-    await bench.start()
-
-
-async def _said(stream: Stream, turn_id: str, text: str) -> list[int]:
-    await stream.turn(turn_id, text=text)
-    return tokens_of(await stream.until("finished"))
-
-
 async def _ended(stream: Stream) -> None:
     await stream.half_close()
     await stream.rest()
@@ -51,7 +39,7 @@ async def _talked(bench: Bench, session_id: str = "s", **options: Any) -> None:
     """All but the last of TEXTS, and the stream is over."""
     stream = await bench.opened(session_id=session_id, options=pb.SessionOptions(**options))
     for number, text in enumerate(TEXTS[:-1]):
-        await _said(stream, str(number), text)
+        await stream.said(str(number), text)
     await _ended(stream)
 
 
@@ -79,7 +67,7 @@ async def _leaves(bench: Bench) -> None:
 
 async def _server_restarts(bench: Bench) -> None:
     """Only what is stored is left."""
-    await _restart(bench)
+    await bench.restart()
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ WAYS = (
 @pytest.mark.parametrize("way", WAYS, ids=str)
 async def test_a_cache_comes_back_from_wherever_it_went(bench: Bench, way: Way) -> None:
     expected = await bench.said(*TEXTS)
-    await _restart(bench, **way.settings)
+    await bench.restart(**way.settings)
     await _talked(bench, **way.options)
     await way.happens(bench)
     session = (await bench.stub.GetSession(pb.GetSessionRequest(name="sessions/s"))).session
@@ -119,7 +107,7 @@ async def test_a_cache_comes_back_from_wherever_it_went(bench: Bench, way: Way) 
     stream = Stream(bench.stub.Converse())
     opened = await stream.resume("sessions/s")
     assert opened.kv_recomputed is way.recomputed
-    assert await _said(stream, "last", TEXTS[-1]) == expected
+    assert await stream.said("last", TEXTS[-1]) == expected
     usage = stream.events[-1].finished.usage
     again = _fed(bench) - fed - usage.prompt_tokens - usage.generated_tokens
     assert (again > 1) is way.recomputed, "all but a pending token"
@@ -131,20 +119,20 @@ def _fed(bench: Bench) -> int:
 
 async def test_a_cache_for_which_there_is_no_room_anywhere_is_computed_again(bench: Bench) -> None:
     expected = await bench.said(*TEXTS)
-    await _restart(bench, parked_bytes=0, parked_file_bytes=0)
+    await bench.restart(parked_bytes=0, parked_file_bytes=0)
     await _talked(bench)
     await _parks(bench)
     moves = bench.handle.engines.loaded[0].thread.scheduler.moves
     assert (moves.spilled, moves.dropped > 0) == (0, True)
-    assert await _said(await bench.resumed("sessions/s"), "last", TEXTS[-1]) == expected
+    assert await (await bench.resumed("sessions/s")).said("last", TEXTS[-1]) == expected
     assert moves.replayed
 
 
 async def test_snapshots_are_kept_every_few_turns_and_gone_with_their_session(bench: Bench) -> None:
-    await _restart(bench, snapshot_turns=2, durability="tokens_and_kv")
+    await bench.restart(snapshot_turns=2, durability="tokens_and_kv")
     stream = await bench.opened(session_id="s")
     for number in range(5):
-        await _said(stream, str(number), TEXTS[0])
+        await stream.said(str(number), TEXTS[0])
 
     async def stored() -> bool:
         return len(_objects(bench)) == 2
@@ -156,21 +144,21 @@ async def test_snapshots_are_kept_every_few_turns_and_gone_with_their_session(be
 
 
 async def test_a_session_may_ask_for_less_than_the_server_keeps(bench: Bench) -> None:
-    await _restart(bench, durability="tokens_and_kv")
+    await bench.restart(durability="tokens_and_kv")
     stream = Stream(bench.stub.Converse())
     options = pb.SessionOptions(durability=pb.SessionOptions.DURABILITY_TOKENS)
     opened = await stream.open(options=options)
     assert opened.session.options.durability == pb.SessionOptions.DURABILITY_TOKENS
     default = await Stream(bench.stub.Converse()).open()
     assert default.session.options.durability == pb.SessionOptions.DURABILITY_TOKENS_AND_KV
-    await _said(stream, "1", TEXTS[0])
+    await stream.said("1", TEXTS[0])
     await bench.stop()
     assert _objects(bench) == []
 
 
 async def test_a_snapshot_that_is_damaged_costs_a_replay_and_nothing_else(bench: Bench) -> None:
     expected = await bench.said(*TEXTS)
-    await _restart(bench)
+    await bench.restart()
     await _talked(bench, **KV)
     await bench.stop()
     store = open_object_store(bench.shared.store)
@@ -178,15 +166,15 @@ async def test_a_snapshot_that_is_damaged_costs_a_replay_and_nothing_else(bench:
         obstore.put(store, key, b"not what it was")
     bench.engines.clear()
     await bench.start()
-    assert await _said(await bench.resumed("sessions/s"), "last", TEXTS[-1]) == expected
+    assert await (await bench.resumed("sessions/s")).said("last", TEXTS[-1]) == expected
     assert bench.handle.engines.loaded[0].thread.scheduler.moves.replayed
 
 
 async def test_a_history_too_long_to_replay_goes_on_from_its_snapshot(bench: Bench) -> None:
     await _talked(bench, **KV)
     await _talked(bench, "t")
-    await _restart(bench, max_replay_tokens=8)
-    await _said(await bench.resumed("sessions/s"), "last", TEXTS[-1])
+    await bench.restart(max_replay_tokens=8)
+    await (await bench.resumed("sessions/s")).said("last", TEXTS[-1])
     stream = bench.stream()
     await stream.send(open=pb.Open(session="sessions/t"))
     assert (await stream.failure())[1] == "REPLAY_TOO_LONG"

@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "cache.max_slots": 1,
     "chat_template": "none",
     "options.ignore_config_fields": ("x",),
+    "options.onnxruntime.int4_block": 64,
     "options.tensorrt.workspace_mib": 512,
     "options.tensorrt.optimization_level": 5,
     "options.tensorrt.hardware_compatibility": HardwareCompatibility.AMPERE_PLUS,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builder_service.checkpoint import Checkpoint
@@ -19,13 +20,24 @@ from tests.engines import export_graph
 GEOMETRY = Geometry(sinks=4, window=60, chunk=16, slots=3)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
-def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Precision) -> None:
+@pytest.mark.parametrize(
+    ("precision", "block"),
+    [*((precision, 32) for precision in PRECISIONS[Target.ONNXRUNTIME]), (Precision.INT4, 64), (Precision.INT4, 128)],
+)
+def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Precision, block: int) -> None:
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
-    written = (export_graph(checkpoint.folder, GEOMETRY, precision.value) / WEIGHTS_PATH).stat().st_size
-    guess = estimate(read_architecture(checkpoint.config), GEOMETRY, precision).weight_bytes
+    out = export_graph(checkpoint.folder, GEOMETRY, precision.value, int4_block=block)
+    written = (out / WEIGHTS_PATH).stat().st_size
+    guess = estimate(read_architecture(checkpoint.config), GEOMETRY, precision, int4_block=block).weight_bytes
     # Every tensor starts on a page, which weighs in a model this small; scales and norms are not counted.
     assert 0.8 * guess < written < guess + 4096 * 60
+
+
+def test_larger_blocks_of_int4_have_fewer_scales_and_zero_points() -> None:
+    others = SHAPES.parameters - SHAPES.vocabulary * SHAPES.hidden
+    guesses = [estimate(SHAPES, GEOMETRY, Precision.INT4, int4_block=block).weight_bytes for block in (32, 64, 128)]
+    fewer = np.diff(guesses) / others  # 4 bytes of scale and half of one of zero point a block
+    np.testing.assert_allclose(fewer, [4.5 / 64 - 4.5 / 32, 4.5 / 128 - 4.5 / 64], atol=2 / others)
 
 
 def test_a_slot_takes_what_the_engine_allocates() -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from builder_service.checkpoint import Checkpoint
 from builder_service.graph import Graph, describe
 from builder_service.linear import LINEAR, Matrix
+from builder_service.rounded import Rounded
 from builder_service.weights import layout, write
 from common.spec import PRECISIONS, Precision, Target
 
@@ -30,6 +31,8 @@ class Product:
         inputs: int,
         outputs: tuple[int, int],
         shape: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        *,
+        block: int = 32,
     ) -> None:
         generator = np.random.default_rng(inputs)
         self.parts = [shape(generator.standard_normal((count, inputs)).astype(np.float32)) for count in outputs]
@@ -37,9 +40,10 @@ class Product:
         tensors = {"a": self.parts[0], "b": self.parts[1], "c": self.biases[0], "d": self.biases[1]}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
+        self._rounded = Rounded(Checkpoint(folder), precision, block)
         graph = Graph()
         graph.input("x", np.float32, ("rows", inputs))
-        linear = LINEAR[precision](graph)
+        linear = LINEAR[precision](graph, block)
         matrix = Matrix("ab", ("a", "b"), inputs, sum(outputs), ("c", "d"))
         graph.node("Identity", linear.project(linear.prepare("x", "rows"), matrix), out="y")
         graph.output("y", np.float32, ("rows", sum(outputs)))
@@ -56,6 +60,11 @@ class Product:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self._session.run(None, {"x": rows})[0])
 
+    def rounded(self, rows: np.ndarray) -> np.ndarray:
+        """What the reference takes it for."""
+        weights = np.concatenate([whole for name in "ab" for whole in self._rounded.matrix(name)])
+        return np.asarray(self._rounded.activations(rows.astype(np.float64)) @ weights.T + np.concatenate(self.biases))
+
     def exact(self, rows: np.ndarray) -> np.ndarray:
         return rows.astype(np.float64) @ np.concatenate(self.parts).T.astype(np.float64) + np.concatenate(self.biases)
 
@@ -70,6 +79,38 @@ def test_products_are_those_of_plain_arithmetic(
     expected = product.exact(rows)
     error = np.abs(product(rows) - expected).max() / np.abs(expected).max()
     assert error < TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("count", [1, 17])
+@pytest.mark.parametrize("inputs", [20, 50, 64, 96, 128, 200, 352, 512])
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_int4_is_what_the_reference_takes_it_for(tmp_path: Path, block: int, inputs: int, count: int) -> None:
+    """With weights around a mean, so that their zero points differ; inputs fewer than a block, and a part of one."""
+    product = Product(tmp_path, Precision.INT4, inputs, (33, 7), lambda part: part + part[:, :1], block=block)
+    rows = np.random.default_rng(0).standard_normal((count, inputs)).astype(np.float32)
+    expected = product.rounded(rows)
+    error = np.abs(product(rows) - expected) / np.abs(expected).max()
+    assert np.median(error) < 1e-6
+    assert error.max() < 2e-2  # on another processor an activation may fall on the other side of a rounding
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_int4_of_zeros_of_one_sign_and_of_no_size_is_what_it_is(tmp_path: Path, block: int) -> None:
+    """Rows of zeros, of one sign, as small as floats go, and as large as a product may be."""
+
+    def shape(part: np.ndarray) -> np.ndarray:
+        part = np.abs(part)
+        part[0], part[1], part[2] = 0, -part[1], part[2] * 1e-44
+        part[3] *= 1e30
+        return part
+
+    product = Product(tmp_path, Precision.INT4, 200, (4, 4), shape, block=block)
+    rows = np.random.default_rng(0).standard_normal((3, 200)).astype(np.float32)
+    got, expected = product(rows), product.rounded(rows)
+    assert np.isfinite(got).all()
+    bias = np.concatenate(product.biases)
+    np.testing.assert_array_equal(got[:, [0, 2, 4, 6]], np.tile(bias[[0, 2, 4, 6]], (3, 1)))
+    assert (np.abs(got - expected) <= 2e-2 * np.abs(expected).max(axis=0)).all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])

@@ -22,8 +22,8 @@ from builder_service.messages import Order
 from builder_service.pipeline import run
 from common import manifest as manifest_module
 from common.digest import digest_of
-from common.manifest import Manifest
-from common.spec import CacheGeometry, ModelSpec, Precision, Source, Target
+from common.manifest import GRAPH_PATH, WEIGHTS_PATH, Manifest
+from common.spec import BuildOptions, CacheGeometry, ModelSpec, OnnxRuntimeOptions, Precision, Source, Target
 from tests.checkpoints import copy_checkpoint, write_checkpoint
 
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=12, chunk_tokens=4, max_slots=3)
@@ -150,6 +150,22 @@ def test_a_changed_file_is_another_key_and_another_engine(
     other = build(folder, tmp_path)
     assert other.build_key != built.build_key
     assert _without_place(other) != _without_place(built)
+
+
+def test_another_block_is_another_key_and_other_weights_which_verify(model: Path, tmp_path: Path) -> None:
+    made = [
+        build(
+            model,
+            tmp_path,
+            precision=Precision.INT4,
+            options=BuildOptions(onnxruntime=OnnxRuntimeOptions.model_validate({"int4_block": block})),
+        )
+        for block in (32, 64, 128)
+    ]
+    assert len({manifest.build_key for manifest in made}) == 3
+    for path in (GRAPH_PATH, WEIGHTS_PATH):
+        assert len({file.digest for manifest in made for file in manifest.files if file.path == path}) == 3
+    assert all(0 < manifest.verification["relative_error_mean"] < 0.02 for manifest in made)
 
 
 def test_a_manifest_proves_its_own_key_and_digest(built: Manifest) -> None:

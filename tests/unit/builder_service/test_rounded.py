@@ -36,15 +36,23 @@ def test_int8_weights_are_off_by_half_a_step_of_their_row(checkpoint: Checkpoint
     assert off.max() > 0.3 * steps.min()
 
 
-def test_int4_weights_are_off_by_a_step_of_their_block_at_most(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_int4_weights_are_off_by_half_a_step_of_their_block(checkpoint: Checkpoint, size: int) -> None:
     exact = checkpoint.tensor(MATRIX)
-    rounded = whole(Rounded(checkpoint, Precision.INT4), MATRIX)
+    rounded = whole(Rounded(checkpoint, Precision.INT4, size), MATRIX)
     assert rounded.shape == exact.shape
-    for start in range(0, exact.shape[1], 32):
-        block = slice(start, start + 32)
-        steps = np.abs(exact[:, block]).max(axis=1, keepdims=True) / 8
-        assert (np.abs(rounded[:, block] - exact[:, block]) <= 1.001 * steps).all()
-        assert len(np.unique(np.round(rounded[0, block] / steps[0], 3))) <= 16
+    for start in range(0, exact.shape[1], size):
+        block = slice(start, start + size)
+        reach = np.ptp(np.pad(exact[:, block], ((0, 0), (0, 1))), axis=1, keepdims=True)  # zero is in it
+        assert (np.abs(rounded[:, block] - exact[:, block]) <= 0.501 * reach / 15).all()
+        assert max(len(np.unique(row)) for row in rounded[:, block]) <= 16
+
+
+def test_the_matrix_of_the_logits_is_int8_in_blocks_of_32_whatever_the_others_are(checkpoint: Checkpoint) -> None:
+    one, other = (whole(Rounded(checkpoint, Precision.INT4, size), "lm_head.weight") for size in (32, 128))
+    np.testing.assert_array_equal(one, other)
+    exact = checkpoint.tensor("lm_head.weight")
+    assert (np.abs(one - exact) <= 0.501 * np.abs(exact).max(axis=1, keepdims=True) / 127).all()
 
 
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
@@ -61,12 +69,16 @@ def test_int8_activations_have_a_scale_for_each_token(checkpoint: Checkpoint) ->
     np.testing.assert_allclose(rounded, np.array([[127.0, 0, -4], [1.27, 0, -0.04], [0, 0, 0]]), atol=1e-12)
 
 
-def test_int4_activations_have_a_scale_for_each_block(checkpoint: Checkpoint) -> None:
-    rows = np.zeros((1, 40))
+@pytest.mark.parametrize(("size", "last"), [(32, False), (32, True), (64, False), (64, True)])
+def test_int4_activations_have_a_scale_for_each_block(checkpoint: Checkpoint, size: int, last: bool) -> None:
+    """Of the block that their matrix has: the logits' has 32 inputs."""
+    rows = np.zeros((1, 80))
     rows[0, 0], rows[0, 1] = 127.0, 0.4
     rows[0, 32], rows[0, 33] = 1.27, 0.4
-    rounded = Rounded(checkpoint, Precision.INT4).activations(rows)
-    np.testing.assert_allclose(rounded[0, [0, 1, 32, 33]], [127, 0, 1.27, 0.4], atol=1e-12)
+    rows[0, 64], rows[0, 65] = 1.27, 0.4
+    rounded = Rounded(checkpoint, Precision.INT4, size).activations(rows, last=last)
+    second = (1.27, 0.4) if size == 32 or last else (1, 0)
+    np.testing.assert_allclose(rounded[0, [0, 1, 32, 33, 64, 65]], [127, 0, *second, 1.27, 0.4], atol=1e-12)
     assert rounded.shape == rows.shape
 
 

@@ -164,7 +164,7 @@ def _integer_product(model: onnx.ModelProto) -> None:
         (_circular, "TensorScatter", "mode linear"),
         (_no_rows_to_write, "TensorScatter", "rows to write to are not given"),
         (_growing_cache, "TensorScatter", "is not static"),
-        (_extent_of_another_name, "", "only batch, step may"),
+        (_extent_of_another_name, "", "only batch, outputs, step may"),
         (_cache_that_is_not_an_output, "TensorScatter", "is not an output of the network"),
         (_cache_that_is_not_an_input, "TensorScatter", "is not an input of the network"),
         (_cache_written_twice, "TensorScatter", "written more than once"),

@@ -37,11 +37,13 @@ def run(
     geometry: Geometry,
     precision: str,
     progress: Callable[[float], None] = lambda _: None,
+    *,
+    int4_block: int = 32,
 ) -> dict[str, float]:
     checkpoint = Checkpoint(folder)
     model = read_model(checkpoint.config)
     rope, tensors = read_rope(model, geometry), ModelTensors(checkpoint, model)
-    return verify(engine, tensors, model, rope, geometry, Precision(precision), progress)
+    return verify(engine, tensors, model, rope, geometry, Precision(precision), progress, int4_block=int4_block)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
@@ -66,6 +68,17 @@ def test_a_right_engine_passes_well_within_the_bounds(folder: Path, geometry: Ge
     assert figures["allowed_error_mean"] <= 2 * tolerance.mean  # the model is calm: the bound is about the least
     assert figures["compared_tokens"] >= 20
     assert figures["same_best_token"] >= 0.9
+    engine.close()
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_int4_passes_in_its_own_blocks_and_is_stopped_in_others(folder: Path, block: int) -> None:
+    engine = build_engine(folder, GEOMETRY, "int4", int4_block=block)
+    figures = run(engine, folder, GEOMETRY, "int4", int4_block=block)
+    assert figures["relative_error_mean"] <= TOLERANCES[Precision.INT4].mean / 2
+    for other in {32, 64, 128} - {block}:
+        with pytest.raises(FailedPrecondition, match="the engine's logits are not the model's"):
+            run(engine, folder, GEOMETRY, "int4", int4_block=other)
     engine.close()
 
 

@@ -82,6 +82,30 @@ def test_a_batch_spans_the_busy_slots_and_is_padded_to_the_longest(data: st.Data
     assert {feed.slot for feed in batch.feeds if feed.tokens} == busy
 
 
+@given(data=st.data(), geometry=geometries(slots=4))
+def test_every_wanted_token_is_answered_in_the_order_of_the_feeds(data: st.DataObject, geometry: Geometry) -> None:
+    window = SessionWindow(geometry.sinks, geometry.window)
+    most = linear_run(geometry, window.sinks, 0)
+    counts = data.draw(st.lists(st.integers(0, most), min_size=4, max_size=4).filter(any))
+    feeds = tuple(
+        Feed(slot, 0, window, (1,) * counts[slot], data.draw(st.integers(1, max(1, counts[slot]))))
+        for slot in data.draw(st.permutations(range(4)))
+    )
+    batch = plan_batch(geometry, feeds, draft_rows=4 * geometry.chunk)
+    answered = [batch.outputs[place] for place in batch.answers(feeds)]
+    assert answered == [
+        (feed.slot - batch.first) * batch.step + len(feed.tokens) - feed.wanted + index
+        for feed in feeds
+        if feed.tokens
+        for index in range(feed.wanted)
+    ]
+    for index, place in batch.idle():
+        assert not batch.feeds[index].tokens
+        assert batch.outputs[place] // batch.step == index
+    drafts = any(feed.wanted > 1 for feed in feeds)
+    assert len(batch.outputs) == (batch.size * batch.step if drafts else batch.size)
+
+
 def test_an_idle_slot_writes_at_the_row_of_its_next_token() -> None:
     geometry = Geometry(sinks=2, window=4, chunk=2, slots=3)
     window = SessionWindow(2, 4)

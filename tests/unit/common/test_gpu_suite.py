@@ -89,6 +89,10 @@ class Shifted:
     def slot_multiple(self) -> int:
         return self.engine.slot_multiple
 
+    @property
+    def draft_rows(self) -> int:
+        return self.engine.draft_rows
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         return self.engine.step(tuple(replace(feed, position=feed.position + 1) for feed in feeds))
 

@@ -59,7 +59,7 @@ def fed(engine: OnnxRuntimeEngine, slot: int, position: int) -> list[int]:
 
 
 def plant(engine: OnnxRuntimeEngine, slot: int, rows: list[int], value: float) -> None:
-    for _, array in engine._pool.named():
+    for array in (*engine._pool.keys, *engine._pool.values):
         array[slot, :, rows] = value
 
 

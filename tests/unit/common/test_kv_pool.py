@@ -24,25 +24,43 @@ SHAPES = Architecture(
 )
 
 
-@pytest.fixture
-def pool() -> KvPool:
-    return KvPool(SHAPES, GEOMETRY)
+@pytest.fixture(params=[False, True], ids=["rows", "columns"])
+def pool(request: pytest.FixtureRequest) -> KvPool:
+    """Values by row and by column."""
+    return KvPool(SHAPES, GEOMETRY, value_columns=request.param)
 
 
 def write(pool: KvPool, slot: int, position: int, sinks: int) -> None:
     """Mark the row of `position` with the position itself."""
     pool.mark_written(slot, 1)
-    for _, array in pool.named():
+    for array in (*pool.keys, *pool.values):
         array[slot, :, row(GEOMETRY, sinks, position)] = position
 
 
-def test_every_layer_has_keys_and_values_of_zeros_by_the_graphs_names(pool: KvPool) -> None:
-    arrays = dict(pool.named())
-    assert sorted(arrays) == ["key_cache_0", "key_cache_1", "value_cache_0", "value_cache_1"]
-    for array in arrays.values():
-        assert array.shape == (2, 2, GEOMETRY.rows, 2)
+@pytest.mark.parametrize(("columns", "values"), [(False, "value_cache"), (True, "value_columns")])
+def test_every_layer_has_keys_and_values_of_zeros_by_the_graphs_names(columns: bool, values: str) -> None:
+    arrays = dict(KvPool(SHAPES, GEOMETRY, value_columns=columns).named())
+    assert sorted(arrays) == ["key_cache_0", "key_cache_1", f"{values}_0", f"{values}_1"]
+    for name, array in arrays.items():
+        assert array.shape == ((2, 2, 2, GEOMETRY.rows) if "columns" in name else (2, 2, GEOMETRY.rows, 2))
         assert array.flags.c_contiguous
         assert not array.any()
+
+
+def test_what_is_written_by_row_is_where_the_graph_reads_columns() -> None:
+    pool = KvPool(SHAPES, GEOMETRY, value_columns=True)
+    pool.values[1][0, 1, 4] = (3, 5)
+    assert dict(pool.named())["value_columns_1"][0, 1, :, 4].tolist() == [3, 5]
+
+
+def test_a_state_fits_however_values_lie(pool: KvPool) -> None:
+    for written in range(20):
+        write(pool, 0, written, 2)
+    state = pool.export_slot(0, 20, SessionWindow(2, 3))
+    for columns in (False, True):
+        other = KvPool(SHAPES, GEOMETRY, value_columns=columns)
+        other.import_slot(1, state)
+        assert np.array_equal(other.export_slot(1, 20, state.window).values, state.values)
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (64, 64)])
@@ -70,7 +88,7 @@ def test_importing_puts_rows_back_and_zeroes_the_others(pool: KvPool) -> None:
     state = pool.export_slot(0, 20, window)
     pool.import_slot(1, state)
     expected = {row(GEOMETRY, 2, position): position for part in held_positions(window, 20) for position in part}
-    for _, array in pool.named():
+    for array in (*pool.keys, *pool.values):
         assert array[1, 1, :, 0].tolist() == [expected.get(r, 0) for r in range(GEOMETRY.rows)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from builder_service.checkpoint import Checkpoint
@@ -42,22 +43,22 @@ def load(folder: Path, geometry: Geometry, graph: Path) -> OnnxRuntimeEngine:
 def test_a_step_writes_its_rows_in_place_and_no_others(engine: OnnxRuntimeEngine) -> None:
     for slot in range(4):
         feed_all(engine, slot, WINDOW, random_tokens(30, 384, seed=slot), [1])
-    before = {name: array.copy() for name, array in engine._pool.named()}
+    before = [array.copy() for array in (*engine._pool.keys, *engine._pool.values)]
     engine.step((Feed(1, 30, WINDOW, (7, 8, 9)), Feed(2, 30, WINDOW)))
     first = 2 + (30 - 2) % GEOMETRY.ring
-    for name, array in engine._pool.named():
-        changed = {tuple(place) for place in np.argwhere((array != before[name]).any(axis=(1, 3))).tolist()}
+    for array, old in zip((*engine._pool.keys, *engine._pool.values), before, strict=True):
+        changed = {tuple(place) for place in np.argwhere((array != old).any(axis=(1, 3))).tolist()}
         assert changed == {(1, first), (1, first + 1), (1, first + 2)}
 
 
 def test_an_idle_slot_gets_padding_at_its_next_rows_only(engine: OnnxRuntimeEngine) -> None:
     for slot in range(3):
         feed_all(engine, slot, WINDOW, random_tokens(31, 384, seed=slot), [1])
-    before = {name: array.copy() for name, array in engine._pool.named()}
+    before = [array.copy() for array in (*engine._pool.keys, *engine._pool.values)]
     engine.step((Feed(0, 31, WINDOW, (7,)), Feed(1, 31, WINDOW), Feed(2, 31, WINDOW, (7,))))
     row = 2 + (31 - 2) % GEOMETRY.ring
-    for name, array in engine._pool.named():
-        assert np.argwhere((array[1] != before[name][1]).any(axis=(0, 2))).ravel().tolist() == [row]
+    for array, old in zip((*engine._pool.keys, *engine._pool.values), before, strict=True):
+        assert np.argwhere((array[1] != old[1]).any(axis=(0, 2))).ravel().tolist() == [row]
 
 
 def test_bindings_are_kept_for_some_shapes_and_made_anew_for_others(engine: OnnxRuntimeEngine) -> None:
@@ -89,6 +90,34 @@ def test_a_graph_of_another_geometry_is_refused_with_both_shapes(folder: Path, o
     with pytest.raises(FailedPrecondition, match=rf"\(2, {GEOMETRY.rows}, 8\).*\(2, {other.rows}, 8\)") as caught:
         load(folder, other, graph)
     assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
+
+
+def test_a_graph_of_another_version_is_refused(folder: Path, tmp_path: Path) -> None:
+    exported = export_graph(folder, GEOMETRY)
+    model = onnx.load(exported / GRAPH_PATH, load_external_data=True)
+    for port in model.graph.input:
+        port.name = "last" if port.name == "outputs" else port.name
+    for node in model.graph.node:
+        node.input[:] = ["last" if name == "outputs" else name for name in node.input]
+    onnx.save(model, tmp_path / GRAPH_PATH)
+    with pytest.raises(FailedPrecondition, match=r"takes last, .* build the engine again") as caught:
+        load(folder, GEOMETRY, tmp_path / GRAPH_PATH)
+    assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
+
+
+def test_padding_of_an_idle_slot_is_wiped_beside_a_draft_too(engine: OnnxRuntimeEngine) -> None:
+    for slot in range(3):
+        feed_all(engine, slot, WINDOW, random_tokens(20, 384, seed=slot), [5])
+    state = engine.export_slot(1, 20, WINDOW)
+    keys = state.keys.copy()
+    keys[...] = np.nan
+    engine.import_slot(1, replace(state, keys=keys))
+    logits = engine.step((Feed(0, 20, WINDOW, (7, 8, 9), 3), Feed(1, 20, WINDOW), Feed(2, 20, WINDOW, (7,))))
+    assert logits.shape == (4, 384)
+    assert np.isfinite(logits).all()
+    first = 2 + (20 - 2) % GEOMETRY.ring
+    for array in engine._pool.keys:
+        assert not array[1, :, first : first + 3].any()
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no graph", None])

@@ -11,6 +11,8 @@ from common.spec_check import check_spec
 
 LEAST: dict[str, Any] = {"name": "demo", "source": {"uri": "/models/demo"}}
 GPU: dict[str, Any] = {"target": "tensorrt", "precision": "bf16"}
+INT4: dict[str, Any] = {"precision": "int4"}
+BLOCK = "spec.options.onnxruntime.int4_block"
 GPUS: dict[str, Any] = {"target": "tensorrt_llm", "precision": "bf16"}
 COMPATIBILITY = "spec.options.tensorrt.hardware_compatibility"
 FRACTION = "spec.options.tensorrt_llm.kv_memory_fraction"
@@ -70,6 +72,14 @@ def test_names_that_do_not_fit(name: str) -> None:
         (GPUS | {"options": {"tensorrt_llm": {"kv_memory_fraction": 1}}}, FRACTION),
         (GPUS | {"options": {"tensorrt_llm": {"kv_memory_fraction": float("nan")}}}, FRACTION),
         (GPUS | {"options": {"tensorrt_llm": {"stride_tokens": -1}}}, "spec.options.tensorrt_llm.stride_tokens"),
+        (INT4 | {"options": {"onnxruntime": {"int4_block": 16}}}, BLOCK),
+        (INT4 | {"options": {"onnxruntime": {"int4_block": 0}}}, BLOCK),
+        (INT4 | {"options": {"onnxruntime": {"int4_block": "64"}}}, BLOCK),
+        (INT4 | {"options": {"onnxruntime": {"int4_block": True}}}, BLOCK),
+        ({"options": {"onnxruntime": {"int4_block": 64}}}, BLOCK),
+        ({"precision": "int8", "options": {"onnxruntime": {"int4_block": 128}}}, BLOCK),
+        (GPU | {"options": {"onnxruntime": {"int4_block": 128}}}, BLOCK),
+        (GPUS | {"options": {"onnxruntime": {"int4_block": 128}}}, BLOCK),
         ({"options": {"tensorrt": {"workspace_mib": 512}}}, "spec.options.tensorrt.workspace_mib"),
         (GPUS | {"options": {"tensorrt": {"version_compatible": True}}}, "spec.options.tensorrt.version_compatible"),
         (GPU | {"options": {"tensorrt_llm": {"tensor_parallel": 2}}}, "spec.options.tensorrt_llm.tensor_parallel"),
@@ -105,6 +115,37 @@ def test_a_target_takes_its_own_options() -> None:
     assert spec.options.tensorrt.optimization_level == 3
     spec = check_spec(LEAST | GPUS | {"options": {"tensorrt_llm": {"quantization": "FP8", "tensor_parallel": 8}}})
     assert (spec.options.tensorrt_llm.quantization, spec.options.tensorrt_llm.tensor_parallel) == ("FP8", 8)
+
+
+@pytest.mark.parametrize("block", [32, 64, 128])
+def test_int4_takes_its_block(block: int) -> None:
+    spec = check_spec(LEAST | INT4 | {"options": {"onnxruntime": {"int4_block": block}}})
+    assert spec.options.onnxruntime.int4_block == block
+
+
+def test_a_block_is_refused_where_it_would_do_nothing_and_it_says_why() -> None:
+    options = {"onnxruntime": {"int4_block": 64}, "tensorrt": {"workspace_mib": 9}}
+    with pytest.raises(InvalidArgument) as caught:
+        check_spec(LEAST | {"precision": "int8", "options": options})
+    assert [(violation.field, violation.description) for violation in caught.value.violations] == [
+        (
+            "spec.options.tensorrt.workspace_mib",
+            "9 is wrong: only target tensorrt takes it, and the target is onnxruntime",
+        ),
+        (BLOCK, "64 is wrong: only precision int4 takes it, and the precision is int8"),
+    ]
+    with pytest.raises(InvalidArgument, match="64 is wrong: only target onnxruntime takes it, and the target is"):
+        check_spec(LEAST | GPU | {"options": {"onnxruntime": {"int4_block": 64}}})
+
+
+def test_the_usual_block_may_be_said_anywhere() -> None:
+    assert check_spec(LEAST | {"options": {"onnxruntime": {"int4_block": 32}}}) == check_spec(LEAST)
+
+
+def test_where_the_precision_is_wrong_the_block_is_not_held_against_it() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_spec(LEAST | {"precision": "int3", "options": {"onnxruntime": {"int4_block": 64}}})
+    assert [violation.field for violation in caught.value.violations] == ["spec.precision"]
 
 
 def test_a_window_of_one_token_cannot_slide() -> None:

@@ -25,12 +25,12 @@ def inputs() -> StepInputs:
     return StepInputs(GEOMETRY, Angles.of(ROPE))
 
 
-def test_tokens_rows_and_last_of_a_padded_batch(inputs: StepInputs) -> None:
+def test_tokens_rows_and_outputs_of_a_padded_batch(inputs: StepInputs) -> None:
     feeds = (Feed(0, 2, WINDOW, (5, 6, 7)), Feed(1, 9, WINDOW), Feed(2, 4, WINDOW, (8,)))
     views = inputs.fill(plan_batch(GEOMETRY, feeds))
     assert views.token_ids.tolist() == [[5, 6, 7], [0, 0, 0], [8, 8, 8]]  # padding repeats a session's own token
     assert views.write_rows.tolist() == [2, 2 + 7 % 6, 4]
-    assert views.last.tolist() == [2, 0, 0]
+    assert views.outputs.tolist() == [2, 3, 6]  # counted through the batch
 
 
 @given(data=st.data(), geometry=geometries(slots=2))

@@ -17,6 +17,7 @@ from common.spec import (
     CacheGeometry,
     HardwareCompatibility,
     ModelSpec,
+    OnnxRuntimeOptions,
     Precision,
     Source,
     Target,
@@ -58,6 +59,11 @@ OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
         ),
     ),
 }
+INT4_OPTIONS = st.builds(
+    BuildOptions,
+    ignore_config_fields=FIELDS,
+    onnxruntime=st.builds(OnnxRuntimeOptions, int4_block=st.sampled_from([32, 64, 128])),
+)
 HARDWARE_OF = {Target.TENSORRT: st.builds(TargetHardware, compute_capability=st.sampled_from(["", "9.0", "12.1"]))}
 
 
@@ -79,7 +85,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
             max_slots=draw(st.integers(1, 1024)),
         ),
         chat_template=draw(st.text(st.characters(codec="utf-8"))),
-        options=draw(OPTIONS[target]),
+        options=draw(OPTIONS[target] if precision is not Precision.INT4 else INT4_OPTIONS),
         hardware=draw(HARDWARE_OF.get(target, st.just(TargetHardware()))),
     )
 
@@ -101,6 +107,15 @@ def test_an_option_that_is_unset_has_its_default_and_one_that_is_zero_is_zero() 
     assert spec_from_wire(message).options.tensorrt == TensorRtOptions(workspace_mib=512)
     message.options.tensorrt.optimization_level = 0
     assert spec_from_wire(message).options.tensorrt == TensorRtOptions(workspace_mib=512, optimization_level=0)
+
+
+def test_a_block_that_is_unset_is_the_default_and_another_number_is_refused() -> None:
+    message = engine_pb2.ModelSpec(name="demo", source=engine_pb2.Source(uri="/m"), precision=engine_pb2.PRECISION_INT4)
+    message.options.onnxruntime.SetInParent()
+    assert spec_from_wire(message).options.onnxruntime == OnnxRuntimeOptions(int4_block=32)
+    message.options.onnxruntime.int4_block = 16
+    with pytest.raises(InvalidArgument, match=r"spec\.options\.onnxruntime\.int4_block: 16 is wrong.*32, 64 or 128"):
+        spec_from_wire(message)
 
 
 def test_a_share_of_zero_is_not_taken_for_unset() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -12,11 +13,12 @@ from runtime_service.context import Context
 from runtime_service.options import GenerationOptions
 from runtime_service.reply import Reply
 from runtime_service.run import Outcome, Work
+from runtime_service.sampling import sample
 from runtime_service.scheduler import Limits, Scheduler
 from runtime_service.slots import Tenant
 from runtime_service.text import Text
 from runtime_service.turn_scheduler import Began, Ended, Listener, NeedsHistory, RunEvent, TurnScheduler, Wrote
-from tests.fake_engine import FakeEngine, expected_greedy
+from tests.fake_engine import FakeEngine, expected_logits
 from tests.whole_manifests import make_manifest
 
 VOCABULARY = 64
@@ -149,17 +151,35 @@ class Driver(Stage):
         geometry: Geometry,
         *,
         slot_multiple: int = 1,
+        draft_rows: int = 16,
         parked_bytes: int = 1 << 20,
         max_replay_tokens: int = 1 << 20,
         before_step: Callable[[tuple[Feed, ...]], None] | None = None,
         poison: frozenset[int] = frozenset(),
+        vocabulary: int = VOCABULARY,
+        simple: bool = False,
     ) -> None:
         super().__init__(geometry)
-        self.engine = FakeEngine(geometry, slot_multiple=slot_multiple, poison=poison, before_step=before_step)
+        self.engine = FakeEngine(
+            geometry,
+            vocabulary=vocabulary,
+            slot_multiple=slot_multiple,
+            draft_rows=draft_rows,
+            simple=simple,
+            poison=poison,
+            before_step=before_step,
+        )
         limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
         self.scheduler = Scheduler(self.engine, limits, self.clock, self._hear)
 
     def expected(
         self, before: list[int], window: SessionWindow, generated: int, options: GenerationOptions
     ) -> list[int]:
-        return expected_greedy(before, window, generated, VOCABULARY)
+        """One token at a time, penalties and all."""
+        stream, engine = list(before), self.engine
+        for _ in range(generated):
+            sinks = min(window.sinks, len(stream))
+            held = Counter([*stream[:sinks], *stream[max(sinks, len(stream) - window.window) :]])
+            logits = expected_logits(stream, window, engine.vocabulary_size, simple=engine.simple)
+            stream.append(sample(logits, options, len(stream), held).token_id)
+        return stream[len(before) :]

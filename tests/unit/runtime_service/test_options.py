@@ -60,6 +60,13 @@ def test_a_checkpoint_that_samples_without_a_temperature_uses_the_servers() -> N
     assert resolved(GenerationDefaults(do_sample=True), limits).temperature == 0.8
 
 
+def test_a_request_that_says_nothing_of_drafts_takes_the_servers_setting() -> None:
+    limits = dataclasses.replace(LIMITS, speculated_tokens_default=7)
+    assert resolved(SILENT, limits).speculated_tokens == 7
+    assert resolved(SILENT, limits, speculated_tokens=0).speculated_tokens == 0
+    assert resolved().speculated_tokens == 0
+
+
 def test_a_checkpoints_default_beyond_the_limit_is_cut() -> None:
     assert resolved(GenerationDefaults(max_new_tokens=100_000)).max_new_tokens == 1024
 
@@ -99,6 +106,7 @@ def test_the_seed_is_drawn_only_where_none_is_asked_for() -> None:
         ("frequency_penalty", [-2.0, 2.0], [-2.001, 2.001]),
         ("seed", [0, 2**64 - 1], [-1, 2**64]),
         ("logprobs", [0, 20], [-1, 21]),
+        ("speculated_tokens", [0, 15], [-1, 16]),
     ],
 )
 def test_ranges(name: str, inside: list[Any], outside: list[Any]) -> None:
@@ -182,6 +190,7 @@ def test_everything_wrong_is_said_at_once() -> None:
         stop=st.lists(st.text(max_size=3), max_size=18).map(tuple),
         stop_token_ids=st.lists(st.integers(-5, 2000), max_size=3).map(tuple),
         logprobs=st.none() | st.integers(-3, 30),
+        speculated_tokens=st.none() | st.integers(-3, 30),
     )
 )
 def test_what_is_not_refused_is_used_as_it_was_asked(requested: RequestedOptions) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common.engine import Feed
 from common.errors import FailedPrecondition, Internal, Reason
 from common.window import Geometry, SessionWindow
+from runtime_service.options import GenerationOptions
 from runtime_service.plan import Candidate, Pace, Step, plan
 from runtime_service.slots import Residence
 from runtime_service.turn import FinishReason
@@ -19,6 +20,15 @@ from runtime_service.turn_scheduler import Began, Ended, NeedsHistory
 from tests.unit.runtime_service.driver import GREEDY, Driver, Talker
 
 SMALL = Geometry(sinks=2, window=6, chunk=4, slots=2)
+OPTIONS = st.builds(
+    GenerationOptions,
+    max_new_tokens=st.integers(1, 20),
+    temperature=st.sampled_from([0.0, 0.2, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.2]),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    seed=st.integers(0, 9),
+    speculated_tokens=st.sampled_from([0, 1, 4, 15]),
+)
 GEOMETRIES = st.builds(Geometry, st.integers(0, 3), st.integers(1, 9), st.integers(1, 5), st.integers(1, 3))
 
 
@@ -37,8 +47,18 @@ class Play:
         self.data = data
         budget = data.draw(st.sampled_from([0, 60, 1 << 20]), label="parked bytes")
         multiple = data.draw(st.integers(1, 2), label="slot multiple")
-        self.driver = Driver(geometry, parked_bytes=budget, slot_multiple=multiple)
-        self.talkers = [self.driver.talker(self._window(geometry), (7,) * size) for size in (0, 1, 12)]
+        self.simple = data.draw(st.booleans(), label="simple")
+        self.vocabulary = data.draw(st.sampled_from([5, 64]), label="vocabulary")
+        rows = data.draw(st.sampled_from([0, 3, 16]), label="draft rows")
+        self.driver = Driver(
+            geometry,
+            parked_bytes=budget,
+            slot_multiple=multiple,
+            draft_rows=rows,
+            simple=self.simple,
+            vocabulary=self.vocabulary,
+        )
+        self.talkers = [self.driver.talker(self._window(geometry), (3,) * size) for size in (0, 1, 12)]
 
     def _window(self, geometry: Geometry) -> SessionWindow:
         sinks = self.data.draw(st.integers(0, geometry.sinks))
@@ -54,8 +74,8 @@ class Play:
             self._disturb(talker, talker.tenant.run.work.turn_id)
 
     def _submit(self, talker: Talker) -> None:
-        prompt = tuple(self.data.draw(st.lists(st.integers(0, 63), min_size=1, max_size=14)))
-        options = replace(GREEDY, max_new_tokens=self.data.draw(st.integers(1, 7)))
+        prompt = tuple(self.data.draw(st.lists(st.integers(0, self.vocabulary - 1), min_size=1, max_size=14)))
+        options = self.data.draw(OPTIONS)
         closing = self.data.draw(st.sampled_from([(), (3,), (3, 4)]))
         reply = self.data.draw(st.booleans()) or self.data.draw(st.booleans())
         self.driver.submit(talker, prompt, options=options, closing=closing, reply=reply)
@@ -83,6 +103,7 @@ def test_every_session_says_what_it_would_say_alone(data: st.DataObject, geometr
     for talker in play.talkers:  # and so does everything that is still in a cache
         play.driver.submit(talker, (1, 2), options=replace(GREEDY, max_new_tokens=3))
     play.driver.finish()
+    assert not [outcome for talker in play.talkers for outcome in talker.outcomes if outcome.error]
 
 
 @given(st.data(), GEOMETRIES, st.integers(0, 30))

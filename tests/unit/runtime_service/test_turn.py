@@ -26,6 +26,7 @@ OPTIONS = st.builds(
     stop=st.lists(WORDS, max_size=2).map(tuple),
     stop_token_ids=st.lists(st.integers(0, 9), max_size=2).map(tuple),
     ignore_eos=st.none() | st.booleans(),
+    speculated_tokens=st.none() | st.integers(-5, 20),
 )
 REQUESTS = st.builds(TurnRequest, st.just("t"), INPUTS, OPTIONS, st.booleans(), st.booleans())
 

@@ -63,13 +63,15 @@ def test_a_delta_without_anything_new_is_not_delivered() -> None:
 
 
 def test_times_are_seconds_and_reasons_are_words() -> None:
-    finished = pb.TurnFinished(reason=pb.FINISH_REASON_LENGTH, usage=pb.Usage(generated_tokens=21))
+    usage = pb.Usage(generated_tokens=21, drafted_tokens=8, accepted_tokens=3)
+    finished = pb.TurnFinished(reason=pb.FINISH_REASON_LENGTH, usage=usage)
     finished.timing.decode_duration.FromMilliseconds(500)
     finished.timing.queue_duration.FromMilliseconds(1)
     read = read_finished(finished)
     assert read.reason is FinishReason.LENGTH
     assert (read.timing.decode_s, read.timing.queue_s) == (0.5, 0.001)
     assert read.tokens_per_second == 40
+    assert (read.usage.generated_tokens, read.usage.drafted_tokens, read.usage.accepted_tokens) == (21, 8, 3)
     assert read.error is None
 
 

@@ -1,0 +1,177 @@
+"""What SinkServe is held to: the sections of the page, how each is measured, and the goal of each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bench.peers.readings import Reading, compare, find
+
+SHAPE = "tinyllama-1.1b"
+OURS = ("ours int8", "ours int4", "ours int4, blocks of 128")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the page. `goal` None: stated, and held to nothing."""
+
+    section: str
+    name: str
+    value: float
+    goal: float | None = None
+    at_least: bool = True
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.goal is None or (self.value >= self.goal if self.at_least else self.value <= self.goal)
+
+    @property
+    def result(self) -> str:
+        return _with_unit(self.value, self.unit)
+
+    @property
+    def wanted(self) -> str:
+        if self.goal is None:
+            return ""
+        return f"{'at least' if self.at_least else 'at most'} {_with_unit(self.goal, self.unit)}"
+
+
+def _with_unit(value: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * value:.1f} %"
+    return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}".strip()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A script, and the figures that its JSON says. `{folder}`, `{out}` and `{bin}` in its words are filled in."""
+
+    name: str
+    command: tuple[str, ...]
+    figures: Callable[[Any], Iterator[Figure]]
+    shape: str = ""
+    """A checkpoint of this shape has to be in the folder."""
+    needs: str = ""
+    remedy: str = ""
+
+    def read(self, document: Any) -> list[Figure]:  # noqa: ANN401 - JSON
+        """The figures of what the script said."""
+        return list(self.figures(document))
+
+
+def _window(document: Any) -> Iterator[Figure]:  # noqa: ANN401 - JSON, here and below
+    ratio = document["old_ms"] / document["young_ms"]
+    yield Figure("window", "a turn far past the window, to one at position 2,000", ratio, 1.05, at_least=False)
+    first, last = document["blocks"][1], document["blocks"][-1]
+    grown = last["memory_mib"] / first["memory_mib"]
+    yield Figure("window", "memory at the end, to that after the first block", grown, 1.05, at_least=False)
+
+
+def _perplexity(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    rows = {row["mode"]: row for row in document["rows"]}
+    sinks = next(row for name, row in rows.items() if name.startswith("4 sinks"))
+    yield Figure("ppl", "4 sinks, to recomputation", sinks["to_recomputation"], 1.01, at_least=False)
+    for kind, name in (("dense", "dense past the trained length"), ("window", "window without sinks")):
+        worst = min(row["to_recomputation"] for row in rows.values() if row["kind"] == kind)
+        yield Figure("ppl", f"{name}, to recomputation", worst, 1.5)
+
+
+def _streameval(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    for column in document["columns"]:
+        yield Figure("streameval", f"inside a cache of {column['name']}", column["inside"]["share"], 0.9, unit="%")
+        beyond = column["beyond"]["share"]
+        if beyond is not None:
+            yield Figure("streameval", f"beyond a cache of {column['name']}", beyond, 0.0, at_least=False, unit="%")
+
+
+def _recomputation(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    for row in document["rows"]:
+        name = f"a token by recomputation, to one in a window of {row['cache_tokens']}"
+        yield Figure("recomputation", name, row["ratio"], 22.2 if row["cache_tokens"] == 4096 else None)
+
+
+def _constant_kv(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    worst = max(row["ratio"] for row in document["rows"])
+    yield Figure("constant-kv", "attention at 65,536 rows, worst shape to 64 sessions", worst, 1.15, at_least=False)
+    name = "65,536 rows of one session: one thread, to all"
+    yield Figure("constant-kv", name, document["one_thread_ratio"], 1.5)
+
+
+def _service(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    alone, together = document
+    yield Figure("service", "32 conversations", together["tokens_per_second"], 25_000, unit="tokens/s")
+    yield Figure("service", "a token, one conversation", alone["token_ms"], 1.0, at_least=False, unit="ms")
+    yield Figure("service", "processor", together["cpu_us_per_token"], unit="µs a token")
+
+
+def _startup(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    yield Figure("startup", "from the command to serving", median(document), 5.0, at_least=False, unit="s")
+
+
+def _builder(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    yield Figure("builder", "speed of disk and memory reached, without verify", document["share"], unit="%")
+    yield Figure("builder", "a build of 1.1 billion parameters", document["first"]["seconds"], unit="s")
+    name = "added to the store by a second geometry"
+    yield Figure("builder", name, document["second_share"], 0.01, at_least=False, unit="%")
+
+
+def _steps(precision: str) -> Callable[[Any], Iterator[Figure]]:
+    def figures(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+        for row in document:
+            name = f"{precision}, {row['slots']} x {row['step']}: of the memory's speed"
+            goal = 0.75 if (row["slots"], row["step"]) == (1, 1) else None
+            if row["step"] == 1:
+                yield Figure("step", name, row["limit_ms"] / row["least_ms"], goal, unit="%")
+
+    return figures
+
+
+def _peers(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    readings = TypeAdapter(list[Reading]).validate_python(document["readings"])
+    for measure, peers, goal in (
+        ("decode 1", "llama.cpp", 1.25),
+        ("decode 8", "llama.cpp", 2.5),
+        ("decode 32", "llama.cpp", 4.0),
+        ("prefill 256", "llama.cpp", 5.0),
+        ("prefill 256", "OpenVINO", 1.0),
+        ("decode 1", "PyTorch StreamingLLM", 1.46),
+    ):
+        if (ratio := _best(readings, measure, peers)) is not None:
+            yield Figure("peers", f"{measure}: the better of ours, to the best {peers}", ratio, goal)
+
+
+def _best(readings: list[Reading], measure: str, peers: str) -> float | None:
+    """Our best engine against the best of the peers whose names begin so, by the median over rounds."""
+    others = [each for each in readings if each.measure == measure and each.member.startswith(peers) and each.values]
+    ours = [found for name in OURS if (found := find(readings, SHAPE, name, measure)) and found.values]
+    if not others or not ours:
+        return None
+    best, theirs = (max(group, key=lambda reading: median(reading.values)) for group in (ours, others))
+    ratio = compare(best, theirs)
+    return ratio.median if ratio else None
+
+
+SECTIONS = (
+    Section("window", ("bench/soak.py", "--position", "20000", "--json"), _window),
+    Section("ppl", ("{bin}/sinkserve", "eval", "ppl", "demo/spec.yaml", "--text", "demo/transcript.txt", "--tokens",
+                    "4096", "--json"), _perplexity),
+    Section("streameval", ("{bin}/sinkserve", "eval", "streameval", "demo/spec.yaml", "--json"), _streameval),
+    Section("recomputation", ("{bin}/sinkserve", "eval", "speed", "demo/spec.yaml", "--cache", "1024", "--cache",
+                              "4096", "--json"), _recomputation),
+    Section("constant-kv", ("bench/constant_kv.py", "--json"), _constant_kv),
+    Section("service", ("bench/service.py", "--json"), _service),
+    Section("startup", ("bench/startup.py", "--json"), _startup),
+    Section("builder", ("bench/build_speed.py", "--json"), _builder),
+    *(Section(f"step-{precision}", ("bench/step.py", f"{{folder}}/{SHAPE}/checkpoint", "--precision", precision,
+                                    "--engine", f"{{folder}}/{SHAPE}/{precision}", "--json"), _steps(precision), SHAPE)
+      for precision in ("int8", "int4")),
+    Section("peers", ("bench/peers/run.py", "--shape", SHAPE, "--sessions", "1,8,32", "--prefill", "256", "--turns",
+                      "0", "--rounds", "3", "--decode-s", "1", "--out", "{out}"), _peers,
+            needs=".venv-peers", remedy="python bench/peers/run.py --install"),
+)  # fmt: skip

@@ -1,0 +1,31 @@
+"""The stream of millions of tokens, in a small one: what is resumed goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import endless
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endless, "TURNS", 12)
+
+
+def test_a_stream_that_was_stopped_goes_on_where_its_last_block_ended(tmp_path: Path) -> None:
+    whole = endless.Stream(tmp_path / "whole", threads=1)
+    expected = [whole.read_block() for _ in range(3)]
+    for _ in range(3):
+        endless.Stream(tmp_path / "stopped", threads=1).read_block()
+    found = endless.Stream(tmp_path / "stopped", threads=1).run.blocks
+    assert [block.position for block in found] == [block.position for block in expected]
+    assert found[0].perplexity == expected[0].perplexity
+    # a block that was resumed cannot judge its first token
+    assert [block.perplexity for block in found] == pytest.approx([block.perplexity for block in expected], rel=0.05)
+
+
+def test_blocks_are_other_conversations(tmp_path: Path) -> None:
+    stream = endless.Stream(tmp_path, threads=1)
+    assert stream.read_block().perplexity != stream.read_block().perplexity

@@ -121,6 +121,11 @@ def _builder(document: Any) -> Iterator[Figure]:  # noqa: ANN401
     yield Figure("builder", name, document["second_share"], 0.01, at_least=False, unit="%")
 
 
+def _speculation(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    for name, ratio in document.items():
+        yield Figure("speculation", f"{name}: with guesses, to without", ratio, 1.0)
+
+
 def _steps(precision: str) -> Callable[[Any], Iterator[Figure]]:
     def figures(document: Any) -> Iterator[Figure]:  # noqa: ANN401
         for row in document:
@@ -168,9 +173,11 @@ SECTIONS = (
     Section("service", ("bench/service.py", "--json"), _service),
     Section("startup", ("bench/startup.py", "--json"), _startup),
     Section("builder", ("bench/build_speed.py", "--json"), _builder),
-    *(Section(f"step-{precision}", ("bench/step.py", f"{{folder}}/{SHAPE}/checkpoint", "--precision", precision,
-                                    "--engine", f"{{folder}}/{SHAPE}/{precision}", "--json"), _steps(precision), SHAPE)
-      for precision in ("int8", "int4")),
+    Section("speculation", ("bench/speculation.py", "--json"), _speculation),
+    *(Section(f"step-{name}", ("bench/step.py", f"{{folder}}/{SHAPE}/checkpoint", "--precision", precision, *others,
+                               "--engine", f"{{folder}}/{SHAPE}/{name}", "--json"), _steps(name), SHAPE)
+      for name, precision, others in (("int8", "int8", ()), ("int4", "int4", ()),
+                                      ("int4-128", "int4", ("--int4-block", "128")))),
     Section("peers", ("bench/peers/run.py", "--shape", SHAPE, "--sessions", "1,8,32", "--prefill", "256", "--turns",
                       "0", "--rounds", "3", "--decode-s", "1", "--out", "{out}"), _peers,
             needs=".venv-peers", remedy="python bench/peers/run.py --install"),

@@ -11,6 +11,7 @@ the other one.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import tempfile
 import time
@@ -75,6 +76,10 @@ def main() -> None:
             arguments.checkpoint, geometry, Precision(arguments.precision), out, arguments.threads
         )
         kinds = kinds_of(arguments, engine.vocabulary_size)
+        if arguments.json:
+            sides = ((kind.name, measure(engine, model.architecture.layers, kind, arguments.most)) for kind in kinds)
+            print(json.dumps({name: drafting.rate / without.rate for name, (without, drafting) in sides}))
+            return
         print(f"{arguments.checkpoint}, {arguments.precision}, window {arguments.window}, drafts of {arguments.most}\n")
         print("| what is said | tokens/s without | with | ratio | tokens a step | drafted right | alike |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -97,6 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=100, help="of a reply that goes on")
     parser.add_argument("--steps", type=int, default=20, help="of each kind, timed")
     parser.add_argument("--most", type=int, default=MOST_SPECULATED, help="tokens of a draft")
+    parser.add_argument("--json", action="store_true", help="the ratios alone, by what is said")
     return parser.parse_args()
 
 

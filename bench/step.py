@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--engine", help="folder of an exported graph, made if it is empty")
     parser.add_argument("--precision", default="fp32", choices=[str(precision) for precision in Precision])
+    parser.add_argument("--int4-block", type=int, default=32, choices=(32, 64, 128))
     parser.add_argument("--sinks", type=int, default=4)
     parser.add_argument("--window", type=int, default=1020)
     parser.add_argument("--chunk", type=int, default=64)
@@ -80,7 +81,9 @@ def parse() -> argparse.Namespace:
 
 def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[OnnxRuntimeEngine, Architecture]:
     precision = Precision(arguments.precision)
-    engine, model = exported_engine(arguments.checkpoint, geometry, precision, out, arguments.threads)
+    engine, model = exported_engine(
+        arguments.checkpoint, geometry, precision, out, arguments.threads, int4_block=arguments.int4_block
+    )
     return engine, model.architecture
 
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.build_memory import SHAPES, building, follow, write_checkpoint
+from common.telemetry import configure_logging
 from sinkserve.builder.v1.builder_service_pb2 import Build
 from sinkserve.client import Client
 from sinkserve.engine.v1 import engine_pb2
@@ -72,6 +73,7 @@ class BuildSpeed:
 
 def main() -> None:
     arguments = parse()
+    configure_logging(json=False)  # to stderr
     with tempfile.TemporaryDirectory(prefix="sinkserve-build-", dir=arguments.scratch) as scratch:
         write_checkpoint(Path(scratch) / "model", arguments.shape)
         measured = asyncio.run(measure(Path(scratch), arguments.precision))

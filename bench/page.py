@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("sinkserve", "onnxruntime", "numpy", "grpcio")
 LONGEST_S = 1800
 """A section that takes longer is stuck."""
+WIDTH = 120  # of a page that is written to a file
 
 
 @dataclass
@@ -50,10 +51,15 @@ class Page:
 _FORM = TypeAdapter(Page)
 
 
+def read_page(path: Path) -> Page:
+    """An earlier page."""
+    return _FORM.validate_json(path.read_text())
+
+
 def main() -> int:
     arguments = _arguments()
     if arguments.show:
-        show(_FORM.validate_json(arguments.show.read_text()))
+        show(read_page(arguments.show))
         return 0
     page = Page(machine(os.cpu_count() or 1, 64, "wall"), {name: version(name) for name in PACKAGES})
     for section in SECTIONS:
@@ -96,10 +102,11 @@ def _run(section: Section, folder: Path) -> Any:  # noqa: ANN401 - JSON
 def show(page: Page) -> None:
     """The page, as a table of figures against goals."""
     console, made = Console(), page.machine
+    if not console.is_terminal:
+        console.width = WIDTH
     table = Table("", "figure", "result", "goal", "", title="SinkServe")
     for figure in page.figures:
-        mark = "[green]met[/]" if figure.met else "[yellow]not met[/]"
-        table.add_row(figure.section, figure.name, figure.result, figure.wanted, mark if figure.goal else "")
+        table.add_row(figure.section, *figure.row, style="" if figure.met else "yellow")
     console.print(table)
     for name, reason in page.failed.items():
         console.print(f"[yellow]{name} was not measured[/]: {reason}", highlight=False)

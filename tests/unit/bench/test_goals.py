@@ -28,7 +28,12 @@ def test_a_figure_meets_its_goal_from_the_right_side(value: float, at_least: boo
 
 def test_what_has_no_goal_is_stated() -> None:
     figure = Figure("s", "f", 31_234.4, unit="tokens/s")
-    assert (figure.met, figure.wanted, figure.result) == (True, "", "31,234 tokens/s")
+    assert (figure.met, figure.row) == (True, ("f", "31,234 tokens/s", "", ""))
+
+
+def test_a_goal_is_shown_beside_its_result() -> None:
+    assert Figure("s", "f", 1.0013, 1.01, at_least=False).row == ("f", "1.001", "at most 1.01", "met")
+    assert Figure("s", "f", 0.743, 0.75, unit="%").row == ("f", "74 %", "at least 75 %", "not met")
 
 
 def test_the_service_is_read_from_what_its_script_says() -> None:

@@ -15,22 +15,19 @@ import itertools
 import json
 import os
 import resource
-import struct
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 
+from bench.peers.checkpoint import write_weights
 from builder_service.child_process import COMMAND
 from builder_service.control_group import ROOT
-from builder_service.families import read_model
 from builder_service.machine import peak_memory_bytes
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
-from builder_service.tensors import source_shapes
 from common.settings import SharedSettings
 from sinkserve.builder.v1.builder_service_pb2 import Build, WatchBuildResponse
 from sinkserve.cli.console import duration
@@ -180,7 +177,7 @@ def enter(process: int, group: Path) -> None:
 
 
 def write_checkpoint(folder: Path, shape: str) -> None:
-    """Random bfloat16 weights, block by block, no two tensors alike: ONNX Runtime would keep but one of those."""
+    """A checkpoint of a shape, with random weights."""
     hidden, intermediate, layers, heads, kv_heads, vocabulary = SHAPES[shape]
     config = _CONFIG | {
         "hidden_size": hidden,
@@ -192,29 +189,9 @@ def write_checkpoint(folder: Path, shape: str) -> None:
         "max_position_embeddings": 2048,
         "eos_token_id": 2,
     }
-    shapes = source_shapes(read_model(config))
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    random = np.random.default_rng(0).standard_normal(1 << 24, dtype=np.float32)
-    with (folder / "model.safetensors").open("wb") as file:
-        header, offset = {}, 0
-        for name, dimensions in shapes.items():
-            size = 2 * int(np.prod(dimensions))
-            header[name] = {"dtype": "BF16", "shape": dimensions, "data_offsets": [offset, offset + size]}
-            offset += size
-        text = json.dumps(header).encode()
-        file.write(struct.pack("<Q", len(text)) + text)
-        for number, (name, dimensions) in enumerate(shapes.items()):
-            write_tensor(file.write, name, dimensions, np.roll(random, 1_000 * number))
-
-
-def write_tensor(write: Callable[[bytes], object], name: str, shape: tuple[int, ...], random: np.ndarray) -> None:
-    """Scaled as in a trained model: norms about 1, projections by their inputs."""
-    values = 1 + random / 10 if len(shape) == 1 else random * np.float32(1.5 / np.sqrt(shape[1]))
-    block = (values if "embed" not in name else random).view(np.uint32) >> 16
-    data, left = block.astype("<u2").tobytes(), 2 * int(np.prod(shape))
-    while left:
-        left -= write(data[: min(left, len(data))])  # type: ignore[operator]  # a file's answer
+    write_weights(config, folder / "model.safetensors")
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4_000_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", type=Path, default=root / "build" / "endless")
-    parser.add_argument("--output", type=Path, default=root / "docs" / "evaluation")
+    parser.add_argument("--output", type=Path, default=root / "build" / "endless")
     return parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 
     python bench/page.py                        # some fifteen minutes; with peers installed, twice as long
     python bench/page.py --only service,window
-    python bench/page.py --show bench/results/page.json
+    python bench/page.py --show bench/results/page.json     # the last full one; docs/performance.md has its table
 
 Each section is a script of its own, run by itself with --json; a section that fails has its reason in the place of its
 figures. Peers take part where they are installed: `python bench/peers/run.py --install`.
@@ -83,8 +83,8 @@ def measure(section: Section, page: Page, folder: Path) -> None:
     try:
         page.figures += section.read(_run(section, folder))
     except (subprocess.SubprocessError, ValueError, KeyError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        page.failed[section.name] = said.strip().splitlines()[-1]
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else ""
+        page.failed[section.name] = (said or str(error)).splitlines()[-1]
 
 
 def _run(section: Section, folder: Path) -> Any:  # noqa: ANN401 - JSON
@@ -120,7 +120,7 @@ def _arguments() -> argparse.Namespace:
     names = [section.name for section in SECTIONS]
     parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(names)}")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "bench", help="for checkpoints and engines")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "page.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench" / "page.json")
     parser.add_argument("--show", type=Path, metavar="JSON", help="print an earlier page, and nothing else")
     arguments = parser.parse_args()
     if unknown := set(arguments.only or ()) - set(names):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from bench.build_memory import write_tensor
 from bench.peers.shapes import Shape
 from builder_service.families import read_model
 from builder_service.tensors import source_shapes
@@ -24,20 +24,20 @@ def checkpoint(shape: Shape, folder: Path) -> Path:
     if not (made / "model.safetensors").exists():
         made.mkdir(parents=True, exist_ok=True)
         (made / "config.json").write_text(json.dumps(shape.config, indent=1))
-        _write_weights(shape, made / "model.safetensors")
+        write_weights(shape.config, made / "model.safetensors")
     return made
 
 
-def _write_weights(shape: Shape, path: Path) -> None:
-    """Random bfloat16 numbers, no two tensors alike; the file appears whole."""
-    shapes = source_shapes(read_model(shape.config))
+def write_weights(config: dict[str, Any], path: Path) -> None:
+    """Random bfloat16 numbers, no two tensors alike, or ONNX Runtime would keep but one. The file appears whole."""
+    shapes = source_shapes(read_model(config))
     random = np.random.default_rng(0).standard_normal(1 << 24, dtype=np.float32)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         text = json.dumps(_header(shapes)).encode()
         file.write(struct.pack("<Q", len(text)) + text)
         for number, (name, dimensions) in enumerate(shapes.items()):
-            write_tensor(file.write, name, dimensions, np.roll(random, 1_000 * number))
+            _write_tensor(file, name, dimensions, np.roll(random, 1_000 * number))
     partial.replace(path)
 
 
@@ -49,3 +49,12 @@ def _header(shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
         header[name] = {"dtype": "BF16", "shape": dimensions, "data_offsets": [offset, offset + size]}
         offset += size
     return header
+
+
+def _write_tensor(file: BinaryIO, name: str, shape: tuple[int, ...], random: np.ndarray) -> None:
+    """Scaled as in a trained model: norms about 1, projections by their inputs."""
+    values = 1 + random / 10 if len(shape) == 1 else random * np.float32(1.5 / np.sqrt(shape[1]))
+    block = (values if "embed" not in name else random).view(np.uint32) >> 16
+    data, left = block.astype("<u2").tobytes(), 2 * int(np.prod(shape))
+    while left:
+        left -= file.write(data[: min(left, len(data))])

@@ -60,7 +60,7 @@ test-gpu: .venv/ready ## all that only an NVIDIA GPU can show; needs TensorRT: .
 	$(BIN)/python -m pytest -m gpu tests/gpu --timeout=900
 
 bench-gpu: .venv/ready ## measure: a step on an NVIDIA GPU against its memory bandwidth; needs TensorRT
-	$(BIN)/python bench/gpu.py
+	$(BIN)/python bench/engine/gpu.py
 
 images: .venv/ready ## carry out the images' steps in fresh Debian roots; needs root and debootstrap
 	$(BIN)/python -m pytest -m images tests/images

@@ -170,19 +170,19 @@ def _best(readings: list[Reading], measure: str, peers: str) -> float | None:
 
 
 SECTIONS = (
-    Section("window", ("bench/soak.py", "--position", "20000", "--json"), _window),
+    Section("window", ("bench/service/soak.py", "--position", "20000", "--json"), _window),
     Section("ppl", ("{bin}/sinkserve", "eval", "ppl", "demo/spec.yaml", "--text", "demo/transcript.txt", "--tokens",
                     "4096", "--json"), _perplexity),
     Section("streameval", ("{bin}/sinkserve", "eval", "streameval", "demo/spec.yaml", "--json"), _streameval),
     Section("recomputation", ("{bin}/sinkserve", "eval", "speed", "demo/spec.yaml", "--cache", "1024", "--cache",
                               "4096", "--json"), _recomputation),
-    Section("constant-kv", ("bench/constant_kv.py", "--json"), _constant_kv),
-    Section("service", ("bench/service.py", "--json"), _service),
-    Section("startup", ("bench/startup.py", "--json"), _startup),
-    Section("builder", ("bench/build_speed.py", "--json"), _builder),
-    Section("speculation", ("bench/speculation.py", "--json"), _speculation),
-    *(Section(f"step-{name}", ("bench/step.py", f"{{folder}}/{SHAPE}/checkpoint", "--precision", precision, *others,
-                               "--engine", f"{{folder}}/{SHAPE}/{name}", "--json"), _steps(name), SHAPE)
+    Section("constant-kv", ("bench/engine/constant_kv.py", "--json"), _constant_kv),
+    Section("service", ("bench/service/throughput.py", "--json"), _service),
+    Section("startup", ("bench/service/startup.py", "--json"), _startup),
+    Section("builder", ("bench/builder/speed.py", "--json"), _builder),
+    Section("speculation", ("bench/engine/speculation.py", "--json"), _speculation),
+    *(Section(f"step-{name}", ("bench/engine/step.py", f"{{folder}}/{SHAPE}/checkpoint", "--precision", precision,
+                               *others, "--engine", f"{{folder}}/{SHAPE}/{name}", "--json"), _steps(name), SHAPE)
       for name, precision, others in (("int8", "int8", ()), ("int4", "int4", ()),
                                       ("int4-128", "int4", ("--int4-block", "128")))),
     Section("peers", ("bench/peers/run.py", "--shape", SHAPE, "--sessions", "1,8,32", "--prefill", "256", "--turns",

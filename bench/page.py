@@ -30,7 +30,7 @@ from bench.peers.checkpoint import checkpoint
 from bench.peers.results import machine
 from bench.peers.shapes import SHAPES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sinkserve", "onnxruntime", "numpy", "grpcio")
 LONGEST_S = 1800
 """A section that takes longer is stuck."""

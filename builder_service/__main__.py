@@ -10,7 +10,7 @@ import structlog
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
 from common.errors import SinkServeError
-from common.server import stop_requested
+from common.rpc.server import stop_requested
 from common.settings import SettingsError, SharedSettings
 from common.telemetry import configure_logging
 

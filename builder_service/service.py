@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from builder_service.build_queue import BuildQueue
-from builder_service.build_repository import BuildRepository
-from builder_service.build_run import Workshop
-from builder_service.builder_servicer import BuilderServicer
-from builder_service.capability import Capability
-from builder_service.catalog_servicer import CatalogServicer
-from builder_service.changes import Changes
-from builder_service.metrics import BuildMeter, QueueCollector
+from builder_service.api.builder_servicer import BuilderServicer
+from builder_service.api.catalog_servicer import CatalogServicer
+from builder_service.collector import BuildMeter, QueueCollector
+from builder_service.queue.capability import Capability
+from builder_service.queue.changes import Changes
+from builder_service.queue.queue import BuildQueue
+from builder_service.queue.repository import BuildRepository
 from builder_service.settings import BuilderSettings
-from builder_service.worker import Worker
-from common.aliases import Aliases
-from common.catalog import Catalog
-from common.database import Database
-from common.metrics_server import MetricsServer, start_metrics
-from common.processes import this_process
-from common.schema import open_database
-from common.server import Registration, RunningServer, start_server
+from builder_service.worker.attempt import Workshop
+from builder_service.worker.worker import Worker
+from common.catalog.aliases import Aliases
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.db.processes import this_process
+from common.db.schema import open_database
+from common.rpc.metrics_server import MetricsServer, start_metrics
+from common.rpc.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
-from common.store import open_store
+from common.store.blob_store import open_store
 from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServicer_to_server
 from sinkserve.builder.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from builder_service.place import HUB, Remote, read_root
+from builder_service.sources.uri import HUB, Remote, read_root
 from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
 
 _LOOPBACK = ("127.", "localhost", "[::1]")

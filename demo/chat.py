@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from dialogues import Turn, conversation
 from rich.console import Console
 from rich.table import Table
 
-from common.spec_file import read_spec_file
-from common.wire import spec_to_wire
-from sinkserve.cli.build_view import print_outcome, watch
-from sinkserve.cli.embedded import embedded_services
+from common.rpc.wire import spec_to_wire
+from common.spec.yaml_file import read_spec_file
+from demo.dialogues import Turn, conversation
+from sinkserve.cli.build.view import print_outcome, watch
+from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.client import Client, Finished
 from sinkserve.client import Conversation as Session
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import words
-from keys import KEYS, Key
+from demo import words
+from demo.keys import KEYS, Key
 
 Thing = TypeVar("Thing")
 NOT_SEEN = "The code in line {n} is one I have not seen."

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import words
+from demo import words
 
 UNTOLD = "something you have not told me"
 Draw = Callable[[random.Random, bool], str]

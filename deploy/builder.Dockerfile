@@ -37,5 +37,5 @@ WORKDIR /var/lib/sinkserve
 VOLUME /var/lib/sinkserve
 USER 10001:10001
 EXPOSE 50061 9461
-HEALTHCHECK --start-period=10s --interval=10s --timeout=5s CMD ["python", "-m", "common.probe", "127.0.0.1:50061"]
+HEALTHCHECK --start-period=10s --interval=10s --timeout=5s CMD ["python", "-m", "common.rpc.probe", "127.0.0.1:50061"]
 ENTRYPOINT ["python", "-m", "builder_service"]

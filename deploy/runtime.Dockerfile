@@ -36,5 +36,5 @@ WORKDIR /var/lib/sinkserve
 VOLUME /var/lib/sinkserve
 USER 10001:10001
 EXPOSE 50071 9471
-HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD ["python", "-m", "common.probe", "127.0.0.1:50071"]
+HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD ["python", "-m", "common.rpc.probe", "127.0.0.1:50071"]
 ENTRYPOINT ["python", "-m", "runtime_service"]

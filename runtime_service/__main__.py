@@ -8,7 +8,7 @@ import sys
 import structlog
 
 from common.errors import SinkServeError
-from common.server import stop_requested
+from common.rpc.server import stop_requested
 from common.settings import SettingsError, SharedSettings
 from common.telemetry import configure_logging
 from runtime_service.service import start_runtime

@@ -7,34 +7,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from common.catalog import Catalog
-from common.database import Database
-from common.metrics_server import MetricsServer, start_metrics
-from common.published_engine import PublishedEngine
-from common.schema import open_database
-from common.server import Registration, RunningServer, start_server
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.db.schema import open_database
+from common.rpc.metrics_server import MetricsServer, start_metrics
+from common.rpc.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
-from common.store import open_store
-from runtime_service.background import Background, Writer
-from runtime_service.branches import Branches
-from runtime_service.caches import Caches
-from runtime_service.conversation_servicer import ConversationServicer
-from runtime_service.engine_servicer import EngineServicer
-from runtime_service.engines import Engines
-from runtime_service.loader import Loaded, Loader
-from runtime_service.membership import Membership
-from runtime_service.meter import Meter
-from runtime_service.metrics import RuntimeCollector
-from runtime_service.parked_files import ParkedFiles
-from runtime_service.periodic import Periodic
-from runtime_service.replicas import new_replica
-from runtime_service.session_claims import SessionClaims
-from runtime_service.session_repository import SessionRepository
-from runtime_service.sessions import Sessions
+from common.spec.published_engine import PublishedEngine
+from common.store.blob_store import open_store
+from runtime_service.api.conversation_servicer import ConversationServicer
+from runtime_service.api.engine_servicer import EngineServicer
+from runtime_service.collector import RuntimeCollector
+from runtime_service.engines.loader import Loaded, Loader
+from runtime_service.engines.registry import EngineRegistry
+from runtime_service.recompute.token_generator import LoadedGenerator
+from runtime_service.sessions.branches import Branches
+from runtime_service.sessions.cache_tiers import CacheTiers
+from runtime_service.sessions.membership import Membership
+from runtime_service.sessions.registry import SessionRegistry
+from runtime_service.sessions.shared import Shared
+from runtime_service.sessions.turn_metrics import TurnMetrics
 from runtime_service.settings import RuntimeSettings
-from runtime_service.snapshots import Snapshots
-from runtime_service.token_generator import LoadedGenerator
-from runtime_service.turns import Shared
+from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.parked_files import ParkedFiles
+from runtime_service.storage.replicas import new_replica
+from runtime_service.storage.repository import SessionRepository
+from runtime_service.storage.snapshots import Snapshots
+from runtime_service.tasks.background import Background, Writer
+from runtime_service.tasks.periodic import Periodic
 from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 
@@ -51,8 +51,8 @@ class RuntimeHandle:
 
     address: str
     server: RunningServer
-    sessions: Sessions
-    engines: Engines
+    sessions: SessionRegistry
+    engines: EngineRegistry
     conversations: ConversationServicer
     shared: Shared
     database: Database
@@ -82,7 +82,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     InvalidArgument for a URL that cannot be used, FailedPrecondition for a database of another schema, and why an
     engine of the settings cannot be loaded.
     """
-    meter = Meter()
+    meter = TurnMetrics()
     variable = "SINKSERVE_RUNTIME_METRICS_LISTEN"
     metrics = await asyncio.to_thread(start_metrics, settings.metrics_listen, variable, meter.registry)
     try:
@@ -93,17 +93,17 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
 
 
 async def _start(
-    settings: RuntimeSettings, shared: SharedSettings, load: Load | None, meter: Meter, metrics: MetricsServer
+    settings: RuntimeSettings, shared: SharedSettings, load: Load | None, meter: TurnMetrics, metrics: MetricsServer
 ) -> RuntimeHandle:
     database = await asyncio.to_thread(open_database, shared.database)
     catalog = Catalog(database, store := open_store(shared.store))
     load = load or Loader(store, shared.home.resolve() / "engines", settings).load
     claims = SessionClaims(database, new_replica(), settings.lease_s)
     files = ParkedFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
-    caches = Caches(files, Snapshots(database, shared.store))
-    engines = Engines(catalog, load, settings, _HOLDER + claims.replica, caches.spill)
+    caches = CacheTiers(files, Snapshots(database, shared.store))
+    engines = EngineRegistry(catalog, load, settings, _HOLDER + claims.replica, caches.spill)
     common = Shared(SessionRepository(database), claims, Writer(), Background(), caches, settings, meter)
-    sessions = Sessions(engines, common)
+    sessions = SessionRegistry(engines, common)
     membership = Membership(sessions)
     conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
     try:

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
-from runtime_service.durability import Durability
-from runtime_service.options import MOST_SPECULATED
+from runtime_service.domain.durability import Durability
+from runtime_service.domain.options import MOST_SPECULATED
 
 
 def _upper(value: object) -> object:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from common.database import Database
-from tests.databases import KINDS, new_database
-from tests.s3 import Bucket, S3Server
+from common.db.database import Database
+from tests.servers.databases import KINDS, new_database
+from tests.servers.s3 import Bucket, S3Server
 
 settings.register_profile("sinkserve", deadline=None)  # nothing here asserts time
 settings.load_profile("sinkserve")

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bench.peers.shapes import Shape
-from builder_service.families import read_model
-from builder_service.tensors import source_shapes
+from builder_service.families.registry import read_model
+from builder_service.model.tensors import source_shapes
 
-DEMO = Path(__file__).parents[2] / "demo" / "model"
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "model"
 
 
 def checkpoint(shape: Shape, folder: Path) -> Path:

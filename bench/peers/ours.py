@@ -6,11 +6,11 @@ from importlib.metadata import version
 
 import numpy as np
 
-from bench.exported import exported_engine
+from bench.engine.exported import exported_engine
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
-from common.engine import Feed, FloatArray, SlotState
-from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec import INT4_BLOCK, Precision
+from common.engine.engine import Feed, FloatArray, SlotState
+from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.spec.model_spec import INT4_BLOCK, Precision
 from common.window import Geometry, SessionWindow, chunks
 
 SLOTS = 32

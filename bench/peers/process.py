@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.peers.members import Member
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class PeerFailed(Exception):

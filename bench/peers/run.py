@@ -29,7 +29,7 @@ from bench.peers.process import ROOT, PeerFailed, PeerProcess
 from bench.peers.readings import Reading
 from bench.peers.results import Results, machine
 from bench.peers.shapes import SHAPES, Shape
-from common.spec import CacheGeometry
+from common.spec.model_spec import CacheGeometry
 
 QUICK = Plan(
     rounds=3, decode_s=0.4, sessions=(1, 4, 8, 16, 32), prefill=(64, 256, 1024), turns=20, prompt=24, new=40, most_s=60

@@ -32,16 +32,16 @@ class Entry:
 
 
 COMMANDS: Mapping[str, Entry] = {
-    "run": Entry("run_folder", "run", "Build a checkpoint folder if need be, and chat with it."),
-    "serve": Entry("serve", "serve", "Run the builder and the runtime in one process, or one of them."),
-    "build": Entry("build", "build", "Build an engine from a spec."),
-    "chat": Entry("chat", "chat", "Talk to an engine."),
-    "spec": Entry("spec", "app", "Write and check specs."),
-    "builds": Entry("builds", "app", "What the builder does and did."),
+    "run": Entry("chat.run_folder", "run", "Build a checkpoint folder if need be, and chat with it."),
+    "serve": Entry("services.serve", "serve", "Run the builder and the runtime in one process, or one of them."),
+    "build": Entry("build.submit", "build", "Build an engine from a spec."),
+    "chat": Entry("chat.chat", "chat", "Talk to an engine."),
+    "spec": Entry("build.spec", "app", "Write and check specs."),
+    "builds": Entry("build.builds", "app", "What the builder does and did."),
     "engines": Entry("engines", "app", "Published engines, and what the runtime has loaded."),
     "sessions": Entry("sessions", "app", "Conversations that the runtime holds."),
     "eval": Entry("eval", "app", "The paper's measurements on an engine: tables, JSON and plots."),
-    "db": Entry("db", "app", "The database that both services share, and its schema."),
+    "db": Entry("services.db", "app", "The database that both services share, and its schema."),
 }
 
 

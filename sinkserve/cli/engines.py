@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sinkserve.cli import console
-from sinkserve.cli.builds import precision, spec_facts
-from sinkserve.cli.failures import WRONG, Failure, explained
-from sinkserve.cli.options import Builder, Json, Runtime, ask
+from sinkserve.cli.build.builds import precision, spec_facts
+from sinkserve.cli.terminal import console
+from sinkserve.cli.terminal.failures import WRONG, Failure, explained
+from sinkserve.cli.terminal.options import Builder, Json, Runtime, ask
 from sinkserve.client import Client
 from sinkserve.engine.v1.engine_pb2 import Engine, Hardware
 from sinkserve.runtime.v1.engine_service_pb2 import LoadedEngine

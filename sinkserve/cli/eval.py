@@ -17,14 +17,14 @@ import typer
 from rich.markup import escape
 
 from common.settings import SettingsError, SharedSettings
-from common.spec_file import read_spec_file
+from common.spec.yaml_file import read_spec_file
 from runtime_service.settings import RuntimeSettings
-from sinkserve.cli import console
-from sinkserve.cli.build import build_here, readable_root
-from sinkserve.cli.embedded import embedded_services
+from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.eval_view import print_measured, tracked
-from sinkserve.cli.failures import WRONG, Failure, explained
-from sinkserve.cli.options import own_remote
+from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.terminal import console
+from sinkserve.cli.terminal.failures import WRONG, Failure, explained
+from sinkserve.cli.terminal.options import own_remote
 from sinkserve.evaluation.forms import FORMS, FormName
 from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
 from sinkserve.evaluation.report import dump, write_document

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sinkserve.cli import console
+from sinkserve.cli.terminal import console
 from sinkserve.evaluation.perplexity import Perplexity, Row
 from sinkserve.evaluation.progress import Advance
 from sinkserve.evaluation.speed import Speed

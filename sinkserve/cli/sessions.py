@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sinkserve.cli import console
-from sinkserve.cli.options import Json, Runtime, ask
+from sinkserve.cli.terminal import console
+from sinkserve.cli.terminal.options import Json, Runtime, ask
 from sinkserve.client import Client
 from sinkserve.runtime.v1.conversation_service_pb2 import FinishReason, Session, SessionOptions, TurnRecord
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from common.engine import Engine, FloatArray
+from common.engine.engine import Engine, FloatArray
 from common.errors import FailedPrecondition, Reason, SinkServeError
 from common.window import Geometry
 from sinkserve.evaluation.modes import Kind, Mode, all_modes, common_geometry, holds

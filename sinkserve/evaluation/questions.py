@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from runtime_service.text import Message, Text
+from runtime_service.decoding.text import Text
+from runtime_service.domain.turn import Message
 from sinkserve.evaluation.forms import Form
 
 LINES_A_QUESTION = 2

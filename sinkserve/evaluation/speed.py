@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import median
 
-from common.engine import Engine, Feed
+from common.engine.engine import Engine, Feed
 from common.errors import SinkServeError
 from common.window import Geometry, SessionWindow, chunks
 from sinkserve.evaluation.progress import Track

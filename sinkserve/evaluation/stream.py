@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.engine import Engine, Feed, FloatArray
+from common.engine.engine import Engine, Feed, FloatArray
 from common.errors import Internal, Reason
 from common.window import SessionWindow, held_positions, linear_run
 

@@ -15,24 +15,24 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
-from builder_service.estimate import kv_bytes_per_slot
-from builder_service.export import write_resized
-from builder_service.families import read_model
-from builder_service.locate import read_config
-from builder_service.model import Model
-from builder_service.place import Remote
-from common.catalog import Catalog
+from builder_service.families.registry import read_model
+from builder_service.model.model import Model
+from builder_service.pipeline.estimate import kv_bytes_per_slot
+from builder_service.pipeline.export import write_resized
+from builder_service.sources.locate import read_config
+from builder_service.sources.uri import Remote
+from common.catalog.catalog import Catalog
+from common.db.schema import open_database
 from common.digest import digest_file
-from common.engine import Engine
+from common.engine.engine import Engine
+from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
-from common.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
-from common.onnxruntime_engine import OnnxRuntimeEngine
-from common.schema import open_database
 from common.settings import SharedSettings
-from common.spec import Target
-from common.store import open_store
+from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
+from common.spec.model_spec import Target
+from common.store.blob_store import open_store
 from common.window import Geometry
-from runtime_service.loader import Loaded, Loader, available_memory_bytes
+from runtime_service.engines.loader import Loaded, Loader, available_memory_bytes
 from runtime_service.settings import RuntimeSettings
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from builder_service.build_queue import BuildQueue
-from builder_service.build_repository import BuildRepository
-from builder_service.builds import MOST_ATTEMPTS, Build
-from builder_service.capability import Capability
-from builder_service.failure import Failure
-from builder_service.metrics import BuildMeter, QueueCollector
-from common.blob_claims import claim_blobs
-from common.catalog import Catalog
-from common.database import Database, utc_now
+from builder_service.collector import BuildMeter, QueueCollector
+from builder_service.queue.build import MOST_ATTEMPTS, Build
+from builder_service.queue.capability import Capability
+from builder_service.queue.failure import Failure
+from builder_service.queue.queue import BuildQueue
+from builder_service.queue.repository import BuildRepository
+from common.catalog.blob_claims import claim_blobs
+from common.catalog.catalog import Catalog
+from common.db.database import Database, utc_now
 from common.errors import Internal, Reason
-from common.spec import ModelSpec, Source
-from common.store import open_store
+from common.spec.model_spec import ModelSpec, Source
+from common.store.blob_store import open_store
 from tests.contract.test_builds import expire
-from tests.drafts import draft
+from tests.samples.drafts import draft
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 FAILURE = Failure.of(Internal(Reason.BUILD_CRASHED, "crashed"))

@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from builder_service import build_repository
-from builder_service import build_tables as tables
-from builder_service.build_events import Changed, Logged, Progressed
-from builder_service.build_queue import BuildQueue, Lease
-from builder_service.build_repository import BuildRepository
-from builder_service.builds import MOST_ATTEMPTS, Build, Stage, StageProgress, State
-from builder_service.capability import Capability
-from builder_service.failure import Failure
-from common.blob_claims import claim_blobs
-from common.catalog import Catalog
-from common.database import Database, database_time
+from builder_service.queue import repository as build_repository
+from builder_service.queue import tables
+from builder_service.queue.build import MOST_ATTEMPTS, Build, Stage, StageProgress, State
+from builder_service.queue.capability import Capability
+from builder_service.queue.events import Changed, Logged, Progressed
+from builder_service.queue.failure import Failure
+from builder_service.queue.queue import BuildQueue, Lease
+from builder_service.queue.repository import BuildRepository
+from common.catalog.blob_claims import claim_blobs
+from common.catalog.catalog import Catalog
+from common.db.database import Database, database_time
+from common.db.paging import read_page
 from common.digest import digest_of
 from common.errors import Aborted, AlreadyExists, FailedPrecondition, Internal, NotFound, Reason, ResourceExhausted
-from common.pages import read_page
-from common.spec import ModelSpec, Source
-from common.store import open_store
-from tests.drafts import draft
+from common.spec.model_spec import ModelSpec, Source
+from common.store.blob_store import open_store
+from tests.samples.drafts import draft
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 OTHER = ModelSpec(name="other", source=Source(uri="/m"))

@@ -13,13 +13,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, select, text, update
 
-import builder_service.build_tables  # noqa: F401 - its tables are compared too
-import common.catalog_tables as tables
-import runtime_service.session_tables  # noqa: F401 - its tables are compared too
-from common.database import Database, connect, database_time, metadata, utc_now
+import builder_service.queue.tables  # noqa: F401 - its tables are compared too
+import runtime_service.storage.tables  # noqa: F401 - its tables are compared too
+from common.catalog import tables
+from common.db.database import Database, connect, database_time, metadata, utc_now
+from common.db.schema import BEFORE, EMPTY, known_versions, needed_version, open_database, upgrade, version_of
 from common.errors import FailedPrecondition, Reason, Unavailable
-from common.schema import BEFORE, EMPTY, known_versions, needed_version, open_database, upgrade, version_of
-from tests.databases import KINDS, new_database_url
+from tests.servers.databases import KINDS, new_database_url
 
 
 @pytest.fixture(params=KINDS)

@@ -1,4 +1,4 @@
-"""What every engine does, whatever executes it: the promises of `common.engine.Engine`."""
+"""What every engine does, whatever executes it: the promises of `common.engine.engine.Engine`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.engine import Engine, Feed, FloatArray, SlotState
+from common.engine.engine import Engine, Feed, FloatArray, SlotState
 from common.window import Geometry, SessionWindow, held_positions
-from tests.checkpoints import write_checkpoint
-from tests.engines import build_engine
-from tests.fake_engine import FakeEngine
-from tests.fake_gpu import build_tensorrt_engine, install
-from tests.streams import feed_all, feed_of, random_tokens
+from tests.fakes.engine import FakeEngine
+from tests.fakes.gpu import build_tensorrt_engine, install
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.engines import build_engine
+from tests.samples.streams import feed_all, feed_of, random_tokens
 
 GEOMETRY = Geometry(sinks=4, window=13, chunk=6, slots=4)
 FULL = SessionWindow(4, 13)

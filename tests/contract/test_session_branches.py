@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
-from common.catalog import Catalog
-from common.database import Database
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.db.paging import Page
 from common.errors import Aborted, FailedPrecondition, NotFound, Reason
-from common.pages import Page
-from common.store import open_store
+from common.store.blob_store import open_store
 from common.window import Geometry
-from runtime_service.session import Session
-from runtime_service.session_branches import SessionBranches
-from runtime_service.session_claims import SessionClaims
-from runtime_service.session_repository import SessionRepository
-from runtime_service.session_tables import snapshots
-from tests.session_examples import NOON, SESSION, after, finished, turn
-from tests.whole_manifests import make_manifest
+from runtime_service.domain.session import Session
+from runtime_service.storage.branches import SessionBranches
+from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.repository import SessionRepository
+from runtime_service.storage.tables import snapshots
+from tests.samples.session_examples import NOON, SESSION, after, finished, turn
+from tests.samples.whole_manifests import make_manifest
 
 EVERY = Page(1000, None, "turns")
 

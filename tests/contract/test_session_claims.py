@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from common.catalog import Catalog
-from common.database import Database, database_time, utc_now
+from common.catalog.catalog import Catalog
+from common.db.database import Database, database_time, utc_now
 from common.errors import Aborted, NotFound, Reason
-from common.store import open_store
+from common.store.blob_store import open_store
 from common.window import Geometry
-from runtime_service import session_tables as tables
-from runtime_service.session import Session
-from runtime_service.session_claims import Claimed, SessionClaims
-from runtime_service.session_repository import SessionRepository
-from tests.session_examples import SESSION, after, finished, turn
-from tests.whole_manifests import make_manifest
+from runtime_service.domain.session import Session
+from runtime_service.storage import tables
+from runtime_service.storage.claims import Claimed, SessionClaims
+from runtime_service.storage.repository import SessionRepository
+from tests.samples.session_examples import SESSION, after, finished, turn
+from tests.samples.whole_manifests import make_manifest
 
 IDLE_S = 60.0
 

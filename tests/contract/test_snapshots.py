@@ -10,21 +10,21 @@ import obstore
 import pytest
 from sqlalchemy import select
 
-from common.catalog import Catalog
-from common.database import Database
-from common.engine import SlotState
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.engine.engine import SlotState
 from common.errors import Aborted, Reason, Unavailable
-from common.object_store import open_object_store
-from common.store import open_store
+from common.store.blob_store import open_store
+from common.store.object_store import open_object_store
 from common.window import Geometry
-from runtime_service import snapshots as module
-from runtime_service.session import Session
-from runtime_service.session_claims import SessionClaims
-from runtime_service.session_repository import SessionRepository
-from runtime_service.session_tables import snapshots as table
-from runtime_service.snapshots import KEPT, Snapshots
-from tests.session_examples import SESSION, slot_state
-from tests.whole_manifests import make_manifest
+from runtime_service.domain.session import Session
+from runtime_service.storage import snapshots as module
+from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.repository import SessionRepository
+from runtime_service.storage.snapshots import KEPT, Snapshots
+from runtime_service.storage.tables import snapshots as table
+from tests.samples.session_examples import SESSION, slot_state
+from tests.samples.whole_manifests import make_manifest
 
 
 @pytest.fixture(params=["folder", "s3"])

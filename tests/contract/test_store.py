@@ -14,11 +14,11 @@ import obstore
 import pytest
 from obstore.store import ObjectStore
 
-from common import object_store
 from common.digest import CHUNK_BYTES, digest_hex, digest_of
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, Reason, SinkServeError, Unavailable
-from common.store import BlobStore, open_store
-from tests.s3 import KEY_ID, SECRET, Bucket, S3Server
+from common.store import object_store
+from common.store.blob_store import BlobStore, open_store
+from tests.servers.s3 import KEY_ID, SECRET, Bucket, S3Server
 
 DATA = b"weights" * 1000
 DIGEST = digest_of(DATA)
@@ -207,7 +207,7 @@ def test_progress_adds_up_to_the_bytes(place: Place, tmp_path: Path, is_wrong: b
     assert all(len(sizes) > 1 for sizes in heard)
 
 
-PUT = "import sys; from pathlib import Path; from common.store import open_store\n"
+PUT = "import sys; from pathlib import Path; from common.store.blob_store import open_store\n"
 PUT += "open_store(sys.argv[1]).put(Path(sys.argv[2]), sys.argv[3])"
 
 
@@ -227,7 +227,8 @@ def test_threads_and_processes_may_put_the_same_blob_at_once(place: Place, tmp_p
 WRITER = """
 import sys, threading
 from pathlib import Path
-from common import digest, store
+from common import digest
+from common.store import blob_store as store
 def pieces(file):
     yield bytes(20 << 20)
     print("half", flush=True)
@@ -263,7 +264,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from common.digest import digest_file
-from common.store import open_store
+from common.store.blob_store import open_store
 def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 store, folder = open_store(sys.argv[1]), Path(sys.argv[2])

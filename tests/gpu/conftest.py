@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.hardware import Machine
+from common.spec.hardware import Machine
 from tests.gpu.findings import Findings
 from tests.gpu.machine import Here, look
 

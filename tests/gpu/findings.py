@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from builder_service.verify import TOLERANCES
-from common.spec import Precision
+from builder_service.verify.verify import TOLERANCES
+from common.spec.model_spec import Precision
 from tests.gpu.machine import FAKE, Here
 
 _ABSENT = float("inf")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.engine import Engine, Feed, FloatArray
+from common.engine.engine import Engine, Feed, FloatArray
 from common.window import SessionWindow
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import onnxruntime as ort
 import pytest
 
+from common.engine.tensorrt_machine import find_machine
 from common.errors import FailedPrecondition
-from common.hardware import Machine
-from common.tensorrt_machine import find_machine
+from common.spec.hardware import Machine
 
 FAKE = os.environ.get("SINKSERVE_TEST_FAKE_GPU") == "1"
-"""The suite runs over `tests.fake_gpu`: it then proves its own code, and nothing of a GPU."""
+"""The suite runs over `tests.fakes.gpu`: it then proves its own code, and nothing of a GPU."""
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
@@ -34,9 +34,9 @@ class Here:
 
 
 def look(patches: pytest.MonkeyPatch) -> Here:
-    """Find the machine. Comes before whatever imports `tests.fake_gpu`, which takes TensorRT's name if that is free."""
+    """Find the machine. Comes before what imports `tests.fakes.gpu`, which takes TensorRT's name if that is free."""
     if FAKE:
-        from tests.fake_gpu import install
+        from tests.fakes.gpu import install
 
         install(patches)
     cuda_provider = CUDA_PROVIDER in ort.get_available_providers()

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.messages import Order
-from builder_service.pipeline import run
-from builder_service.timing_cache import TimingCaches
+from builder_service.pipeline.messages import Order
+from builder_service.pipeline.pipeline import run
+from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
-from common.hardware import Hardware, Machine
-from common.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
-from common.published_engine import PublishedEngine
-from common.spec import (
+from common.spec.hardware import Hardware, Machine
+from common.spec.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
+from common.spec.model_spec import (
     PRECISIONS,
     BuildOptions,
     CacheGeometry,
@@ -29,18 +28,19 @@ from common.spec import (
     Target,
     TensorRtOptions,
 )
-from common.store import open_store
+from common.spec.published_engine import PublishedEngine
+from common.store.blob_store import open_store
 from common.window import SessionWindow
-from runtime_service.loader import Loaded, Loader
+from runtime_service.engines.loader import Loaded, Loader
 from runtime_service.settings import RuntimeSettings
-from tests.checkpoints import write_checkpoint
-from tests.engines import build_engine
-from tests.fake_gpu import TensorRtEngine
+from tests.fakes.gpu import TensorRtEngine
 from tests.gpu.findings import Findings
 from tests.gpu.golden import compare, greedy
 from tests.gpu.machine import FAKE
-from tests.streams import feed_all, random_tokens
-from tests.unit.builder_service.test_pipeline import Listener
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.engines import build_engine
+from tests.samples.streams import feed_all, random_tokens
+from tests.unit.builder_service.pipeline.test_pipeline import Listener
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,4 @@
-"""The promises of `common.engine.Engine` on a GPU: the tests of `tests/contract/test_engine.py`, every one of them."""
+"""The promises of `common.engine.engine.Engine` on a GPU: all the tests of `tests/contract/test_engine.py`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from builder_service.verify import TOLERANCES
-from common.engine import FloatArray
-from common.spec import PRECISIONS, Precision, Target
-from tests.checkpoints import write_checkpoint
+from builder_service.verify.verify import TOLERANCES
+from common.engine.engine import FloatArray
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from tests.contract import test_engine as contract
-from tests.fake_gpu import build_tensorrt_engine
+from tests.fakes.gpu import build_tensorrt_engine
 from tests.gpu.borrowed import public_names
+from tests.samples.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -1,7 +1,7 @@
 """The graphs for TensorRT on ONNX Runtime's CUDA provider, which needs a GPU and no TensorRT.
 
-The CPU runs only what `builder_service.widening` makes of the graphs in 16 bits; here the graphs themselves run. Every
-step starts from the CPU's caches, so that errors do not add up.
+The CPU runs only what `builder_service.graph.emulate_half` makes of the graphs in 16 bits; here the graphs themselves
+run. Every step starts from the CPU's caches, so that errors do not add up.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.export import STAND_IN_PATH
-from builder_service.families import read_model, read_rope
-from builder_service.verify import TOLERANCES
-from common.angles import Angles
-from common.batch import Batch, plan_batch
-from common.engine import Feed
-from common.manifest import GRAPH_PATH
-from common.spec import PRECISIONS, Precision, Target
-from common.step_inputs import StepInputs
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.pipeline.export import STAND_IN_PATH
+from builder_service.verify.verify import TOLERANCES
+from common.engine.angles import Angles
+from common.engine.batch import Batch, plan_batch
+from common.engine.engine import Feed
+from common.engine.step_inputs import StepInputs
+from common.spec.manifest import GRAPH_PATH
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
-from tests.engines import export_graph
-from tests.families import CONFIGS, write_family
 from tests.gpu.findings import Findings
 from tests.gpu.machine import CUDA_PROVIDER, FAKE, Here
 from tests.gpu.provider_session import CPU, Arrays, NoKernelError, ProviderSession
-from tests.streams import random_tokens
+from tests.samples.engines import export_graph
+from tests.samples.families import CONFIGS, write_family
+from tests.samples.streams import random_tokens
 
 pytestmark = pytest.mark.gpu
 

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.families import read_model, read_rope
-from builder_service.tensors import ModelTensors
-from builder_service.verify import verify
-from common.spec import PRECISIONS, Precision, Target
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.model.tensors import ModelTensors
+from builder_service.verify.verify import verify
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
-from tests.engines import build_engine
-from tests.fake_gpu import TensorRtEngine, build_tensorrt_engine
-from tests.families import CONFIGS, write_family
+from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.findings import FamilyRow, Findings
 from tests.gpu.golden import Golden, compare, greedy
-from tests.streams import feed_all, random_tokens
+from tests.samples.engines import build_engine
+from tests.samples.families import CONFIGS, write_family
+from tests.samples.streams import feed_all, random_tokens
 
 pytestmark = pytest.mark.gpu
 

@@ -1,4 +1,4 @@
-"""I1, I2, I3 and I5 of `tests/unit/common/test_invariants.py` on a GPU, in every precision; I4: `test_parking.py`.
+"""I1, I2, I3, I5 of `tests/unit/common/engine/test_invariants.py` on a GPU, in every precision; I4: `test_parking.py`.
 
 I6 is here: what a step takes of time and device memory at position 1,000,000, beside an early one.
 Free memory is that of the whole GPU: nobody else may use it meanwhile.
@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.verify import TOLERANCES
-from common.cuda_device import find_gpu
-from common.engine import Engine, Feed
-from common.spec import PRECISIONS, Precision, Target
+from builder_service.verify.verify import TOLERANCES
+from common.engine.cuda_device import find_gpu
+from common.engine.engine import Engine, Feed
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
-from tests.checkpoints import write_checkpoint
-from tests.fake_gpu import TensorRtEngine, build_tensorrt_engine
+from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.borrowed import public_names
 from tests.gpu.findings import Findings
 from tests.gpu.machine import FAKE
-from tests.unit.common import test_invariants as invariants
+from tests.samples.checkpoints import write_checkpoint
+from tests.unit.common.engine import test_invariants as invariants
 
 pytestmark = pytest.mark.gpu
 

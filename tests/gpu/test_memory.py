@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.estimate import kv_bytes_per_slot
-from builder_service.families import read_model, read_rope
-from common.cuda_device import CudaDevice, find_gpu
-from common.engine import Engine, Feed
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.pipeline.estimate import kv_bytes_per_slot
+from common.engine.cuda_device import CudaDevice, find_gpu
+from common.engine.engine import Engine, Feed
 from common.errors import Reason, ResourceExhausted
-from common.spec import Precision
+from common.spec.model_spec import Precision
 from common.window import Geometry, SessionWindow
-from tests.checkpoints import write_checkpoint
-from tests.fake_gpu import TensorRtEngine, compile_plan
+from tests.fakes.gpu import TensorRtEngine, compile_plan
 from tests.gpu.findings import Findings
-from tests.streams import feed_all, largest_error, random_tokens
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.streams import feed_all, largest_error, random_tokens
 
 pytestmark = pytest.mark.gpu
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint import Checkpoint
-from builder_service.families import read_model, read_rope
-from builder_service.verify import TOLERANCES
-from common.engine import Engine, Feed, FloatArray, SlotState
-from common.spec import PRECISIONS, Precision, Target
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.verify.verify import TOLERANCES
+from common.engine.engine import Engine, Feed, FloatArray, SlotState
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
-from tests.checkpoints import write_checkpoint
-from tests.fake_gpu import TensorRtEngine, compile_plan
-from tests.streams import feed_all, feed_of, largest_error, random_tokens
+from tests.fakes.gpu import TensorRtEngine, compile_plan
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.streams import feed_all, feed_of, largest_error, random_tokens
 
 pytestmark = pytest.mark.gpu
 

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("debootstrap"), reason="needs root and debootstrap"),
 ]
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 BUILDER, RUNTIME = "127.0.0.1:50061", "127.0.0.1:50071"
 SPEC = """
 name: demo

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from common.window import Geometry, SessionWindow
-from tests.engines import build_engine
-from tests.families import CONFIGS, write_family
-from tests.streams import feed_all, random_tokens
+from tests.samples.engines import build_engine
+from tests.samples.families import CONFIGS, write_family
+from tests.samples.streams import feed_all, random_tokens
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder_service.families import read_model, read_rope
+from builder_service.families.registry import read_model, read_rope
 from common.window import Geometry
 
 torch = pytest.importorskip("torch")

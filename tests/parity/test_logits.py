@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.engine import Feed
+from common.engine.engine import Feed
 from common.window import Geometry, SessionWindow, linear_run
-from tests.checkpoints import write_checkpoint
-from tests.engines import build_engine
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.engines import build_engine
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

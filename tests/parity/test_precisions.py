@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.engine import Engine, Feed
+from common.engine.engine import Engine, Feed
 from common.window import Geometry, SessionWindow
-from tests.checkpoints import copy_checkpoint
-from tests.engines import build_engine
+from tests.samples.checkpoints import copy_checkpoint
+from tests.samples.engines import build_engine
 
 pytestmark = pytest.mark.parity
 
-MODEL = Path(__file__).parents[2] / "demo" / "model"
+MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
 GEOMETRY = Geometry(sinks=4, window=124, chunk=16, slots=8)
 WINDOW = SessionWindow(4, 124)
 TOKENS = 256  # in each of the slots: twice the cache

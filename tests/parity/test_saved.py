@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.engine import Feed
+from common.engine.engine import Feed
 from common.window import Geometry, SessionWindow
-from tests.engines import build_engine
+from tests.samples.engines import build_engine
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

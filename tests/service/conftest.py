@@ -9,9 +9,9 @@ import grpc
 import pytest
 
 from builder_service.service import BuilderHandle
-from tests.checkpoints import write_checkpoint
-from tests.service.builder import BuilderClient, serving
-from tests.service.runtime import Bench
+from tests.samples.checkpoints import write_checkpoint
+from tests.service.builder.builder import BuilderClient, serving
+from tests.service.runtime.runtime import Bench
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import endless
+from bench.engine import endless
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from bench.goals import SECTIONS, Figure, Section
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)

@@ -17,7 +17,7 @@ from common.window import (
     row,
     visible_rows,
 )
-from tests.geometries import geometries, windows
+from tests.samples.geometries import geometries, windows
 
 
 def seen(window: SessionWindow, position: int) -> set[int]:

@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from sinkserve.engine.v1 import engine_pb2
-from tests.retry_table import NONE, PAGE, ROOT, WORDS, raised, rows
+from tests.pages.retry_table import NONE, PAGE, ROOT, WORDS, raised, rows
 
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]+)")
 PLUGIN = """#!{python}
 import os, pathlib, sys
-from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
+from google.protobuf.compiler.plugin_pb2 import CodeGeneratorResponse
 request = CodeGeneratorRequest.FromString(sys.stdin.buffer.read())
 pathlib.Path(f"{{os.getpid()}}.asked").write_text("\\n".join(request.file_to_generate))
 sys.stdout.buffer.write(CodeGeneratorResponse(supported_features=1).SerializeToString())

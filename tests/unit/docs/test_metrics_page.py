@@ -10,17 +10,17 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from builder_service.metrics import BuildMeter, QueueCollector
-from common.database import Database
-from runtime_service.meter import Meter
-from runtime_service.metrics import RuntimeCollector
+from builder_service.collector import BuildMeter, QueueCollector
+from common.db.database import Database
+from runtime_service.collector import RuntimeCollector
+from runtime_service.sessions.turn_metrics import TurnMetrics
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 _TABLE = re.compile(r"(?<=\| --- \| --- \| --- \| --- \|\n)(?:\|.*\n)*")
 
 
 def _runtime() -> CollectorRegistry:
-    meter = Meter()
+    meter = TurnMetrics()
     loop = cast("asyncio.AbstractEventLoop", None)
     meter.registry.register(RuntimeCollector(meter, list, list, loop))
     return meter.registry

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from common.spec import ModelSpec, Precision
-from common.spec_file import parse_spec, read_spec_file
-from tests.specs_page import DEMO, PARTS, PRECISION_WORDS, ROOT, WRONG, said
+from common.spec.model_spec import ModelSpec, Precision
+from common.spec.yaml_file import parse_spec, read_spec_file
+from tests.pages.specs_page import DEMO, PARTS, PRECISION_WORDS, ROOT, WRONG, said
 
 PAGE = ROOT / "docs" / "specs.md"
 GENERATED = re.compile(r"<!-- (?P<name>\w+):[^>]*-->\n.*?<!-- end -->", re.DOTALL)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.real_tensorrt import import_real_tensorrt, needs_bindings
+from tests.fakes.real_tensorrt import import_real_tensorrt, needs_bindings
 from typings.cuda_stub import cuda_stub
 from typings.tensorrt_stub import tensorrt_stub
 from typings.uses import files_using

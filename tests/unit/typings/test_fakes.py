@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests import fake_tensorrt
-from tests.fake_cuda import FakeCuda
-from tests.real_tensorrt import import_real_tensorrt, needs_bindings
+from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes.cuda import FakeCuda
+from tests.fakes.real_tensorrt import import_real_tensorrt, needs_bindings
 
-TYPINGS = Path(__file__).parents[3] / "typings"
+TYPINGS = Path(__file__).resolve().parents[3] / "typings"
 TENSORRT = ast.parse((TYPINGS / "tensorrt/__init__.pyi").read_text())
 CUDA = ast.parse((TYPINGS / "cuda/bindings/runtime.pyi").read_text())
 ENUMS = {"DataType", "TensorIOMode", "MemoryPoolType", "BuilderFlag", "NetworkDefinitionCreationFlag"} | {

@@ -1,0 +1,90 @@
+"""BuilderService on the wire: requests to calls, and their results to messages. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire
+from builder_service.queue.changes import Changes, wait_a_while
+from builder_service.queue.repository import EVENT_PAGE, BuildRepository
+from builder_service.sources.uri import read_place
+from common.db.database import LOCAL_PRINCIPAL, utc_now
+from common.db.paging import read_page
+from common.errors import InvalidArgument, NotFound, Reason
+from common.rpc.wire import spec_from_wire
+from sinkserve.builder.v1 import builder_service_pb2 as pb
+from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+POLL_S = 1.0
+LONGEST_REQUEST_ID = 128
+
+
+class BuilderServicer(pb_grpc.BuilderServiceServicer):
+    """Five calls over a repository; `changes` hears of every change made in this process."""
+
+    def __init__(self, builds: BuildRepository, changes: Changes) -> None:
+        self._builds = builds
+        self._changes = changes
+
+    async def SubmitBuild(self, request: pb.SubmitBuildRequest, context: Context) -> pb.SubmitBuildResponse:
+        """Create a build, or return that of the request id."""
+        if len(request.request_id) > LONGEST_REQUEST_ID:
+            message = f"request_id has {len(request.request_id)} characters; at most {LONGEST_REQUEST_ID} are allowed"
+            raise InvalidArgument(Reason.INVALID_FIELD, message, field="request_id")
+        spec = spec_from_wire(request.spec)
+        read_place(spec.source)
+        build = await asyncio.to_thread(self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id)
+        return pb.SubmitBuildResponse(build=build_to_wire(build))
+
+    async def GetBuild(self, request: pb.GetBuildRequest, context: Context) -> pb.GetBuildResponse:
+        """Return a build."""
+        build = await asyncio.to_thread(self._builds.get, LOCAL_PRINCIPAL, _build_id(request.name))
+        return pb.GetBuildResponse(build=build_to_wire(build))
+
+    async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
+        """Return a page of builds."""
+        page = read_page(request.page_size, request.page_token, "builds", (int, str))
+        builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page)
+        return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
+
+    async def CancelBuild(self, request: pb.CancelBuildRequest, context: Context) -> pb.CancelBuildResponse:
+        """End a build."""
+        build = await asyncio.to_thread(self._builds.cancel, LOCAL_PRINCIPAL, _build_id(request.name))
+        return pb.CancelBuildResponse(build=build_to_wire(build))
+
+    async def WatchBuild(self, request: pb.WatchBuildRequest, context: Context) -> AsyncIterator[pb.WatchBuildResponse]:
+        """Stream the build as it is, then its events until it has ended."""
+        build_id, after = _build_id(request.name), request.after_sequence
+        if after < 0:
+            message = f"after_sequence is {after}; sequences start at 1"
+            raise InvalidArgument(Reason.INVALID_FIELD, message, field="after_sequence")
+        with self._changes.listen(build_id) as changed:
+            build = await asyncio.to_thread(self._builds.get, LOCAL_PRINCIPAL, build_id)
+            yield snapshot_to_wire(build, utc_now())
+            while True:
+                changed.clear()
+                build, events = await asyncio.to_thread(self._builds.watch, LOCAL_PRINCIPAL, build_id, after)
+                for event in events:
+                    after = event.sequence
+                    yield event_to_wire(event)
+                if len(events) == EVENT_PAGE:
+                    continue
+                if build.state.ended:
+                    return
+                await wait_a_while(changed, POLL_S)
+
+
+def _build_id(name: str) -> str:
+    """The id in builds/ID; raises InvalidArgument, or NotFound for an id that none can have."""
+    collection, _, build_id = name.partition("/")
+    if collection != "builds" or not build_id:
+        shown = name[:100]
+        raise InvalidArgument(Reason.INVALID_FIELD, f"name: {shown!r} is not builds/ID", field="name", value=shown)
+    if len(build_id) > LONGEST_REQUEST_ID:
+        raise NotFound(Reason.BUILD_NOT_FOUND, f"builds/{build_id[:100]}... not found", field="name")
+    return build_id

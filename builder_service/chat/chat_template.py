@@ -1,0 +1,124 @@
+"""A chat template as transformers renders it: Jinja, sandboxed, with the same functions and the same blanks.
+
+Templates come with checkpoints and are foreign code: whatever one raises becomes `TemplateFailed`. Knows text only.
+Source: transformers, `utils/chat_template_utils.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.utils import Namespace
+
+from builder_service.chat.sandbox import MOST_TEXT, Sandbox, limited
+
+CLOCK = "strftime_now"
+"""What a template calls to ask for the time."""
+
+
+class TemplateFailed(Exception):
+    """The template does not compile, or refuses what it was given; the text says why."""
+
+
+class ChatTemplate:
+    """One compiled template. `told_time` is whether a rendering asked for the time, which stands still at `now`."""
+
+    def __init__(self, source: str, variables: Mapping[str, object], now: datetime) -> None:
+        """`variables` are the named special tokens, such as `bos_token`. Raises TemplateFailed."""
+        self.told_time = False
+        self.now = now
+        self._variables = dict(variables)
+        try:
+            with limited():  # constants are computed here
+                self._template = _environment(self._strftime_now).from_string(source)
+        except Exception as error:  # noqa: BLE001 - foreign code raises anything
+            raise _failed(error) from None
+
+    def render(self, messages: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
+        """Text of `messages`, each a role and a content; with `generation` up to where a reply begins."""
+        said = [{"role": role, "content": content} for role, content in messages]
+        try:
+            with limited():
+                pieces = self._template.generate(
+                    messages=said, tools=None, documents=None, add_generation_prompt=generation, **self._variables
+                )
+                return _joined(pieces)
+        except Exception as error:  # noqa: BLE001 - foreign code raises anything
+            raise _failed(error) from None
+
+    def _strftime_now(self, form: str) -> str:
+        self.told_time = True
+        return self.now.strftime(form)
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    text = ""
+    for piece in pieces:
+        text += piece
+        if len(text) > MOST_TEXT:
+            raise SecurityError(f"it renders more than {MOST_TEXT} characters")
+    return text
+
+
+def _failed(error: Exception) -> TemplateFailed:
+    return TemplateFailed(str(error) or type(error).__name__)
+
+
+def _environment(strftime_now: Callable[[str], str]) -> Sandbox:
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        CLOCK: strftime_now,
+        "dict": _plain_dict,
+        "namespace": _PlainNamespace,
+    }
+    return environment
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks replies for training; what it marks is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - as the base class has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _PlainNamespace(Namespace):
+    """Refuses names that begin with an underscore: they lead out of the sandbox."""
+
+    def __init__(*args: Any, **named: Any) -> None:  # noqa: ANN401 - `self` is a name that templates may use
+        for name in dict(*args[1:], **named):
+            _check_name(name)
+        Namespace.__init__(*args, **named)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("_"):
+        raise SecurityError(f"namespace attribute {name!r} begins with an underscore")
+
+
+def _plain_dict(*pairs: Any, **named: Any) -> dict[Any, Any]:  # noqa: ANN401 - what `dict` takes
+    """In place of the class, whose attributes lead out of the sandbox."""
+    return dict(*pairs, **named)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:  # noqa: ANN401 - any JSON
+    return json.dumps(value, ensure_ascii=ensure_ascii, **layout)

@@ -1,0 +1,48 @@
+"""What a checkpoint says of generation: which tokens end a turn, and its defaults for sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from builder_service.checkpoint.files import invalid
+from common.spec.manifest import GenerationDefaults
+
+_FILE = "generation_config.json"
+LARGEST = 2**53  # what the manifest, being JSON, can say exactly
+
+
+def end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
+    """Tokens that end a turn: `eos_token_id` of generation_config.json, else of config.json.
+
+    Raises InvalidArgument (CHECKPOINT_INVALID) for what is not a token id or a list of them.
+    """
+    found = generation.get("eos_token_id")
+    file = _FILE if found is not None else "config.json"
+    found = config.get("eos_token_id") if found is None else found
+    tokens = found if isinstance(found, list) else [] if found is None else [found]
+    for token in tokens:
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary:
+            message = f"{file} has eos_token_id {token!r}; token ids of this model run from 0 to {vocabulary - 1}"
+            raise invalid(message, file=file)
+    return tuple(sorted(set(tokens)))
+
+
+def generation_defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
+    """Defaults for sampling; raises InvalidArgument (CHECKPOINT_INVALID) for one of the wrong kind.
+
+    One that is merely out of range, such as a `top_p` of 7, stays as the checkpoint has it: a runtime passes over it.
+    """
+    known = {name: generation.get(name) for name in GenerationDefaults.model_fields}
+    for name, value in known.items():
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            message = f"{_FILE} has {name} = {value!r:.80}; a number of at most {LARGEST} is needed"
+            raise invalid(message, file=_FILE)
+    try:
+        return GenerationDefaults.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = f"{_FILE} has {first['loc'][0]} = {first['input']!r}: {first['msg']}"
+        raise invalid(message, file=_FILE) from None

@@ -1,0 +1,189 @@
+"""What a checkpoint folder says of its tokenizer: tokenizer.json, the special tokens' names, the chat template.
+
+Knows files; knows nothing of turns. A folder without tokenizer.json is converted by transformers, whose import is
+slow and therefore waits until it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from builder_service.checkpoint.files import invalid, present, read_bytes, read_json, read_text
+from common.spec.manifest import TOKENIZER_PATH
+
+CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+CONVERTIBLE = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
+"""Files of a tokenizer that has no tokenizer.json."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as its folder describes it."""
+
+    tokenizer: dict[str, Any]
+    """tokenizer.json, parsed, in the library's current form and with every special token that other files name."""
+    library: Tokenizer
+    """The same, loaded."""
+    source: bytes
+    """The same as bytes: those that were read, where they are the same."""
+    special: dict[str, str | list[str]]
+    """Special tokens by name, such as `bos_token`: what a chat template sees."""
+    chat_template: str | None
+    """The checkpoint's own chat template."""
+    adds_bos: bool | None
+    """Whether texts begin with the begin token; None: as tokenizer.json does it."""
+
+
+def read_tokenizer(folder: Path) -> TokenizerFiles | None:
+    """Read the tokenizer of a checkpoint; None if it has none.
+
+    Raises InvalidArgument (CHECKPOINT_INVALID) naming the file for one that cannot be read.
+    """
+    config = _read_json(folder / CONFIG)
+    source = _tokenizer_json(folder)
+    if source is None:
+        return None
+    special = _special_tokens(_read_json(folder / SPECIAL_TOKENS)) | _special_tokens(config)
+    library = _load(source)
+    current = json.loads(library.to_str())
+    tokenizer = _with_special(current, config, special)
+    return TokenizerFiles(
+        tokenizer=tokenizer,
+        library=library if tokenizer == current else _checked(tokenizer),
+        source=source if tokenizer == json.loads(source) else dumped(tokenizer),
+        special=special,
+        chat_template=read_chat_template(folder),
+        adds_bos=config.get("add_bos_token"),
+    )
+
+
+def _tokenizer_json(folder: Path) -> bytes | None:
+    path = folder / TOKENIZER_PATH
+    if present(path):
+        return read_bytes(path)
+    if not sum(present(folder / name) for name in CONVERTIBLE):  # all of them: transformers would wait for a pipe
+        return None
+    return _convert(folder)
+
+
+def _convert(folder: Path) -> bytes:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds that most builds need not wait
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return bytes(found.backend_tokenizer.to_str().encode())
+    except Exception as error:
+        message = f"the tokenizer has no {TOKENIZER_PATH} and cannot be converted: {error}"
+        raise invalid(message, file=TOKENIZER_PATH) from error
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Named special tokens; an entry is a text, a token with its `content`, or a list of either."""
+    found: dict[str, str | list[str]] = {}
+    for name, value in config.items():
+        if name == "additional_special_tokens" and isinstance(value, list):
+            found[name] = [text for text in map(_content, value) if text]
+        elif name.endswith("_token") and (text := _content(value)):
+            found[name] = text
+    return found
+
+
+def _content(value: Any) -> str | None:  # noqa: ANN401 - whatever stands in a JSON file
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _with_special(
+    tokenizer: dict[str, Any], config: Mapping[str, Any], special: Mapping[str, str | list[str]]
+) -> dict[str, Any]:
+    """Transformers adds tokens of the other files, and makes the named ones special; so does this."""
+    added = {token["content"]: token for token in tokenizer["added_tokens"]}
+    for token_id, token in sorted(_declared(config).items()):
+        added.setdefault(token["content"], _PLAIN | token | {"id": token_id})
+    vocabulary = tokenizer["model"]["vocab"]
+    known = vocabulary if isinstance(vocabulary, dict) else {entry[0]: at for at, entry in enumerate(vocabulary)}
+    for text in _flat(special):
+        if text in added:
+            added[text] = added[text] | {"special": True}
+        elif text in known:
+            added[text] = _PLAIN | {"id": known[text], "content": text, "special": True}
+    return tokenizer | {"added_tokens": sorted(added.values(), key=lambda token: int(token["id"]))}
+
+
+def _declared(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tokens of `added_tokens_decoder`, by id."""
+    declared = config.get("added_tokens_decoder") or {}
+    try:
+        found = {int(token_id): token for token_id, token in declared.items()}
+        wrong = [token for token in found.values() if not isinstance(token["content"], str)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        wrong = [declared]
+    if wrong:
+        message = (
+            f"{CONFIG} has in added_tokens_decoder {wrong[0]!r:.80}; objects with a text `content`, by id, are needed"
+        )
+        raise invalid(message, file=CONFIG)
+    return found
+
+
+_PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+
+
+def _flat(special: Mapping[str, str | list[str]]) -> list[str]:
+    return [text for value in special.values() for text in ([value] if isinstance(value, str) else value)]
+
+
+def _checked(tokenizer: dict[str, Any]) -> Tokenizer:
+    """The library numbers added tokens by itself: it has to come to the ids that the files say."""
+    loaded = _load(dumped(tokenizer))
+    for token in tokenizer["added_tokens"]:
+        found = loaded.token_to_id(token["content"])
+        if found != token["id"]:
+            message = f"{TOKENIZER_PATH}: added token {token['content']!r} has id {token['id']}, but loads as {found}"
+            raise invalid(message, file=TOKENIZER_PATH)
+    return loaded
+
+
+def _load(data: bytes) -> Tokenizer:
+    """Load a tokenizer.json, without any truncation or padding that was left in it."""
+    try:
+        tokenizer = Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises nothing narrower
+        message = f"{TOKENIZER_PATH} cannot be read: {error}"
+        raise invalid(message, file=TOKENIZER_PATH) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """The chat template of a checkpoint; None if it has none. Raises InvalidArgument (CHECKPOINT_INVALID).
+
+    The file goes before the config; of several named templates the one called default is used.
+    """
+    file = folder / "chat_template.jinja"
+    if present(file):
+        return read_text(file)
+    found = _read_json(folder / CONFIG).get("chat_template")
+    found = found or _read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(found, list):
+        found = {str(entry.get("name")): entry.get("template") for entry in found if isinstance(entry, dict)}
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if present(path) else {}
+
+
+def dumped(tokenizer: dict[str, Any]) -> bytes:
+    """Bytes of a tokenizer.json."""
+    return json.dumps(tokenizer, ensure_ascii=False).encode()

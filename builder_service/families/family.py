@@ -1,0 +1,20 @@
+"""What a family of checkpoints has to say: its names, the fields of its config.json, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from builder_service.model.config_fields import Fields
+from builder_service.model.config_values import Config
+from builder_service.model.model import Model
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family; `name` is its `model_type`, the first of `architectures` its usual class."""
+
+    name: str
+    architectures: tuple[str, ...]
+    fields: Fields
+    read: Callable[[Config], Model]

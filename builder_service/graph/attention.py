@@ -1,0 +1,177 @@
+"""Sink and window attention over a slot's rows, as nodes.
+
+Keys lie in the cache rotated at their own positions. A query meets the ring's rows at its own angle and the sinks'
+rows at the angle of its place in the cache; the two blocks of scores meet before one softmax. Which rows a query
+sees is the mask's business: nothing here knows positions.
+
+Query heads that share a key/value head are stacked along the step, so that a batch of plain matrix products does
+grouped attention without repeating keys. `FusedMatMul` multiplies by the transposed keys; where values lie in columns,
+by the transposed weights.
+
+Source: StreamingLLM (arXiv 2309.17453), section 3.2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from builder_service.graph.graph import CONTRIB, Graph
+from common.spec.manifest import Architecture
+from common.window import Geometry
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Names of the graph's inputs that all layers share."""
+
+    write_rows: str  # [batch]
+    mask: str  # [batch, 1, 1, step, rows]
+    cos: str = ""  # [batch, step, rotated dim / 2]; empty with ALiBi
+    sin: str = ""
+    sink_cos: str = ""  # empty without sinks
+    sink_sin: str = ""
+    distance: str = ""  # [batch, 1, 1, step, rows]; with ALiBi only
+
+
+@dataclass(frozen=True)
+class HeadNorms:
+    """RMS norm of every head of queries and of keys: names of their scales, empty for none."""
+
+    query: str = ""
+    key: str = ""
+    epsilon: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What every layer's attention adds to the graph."""
+
+    graph: Graph
+    shapes: Architecture
+    geometry: Geometry
+    inputs: Inputs
+    rotary_dim: int = 0
+    alibi_slopes: tuple[float, ...] = ()
+    value_columns: bool = False
+    """Whether the cache holds values by column, [batch, kv_heads, dim, rows]: then the product reads them as they lie,
+    where it would first copy rows into the order that it multiplies in."""
+
+    @cached_property
+    def bias(self) -> str:
+        """What is added to the scores of every layer: the mask, and with ALiBi how far away a row is."""
+        if not self.alibi_slopes:
+            return self.inputs.mask
+        slopes = np.array(self.alibi_slopes).reshape(1, self.shapes.kv_heads, self.group, 1, 1)
+        sloped = self.graph.node("Mul", self.inputs.distance, self.graph.constant(-slopes, np.float32))
+        return self.graph.node("Add", sloped, self.inputs.mask)
+
+    @property
+    def query_width(self) -> int:
+        return self.shapes.heads * self.shapes.head_dim
+
+    @property
+    def key_width(self) -> int:
+        return self.shapes.kv_heads * self.shapes.head_dim
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.shapes.heads // self.shapes.kv_heads
+
+    def attend(self, layer: int, qkv: str, norms: HeadNorms) -> str:
+        """[batch, step, query + key + value widths] to [tokens, query width]; declares the layer's cache."""
+        sizes = self._integers(self.query_width, self.key_width, self.key_width)
+        query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
+        query = self._norm_heads(query, norms.query, norms.epsilon, self.shapes.heads)
+        key = self._norm_heads(key, norms.key, norms.epsilon, self.shapes.kv_heads)
+        key = self._rotate(key, self.inputs.cos, self.inputs.sin, self.shapes.kv_heads)
+        keys = self._append(f"key_cache_{layer}", key)
+        weights = self._softmax(self._all_scores(query, keys))
+        return self._merge_heads(self._mix(layer, weights, value))
+
+    def _mix(self, layer: int, weights: str, value: str) -> str:
+        """Values by their weights: [batch, kv_heads, group * step, dim]; declares the values' cache."""
+        if not self.value_columns:
+            return self.graph.node("MatMul", weights, self._append(f"value_cache_{layer}", value))
+        columns = self._append(f"value_columns_{layer}", value, axis=-1)
+        mixed = self.graph.node("FusedMatMul", columns, weights, domain=CONTRIB, transB=1)
+        return self.graph.node("Transpose", mixed, perm=[0, 1, 3, 2])
+
+    def _append(self, name: str, rows: str, *, axis: int = -2) -> str:
+        """Write a step's keys or values [batch, step, key width] into the cache `name`, in place where bound so.
+
+        The cache's rows are its `axis`, the numbers of a head the other one.
+        """
+        kv_heads, dim = self.shapes.kv_heads, self.shapes.head_dim
+        extents = (self.geometry.rows, dim) if axis == -2 else (dim, self.geometry.rows)
+        cache_shape = ("batch", kv_heads, *extents)
+        self.graph.input(name, np.float32, cache_shape)
+        self.graph.output(f"{name}_out", np.float32, cache_shape)
+        heads = self.graph.node("Reshape", rows, self._integers(0, 0, kv_heads, dim))
+        heads = self.graph.node("Transpose", heads, perm=[0, 2, 1, 3] if axis == -2 else [0, 2, 3, 1])
+        return self.graph.node("TensorScatter", name, heads, self.inputs.write_rows, out=f"{name}_out", axis=axis)
+
+    def _all_scores(self, query: str, keys: str) -> str:
+        """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""
+        ring_query = self._rotate(query, self.inputs.cos, self.inputs.sin, self.shapes.heads)
+        scores = self._scores(ring_query, keys, self.geometry.rows)
+        if not self.inputs.sink_cos:  # no sinks, or distances that are in the bias
+            return scores
+        sink_query = self._rotate(query, self.inputs.sink_cos, self.inputs.sink_sin, self.shapes.heads)
+        start, end, axis = self._integers(0), self._integers(self.geometry.sinks), self._integers(2)
+        sink_keys = self.graph.node("Slice", keys, start, end, axis)
+        sink_scores = self._scores(sink_query, sink_keys, self.geometry.sinks)
+        merged = self.graph.node("TensorScatter", scores, sink_scores, axis=3)  # over the first columns, in place
+        return self._shaped(merged, self.geometry.rows)
+
+    def _scores(self, query: str, keys: str, rows: int) -> str:
+        """[batch, step, query width] and [batch, kv_heads, rows, dim] to [batch, kv_heads, group * step, rows]."""
+        split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
+        heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
+        stacked = self.graph.node("Reshape", heads, self._integers(0, 0, -1, self.shapes.head_dim))
+        scale = 1 / math.sqrt(self.shapes.head_dim)
+        scores = self.graph.node("FusedMatMul", stacked, keys, domain=CONTRIB, transB=1, alpha=scale)
+        return self._shaped(scores, rows)
+
+    def _softmax(self, scores: str) -> str:
+        """Masked softmax over the rows; the shape stays."""
+        split = self._integers(0, 0, self.group, -1, self.geometry.rows)
+        scores = self._grouped(self.graph.node("Reshape", scores, split))
+        masked = self._grouped(self.graph.node("Add", scores, self.bias))
+        weights = self._grouped(self.graph.node("Softmax", masked, axis=-1))
+        return self.graph.node("Reshape", weights, self._integers(0, 0, -1, self.geometry.rows))
+
+    def _merge_heads(self, stacked: str) -> str:
+        """[batch, kv_heads, group * step, dim] to [tokens, query width]."""
+        heads = self.graph.node("Reshape", stacked, self._integers(0, 0, self.group, -1, self.shapes.head_dim))
+        heads = self.graph.node("Transpose", heads, perm=[0, 3, 1, 2, 4])
+        return self.graph.node("Reshape", heads, self._integers(-1, self.query_width))
+
+    def _rotate(self, rows: str, cos: str, sin: str, heads: int) -> str:
+        """Rotate [batch, step, heads * dim], or the first numbers of every head."""
+        if not cos:
+            return rows
+        rotated = self.rotary_dim if self.rotary_dim != self.shapes.head_dim else 0  # 0: all
+        return self.graph.node("RotaryEmbedding", rows, cos, sin, num_heads=heads, rotary_embedding_dim=rotated)
+
+    def _norm_heads(self, rows: str, scale: str, epsilon: float, heads: int) -> str:
+        """RMS norm of every head of [batch, step, heads * dim]."""
+        if not scale:
+            return rows
+        split = self.graph.node("Reshape", rows, self._integers(0, 0, heads, self.shapes.head_dim))
+        normed = self.graph.node("RMSNormalization", split, scale, axis=-1, epsilon=epsilon)
+        return self.graph.node("Reshape", normed, self._integers(0, 0, heads * self.shapes.head_dim))
+
+    def _shaped(self, scores: str, rows: int) -> str:
+        return self.graph.shaped(scores, np.float32, ("batch", self.shapes.kv_heads, "stacked", rows))
+
+    def _grouped(self, scores: str) -> str:
+        shape = ("batch", self.shapes.kv_heads, self.group, "step", self.geometry.rows)
+        return self.graph.shaped(scores, np.float32, shape)
+
+    def _integers(self, *values: int) -> str:
+        return self.graph.constant(values, np.int64)

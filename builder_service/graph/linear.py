@@ -1,0 +1,241 @@
+"""Matrices of the model in every precision: the nodes that multiply by them and the weights those read.
+
+A projection takes rows [extent, in] and returns rows [extent, out], always in float32. What an activation needs
+before a multiplication (its int8 form) is made once, by `prepare`, for all projections that read it. Every token is
+treated on its own: what stands beside it in a batch does not change its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
+from builder_service.graph.quantize import (
+    BLOCK,
+    INT8_FACTOR_LARGEST,
+    INT8_LARGEST,
+    UINT8_ZERO,
+    FloatArray,
+    block_count,
+    int4_blocks,
+    int8_blocks,
+    int8_rows,
+)
+from common.spec.model_spec import Precision
+
+SMALLEST_PEAK = 1e-8  # of an activation's row; a row of zeros stays one
+FLOAT, INT8, UINT8 = np.dtype(np.float32), np.dtype(np.int8), np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One multiplication: tensors of the checkpoint, each [out, in], whose outputs follow one another."""
+
+    name: str
+    tensors: tuple[str, ...]
+    inputs: int
+    outputs: int
+    biases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Activation:
+    """Rows that are ready to be multiplied."""
+
+    rows: str  # [extent, in]
+    scale: str = ""  # [extent, 1] float32, where rows are 8-bit
+    not_finite: str = ""  # [extent, 1] float32, where the operator would lose it: 0, or NaN for such a row
+
+
+class Linear(Protocol):
+    """How one precision multiplies, in one graph."""
+
+    def prepare(self, rows: str, extent: str) -> Activation:
+        """Make float32 rows [extent, in] ready; rows of one extent are as many."""
+
+    def project(self, activation: Activation, matrix: Matrix) -> str:
+        """Multiply; float32 rows [extent, out]."""
+
+
+class FloatLinear:
+    """float32 as it stands in the checkpoint, rows untransposed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def prepare(self, rows: str, extent: str) -> Activation:
+        del extent
+        return Activation(rows)
+
+    def project(self, activation: Activation, matrix: Matrix) -> str:
+        inputs = [activation.rows, float_weight(self._graph, matrix)]
+        if matrix.biases:
+            inputs.append(_bias(self._graph, matrix))
+        return self._graph.node("Gemm", *inputs, transB=1)
+
+
+class Int8Linear:
+    """int8 weights with a scale an output; uint8 activations around 128 with a scale a token; sums in int32.
+
+    Unsigned activations are what VNNI and AMX multiply; signed ones run 15 times slower in onnxruntime 1.31. Processors
+    without either add pairs of products in 16 bits, which saturate beyond INT8_FACTOR_LARGEST: weights stay within it,
+    so that an engine says the same everywhere.
+    NaN and infinity in a row survive: its scale becomes NaN or infinite, and with it all of its outputs.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._zeros: dict[str, str] = {}  # 128 for every row, by extent
+
+    def prepare(self, rows: str, extent: str) -> Activation:
+        scale = self._scale(rows)
+        flat = self._graph.node("Reshape", scale, self._graph.constant([-1], np.int64))
+        if extent not in self._zeros:
+            zero = self._graph.constant(UINT8_ZERO, np.uint8)
+            self._zeros[extent] = self._graph.node("Expand", zero, self._graph.node("Shape", flat))
+        return Activation(self._graph.node("QuantizeLinear", rows, flat, self._zeros[extent], axis=0), scale)
+
+    def project(self, activation: Activation, matrix: Matrix) -> str:
+        values, scales = self._graph.weights(_int8_transposed(matrix))
+        one, zero = self._graph.constant(1, np.float32), self._graph.constant(UINT8_ZERO, np.uint8)
+        inputs = (activation.rows, values, one, scales, zero)
+        product = self._graph.node("MatMulIntegerToFloat", *inputs, domain=CONTRIB)
+        return _biased(self._graph, self._graph.node("Mul", product, activation.scale), matrix)
+
+    def _scale(self, rows: str) -> str:
+        """max(max|x|, SMALLEST_PEAK) / 127 of each row, [extent, 1]; NaN where a row holds one."""
+        graph, columns = self._graph, self._graph.constant([1], np.int64)
+        peak = graph.node("ReduceMax", graph.node("Abs", rows), columns, keepdims=1)  # passes over NaN
+        peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), _not_finite(graph, rows))
+        return graph.node("Mul", peak, graph.constant([1 / INT8_LARGEST], np.float32))
+
+
+class BlockLinear:
+    """Weights of 4 or 8 bits with a scale a block of inputs, and with 4 bits a zero point.
+
+    Activations become int8 inside the operator, by the same blocks. It loses NaN and infinity there, so they are
+    carried around it.
+    """
+
+    def __init__(self, graph: Graph, bits: int, block: int = BLOCK) -> None:
+        self._graph = graph
+        self._bits = bits
+        self._block = block
+
+    def prepare(self, rows: str, extent: str) -> Activation:
+        del extent
+        return Activation(rows, not_finite=_not_finite(self._graph, rows))
+
+    def project(self, activation: Activation, matrix: Matrix) -> str:
+        inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits, self._block))]
+        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": self._block}
+        product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **sizes)
+        return _biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
+
+
+LINEAR: dict[Precision, Callable[[Graph, int], Linear]] = {
+    Precision.FP32: lambda graph, _: FloatLinear(graph),
+    Precision.INT8: lambda graph, _: Int8Linear(graph),
+    Precision.INT4: lambda graph, block: BlockLinear(graph, 4, block),
+}
+"""How a precision multiplies within the layers; the number is the inputs of a block in int4."""
+LOGITS: dict[Precision, Callable[[Graph], Linear]] = {
+    Precision.FP32: FloatLinear,
+    Precision.INT8: Int8Linear,
+    Precision.INT4: lambda graph: BlockLinear(graph, 8),
+}
+"""How it multiplies for the logits: with 4 bits, a sixth of what int4 loses would be lost there."""
+
+
+def float_weight(graph: Graph, matrix: Matrix) -> str:
+    """The matrix in float32, [out, in]."""
+
+    def produce(tensors: Tensors) -> Iterator[Array]:
+        for name in matrix.tensors:
+            yield from tensors.blocks(name)
+
+    weight = Weight(f"{matrix.name}.weight", FLOAT, (matrix.outputs, matrix.inputs))
+    return graph.weights(WeightGroup((weight,), produce))[0]
+
+
+def int8_weight(graph: Graph, matrix: Matrix) -> tuple[str, str]:
+    """The matrix in int8, [out, in], and its scales, [out, 1]."""
+
+    def produce(tensors: Tensors) -> Iterator[Array]:
+        scales = []
+        for name in matrix.tensors:
+            for block in tensors.blocks(name):
+                values, block_scales = int8_rows(block)
+                scales.append(block_scales)
+                yield values
+        yield np.concatenate(scales)
+
+    values = Weight(f"{matrix.name}.int8", INT8, (matrix.outputs, matrix.inputs))
+    scales = Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs, 1))
+    first, second = graph.weights(WeightGroup((values, scales), produce))
+    return first, second
+
+
+def _int8_transposed(matrix: Matrix) -> WeightGroup:
+    """int8 [in, out], as MatMulIntegerToFloat reads it, and scales [out]."""
+
+    def produce(tensors: Tensors) -> Iterator[Array]:
+        values = np.empty((matrix.inputs, matrix.outputs), np.int8)
+        scales = np.empty(matrix.outputs, np.float32)
+        end = 0
+        for name in matrix.tensors:
+            for block in tensors.blocks(name):
+                start, end = end, end + len(block)
+                quantized, scales[start:end] = int8_rows(block, INT8_FACTOR_LARGEST)
+                values[:, start:end] = quantized.T
+        yield values
+        yield scales
+
+    values = Weight(f"{matrix.name}.int8", INT8, (matrix.inputs, matrix.outputs))
+    return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs,))), produce)
+
+
+def _blocks(matrix: Matrix, bits: int, block: int) -> WeightGroup:
+    """uint8 [out, blocks, block * bits / 8], scales [out, blocks], and of 4 bits zero points [out, blocks / 2]."""
+    quantize: Callable[[FloatArray], tuple[Array, ...]]
+    quantize = int8_blocks if bits == 8 else partial(int4_blocks, block=block)
+
+    def produce(tensors: Tensors) -> Iterator[Array]:
+        others = []
+        for name in matrix.tensors:
+            for rows in tensors.blocks(name):
+                values, *other = quantize(rows)
+                others.append(other)
+                yield values
+        yield from map(np.concatenate, zip(*others, strict=True))
+
+    outputs, blocks = matrix.outputs, block_count(matrix.inputs, block)
+    values = Weight(f"{matrix.name}.int{bits}", UINT8, (outputs, blocks, block * bits // 8))
+    scales = Weight(f"{matrix.name}.scale", FLOAT, (outputs, blocks))
+    zeros = Weight(f"{matrix.name}.zero", UINT8, (outputs, -(-blocks // 2)))
+    return WeightGroup((values, scales) if bits == 8 else (values, scales, zeros), produce)
+
+
+def _not_finite(graph: Graph, rows: str) -> str:
+    """0 for a row of finite numbers, NaN for any other; [extent, 1]."""
+    total = graph.node("ReduceSum", rows, graph.constant([1], np.int64), keepdims=1)
+    return graph.node("Mul", total, graph.constant([0], np.float32))
+
+
+def _biased(graph: Graph, product: str, matrix: Matrix) -> str:
+    return graph.node("Add", product, _bias(graph, matrix)) if matrix.biases else product
+
+
+def _bias(graph: Graph, matrix: Matrix) -> str:
+    def produce(tensors: Tensors) -> Iterator[Array]:
+        for name in matrix.biases:
+            yield tensors.tensor(name)
+
+    weight = Weight(f"{matrix.name}.bias", FLOAT, (matrix.outputs,))
+    return graph.weights(WeightGroup((weight,), produce))[0]

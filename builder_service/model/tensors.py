@@ -1,0 +1,55 @@
+"""The tensors of a model, by Llama's names, out of a checkpoint of any family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from builder_service.checkpoint.checkpoint import Checkpoint, FloatArray
+from builder_service.model.model import Model, tensor_shapes
+from common.errors import InvalidArgument, Reason
+
+COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # stored by some, and computed anew
+
+
+class ModelTensors:
+    """Reads what `model` needs; see `Checkpoint` for what is raised."""
+
+    def __init__(self, checkpoint: Checkpoint, model: Model) -> None:
+        self._checkpoint = checkpoint
+        self._model = model
+        self._shapes = tensor_shapes(model)
+        self.names = tuple(self._shapes)
+
+    def tensor(self, name: str) -> FloatArray:
+        """A whole tensor as float32."""
+        return np.concatenate(list(self.blocks(name))).reshape(self._shapes[name])
+
+    def blocks(self, name: str) -> Iterator[FloatArray]:
+        """The tensor's rows as float32, in order, a bounded block at a time."""
+        piece = self._model.names.piece(self._model.architecture, name)
+        return self._checkpoint.blocks(piece.tensor, piece.rows)
+
+    def check(self) -> None:
+        """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is left over.
+
+        A tensor of a layer that config.json does not speak of (a bias, a norm of queries) would change the maths.
+        """
+        wanted = source_shapes(self._model)
+        for name, shape in wanted.items():
+            self._checkpoint.require(name, shape)
+        for name in self._checkpoint.names:
+            if name.startswith(f"{self._model.names.layer}.") and name not in wanted and not name.endswith(COMPUTED):
+                message = f"the checkpoint has a tensor {name}, which a model as in config.json does not have"
+                raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, field="spec.source.uri", tensor=name)
+
+
+def source_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Tensors of the checkpoint, whole, with their shapes."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, shape in tensor_shapes(model).items():
+        piece = model.names.piece(model.architecture, name)
+        rows = found.get(piece.tensor, (0,))[0] + shape[0]
+        found[piece.tensor] = (rows, *shape[1:])
+    return found

@@ -1,0 +1,84 @@
+"""COMPILE, target by target: from the graph to what a runtime loads, and loaded as it will be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from builder_service.pipeline.messages import Order
+from builder_service.pipeline.plan import Parent, Plan, Source
+from builder_service.queue.build import Stage
+from builder_service.tensorrt.timing_cache import TimingCaches
+from common.engine.engine import Engine
+from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.errors import FailedPrecondition, Reason
+from common.spec.manifest import GRAPH_PATH, PLAN_PATH, REPORT_PATH
+from common.spec.model_spec import Target
+
+_COMPILED = 0.9  # of COMPILE; the rest is loading
+
+
+def compile_engine(order: Order, source: Source, plan: Plan, parent: Parent) -> Engine | None:
+    """COMPILE: make what a runtime loads, and load it; what cannot be loaded is not worth verifying.
+
+    None for a target that compiles for itself, when it is started.
+    """
+    parent.progress(Stage.COMPILE, 0.0)
+    compiler = _COMPILERS.get(order.spec.target)
+    engine = compiler(order, source, plan, parent) if compiler is not None else None
+    parent.progress(Stage.COMPILE, 1.0)
+    return engine
+
+
+def _for_onnxruntime(_order: Order, _source: Source, plan: Plan, _parent: Parent) -> Engine:
+    """The graph is what is loaded. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
+    try:
+        return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
+    except FailedPrecondition as error:  # it is not the machine that differs: the graph was made for this one
+        raise FailedPrecondition(Reason.TOOLCHAIN_FAILED, error.message) from error
+
+
+def _for_tensorrt(order: Order, source: Source, plan: Plan, parent: Parent) -> Engine:
+    """A plan, with what TensorRT says of it beside it. Needs the GPU that it is for."""
+    from builder_service.tensorrt.compiler import Toolchain  # noqa: PLC0415 - needs packages of GPU machines
+    from common.engine.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - likewise
+
+    toolchain = Toolchain(
+        geometry=plan.geometry,
+        precision=order.spec.precision,
+        options=order.spec.options.tensorrt,
+        progress=lambda done: parent.progress(Stage.COMPILE, _COMPILED * done),
+        write_log=parent.log,
+    )
+    known = _load_timings(order, source, parent)
+    learned = toolchain.compile(plan.out / GRAPH_PATH, plan.out / PLAN_PATH, known)
+    _keep_timings(order, source, learned, parent)
+    engine = TensorRtEngine(plan.out / PLAN_PATH, plan.architecture, plan.rope, plan.geometry)
+    (plan.out / REPORT_PATH).write_text(engine.report(), encoding="utf-8")
+    return engine
+
+
+_COMPILERS: Mapping[Target, Callable[[Order, Source, Plan, Parent], Engine]] = {
+    Target.ONNXRUNTIME: _for_onnxruntime,
+    Target.TENSORRT: _for_tensorrt,
+}
+
+
+def _load_timings(order: Order, source: Source, parent: Parent) -> bytes:
+    try:
+        return TimingCaches(order.store_url).load(*_machine_key(source))
+    except Exception as error:  # noqa: BLE001 - a store's own errors; a build can do without
+        parent.log(f"the timing cache cannot be read, so more has to be measured: {error}")
+        return b""
+
+
+def _keep_timings(order: Order, source: Source, data: bytes, parent: Parent) -> None:
+    try:
+        TimingCaches(order.store_url).save(*_machine_key(source), data)
+    except Exception as error:  # noqa: BLE001 - a store's own errors; only later builds miss it
+        parent.log(f"the timing cache cannot be kept, so later builds measure again: {error}")
+
+
+def _machine_key(source: Source) -> tuple[str, str]:
+    """GPU architecture and version of TensorRT, such as sm_90 and 11.4.0.106."""
+    assert source.machine is not None
+    return f"sm_{source.machine.compute_capability.replace('.', '')}", source.machine.tensorrt_version

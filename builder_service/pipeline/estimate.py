@@ -1,0 +1,86 @@
+"""What a build will need of memory and disk, before it starts: it is refused early rather than killed late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder_service.machine.out_of_memory import mib
+from common.errors import Reason, ResourceExhausted
+from common.spec.manifest import Architecture
+from common.spec.model_spec import INT4_BLOCK, Precision, Target
+from common.window import Geometry
+
+_BYTES = {
+    Precision.FP32: 4.0,
+    Precision.FP16: 2.0,
+    Precision.BF16: 2.0,
+    Precision.INT8: 1.0,
+    Precision.INT4: 1.0,
+}
+"""Bytes of a weight: in int4 of the embedding's, in all others of every one."""
+_INT4_BYTES, _BLOCK_BYTES = 0.5, 4.5
+"""In int4 those of any other weight, and what a block has besides: a scale and a zero point."""
+_PROCESS_BYTES = 300 * 2**20
+"""An idle build process, with its libraries."""
+_WEIGHTS_IN_MEMORY = 1.5
+"""Peak of the weights in memory, over their size: as built, loaded for VERIFY, and one matrix in float64."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Needs of a build, in bytes."""
+
+    weight_bytes: int
+    kv_bytes_per_slot: int
+    memory_bytes: int
+    disk_bytes: int
+
+
+def estimate(
+    architecture: Architecture,
+    geometry: Geometry,
+    precision: Precision,
+    target: Target = Target.ONNXRUNTIME,
+    *,
+    int4_block: int = INT4_BLOCK,
+) -> Estimate:
+    """What a build of these shapes needs."""
+    embedding = architecture.vocabulary * architecture.hidden
+    others = architecture.parameters - embedding
+    each = _INT4_BYTES + _BLOCK_BYTES / int4_block if precision is Precision.INT4 else _BYTES[precision]
+    weights = round(others * each + embedding * _BYTES[precision])
+    kv = kv_bytes_per_slot(architecture, geometry, precision)
+    memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
+    # In the work folder and, once published, in the store; a plan has weights of its own.
+    copies = 3 if target is Target.TENSORRT else 2
+    return Estimate(weights, kv, memory, copies * weights)
+
+
+def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision: Precision) -> int:
+    """Keys and values of one slot: in 16 bits where weights are 16-bit floats, else in float32."""
+    number_bytes = 2 if precision in (Precision.FP16, Precision.BF16) else 4
+    return 2 * number_bytes * architecture.layers * architecture.kv_heads * architecture.head_dim * geometry.rows
+
+
+def check_fits(needs: Estimate, free_memory_bytes: int, free_disk_bytes: int, work: Path) -> None:
+    """Raise ResourceExhausted (OUT_OF_MEMORY, OUT_OF_DISK) with what is needed and what is free."""
+    memory, disk = needs.memory_bytes, needs.disk_bytes
+    if memory > free_memory_bytes:
+        message = f"the build needs about {mib(memory)} of memory and {mib(free_memory_bytes)} are free"
+        raise ResourceExhausted(
+            Reason.OUT_OF_MEMORY, message, stage="PLAN", estimate_bytes=memory, free_bytes=free_memory_bytes
+        )
+    if disk > free_disk_bytes:
+        message = f"the build needs about {mib(disk)} of disk and {mib(free_disk_bytes)} are free in {work}"
+        raise ResourceExhausted(
+            Reason.OUT_OF_DISK, message, stage="PLAN", path=work, needed_bytes=disk, free_bytes=free_disk_bytes
+        )
+
+
+def check_fits_device(needs: Estimate, free_bytes: int) -> None:
+    """Raise ResourceExhausted (OUT_OF_MEMORY) unless the device has room for the weights and one slot."""
+    need = needs.weight_bytes + needs.kv_bytes_per_slot
+    if need > free_bytes:
+        message = f"the engine needs at least {mib(need)} of device memory and {mib(free_bytes)} are free"
+        raise ResourceExhausted(Reason.OUT_OF_MEMORY, message, estimate_bytes=need, free_bytes=free_bytes)

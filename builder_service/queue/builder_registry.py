@@ -1,0 +1,72 @@
+"""The builders of a database: who is alive, for how long nobody needs to ask, and what each can build.
+
+A lease is a time on the database's clock, so that builders need not agree on theirs. Rows, inside a transaction that
+somebody else has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import timedelta
+
+from sqlalchemy import Connection, and_, delete, insert, select, update
+
+from builder_service.queue.build import State
+from builder_service.queue.capability import Capability
+from builder_service.queue.tables import builders, builds
+from common.db.database import database_time
+
+LEASE = timedelta(seconds=30)
+RENEW_S = 10.0
+
+
+def renew(connection: Connection, builder: str, capability: Capability, runs: Collection[str]) -> None:
+    """Say that `builder` is alive, and keep the attempts that it runs for another LEASE."""
+    until = database_time(connection) + LEASE
+    row = {"capability": capability.model_dump_json(), "lease_expires": until}
+    if not connection.execute(update(builders).where(builders.c.builder == builder).values(row)).rowcount:
+        connection.execute(insert(builders).values(builder=builder, **row))
+    mine = and_(builds.c.worker == builder, builds.c.state == State.RUNNING.value, builds.c.run.in_(runs))
+    connection.execute(update(builds).where(mine).values(lease_expires=until))
+
+
+def leave(connection: Connection, builder: str) -> None:
+    """Say that `builder` takes no more builds."""
+    connection.execute(delete(builders).where(builders.c.builder == builder))
+
+
+def others(connection: Connection, builder: str, is_alive: Callable[[str], bool]) -> list[Capability]:
+    """What the other builders that are alive can build."""
+    now = database_time(connection)
+    rows = connection.execute(select(builders).where(builders.c.builder != builder)).all()
+    return [
+        Capability.model_validate_json(row.capability)
+        for row in rows
+        if row.lease_expires > now and is_alive(row.builder)
+    ]
+
+
+def lost_builds(
+    connection: Connection, builder: str, runs: Collection[str], is_alive: Callable[[str], bool]
+) -> list[str]:
+    """Ids of running builds that nobody runs.
+
+    Their workers have died, or were not heard of for longer than their lease, or are `builder`, whose attempts `runs`
+    are all.
+    """
+    now = database_time(connection)
+    columns = (builds.c.build_id, builds.c.worker, builds.c.run, builds.c.lease_expires)
+    running = select(*columns).where(builds.c.state == State.RUNNING.value)
+    return [
+        row.build_id
+        for row in connection.execute(running)
+        if row.lease_expires is None
+        or row.lease_expires <= now
+        or not is_alive(row.worker)
+        or (row.worker == builder and row.run not in runs)
+    ]
+
+
+def forget_dead(connection: Connection) -> None:
+    """Remove builders that have not been heard of for long."""
+    connection.execute(delete(builders).where(builders.c.lease_expires < database_time(connection) - 10 * LEASE))

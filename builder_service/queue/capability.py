@@ -1,0 +1,58 @@
+"""What a builder can build: which targets, for which GPU, from which sources."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+from builder_service.sources.uri import Folder, Remote, read_place
+from common.engine.tensorrt_machine import find_machine
+from common.errors import FailedPrecondition, SinkServeError
+from common.spec.model_spec import ModelSpec, Target
+
+_ANYWHERE = (Target.ONNXRUNTIME, Target.TENSORRT_LLM)
+
+
+class Capability(BaseModel):
+    """Said by every builder to all others, in the database."""
+
+    model_config = ConfigDict(frozen=True)
+
+    compute_capability: str = ""
+    """Of the GPU that it compiles on; empty: it has none."""
+    folders: tuple[Path, ...] = ()
+    """Source roots that are folders, links followed."""
+    prefixes: tuple[str, ...] = ()
+    """Source roots that are URL prefixes."""
+
+    @classmethod
+    def here(cls, folders: tuple[Path, ...], prefixes: tuple[str, ...]) -> Self:
+        """Of this process."""
+        try:
+            gpu = find_machine().compute_capability
+        except FailedPrecondition:
+            gpu = ""
+        return cls(compute_capability=gpu, folders=folders, prefixes=prefixes)
+
+    def can_build(self, spec: ModelSpec) -> bool:
+        """Whether it has the hardware, and may read the source; says nothing of whether the source is there."""
+        return self._has_hardware(spec) and self._may_read(spec)
+
+    def _has_hardware(self, spec: ModelSpec) -> bool:
+        if spec.target in _ANYWHERE:
+            return True
+        return bool(self.compute_capability) and spec.hardware.compute_capability in ("", self.compute_capability)
+
+    def _may_read(self, spec: ModelSpec) -> bool:
+        try:
+            place = read_place(spec.source)
+            if not isinstance(place, Folder):
+                Remote(roots=self.prefixes).check_allowed(place)
+                return True
+            real = Path(os.path.realpath(place.path))
+        except (SinkServeError, OSError):
+            return False
+        return any(real.is_relative_to(root) for root in self.folders)

@@ -1,0 +1,70 @@
+"""What happens to a build, as it is stored and watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter
+
+from builder_service.queue.build import Build, Stage, StageProgress
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The build changed state; this is how it is now."""
+
+    build: Build
+    kind: Literal["changed"] = "changed"
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """The build went on; bytes are 0 in a stage that counts none, `remaining_s` is None while nobody can know."""
+
+    stage: Stage
+    stage_progress: float
+    progress: float
+    bytes_done: int = 0
+    bytes_total: int = 0
+    remaining_s: float | None = None
+    kind: Literal["progressed"] = "progressed"
+
+    @classmethod
+    def of(cls, report: StageProgress, progress: float) -> Self:
+        """What a stage reports, with the progress of the whole build."""
+        return cls(report.stage, report.done, progress, report.bytes_done, report.bytes_total, report.remaining_s)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The build wrote a line."""
+
+    text: str
+    kind: Literal["logged"] = "logged"
+
+
+Event = Annotated[Changed | Progressed | Logged, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event with its place among the events of its build."""
+
+    sequence: int
+    time: datetime
+    event: Changed | Progressed | Logged
+
+
+_events: TypeAdapter[Changed | Progressed | Logged] = TypeAdapter(Event)
+
+
+def event_to_json(event: Changed | Progressed | Logged) -> str:
+    """To the database."""
+    return _events.dump_json(event).decode()
+
+
+def event_from_json(text: str) -> Changed | Progressed | Logged:
+    """From the database."""
+    return _events.validate_json(text)

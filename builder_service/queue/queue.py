@@ -1,0 +1,218 @@
+"""Builds as their workers see them, in SQL: leased, reported on, ended.
+
+Any number of builders work on one queue. Every change by a worker is refused if the build has ended or been taken
+again meanwhile: attempts fence. Calls block. `changed` hears the id of a build after each commit, and `ended` the
+build if that ended it, in the thread that made the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, insert, select
+
+from builder_service.queue import builder_registry as builders
+from builder_service.queue.build import Build, StageProgress, State
+from builder_service.queue.capability import Capability
+from builder_service.queue.events import Logged, Progressed
+from builder_service.queue.failure import Failure
+from builder_service.queue.rows import append_event, change_build, set_columns, to_build
+from builder_service.queue.tables import builds, running_keys
+from common.catalog.catalog import Catalog
+from common.db.database import Database, database_time, utc_now
+from common.db.processes import is_alive
+from common.errors import Aborted, Reason
+from common.spec.manifest import Manifest
+from common.spec.published_engine import PublishedEngine
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A build that this worker runs. `run` names the attempt, and what it leaves behind."""
+
+    build: Build
+    run: str
+
+
+class BuildQueue:
+    """The builds that wait, and those that `worker` runs.
+
+    A worker takes what it can build, and what its own process accepted and no builder that is alive can build: that
+    fails, with a cause.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        worker: str,
+        capability: Capability,
+        changed: Callable[[str], None],
+        is_alive: Callable[[str], bool] = is_alive,
+        *,
+        ended: Callable[[Build], None] = lambda _build: None,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._capability = capability
+        self._changed = changed
+        self._is_alive = is_alive
+        self._ended = ended
+
+    # Leases
+
+    def renew(self, runs: Collection[str] = ()) -> None:
+        """Keep the attempts that this worker runs, and say that it is alive: more often than a lease is long."""
+        with self._database.write() as connection:
+            builders.renew(connection, self._worker, self._capability, runs)
+
+    def leave(self) -> None:
+        """This worker takes no more builds."""
+        with self._database.write() as connection:
+            builders.leave(connection, self._worker)
+
+    def take(self) -> Lease | None:
+        """Start on the build that has waited longest and may run now; None: there is none for this worker."""
+        if not self._any_waiting():
+            return None
+        with self._database.write() as connection:
+            found = self._next(connection)
+            if found is None:
+                return None
+            build = change_build(connection, found.build_id, lambda found: found.take(utc_now()))
+            run = f"{build.build_id}-{build.attempt}"
+            until = database_time(connection) + builders.LEASE
+            set_columns(
+                connection, build.build_id, worker=self._worker, lease_expires=until, run=run, waits_for_key=None
+            )
+        self._changed(build.build_id)
+        return Lease(build, run)
+
+    def abandoned(self, runs: Collection[str] = ()) -> list[Build]:
+        """Running builds that nobody runs are queued again, or fail after the last attempt; `runs` are this worker's.
+
+        Their workers were lost, or this one could not say how they ended.
+        """
+        with self._database.write() as connection:
+            builders.forget_dead(connection)
+            lost = builders.lost_builds(connection, self._worker, runs, self._is_alive)
+            taken = [change_build(connection, each, lambda found: found.abandon(utc_now())) for each in lost]
+        for build in taken:
+            self._changed(build.build_id)
+            if build.state.ended:
+                self._ended(build)
+        return taken
+
+    def runs(self) -> set[str]:
+        """Names of all attempts that go on, wherever."""
+        with self._database.read() as connection:
+            return set(connection.scalars(select(builds.c.run).where(builds.c.state == State.RUNNING.value)))
+
+    def current(self, lease: Lease) -> Build | None:
+        """The build that this attempt is for now; None: it has ended, or another worker has it.
+
+        Another build than it began with, where that was cancelled and others wait for the same key.
+        """
+        mine = and_(builds.c.run == lease.run, builds.c.state == State.RUNNING.value, builds.c.worker == self._worker)
+        with self._database.read() as connection:
+            row = connection.execute(select(builds).where(mine)).mappings().one_or_none()
+        return None if row is None else to_build(row)
+
+    # What a worker says of a build
+
+    def advance(self, build: Build, report: StageProgress) -> None:
+        """A stage is so far."""
+        with self._database.write() as connection:
+            after = self._change(connection, build, lambda found: found.advance(report))
+            append_event(connection, build.build_id, Progressed.of(report, after.progress))
+        self._changed(build.build_id)
+
+    def log(self, build: Build, text: str) -> None:
+        """The build wrote a line."""
+        with self._database.write() as connection:
+            self._change(connection, build, lambda found: found)
+            append_event(connection, build.build_id, Logged(text))
+        self._changed(build.build_id)
+
+    def claim_key(self, build: Build, build_key: str) -> str | None:
+        """Become the one running build of a key, until it ends; if another is, nothing changes: returns its id."""
+        found = select(running_keys.c.build_id).where(running_keys.c.build_key == build_key)
+        with self._database.write() as connection:
+            self._change(connection, build, lambda found: found)
+            if (owner := connection.scalar(found)) not in (None, build.build_id):
+                return str(owner)
+            if owner is None:
+                connection.execute(insert(running_keys).values(build_key=build_key, build_id=build.build_id))
+        return None
+
+    def wait_for_key(self, build: Build, build_key: str) -> None:
+        """Put the build back into the queue until no other of its key runs; the attempt does not count."""
+        with self._database.write() as connection:
+            self._change(connection, build, lambda found: found.requeue(counted=False))
+            set_columns(connection, build.build_id, waits_for_key=build_key)
+        self._changed(build.build_id)
+
+    def succeed(self, build: Build, catalog: Catalog, draft: Manifest, holder: str) -> PublishedEngine:
+        """Publish the engine and end the build, in one transaction; `holder` claims its blobs."""
+        ends: list[Build] = []
+
+        def end(connection: Connection, engine: PublishedEngine) -> None:
+            ends[:] = [self._change(connection, build, lambda found: found.succeed(engine.reference, utc_now()))]
+
+        engine = catalog.publish(draft, holder, end)
+        self._changed(build.build_id)
+        self._ended(ends[0])
+        return engine
+
+    def fail(self, build: Build, failure: Failure) -> None:
+        """End the build with a cause."""
+        with self._database.write() as connection:
+            end = self._change(connection, build, lambda found: found.fail(failure, utc_now()))
+        self._changed(build.build_id)
+        self._ended(end)
+
+    def give_up(self, build: Build) -> None:
+        """Put the build back into the queue, as its worker stops; the attempt does not count."""
+        with self._database.write() as connection:
+            self._change(connection, build, lambda found: found.requeue(counted=False))
+        self._changed(build.build_id)
+
+    def _any_waiting(self) -> bool:
+        """Whether a look is worth a transaction that writes, of which there is one at a time."""
+        query = select(builds.c.build_id).where(builds.c.state == State.QUEUED.value).limit(1)
+        with self._database.read() as connection:
+            return connection.scalar(query) is not None
+
+    def _next(self, connection: Connection) -> Build | None:
+        waiting = connection.execute(_waiting()).mappings().all()
+        others: list[Capability] | None = None
+        for row in waiting:
+            build = to_build(row)
+            if self._capability.can_build(build.spec):
+                return build
+            if row["builder"] == self._worker:
+                others = builders.others(connection, self._worker, self._is_alive) if others is None else others
+                if not any(other.can_build(build.spec) for other in others):
+                    return build
+        return None
+
+    def _change(self, connection: Connection, build: Build, change: Callable[[Build], Build]) -> Build:
+        def fenced(found: Build) -> Build:
+            if found.state is State.RUNNING and found.attempt == build.attempt:
+                return change(found)
+            message = f"{build.name} is {found.state}, attempt {found.attempt}; this was attempt {build.attempt}"
+            raise Aborted(Reason.BUILD_ENDED, message, build=build.name)
+
+        return change_build(connection, build.build_id, fenced)
+
+
+def _waiting() -> Select[Any]:
+    """Queued builds whose key nobody builds, the oldest first."""
+    may_run = builds.c.waits_for_key.is_(None) | builds.c.waits_for_key.not_in(select(running_keys.c.build_key))
+    return (
+        select(builds)
+        .where(and_(builds.c.state == State.QUEUED.value, may_run))
+        .order_by(builds.c.create_time, builds.c.build_id)
+        .with_for_update(skip_locked=True)
+    )

@@ -1,0 +1,54 @@
+"""Which files of a checkpoint that lies elsewhere are fetched: those that a build reads, and no other format's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from builder_service.checkpoint.checkpoint import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    QUANTIZATION_CONFIG,
+    SINGLE,
+    no_weights,
+    shard_names,
+)
+from builder_service.checkpoint.files import FIELD
+from builder_service.sources.folder import TEXT_FILES
+from common.errors import NotFound, Reason, ResourceExhausted
+
+SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
+"""Files that say what the weights are, as far as a checkpoint has them."""
+
+
+def small_files(names: Collection[str], where: str) -> tuple[str, ...]:
+    """Those of `names` that say what the weights are; raises NotFound (SOURCE_NOT_FOUND) if config.json is not one."""
+    if CONFIG not in names:
+        message = f"{FIELD}: {where} has no {CONFIG}; a checkpoint in Hugging Face's layout is needed"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=CONFIG)
+    return tuple(name for name in SMALL if name in names)
+
+
+def weight_files(names: Collection[str], folder: Path, where: str, get_there: str) -> tuple[str, ...]:
+    """Those of `names` with the weights; `folder` holds the small files.
+
+    Raises NotFound (SOURCE_NOT_FOUND) for what is missing, and InvalidArgument (CHECKPOINT_INVALID) for a checkpoint
+    in another format, with the command that converts it; `get_there` is how it begins.
+    """
+    if INDEX in names:
+        shards = shard_names(folder)
+        if missing := [shard for shard in shards if shard not in names]:
+            message = f"{INDEX} names {missing[0]}, which {where} does not have"
+            raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=missing[0])
+        return shards
+    if SINGLE not in names:
+        raise no_weights(where, names, get_there)
+    return (SINGLE,)
+
+
+def check_room(needed_bytes: int, free_bytes: int, where: str, folder: Path) -> None:
+    """Raise ResourceExhausted (OUT_OF_DISK) if what is to be fetched does not fit."""
+    if needed_bytes > free_bytes:
+        sizes = f"{needed_bytes / 2**20:,.0f} MiB, and {free_bytes / 2**20:,.0f} MiB are free in {folder}"
+        raise ResourceExhausted(Reason.OUT_OF_DISK, f"{where} takes {sizes}", folder=folder)

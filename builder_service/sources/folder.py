@@ -1,0 +1,126 @@
+"""The folder of a checkpoint, whether the builder may read it, and the digests of its files.
+
+Links are followed first, and then the real place has to lie under a source root: so the Hugging Face cache, which is
+made of links, works, and a link that leads out does not. Knows nothing of what the files say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder_service.checkpoint.files import FIELD, present
+from common.digest import digest_file
+from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from common.spec.manifest import EngineFile
+
+_MEDIA_TYPES = {
+    ".json": "application/json",
+    ".jinja": "text/plain",
+    ".safetensors": "application/vnd.safetensors",
+    ".model": "application/octet-stream",
+    ".txt": "text/plain",
+}
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that say how text becomes tokens."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a checkpoint as it was read: if `stamp` is another one now, somebody has written to it."""
+
+    path: Path
+    digest: str
+    size_bytes: int
+    stamp: tuple[int, int, int]
+
+    @property
+    def as_engine_file(self) -> EngineFile:
+        """As the manifest names it."""
+        media_type = _MEDIA_TYPES.get(self.path.suffix, "application/octet-stream")
+        return EngineFile(path=self.path.name, media_type=media_type, digest=self.digest, size_bytes=self.size_bytes)
+
+
+def find_folder(path: Path, roots: Sequence[Path]) -> Path:
+    """The checkpoint folder at a path, links followed.
+
+    Raises InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound (SOURCE_NOT_FOUND). The order is such
+    that nobody learns what exists outside the roots.
+    """
+    folder = _real(path)
+    _check_under(folder, roots, str(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 - see `_real`
+        what = "is not a folder that can be read" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
+        message = f"{FIELD}: {path} {what}; a folder in Hugging Face's layout is needed"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=path)
+    for file in folder.iterdir():
+        if file.suffix in _MEDIA_TYPES:
+            _check_under(_real(file), roots, str(file))
+    return folder
+
+
+def text_files(folder: Path) -> Iterator[Path]:
+    """The files of a checkpoint that say how text becomes tokens; raises what `present` does."""
+    yield from (path for name in TEXT_FILES if present(path := folder / name))
+
+
+def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:
+    """Read files whole; `progress` gets the share done, 0 to 1. Raises NotFound for one that is not there."""
+    total = max(1, sum(_stat(path)[0] for path in paths))
+    done = 0
+
+    def read(size_bytes: int) -> None:
+        nonlocal done
+        done += size_bytes
+        progress(done / total)
+
+    return tuple(_hash_file(path, read) for path in paths)
+
+
+def check_unchanged(files: Sequence[SourceFile]) -> None:
+    """Raise FailedPrecondition (CHECKPOINT_INVALID) if a file was written to since it was hashed."""
+    for file in files:
+        if _stat(file.path) != file.stamp:
+            message = f"{file.path.name} was changed while the engine was built from it; build again when it is quiet"
+            raise FailedPrecondition(Reason.CHECKPOINT_INVALID, message, file=file.path.name)
+
+
+def _hash_file(path: Path, read: Callable[[int], None]) -> SourceFile:
+    stamp = _stat(path)
+    return SourceFile(path, digest_file(path, read), stamp[0], stamp)
+
+
+def _stat(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path} does not exist", file=path.name) from None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _real(path: Path) -> Path:
+    """The path with its links followed; like all of os.path, it takes links in circles and names that are too long."""
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:  # a link that may not be read
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{FIELD}: {path}: {error.strerror}", field=FIELD, uri=path) from None
+
+
+def _check_under(path: Path, roots: Sequence[Path], shown: str) -> None:
+    if any(path.is_relative_to(root) for root in roots):
+        return
+    allowed = ", ".join(map(str, roots)) or "none; set SINKSERVE_BUILDER_SOURCE_ROOTS"
+    message = f"{FIELD}: {shown} is outside the builder's source roots, which are {allowed}"
+    raise InvalidArgument(Reason.SOURCE_NOT_ALLOWED, message, field=FIELD, uri=shown, roots=allowed)

@@ -1,0 +1,217 @@
+"""Checkpoints from the Hugging Face hub, in the user's own Hugging Face cache.
+
+There because what other tools have downloaded is there already, and what we download serves them too. A file gets its
+name in the cache when it is whole, so no torn one is ever used; a cut connection is taken up where it was cut, and of
+a process that died the whole files stay. Importing this imports huggingface_hub.
+
+Source: https://huggingface.co/docs/huggingface_hub, "Understand caching", "Download files".
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils.tqdm import tqdm
+
+from builder_service.machine.memory import free_disk_bytes
+from builder_service.sources.file_filter import SMALL, check_room, small_files, weight_files
+from builder_service.sources.folder import SourceFile
+from builder_service.sources.hub_errors import in_our_words, not_in_cache, strange
+from builder_service.sources.uri import Remote, Repository
+from common.errors import DataLoss, NotFound, Reason
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PATIENCE_S = 30.0
+_ABANDONED_S = 3600.0
+_AT_ONCE = 4
+
+
+def _ignore(_done: float) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Files of a repository as one commit has them."""
+
+    folder: Path
+    commit: str
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A commit and its files, size in bytes by name."""
+
+    commit: str
+    sizes: Mapping[str, int]
+
+
+class Hub:
+    """The hub as the builder gets into it: its own token if it has one, else what huggingface_hub finds."""
+
+    def __init__(self, remote: Remote) -> None:
+        logging.getLogger("huggingface_hub").setLevel(
+            logging.ERROR
+        )  # its warnings hold signed URLs, and a build's log is not for them
+        self._remote = remote
+        self._endpoint = remote.hub_endpoint or constants.ENDPOINT
+        self._token = remote.hub_token.get_secret_value() if remote.hub_token else None
+        self._offline = remote.hub_offline or constants.HF_HUB_OFFLINE
+        self._cache = Path(constants.HF_HUB_CACHE).expanduser()
+
+    def fetch(
+        self,
+        place: Repository,
+        log: Callable[[str], None],
+        progress: Callable[[float], None] = _ignore,
+        *,
+        weights: bool = True,
+    ) -> Snapshot:
+        """Have what a build reads of a repository; without `weights`, only what says what they are.
+
+        Raises NotFound and FailedPrecondition (SOURCE_NOT_FOUND), Unavailable if the hub does not answer,
+        InvalidArgument for what is not allowed or in another format, ResourceExhausted (OUT_OF_DISK).
+        """
+        self._remote.check_allowed(place)
+        with in_our_words(place, self._endpoint, self._cache):
+            return self._cached(place) if self._offline else self._downloaded(place, log, progress, weights=weights)
+
+    def _downloaded(
+        self, place: Repository, log: Callable[[str], None], progress: Callable[[float], None], *, weights: bool
+    ) -> Snapshot:
+        listing = self._list(place)
+        log(f"{place} is commit {listing.commit}")
+        small = small_files(listing.sizes, str(place))
+        folder = self._snapshot(place, listing.commit, small)
+        large = weight_files(listing.sizes, folder, str(place), _get_there(place, listing.commit))
+        if weights:
+            self._make_room(place, listing, folder, large)
+            self._snapshot(place, listing.commit, (*small, *large), _Counter(_total(listing, folder, large), progress))
+            progress(1.0)
+        return Snapshot(folder, listing.commit)
+
+    def _list(self, place: Repository) -> _Listing:
+        info = HfApi(endpoint=self._endpoint, token=self._token).model_info(
+            place.name, revision=place.revision or None, files_metadata=True, timeout=_PATIENCE_S
+        )
+        if info.id != place.name:  # renamed: the hub leads on to where it is now, as a link does
+            self._remote.check_allowed(Repository(info.id, place.revision))
+        if not _COMMIT.fullmatch(info.sha or ""):
+            raise strange(self._endpoint, f"says that {place} is commit {info.sha!r}")
+        return _Listing(str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()})
+
+    def _snapshot(self, place: Repository, commit: str, names: Sequence[str], counter: _Counter | None = None) -> Path:
+        """The folder of a commit with these files in it. Asked for by its branch the hub's cache knows that too."""
+        folder = self._ask(place, place.revision or None, names, counter)
+        if folder.name != commit:  # the branch has moved meanwhile
+            folder = self._ask(place, commit, names, counter)
+        if missing := [name for name in names if not (folder / name).exists()]:
+            raise strange(self._endpoint, f"did not give {missing[0]} of {place}")
+        self._check_inside(folder, names)
+        return folder
+
+    def _ask(
+        self, place: Repository, revision: str | None, names: Sequence[str], counter: _Counter | None = None
+    ) -> Path:
+        found = snapshot_download(
+            place.name,
+            revision=revision,
+            cache_dir=self._cache,
+            allow_patterns=[glob.escape(name) for name in names],
+            endpoint=self._endpoint,
+            token=self._token,
+            local_files_only=self._offline,
+            max_workers=_AT_ONCE,
+            tqdm_class=_bar(counter or _Counter(0, _ignore)),
+        )
+        return Path(found)
+
+    def _cached(self, place: Repository) -> Snapshot:
+        """What was downloaded before, by whomever."""
+        try:
+            folder = self._ask(place, place.revision or None, SMALL)
+            names = {path.name for path in folder.iterdir() if path.exists()}
+            small = small_files(names, str(place))
+            large = weight_files(names, folder, str(place), _get_there(place, folder.name))
+        except (LocalEntryNotFoundError, NotFound):
+            raise not_in_cache(place, self._cache) from None
+        self._check_inside(folder, (*small, *large))
+        return Snapshot(folder, folder.name)
+
+    def _make_room(self, place: Repository, listing: _Listing, folder: Path, names: Sequence[str]) -> None:
+        """Remove what downloads that died have left of this repository, and see whether the rest fits."""
+        for left in (folder.parent.parent / "blobs").glob("*.incomplete"):
+            if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                left.unlink(missing_ok=True)
+        check_room(_total(listing, folder, names), free_disk_bytes(folder), str(place), self._cache)
+
+    def _check_inside(self, folder: Path, names: Sequence[str]) -> None:
+        cache = self._cache.resolve()
+        for name in names:
+            if not (folder / name).resolve().is_relative_to(cache):
+                raise strange(self._endpoint, f"gave a {name} that leads out of {cache}")
+
+
+def check_whole(files: Sequence[SourceFile]) -> None:
+    """Raise DataLoss (CHECKPOINT_INVALID) for a file of the cache that does not have the digest it is named after."""
+    for file in files:
+        named = file.path.readlink().name if file.path.is_symlink() else ""
+        if _SHA256.fullmatch(named) and file.digest != f"sha256:{named}":
+            message = (
+                f"{file.path.name} in the Hugging Face cache is damaged; remove {file.path.resolve()}, build again"
+            )
+            raise DataLoss(Reason.CHECKPOINT_INVALID, message, file=file.path.name)
+
+
+def _total(listing: _Listing, folder: Path, names: Sequence[str]) -> int:
+    return sum(listing.sizes[name] for name in names if not (folder / name).exists())
+
+
+def _get_there(place: Repository, commit: str) -> str:
+    folder = place.name.rpartition("/")[2]
+    return f"hf download {place.name} --revision {commit} --local-dir {folder} && cd {folder}"
+
+
+class _Counter:
+    """The share of `total` bytes that has come; told by several threads."""
+
+    def __init__(self, total: int, progress: Callable[[float], None]) -> None:
+        self._total = total
+        self._progress = progress
+        self._most = 0
+        self._lock = threading.Lock()
+
+    def reach(self, size_bytes: int) -> None:
+        with self._lock:
+            if self._total and size_bytes > self._most:
+                self._most = size_bytes
+                self._progress(min(1.0, size_bytes / self._total))
+
+
+def _bar(counter: _Counter) -> type[tqdm]:
+    """What huggingface_hub takes for progress bars: shows nothing, and tells the counter of those that count bytes."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the base has it
+            self._size_bytes = int(kwargs.get("initial") or 0)
+            self._counts = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if self._counts:
+                self._size_bytes += int(n or 0)
+                counter.reach(self._size_bytes)
+            super().update(n)
+
+    return Bar

@@ -1,0 +1,97 @@
+"""A checkpoint made ready to be read, wherever it is: found in its folder, or fetched from elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder_service.checkpoint.checkpoint import CONFIG, Checkpoint
+from builder_service.checkpoint.files import FIELD, read_json
+from builder_service.sources.folder import SourceFile, find_folder
+from builder_service.sources.object_store import Objects
+from builder_service.sources.uri import Folder, Place, Prefix, Remote, Repository, read_place
+from common.errors import InvalidArgument, Reason
+from common.spec.model_spec import ModelSpec, Source, Target
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint's folder, and where it comes from: of the hub, with the commit."""
+
+    folder: Path
+    origin: Source
+    fetched: bool
+
+    def check(self, files: Sequence[SourceFile]) -> None:
+        """Raise DataLoss (CHECKPOINT_INVALID) for a file that is not what its place says it is."""
+        if self.fetched and self.origin.revision:
+            from builder_service.sources.hub import check_whole  # noqa: PLC0415 - loaded already if it is needed
+
+            check_whole(files)
+
+
+def locate(
+    spec: ModelSpec,
+    *,
+    roots: Sequence[Path],
+    remote: Remote,
+    work: Path,
+    log: Callable[[str], None],
+    progress: Callable[[float], None],
+) -> Located:
+    """The folder of a spec's checkpoint, with all its files; `progress` gets the share fetched, 0 to 1.
+
+    Raises InvalidArgument (INVALID_SPEC, SOURCE_NOT_ALLOWED), what `find_folder`, `Hub.fetch` and `Objects.fetch` do.
+    """
+    place = read_place(spec.source)
+    if isinstance(place, Folder):
+        return Located(find_folder(place.path, roots), spec.source, fetched=False)
+    remote.check_allowed(place)
+    _check_target(spec.target, place)
+    if isinstance(place, Prefix):
+        Objects(place).fetch(folder := _made(work / "checkpoint"), progress)
+        log(f"fetched {place}")
+        return Located(folder, spec.source, fetched=True)
+    from builder_service.sources.hub import Hub  # noqa: PLC0415 - a second that most builds need not wait
+
+    found = Hub(remote).fetch(place, log, progress)
+    return Located(found.folder, Source(uri=f"hf://{place.name}", revision=found.commit), fetched=True)
+
+
+def read_config(source: Source, remote: Remote) -> Mapping[str, Any]:
+    """The config.json of a checkpoint, without fetching weights; of a folder the weights' headers are checked as well.
+
+    Raises what `locate` does, but for `find_folder`: whoever reads a folder for himself needs no leave.
+    """
+    place = read_place(source)
+    if isinstance(place, Folder):
+        return Checkpoint(place.path).config
+    if isinstance(place, Prefix):
+        with tempfile.TemporaryDirectory() as folder:
+            Objects(place).fetch(Path(folder), weights=False)
+            return read_json(Path(folder) / CONFIG)
+    from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise
+
+    return read_json(Hub(remote).fetch(place, _say_nothing, weights=False).folder / CONFIG)
+
+
+def _check_target(target: Target, place: Place) -> None:
+    """TensorRT-LLM engines hold no weights: a runtime reads them where the spec says, which has to be a folder."""
+    if target is not Target.TENSORRT_LLM:
+        return
+    name = place.name if isinstance(place, Repository) else "MODEL"
+    how = f": hf download {name} --local-dir /models/{name.rpartition('/')[2]}" if isinstance(place, Repository) else ""
+    message = f"{FIELD}: a runtime for {target} reads the checkpoint itself, and needs it in a folder, not {place}{how}"
+    raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD, uri=place)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _say_nothing(_text: str) -> None:
+    pass

@@ -1,0 +1,57 @@
+"""How far a toolchain is that reports nested phases of steps: one number from 0 to 1 that never falls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class _Phase:
+    parent: str | None
+    steps: int
+    done: int = 0
+
+
+class CompileProgress:
+    """Progress by phase. A phase inside another is worth one step of it; one of several at the top, what is left."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, _Phase] = {}
+        self._share = 0.0
+
+    def start(self, name: str, parent: str | None, steps: int) -> float:
+        """A phase of `steps` steps begins, inside `parent` if that is open; returns the share done."""
+        self._close(name)  # a name that is used again is another phase
+        self._open[name] = _Phase(parent if parent in self._open else None, max(1, steps))
+        return self.share
+
+    def step(self, name: str, step: int) -> float:
+        """Step number `step`, from 0, is done; returns the share done."""
+        if (phase := self._open.get(name)) is not None:
+            phase.done = min(phase.steps, max(phase.done, step + 1))
+        return self.share
+
+    def finish(self, name: str) -> float:
+        """A phase ends, and with it those inside; returns the share done."""
+        if (phase := self._open.get(name)) is not None:
+            phase.done = phase.steps
+        share = self.share
+        self._close(name)
+        return share
+
+    @property
+    def share(self) -> float:
+        """Share done of all that is known of."""
+        tops = [name for name, phase in self._open.items() if phase.parent is None]
+        self._share = max([self._share, *map(self._done, tops)])
+        return self._share
+
+    def _done(self, name: str) -> float:
+        phase = self._open[name]
+        inside = max((self._done(each) for each, inner in self._open.items() if inner.parent == name), default=0.0)
+        return min(1.0, (phase.done + inside) / phase.steps)
+
+    def _close(self, name: str) -> None:
+        self._open.pop(name, None)
+        for inner in [each for each, phase in self._open.items() if phase.parent == name]:
+            self._close(inner)

@@ -1,0 +1,145 @@
+"""A checkpoint as a precision holds it, for the reference: its weights there and back, its activations likewise.
+
+With this the reference makes the same roundings as the engine, so that what is left between the two is the error of
+float32 arithmetic and of activations that fall on the other side of a rounding, and a wrong graph stands out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.graph.quantize import (
+    BLOCK,
+    INT8_FACTOR_LARGEST,
+    INT8_LARGEST,
+    UINT8_ZERO,
+    int4_blocks,
+    int4_values,
+    int8_blocks,
+    int8_rows,
+)
+from common.spec.model_spec import INT4_BLOCK, Precision
+
+FloatArray = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+
+class Weights(Protocol):
+    """Tensors by their names in a checkpoint, and what becomes of activations before a product."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def vector(self, name: str) -> Array:
+        """A norm's scale or a bias."""
+
+    def embedding(self, name: str) -> Iterator[Array]:
+        """Rows of the embedding, in order, a block at a time."""
+
+    def matrix(self, name: str) -> Iterator[Array]:
+        """Rows of a matrix that activations are multiplied by, in order, a block at a time."""
+
+    def activations(self, rows: Array, *, last: bool = False) -> Array:
+        """[tokens, in] as the multiplication takes them; the `last` gives the logits."""
+
+
+class FakeQuantized:
+    """`Weights` in one precision; int4 in blocks of `int4_block` inputs, but for the logits."""
+
+    def __init__(self, tensors: Tensors, precision: Precision, int4_block: int = INT4_BLOCK) -> None:
+        self._tensors = tensors
+        int4 = precision is Precision.INT4
+        self._matrix = partial(_int4_and_back, block=int4_block) if int4 else _MATRIX[precision]
+        self._head = _int8_blocks_and_back if int4 else self._matrix
+        self._embedding = _EMBEDDING.get(precision, self._matrix)
+        self._activations = partial(_per_block, block=int4_block) if int4 else _ACTIVATIONS[precision]
+        self._last_activations = _per_block if int4 else self._activations
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._tensors.names
+
+    def vector(self, name: str) -> Array:
+        return self._tensors.tensor(name).astype(np.float64)
+
+    def embedding(self, name: str) -> Iterator[Array]:
+        return map(self._embedding, self._tensors.blocks(name))
+
+    def matrix(self, name: str) -> Iterator[Array]:
+        return map(self._head if name in _HEADS else self._matrix, self._tensors.blocks(name))
+
+    def activations(self, rows: Array, *, last: bool = False) -> Array:
+        return self._last_activations(rows) if last else self._activations(rows)
+
+
+def _plain(rows: FloatArray) -> Array:
+    return rows.astype(np.float64)
+
+
+def _int8_and_back(rows: FloatArray, largest: int = INT8_LARGEST) -> Array:
+    values, scales = int8_rows(rows, largest)
+    return values.astype(np.float64) * scales[:, None]
+
+
+def _int4_and_back(rows: FloatArray, block: int) -> Array:
+    packed, scales, zeros = int4_blocks(rows, block)
+    blocks = int4_values(packed).astype(np.float64)
+    blocks -= int4_values(zeros)[:, : scales.shape[1], None]
+    blocks *= scales[:, :, None]
+    return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+def _int8_blocks_and_back(rows: FloatArray) -> Array:
+    values, scales = int8_blocks(rows)
+    blocks = (values.astype(np.float64) - UINT8_ZERO) * scales[:, :, None]
+    return blocks.reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+def _exact(rows: Array) -> Array:
+    return rows
+
+
+def _per_token(rows: Array) -> Array:
+    """int8 with a scale for each token."""
+    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-8) / INT8_LARGEST
+    rounded: Array = np.rint(rows / scales) * scales
+    return rounded
+
+
+def _per_block(rows: Array, block: int = BLOCK) -> Array:
+    """int8 with a scale for each `block` inputs of each token, as `MatMulNBits` does at accuracy level 4."""
+    padding = -rows.shape[1] % block
+    blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, block)
+    return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
+
+
+def _as(dtype: npt.DTypeLike) -> Callable[[npt.NDArray[np.floating]], Array]:
+    """There and back through a type of 16 bits."""
+    return lambda rows: rows.astype(dtype).astype(np.float64)
+
+
+_HEADS = ("lm_head.weight", "model.embed_tokens.weight")  # the matrix of the logits; the second where it is tied
+_MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
+    Precision.FP32: _plain,
+    Precision.FP16: _as(np.float16),
+    Precision.BF16: _as(ml_dtypes.bfloat16),
+    Precision.INT8: lambda rows: _int8_and_back(rows, INT8_FACTOR_LARGEST),
+}
+_EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
+    Precision.INT8: _int8_and_back,
+    Precision.INT4: _int8_and_back,
+}
+"""Where it is held otherwise than the matrices."""
+_ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
+    Precision.FP32: _exact,
+    Precision.FP16: _as(np.float16),
+    Precision.BF16: _as(ml_dtypes.bfloat16),
+    Precision.INT8: _per_token,
+}

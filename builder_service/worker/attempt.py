@@ -1,0 +1,298 @@
+"""One attempt at one build: its child process ordered, answered, listened to and, in every case, cleaned up after."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from builder_service.machine.memory import out_of_memory_kills
+from builder_service.pipeline.messages import Answer, AskKey, AskStore, Built, Failed, FromChild, Log, Order, Progress
+from builder_service.queue.build import Build
+from builder_service.queue.builder_registry import LEASE
+from builder_service.queue.changes import Changes, wait_a_while
+from builder_service.queue.failure import Failure
+from builder_service.queue.queue import BuildQueue, Lease
+from builder_service.sources.uri import Remote
+from builder_service.worker.child_process import ChildProcess, start_child
+from builder_service.worker.crash_report import crash
+from common.catalog.blob_claims import claim_blobs, claim_holders
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.errors import Aborted, DataLoss, DeadlineExceeded, Internal, Reason, SinkServeError, Unavailable
+from common.spec.manifest import Manifest
+from common.spec.published_engine import PublishedEngine
+from common.store.blob_store import BlobStore
+
+POLL_S = 1.0
+_HOLDER = "runs/"
+LAST_WORDS_S = 5.0
+"""How long a child may take to end once it has said how."""
+MOST_LOG_LINES = 2000
+
+log = structlog.get_logger()
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every build of a worker needs."""
+
+    database: Database
+    store: BlobStore
+    store_url: str
+    catalog: Catalog
+    queue: BuildQueue
+    changes: Changes
+    work: Path
+    source_roots: tuple[Path, ...]
+    remote: Remote
+    timeout_s: float
+    memory_limit_mib: int
+
+    def leftovers(self) -> set[str]:
+        """Names of attempts that have something to clean up, or run."""
+        claims = {holder.removeprefix(_HOLDER) for holder in claim_holders(self.database) if holder.startswith(_HOLDER)}
+        return claims | {folder.name for folder in self.work.iterdir()}
+
+    def clean_up(self, run: str) -> None:
+        """Remove what an attempt leaves: its folder, its claims, blobs that nobody else needs."""
+        self.catalog.drop_claims(_HOLDER + run)
+        self.store.remove_abandoned()
+        shutil.rmtree(self.work / run, ignore_errors=True)
+
+
+class WaitsForKey(Exception):
+    """Another build of the same key runs; this one has to wait for its end."""
+
+    def __init__(self, build_key: str) -> None:
+        super().__init__(build_key)
+        self.build_key = build_key
+
+
+class BuildAttempt:
+    """One attempt, at one build or, where that is cancelled and others wait for its key, at the next of them."""
+
+    def __init__(self, shop: Workshop, lease: Lease) -> None:
+        self._shop = shop
+        self._lease = lease
+        self._build = lease.build
+        self._lines = 0
+
+    @property
+    def build(self) -> Build:
+        """The build that it is for now."""
+        return self._build
+
+    @property
+    def name(self) -> str:
+        """The attempt's name, of its folder and its claims too."""
+        return self._lease.run
+
+    async def run(self) -> None:
+        """Build, and say in the queue how it ended.
+
+        If this is cancelled the child is killed and the queue keeps the build as running.
+        """
+        log.info("build.started", build=self._build.name, attempt=self._build.attempt)
+        try:
+            await self._cleanly_attempt()
+        except WaitsForKey as waits:
+            log.info("build.waits", build=self._build.name, key=waits.build_key)
+            await self._unless_ended(self._shop.queue.wait_for_key, waits.build_key)
+        except SinkServeError as error:
+            await self._fail(error)
+        except Exception as error:
+            log.exception("build.lost", build=self._build.name, exc_info=error)
+            await self._fail(Internal(Reason.INTERNAL, "the builder failed; its log has the details"))
+
+    async def _cleanly_attempt(self) -> None:
+        """Leave nothing behind. Before the build's end is known: who takes it next starts clean as well."""
+        try:
+            await self._attempt()
+        finally:
+            await asyncio.to_thread(self._shop.clean_up, self.name)
+
+    async def _attempt(self) -> None:
+        folder = self._shop.work / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        kills = out_of_memory_kills()
+        child = await start_child()
+        try:
+            await child.send(self._order(folder))
+            outcome = await self._in_time(child)
+        finally:
+            status = await child.kill()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if outcome is None:
+            raise crash(status, child, ran_out=out_of_memory_kills() > kills)
+        await self._end(outcome)
+
+    def _order(self, folder: Path) -> Order:
+        shop = self._shop
+        return Order(
+            spec=self._build.spec,
+            work=folder,
+            source_roots=shop.source_roots,
+            remote=shop.remote,
+            store_url=shop.store_url,
+            memory_limit_mib=shop.memory_limit_mib,
+        )
+
+    async def _in_time(self, child: ChildProcess) -> Built | Failed | None:
+        """Listen to the child; raises DeadlineExceeded (BUILD_TIMED_OUT) when it takes too long."""
+        patience = asyncio.timeout(self._shop.timeout_s)
+        try:
+            async with patience:
+                return await self._while_running(child)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            stage, limit_s = child.stage or "its start", self._shop.timeout_s
+            message = f"the build took longer than {limit_s:g} s, and was in {stage}; the builder allows no more"
+            raise DeadlineExceeded(Reason.BUILD_TIMED_OUT, message, stage=stage, limit_s=limit_s) from None
+
+    async def _while_running(self, child: ChildProcess) -> Built | Failed | None:
+        """Listen to the child for as long as the build runs; raises Aborted when it no longer does."""
+        listening = asyncio.create_task(self._listen(child))
+        ended = asyncio.create_task(self._until_ended())
+        try:
+            await asyncio.wait((listening, ended), return_when=asyncio.FIRST_COMPLETED)
+            if listening.done():
+                return listening.result()
+            raise Aborted(Reason.BUILD_ENDED, f"{self._build.name} ended from outside")
+        finally:
+            for task in (listening, ended):
+                task.cancel()
+            await asyncio.gather(listening, ended, return_exceptions=True)
+
+    async def _until_ended(self) -> None:
+        while True:
+            with self._shop.changes.listen(self._build.build_id) as changed:
+                if not await self._goes_on():
+                    return
+                await wait_a_while(changed, POLL_S)
+
+    async def _goes_on(self) -> bool:
+        """Whether the attempt is still wanted, for whichever build."""
+        current = await _patiently(self._shop.queue.current, self._lease)
+        if current is None:
+            return False
+        if current.build_id != self._build.build_id:
+            log.info("build.continued", build=current.name, cancelled=self._build.name)
+            cancelled, self._build = self._build, current
+            await self._log(f"goes on with what {cancelled.name}, which was cancelled, had done")
+        return True
+
+    async def _tell(self, change: Callable[Concatenate[Build, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Change the build in the queue, or the one that goes on with this attempt; raises Aborted if none does."""
+        try:
+            return await _patiently(change, self._build, *args, **named)
+        except Aborted:
+            told = self._build
+            if not await self._goes_on() or self._build == told:
+                raise
+            return await _patiently(change, self._build, *args, **named)
+
+    async def _listen(self, child: ChildProcess) -> Built | Failed | None:
+        """Keep and answer what the child says until it ends; returns how it said that it ended, None if it did not."""
+        outcome: Built | Failed | None = None
+        with suppress(TimeoutError):
+            async with aclosing(child.messages()) as messages, asyncio.timeout(None) as patience:
+                async for message in messages:
+                    if isinstance(message, Built | Failed):
+                        outcome = message
+                        patience.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_S)
+                    elif isinstance(message, AskKey):
+                        if made := await self._made_before(message.build_key):
+                            return Built(manifest=made)
+                        await child.send(Answer(go_on=True))
+                    else:
+                        await self._keep(message, child)
+                await child.wait(LAST_WORDS_S)
+        return outcome
+
+    async def _keep(self, message: FromChild, child: ChildProcess) -> None:
+        if isinstance(message, Progress):
+            await self._tell(self._shop.queue.advance, message.report)
+        elif isinstance(message, AskStore):
+            await asyncio.to_thread(claim_blobs, self._shop.database, message.digests, _HOLDER + self.name)
+            await child.send(Answer(go_on=True))
+        elif isinstance(message, Log):
+            await self._log(message.text)
+
+    async def _log(self, text: str) -> None:
+        self._lines += 1
+        if self._lines == MOST_LOG_LINES:
+            text = f"this was the line {MOST_LOG_LINES}; no more are kept"
+        if self._lines <= MOST_LOG_LINES:
+            await self._tell(self._shop.queue.log, text)
+
+    async def _made_before(self, build_key: str) -> Manifest | None:
+        """The manifest of this build if its engine exists under another name or version.
+
+        Raises WaitsForKey if another build of the key runs.
+        """
+        if owner := await self._tell(self._shop.queue.claim_key, build_key):
+            await self._log(f"waits for builds/{owner}, which builds the same")
+            raise WaitsForKey(build_key)
+        return await asyncio.to_thread(self._find_made, build_key)
+
+    def _find_made(self, build_key: str) -> Manifest | None:
+        for engine in self._shop.catalog.with_build_key(build_key):
+            digests = [file.digest for file in engine.manifest.files]
+            claim_blobs(self._shop.database, digests, _HOLDER + self.name)
+            try:
+                for digest in digests:
+                    self._shop.store.verify(digest)
+            except DataLoss as error:
+                self._shop.queue.log(self._build, f"{engine.reference} is the same, but {error.message}")
+                continue
+            self._shop.queue.log(self._build, f"{engine.reference} is the same; its files are used")
+            return engine.manifest
+        return None
+
+    async def _end(self, outcome: Built | Failed) -> None:
+        if isinstance(outcome, Failed):
+            raise outcome.failure.error()
+        engine = await self._tell(self._publish, outcome.manifest)
+        log.info("build.succeeded", build=self._build.name, engine=engine.reference)
+
+    def _publish(self, build: Build, manifest: Manifest) -> PublishedEngine:
+        """What was built, or found, for another build of the key is published as this one's."""
+        is_own = manifest.version == 0 and build.build_id == self._lease.build.build_id
+        if not is_own:
+            manifest = manifest.model_copy(update={"name": build.spec.name, "spec": build.spec})
+        return self._shop.queue.succeed(build, self._shop.catalog, manifest, _HOLDER + self.name)
+
+    async def _fail(self, error: SinkServeError) -> None:
+        if error.reason is Reason.BUILD_ENDED:  # cancelled, or taken up by another worker
+            log.info("build.detached", build=self._build.name)
+            return
+        log.info("build.failed", build=self._build.name, reason=error.reason, cause=error.message)
+        await self._unless_ended(self._shop.queue.fail, Failure.of(error))
+
+    async def _unless_ended(self, change: Callable[[Build, T], None], value: T) -> None:
+        """Change the build in the queue, unless somebody else has ended it."""
+        with suppress(Aborted):
+            await self._tell(change, value)
+
+
+async def _patiently(act: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Call `act` in a thread; a database that is away is waited for, about as long as the lease lasts."""
+    clock = asyncio.get_running_loop().time
+    ends = clock() + LEASE.total_seconds()
+    while True:
+        try:
+            return await asyncio.to_thread(act, *args, **named)
+        except Unavailable as error:
+            if error.reason is not Reason.DATABASE_UNAVAILABLE or clock() > ends:
+                raise
+            await asyncio.sleep(POLL_S)

@@ -1,0 +1,69 @@
+"""Aliases: movable names for versions. `latest` is the highest published version, counted and never stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import and_, delete, insert, select, update
+
+from common.catalog.rows import find_engine, latest_version, not_found
+from common.catalog.tables import aliases
+from common.db.database import Database
+from common.errors import InvalidArgument, Reason
+from common.spec.engine_reference import LATEST, is_alias, parse_reference
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A movable name for a version."""
+
+    name: str
+    alias: str
+    version: int
+
+
+class Aliases:
+    """Aliases in a database. Calls block."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(self, reference: str, alias: str) -> Alias:
+        """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), and NotFound for the reference."""
+        _check(alias)
+        parsed = parse_reference(reference)
+        with self._database.write() as connection:
+            engine = find_engine(connection, parsed)
+            named = and_(aliases.c.name == engine.name, aliases.c.alias == alias)
+            if not connection.execute(update(aliases).where(named).values(version=engine.version)).rowcount:
+                values = {"name": engine.name, "alias": alias, "version": engine.version}
+                connection.execute(insert(aliases).values(values))
+        return Alias(engine.name, alias, engine.version)
+
+    def delete(self, name: str, alias: str) -> None:
+        """Delete an alias; raises InvalidArgument (INVALID_ALIAS) for one that cannot be, or NotFound."""
+        _check(alias)
+        with self._database.write() as connection:
+            named = and_(aliases.c.name == name, aliases.c.alias == alias)
+            if not connection.execute(delete(aliases).where(named)).rowcount:
+                raise not_found(f"{name}:{alias}", "there is no such alias")
+
+    def list(self, name: str) -> Sequence[Alias]:
+        """Aliases of a name, `latest` first; raises NotFound for a name without versions."""
+        with self._database.read() as connection:
+            if (latest := latest_version(connection, name)) is None:
+                raise not_found(name, "no version of it is published")
+            query = select(aliases).where(aliases.c.name == name).order_by(aliases.c.alias)
+            rows = connection.execute(query).mappings().all()
+        return [Alias(name, LATEST, latest), *(Alias(name, row["alias"], row["version"]) for row in rows)]
+
+
+def _check(alias: str) -> None:
+    if alias == LATEST:
+        why = "is counted: it is always the highest published version"
+    elif not is_alias(alias):
+        why = "is not an alias: lower-case letters, digits, '.', '_' and '-', at most 63, never all digits"
+    else:
+        return
+    raise InvalidArgument(Reason.INVALID_ALIAS, f"alias: {alias[:100]!r} {why}", field="alias", alias=alias[:100])

@@ -1,0 +1,176 @@
+"""The published engines. A version exists when its row does.
+
+Rows are in SQL and files in the blob store; `blob_claims` has the rule that keeps the two together. Calls block:
+from asyncio, use `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from common.catalog.blob_claims import Sweeper, claimed_by, release_claims
+from common.catalog.garbage import Collected, collect_garbage
+from common.catalog.rows import (
+    find_engine,
+    follows,
+    insert_engine,
+    is_version,
+    not_found,
+    refuse_if_held,
+    stored_manifest,
+    to_engine,
+)
+from common.catalog.tables import engines, holds
+from common.db.database import Database, utc_now
+from common.db.paging import Page
+from common.digest import digest_of
+from common.errors import Aborted, DataLoss, InvalidArgument, Reason
+from common.spec.engine_reference import parse_reference
+from common.spec.manifest import EngineFile, Manifest
+from common.spec.published_engine import PublishedEngine
+from common.store.blob_store import BlobStore
+
+Also = Callable[[Connection, PublishedEngine], None]
+
+
+def _nothing(_connection: Connection, _engine: PublishedEngine) -> None:
+    pass
+
+
+class Catalog:
+    """Published engines in a database and a store."""
+
+    def __init__(self, database: Database, store: BlobStore) -> None:
+        self._database = database
+        self._store = store
+        self._sweeper = Sweeper(database, store)
+
+    def resolve(self, reference: str, field: str = "reference") -> PublishedEngine:
+        """The engine that a reference names now; raises InvalidArgument, or NotFound (ENGINE_NOT_FOUND)."""
+        parsed = parse_reference(reference, field)
+        with self._database.read() as connection:
+            return find_engine(connection, parsed)
+
+    def list(self, page: Page, name: str = "") -> tuple[list[PublishedEngine], str]:
+        """A page of engines, by name and then the newest first, and the token of the next; `name` filters."""
+        query = select(engines).order_by(engines.c.name, engines.c.version.desc()).limit(page.size + 1)
+        if name:
+            query = query.where(engines.c.name == name)
+        if page.after is not None:
+            query = query.where(follows(page))
+        with self._database.read() as connection:
+            found = [to_engine(connection, row) for row in connection.execute(query).mappings()]
+        kept = found[: page.size]
+        return kept, page.next_token((kept[-1].name, kept[-1].version) if len(found) > page.size else None)
+
+    def with_build_key(self, build_key: str) -> Sequence[PublishedEngine]:
+        """Engines of a build key, the newest first."""
+        query = select(engines).where(engines.c.build_key == build_key).order_by(engines.c.create_time.desc())
+        with self._database.read() as connection:
+            return [to_engine(connection, row) for row in connection.execute(query).mappings()]
+
+    def publish(self, draft: Manifest, holder: str, also: Also = _nothing) -> PublishedEngine:
+        """Give a draft the next version of its name and publish it; `also` runs in the same transaction.
+
+        The files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed.
+        """
+        with self._database.write() as connection:
+            if missing := {file.digest for file in draft.files} - claimed_by(connection, holder):
+                raise Aborted(Reason.INTERNAL, f"{holder} does not claim {sorted(missing)}; nothing was published")
+            engine = insert_engine(connection, draft)
+            release_claims(connection, holder)
+            also(connection, engine)
+        return engine
+
+    def drop_claims(self, holder: str) -> None:
+        """End what a publisher claimed, and delete what of it nobody else needs."""
+        with self._database.write() as connection:
+            released = release_claims(connection, holder)
+        self._sweeper.sweep(released)
+
+    def delete(self, reference: str, *, force: bool = False) -> None:
+        """Delete a version and the blobs that only it has; its number is never used again.
+
+        Raises InvalidArgument for a reference that names no fixed version, NotFound, and FailedPrecondition
+        (ENGINE_IN_USE) while somebody holds it, unless forced.
+        """
+        parsed = parse_reference(reference)
+        if not parsed.is_pinned:
+            message = f"reference: {reference!r} may move; name what to delete as NAME@VERSION or NAME@sha256:HEX"
+            raise InvalidArgument(Reason.INVALID_FIELD, message, field="reference", value=reference)
+        with self._database.write() as connection:
+            engine = find_engine(connection, parsed)
+            if not force:
+                refuse_if_held(connection, engine)
+            connection.execute(delete(engines).where(is_version(engines, engine.name, engine.version)))
+        self._sweeper.sweep({file.digest for file in engine.manifest.files})
+
+    def finish_deletions(self) -> None:
+        """Finish what processes that died had begun to delete."""
+        self._sweeper.finish()
+
+    def collect_garbage(self, *, dry_run: bool) -> Collected:
+        """Delete blobs that no engine has and nobody claims, or only count them."""
+        return collect_garbage(self._database, self._store, dry_run=dry_run)
+
+    def verify(self, reference: str) -> tuple[int, int]:
+        """Read every file again, in pieces; returns their number and bytes.
+
+        Raises DataLoss (STORE_CORRUPT) naming the file and its digest.
+        """
+        parsed = parse_reference(reference, "reference")
+        with self._database.read() as connection:
+            engine = find_engine(connection, parsed)
+            manifest = stored_manifest(connection, engine)
+        if digest_of(manifest) != engine.digest:
+            raise DataLoss(Reason.STORE_CORRUPT, f"the manifest of {engine.reference} does not have its digest")
+        sizes = [self._verify_file(engine, file) for file in engine.manifest.files]
+        return len(sizes), sum(sizes)
+
+    def _verify_file(self, engine: PublishedEngine, file: EngineFile) -> int:
+        try:
+            return self._store.verify(file.digest)
+        except DataLoss as error:
+            self.resolve(engine.reference)  # raises NotFound if it was deleted meanwhile, and its files with it
+            message = f"{file.path} of {engine.reference}: {error.message}"
+            raise DataLoss(
+                Reason.STORE_CORRUPT, message, engine=engine.reference, file=file.path, blob=file.digest
+            ) from None
+
+    def hold(self, engine: PublishedEngine, holder: str) -> None:
+        """Keep a version from being deleted; the same hold twice is one. Raises NotFound if it has gone.
+
+        `holder` is told to whoever is refused a deletion, such as `runtime 127.0.0.1:50071` or `sessions/ID`.
+        """
+        try:
+            with self._database.write() as connection:
+                add_hold(connection, engine.name, engine.version, holder)
+        except IntegrityError:
+            raise not_found(engine.reference, "it was deleted") from None
+
+    def release(self, engine: PublishedEngine, holder: str) -> None:
+        """End a hold; nothing happens if there is none."""
+        with self._database.write() as connection:
+            drop_hold(connection, engine.name, engine.version, holder)
+
+    def release_gone(self, is_gone: Callable[[str], bool]) -> None:
+        """End every hold of holders that are gone, such as processes that died."""
+        with self._database.write() as connection:
+            gone = [holder for holder in connection.scalars(select(holds.c.holder).distinct()) if is_gone(holder)]
+            connection.execute(delete(holds).where(holds.c.holder.in_(gone)))
+
+
+def add_hold(connection: Connection, name: str, version: int, holder: str) -> None:
+    """Hold an engine inside a transaction; IntegrityError at its end, at the latest, if the engine has gone."""
+    mine = and_(is_version(holds, name, version), holds.c.holder == holder)
+    if not connection.execute(update(holds).where(mine).values(create_time=utc_now())).rowcount:
+        values = {"name": name, "version": version, "holder": holder, "create_time": utc_now()}
+        connection.execute(insert(holds).values(values))
+
+
+def drop_hold(connection: Connection, name: str, version: int, holder: str) -> None:
+    """End a hold inside a transaction; nothing happens if there is none."""
+    connection.execute(delete(holds).where(is_version(holds, name, version), holds.c.holder == holder))

@@ -1,0 +1,124 @@
+"""Rows of the catalog to engines and back, inside a transaction that somebody else has begun."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, insert, or_, select, update
+
+from common.catalog.tables import aliases, engines, files, holds, names
+from common.db.database import utc_now
+from common.db.paging import Page
+from common.digest import digest_of
+from common.errors import FailedPrecondition, NotFound, Reason
+from common.spec.engine_reference import LATEST, EngineReference
+from common.spec.manifest import Manifest
+from common.spec.published_engine import PublishedEngine
+
+
+def is_version(table: Table, name: str, version: int) -> ColumnElement[bool]:
+    """Condition: a row of this version."""
+    return and_(table.c.name == name, table.c.version == version)
+
+
+def follows(page: Page) -> ColumnElement[bool]:
+    """Condition: an engine that comes after the last one of the page before."""
+    assert page.after is not None
+    name, version = page.after
+    return or_(engines.c.name > name, and_(engines.c.name == name, engines.c.version < version))
+
+
+def not_found(what: str, why: str) -> NotFound:
+    """The error for a reference that names nothing."""
+    return NotFound(Reason.ENGINE_NOT_FOUND, f"engine {what} not found: {why}", reference=what)
+
+
+def latest_version(connection: Connection, name: str) -> int | None:
+    """Highest version of a name that is published; None if none is."""
+    version: int | None = connection.scalar(select(func.max(engines.c.version)).where(engines.c.name == name))
+    return version
+
+
+def find_engine(connection: Connection, reference: EngineReference) -> PublishedEngine:
+    """The engine that a reference names; raises NotFound saying what there is."""
+    query = select(engines).where(engines.c.name == reference.name)
+    if reference.digest is not None:
+        query = query.where(engines.c.digest == reference.digest)
+    else:
+        query = query.where(engines.c.version == _version(connection, reference))
+    row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        raise not_found(str(reference), _what_there_is(connection, reference.name))
+    return to_engine(connection, row)
+
+
+def to_engine(connection: Connection, row: Mapping[Any, Any]) -> PublishedEngine:
+    """An engine from its row."""
+    named = select(aliases.c.alias).where(is_version(aliases, row["name"], row["version"])).order_by(aliases.c.alias)
+    latest = (LATEST,) if latest_version(connection, row["name"]) == row["version"] else ()
+    manifest = Manifest.model_validate_json(row["manifest"])
+    return PublishedEngine(manifest, row["digest"], row["create_time"], (*latest, *connection.scalars(named)))
+
+
+def stored_manifest(connection: Connection, engine: PublishedEngine) -> bytes:
+    """The manifest's bytes as they were published; an older program may have written fewer fields than this one."""
+    query = select(engines.c.manifest).where(is_version(engines, engine.name, engine.version))
+    return str(connection.scalars(query).one()).encode()
+
+
+def insert_engine(connection: Connection, draft: Manifest) -> PublishedEngine:
+    """Publish a draft as the next version of its name."""
+    manifest = draft.model_copy(update={"version": _next_version(connection, draft.name)})
+    text, key = manifest.canonical(), {"name": manifest.name, "version": manifest.version}
+    engine = PublishedEngine(manifest, digest_of(text), utc_now(), (LATEST,))
+    values = {"digest": engine.digest, "build_key": manifest.build_key, "create_time": engine.create_time}
+    connection.execute(insert(engines).values(**key, **values, manifest=text.decode()))
+    for file in manifest.files:
+        row = {"path": file.path, "digest": file.digest, "size_bytes": file.size_bytes}
+        connection.execute(insert(files).values(**key, **row))
+    return engine
+
+
+def refuse_if_held(connection: Connection, engine: PublishedEngine) -> None:
+    """Raise FailedPrecondition (ENGINE_IN_USE) if somebody holds the engine, saying who."""
+    query = select(holds.c.holder).where(is_version(holds, engine.name, engine.version)).order_by(holds.c.holder)
+    if not (holders := list(connection.scalars(query))):
+        return
+    shown = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+    raise FailedPrecondition(
+        Reason.ENGINE_IN_USE,
+        f"{engine.reference} is in use by {shown}; unload it, end the sessions, or force the deletion",
+        engine=engine.reference,
+        holders=shown,
+    )
+
+
+def _version(connection: Connection, reference: EngineReference) -> int | None:
+    if reference.version is not None:
+        return reference.version
+    if reference.alias == LATEST:
+        return latest_version(connection, reference.name)
+    where = and_(aliases.c.name == reference.name, aliases.c.alias == reference.alias)
+    return connection.scalar(select(aliases.c.version).where(where))
+
+
+def _next_version(connection: Connection, name: str) -> int:
+    """Count one up, in the row that every publisher of the name has to lock."""
+    counted = update(names).where(names.c.name == name).values(last_version=names.c.last_version + 1)
+    version: int | None = connection.scalar(counted.returning(names.c.last_version))
+    if version is None:
+        version = 1
+        connection.execute(insert(names).values(name=name, last_version=version))
+    return version
+
+
+def _what_there_is(connection: Connection, name: str) -> str:
+    query = select(engines.c.version).where(engines.c.name == name).order_by(engines.c.version.desc()).limit(6)
+    if found := [str(version) for version in connection.scalars(query)]:
+        return f"versions of {name} are {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}"
+    known = connection.scalars(select(engines.c.name).distinct().order_by(engines.c.name).limit(6))
+    some = list(known)
+    return (
+        f"published names are {', '.join(some[:5])}{', ...' if len(some) > 5 else ''}" if some else "none is published"
+    )

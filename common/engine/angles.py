@@ -1,0 +1,46 @@
+"""Angles of the rotary position embedding, on the host: the graph knows no positions.
+
+Inverse frequencies come as float32, as Hugging Face rounds them. Their product with a position is exact in
+float64 for every position below 2**29, and the cosine of float64 reduces it, so that far positions are no less
+exact than near ones: what a query and a key differ by depends on their distance alone.
+
+Source: RoFormer (arXiv 2104.09864); the two angles of a query: `window.SessionWindow.cache_index`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from common.spec.manifest import Rope
+from common.window import SessionWindow
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Turns positions into cosines and sines."""
+
+    inverse_frequencies: npt.NDArray[np.float64]  # [head_dim / 2], float32 values
+    attention_scale: np.float64
+
+    @classmethod
+    def of(cls, rope: Rope) -> Self:
+        """Angles of a model's rotary embedding; rounds its frequencies to float32."""
+        frequencies = np.asarray(rope.inverse_frequencies, np.float32).astype(np.float64)
+        return cls(frequencies, np.float64(rope.attention_scale))
+
+    def write(
+        self, positions: npt.NDArray[np.int64], cosines: npt.NDArray[np.float32], sines: npt.NDArray[np.float32]
+    ) -> None:
+        """Fill `cosines` and `sines`, both [*positions.shape, head_dim / 2], for `positions`, times the scale."""
+        angle = positions[..., None] * self.inverse_frequencies
+        np.multiply(np.cos(angle), self.attention_scale, out=cosines, casting="same_kind")
+        np.multiply(np.sin(angle), self.attention_scale, out=sines, casting="same_kind")
+
+
+def sink_position(window: SessionWindow, position: int) -> int:
+    """Position that the query at `position` is rotated to when it looks at sinks: its place in the cache."""
+    return window.cache_index(position)

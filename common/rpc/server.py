@@ -1,0 +1,103 @@
+"""A gRPC server as both services run it: our statuses, health, reflection, keepalive, and an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from common.rpc.grpc_status import StatusInterceptor
+from common.rpc.health import HealthServicer
+
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
+    ("grpc.keepalive_time_ms", 60_000),  # finds clients that vanished without a word
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients may ping more often than gRPC's 5 minutes
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A servicer: its full name on the wire, and how it joins a server."""
+
+    name: str
+    add: Callable[[grpc.aio.Server], None]
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that listens. Not ready until `health.set_ready(True)`."""
+
+    address: str
+    health: HealthServicer
+    grpc_server: grpc.aio.Server
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, let running ones finish within `grace_s`, cancel the rest."""
+        self.health.set_ready(False)
+        await self.grpc_server.stop(grace_s)
+
+
+async def start_server(
+    listen: str, registrations: Sequence[Registration], *, connection_age_s: float = 0.0
+) -> RunningServer:
+    """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
+
+    A connection of `connection_age_s`, give or take a tenth, takes no new calls, and those on it go on. 0: never.
+    """
+    age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
+    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=(*OPTIONS, *age))
+    names = [registration.name for registration in registrations]
+    health = HealthServicer(names)
+    for registration in registrations:
+        registration.add(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    _add_reflection(server, [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
+    port = _bind(server, listen)
+    await server.start()
+    return RunningServer(f"{listen.rpartition(':')[0]}:{port}", health, server)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> int:
+    try:
+        return server.add_insecure_port(listen)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {listen}: the address is in use, or not of this machine") from None
+
+
+def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
+    """Serve v1alpha and, since grpcio ships only that and the messages are the same, v1 as well.
+
+    v1 is not listed: its descriptors are not here, and a client that asks for what is listed would fail.
+    """
+    servicer = reflection.aio.ReflectionServicer(service_names=[*names, reflection.SERVICE_NAME])
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    generic = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
+    server.add_generic_rpc_handlers((generic,))
+
+
+async def stop_requested() -> None:
+    """Return at SIGTERM or SIGINT."""
+    requested = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, requested.set)
+    try:
+        await requested.wait()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)

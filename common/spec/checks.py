@@ -1,0 +1,61 @@
+"""Plain data to a model spec, with an error a person can act on for every field that is wrong.
+
+Shared by the wire and by YAML files, so that both say the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from common.errors import FieldViolation, InvalidArgument, Reason
+from common.spec.model_spec import ModelSpec
+
+
+def check_spec(data: Mapping[str, Any], prefix: str = "spec") -> ModelSpec:
+    """Make a spec; raises InvalidArgument (INVALID_SPEC) with a violation for each field, its path under `prefix`."""
+    try:
+        return ModelSpec.model_validate(data)
+    except ValidationError as error:
+        violations = tuple(_violation(item, prefix) for item in error.errors())
+    message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+    raise InvalidArgument(Reason.INVALID_SPEC, message, violations=violations) from None
+
+
+def _violation(item: ErrorDetails, prefix: str) -> FieldViolation:
+    path = ".".join(part for part in (prefix, *map(str, item["loc"])) if part)
+    if item["type"] == "extra_forbidden":
+        return FieldViolation(path, _unknown_field(item["loc"]))
+    if item["type"] == "missing":
+        return FieldViolation(path, "is required")
+    return FieldViolation(path, f"{_shown(item['input'])} is wrong: {_lower(item['msg'])}")
+
+
+def _unknown_field(loc: tuple[int | str, ...]) -> str:
+    known = _fields_at(loc[:-1])
+    near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return "there is no such field" + (f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}")
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = ModelSpec
+    for part in loc:
+        inner = model.model_fields[str(part)].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value.value if isinstance(value, Enum) else value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

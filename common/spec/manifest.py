@@ -1,0 +1,216 @@
+"""The manifest of an engine: all that a runtime has to know before it loads one. Stored as canonical JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.spec.hardware import Hardware
+from common.spec.model_spec import ModelSpec, Target
+from common.window import Geometry
+
+MANIFEST_MEDIA_TYPE = "application/vnd.sinkserve.manifest.v1+json"
+GRAPH_PATH = "model.onnx"
+WEIGHTS_PATH = "weights.bin"
+TOKENIZER_PATH = "tokenizer.json"
+PLAN_PATH = "engine.plan"
+REPORT_PATH = "inspector.json"
+MEDIA_TYPES = {
+    GRAPH_PATH: "application/vnd.onnx",
+    WEIGHTS_PATH: "application/octet-stream",
+    TOKENIZER_PATH: "application/json",
+    PLAN_PATH: "application/vnd.nvidia.tensorrt.plan",
+    REPORT_PATH: "application/json",
+}
+"""Of each file that an engine may have."""
+ENGINE_PATHS = {
+    Target.ONNXRUNTIME: (GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH),
+    Target.TENSORRT: (PLAN_PATH, REPORT_PATH, TOKENIZER_PATH),
+    Target.TENSORRT_LLM: (TOKENIZER_PATH,),
+}
+"""Files of an engine by who executes it; a tokenizer only where text is taken."""
+
+Sha256 = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EngineFile(_Part):
+    """One file of an engine, by digest."""
+
+    path: str
+    """Path inside the engine."""
+    media_type: str
+    """What the file holds."""
+    digest: Sha256
+    """Digest of its bytes."""
+    size_bytes: int
+    """Its size."""
+
+
+class Rope(_Part):
+    """Rotary position embedding, with every scaling of the checkpoint applied and fixed by ``n + w``."""
+
+    inverse_frequencies: tuple[float, ...]
+    """[rotated numbers of a head / 2], rounded to float32 as Hugging Face rounds them; none where ALiBi is used."""
+    attention_scale: float = 1.0
+    """Multiplies cosine and sine (YaRN, longrope)."""
+
+
+class Architecture(_Part):
+    """Shapes of the model."""
+
+    family: str
+    """Model family, such as `llama`."""
+    layers: int
+    """Transformer layers."""
+    hidden: int
+    """Width of the residual stream."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key/value heads."""
+    head_dim: int
+    """Width of a head."""
+    intermediate: int
+    """Width of the feed-forward layer."""
+    vocabulary: int
+    """Token ids run from 0 to this, exclusive."""
+    trained_context: int
+    """Tokens of context that the checkpoint was trained with."""
+    sliding_window: int | None = None
+    """Tokens that the layers with a window of their own let a token see; None: no layer has one."""
+    parameters: int
+    """Parameters of the checkpoint."""
+
+    @property
+    def longest_context(self) -> int:
+        """Most tokens that sinks and window may hold: beyond that, a layer would see what it never saw in training."""
+        return min(self.trained_context, self.sliding_window or self.trained_context)
+
+
+class TurnTemplate(_Part):
+    """How a chat template wraps a conversation, cut where the content goes.
+
+    A conversation is ``opening`` (or ``system_before + prompt + system_after``), then for every turn
+    ``user_before + text + user_after + assistant_before + reply + assistant_after``. Parts are token ids;
+    content is encoded on its own and never to control tokens.
+    """
+
+    opening: tuple[int, ...]
+    """First tokens of a conversation without a system prompt, such as the begin token."""
+    system_before: tuple[int, ...] | None
+    """First tokens of a conversation with a system prompt, up to the prompt; None: no system prompts."""
+    system_after: tuple[int, ...] = ()
+    """Tokens after the system prompt."""
+    user_before: tuple[int, ...]
+    """Tokens before what a user says."""
+    user_after: tuple[int, ...]
+    """Tokens after what a user says."""
+    assistant_before: tuple[int, ...]
+    """Tokens before a reply: the generation prompt."""
+    assistant_after: tuple[int, ...]
+    """Tokens after a reply: the closing. Its first may be the end token that the model generates itself."""
+    strip_content: bool = False
+    """The template strips white space around contents."""
+
+
+class TextModel(_Part):
+    """How text becomes tokens; None in the manifest where an engine takes token ids only."""
+
+    template: TurnTemplate
+    """How turns are wrapped."""
+    warnings: tuple[str, ...] = ()
+    """What the derivation had to say, such as a template that rewrites earlier turns."""
+
+
+class GenerationDefaults(_Part):
+    """What the checkpoint's generation_config.json says; None where it says nothing."""
+
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+
+
+class Manifest(_Part):
+    """An engine, whole. Its digest is the sha256 of its canonical bytes."""
+
+    model_config = ConfigDict(
+        title="Manifest of a SinkServe engine, format 1",
+        json_schema_extra={
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": "https://sinkserve.dev/schemas/manifest-1.schema.json",
+        },
+    )
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    name: str
+    """Name of the engine."""
+    version: int
+    """Version, counted per name."""
+    spec: ModelSpec
+    """The spec it was built from."""
+    architecture: Architecture
+    """Shapes of the model."""
+    rope: Rope
+    """Rotary position embedding."""
+    end_token_ids: tuple[int, ...]
+    """Tokens that end a turn when they are generated."""
+    generation: GenerationDefaults = GenerationDefaults()
+    """Defaults of the checkpoint for sampling."""
+    text: TextModel | None
+    """How text becomes tokens; None: token ids only."""
+    kv_bytes_per_slot: int
+    """Bytes of keys and values of one slot."""
+    weight_bytes: int
+    """Bytes of weights."""
+    hardware: Hardware | None = None
+    """What a runtime needs to have; None: any machine."""
+    tolerance: float | None
+    """Largest error of a logit that VERIFY accepts, relative to the largest logit; None: nothing was verified."""
+    build_key: Sha256
+    """Digest over the source files, the spec without name and uri, and the tool versions."""
+    source_files: tuple[EngineFile, ...]
+    """The checkpoint's files that the engine was made from."""
+    tool_versions: dict[str, str]
+    """Versions of the tools that made it, and what else decided: the machine it was compiled on, a template's date."""
+    files: tuple[EngineFile, ...]
+    """The engine's own files, by path."""
+    verification: dict[str, float]
+    """What VERIFY measured."""
+    warnings: tuple[str, ...] = ()
+    """Things a person should know."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The cache as the planner sees it."""
+        cache = self.spec.cache
+        return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def canonical(self) -> bytes:
+        """The bytes that are stored and digested: the same for equal manifests.
+
+        Raises ValueError for a number that JSON does not have: infinity, or none at all.
+        """
+        data = self.model_dump(mode="json")
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()

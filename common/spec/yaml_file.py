@@ -1,0 +1,131 @@
+"""Model specs in YAML: the message with its field names and lower-case enum words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from common.errors import InvalidArgument, NotFound, Reason
+from common.spec.checks import check_spec
+from common.spec.model_spec import ModelSpec
+
+MOST_BYTES = 1 << 20  # of a spec
+
+
+def read_spec_file(path: Path, overrides: Mapping[str, str] | None = None) -> ModelSpec:
+    """Read a spec; a relative `source.uri` is relative to the file.
+
+    `overrides` replace fields by their dotted path, `cache.window_tokens`; their values are YAML too, and a relative
+    `source.uri` among them is relative to the working directory. Raises NotFound (SOURCE_NOT_FOUND) if there is no
+    file, InvalidArgument (INVALID_SPEC) naming each field that is wrong.
+    """
+    data = _load(path)
+    _resolve_source(data, path.parent)
+    for dotted, text in (overrides or {}).items():
+        _set(data, dotted, _value(dotted, text))
+    _resolve_source(data, Path.cwd())
+    return check_spec(data, prefix="")
+
+
+def parse_spec(text: str, folder: Path) -> ModelSpec:
+    """A spec from YAML text; a relative `source.uri` is relative to `folder`. Raises as `read_spec_file` does."""
+    data = _parse(text, "the spec")
+    _resolve_source(data, folder)
+    return check_spec(data, prefix="")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not os.path.exists(path) or os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise for names that cannot be
+        raise NotFound(Reason.SOURCE_NOT_FOUND, f"there is no spec file {path}", path=path)
+    try:
+        return _parse(_read(path).decode(), str(path))
+    except UnicodeDecodeError:
+        raise _invalid_file(path, "is not UTF-8") from None
+    except OSError as error:
+        raise _invalid_file(path, f"cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise _invalid_file(path, "is not a regular file, and has to be one")
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise _invalid_file(path, f"is longer than {MOST_BYTES} bytes, the most that a spec may have")
+    return data
+
+
+def _invalid_file(path: Path, why: str) -> InvalidArgument:
+    return InvalidArgument(Reason.INVALID_SPEC, f"{path} {why}", path=path)
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    data = _value(name, text)
+    if not isinstance(data, dict):
+        raise InvalidArgument(Reason.INVALID_SPEC, f"{name} has to be a mapping with `name` and `source`")
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what the library takes and nobody can use.
+
+    That is a key twice and half of a character, which YAML forbids, and names for parts, which can grow without end.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as the base has it
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "a spec has no aliases", mark)
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401 - as the base has it
+        text = super().construct_scalar(node)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            message = "half of a surrogate pair is no character"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+        return text
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in first:
+                message = f"{name!r} is given twice, in line {first[name]} and line {line}; keep one"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+            first[name] = line
+        return super().construct_mapping(node, deep)
+
+
+def _value(name: str, text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none are a ValueError
+        raise InvalidArgument(Reason.INVALID_SPEC, f"{name}: {text[:80]!r} is not YAML: {error}") from None
+
+
+def _resolve_source(data: dict[str, Any], folder: Path) -> None:
+    """Make a relative path absolute; what is not a path stays as it is, for `check_spec` to judge."""
+    source = data.get("source")
+    uri = source.get("uri") if isinstance(source, dict) else None
+    if isinstance(uri, str) and uri:
+        data["source"] = {**data["source"], "uri": _absolute(uri, folder)}
+
+
+def _absolute(uri: str, folder: Path) -> str:
+    try:
+        return uri if urlsplit(uri).scheme else os.path.realpath(folder / os.path.expanduser(uri))  # noqa: PTH111
+    except (OSError, ValueError):  # http://[, a zero byte, a link that may not be read
+        return uri
+
+
+def _set(data: dict[str, Any], dotted: str, value: object) -> None:
+    *folders, last = dotted.split(".")
+    for part in folders:
+        inner = data.get(part)
+        data[part] = data = dict(inner) if isinstance(inner, dict) else {}
+    data[last] = value

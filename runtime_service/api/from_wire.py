@@ -1,0 +1,136 @@
+"""Requests of a stream to plain data; nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.errors import InvalidArgument, Reason
+from runtime_service.api.stream import Cancel, Close, Open, Request
+from runtime_service.domain.durability import Durability
+from runtime_service.domain.options import RequestedOptions
+from runtime_service.domain.session import NewSession, OnFull, SessionOptions
+from runtime_service.domain.turn import Message, TurnInput, TurnRequest
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+
+_ON_FULL = {
+    pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
+    pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
+    pb.SessionOptions.ON_FULL_ERROR: OnFull.ERROR,
+}
+_DURABILITY = {
+    pb.SessionOptions.DURABILITY_UNSPECIFIED: None,
+    pb.SessionOptions.DURABILITY_NONE: Durability.NONE,
+    pb.SessionOptions.DURABILITY_TOKENS: Durability.TOKENS,
+    pb.SessionOptions.DURABILITY_TOKENS_AND_KV: Durability.TOKENS_AND_KV,
+}
+SCALARS = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "logprobs",
+    "ignore_eos",
+    "speculated_tokens",
+)
+"""Fields of GenerationOptions that are one value, by the same names here and there."""
+
+
+def request_from_wire(message: pb.ConverseRequest) -> Request:
+    """One request of a stream; raises InvalidArgument (INVALID_FIELD) for one that says nothing."""
+    match message.WhichOneof("message"):
+        case "open":
+            return _open(message.open)
+        case "turn":
+            return _turn(message.turn)
+        case "cancel":
+            return Cancel(message.cancel.turn_id, discard=message.cancel.discard)
+        case "close":
+            return Close(delete_session=message.close.delete_session)
+    raise _missing("message", "open, turn, cancel or close")
+
+
+def _open(message: pb.Open) -> Open:
+    after = message.after_sequence if message.HasField("after_sequence") else None
+    if after is not None and after < 0:
+        field = "open.after_sequence"
+        raise InvalidArgument(Reason.INVALID_FIELD, f"{field} is {after}; it has to be 0 or more", field=field)
+    match message.WhichOneof("target"):
+        case "new_session":
+            return Open(new_session_from_wire(message.new_session), after)
+        case "session":
+            return Open(message.session, after)
+    raise _missing("open.target", "new_session or session")
+
+
+def new_session_from_wire(message: pb.NewSession) -> NewSession:
+    """A session to create; raises InvalidArgument (INVALID_FIELD)."""
+    return NewSession(
+        engine=message.engine,
+        session_id=message.session_id,
+        system_prompt=message.system_prompt,
+        options=_session_options(message.options),
+        labels=dict(message.labels),
+    )
+
+
+def _session_options(message: pb.SessionOptions) -> SessionOptions:
+    if message.on_full not in _ON_FULL:
+        raise _no_such("on_full", message.on_full, "ON_FULL_EVICT or ON_FULL_ERROR")
+    if message.durability not in _DURABILITY:
+        raise _no_such(
+            "durability", message.durability, "DURABILITY_NONE, DURABILITY_TOKENS or DURABILITY_TOKENS_AND_KV"
+        )
+    idle = message.delete_after_idle
+    return SessionOptions(
+        pin_system_prompt=_given(message, "pin_system_prompt"),
+        sink_tokens=_given(message, "sink_tokens"),
+        window_tokens=_given(message, "window_tokens"),
+        on_full=_ON_FULL[message.on_full],
+        delete_after_idle_s=idle.seconds + idle.nanos / 1e9 if message.HasField("delete_after_idle") else None,
+        continue_when_disconnected=message.continue_when_disconnected,
+        durability=_DURABILITY[message.durability],
+    )
+
+
+def _no_such(name: str, value: int, known: str) -> InvalidArgument:
+    field = f"open.new_session.options.{name}"
+    return InvalidArgument(Reason.INVALID_FIELD, f"{field} is {value}; it has to be {known}", field=field)
+
+
+def _turn(message: pb.Turn) -> TurnRequest:
+    return TurnRequest(
+        turn_id=message.turn_id,
+        input=_input(message),
+        generation=RequestedOptions(
+            **{name: _given(message.generation, name) for name in SCALARS},
+            stop=tuple(message.generation.stop),
+            stop_token_ids=tuple(message.generation.stop_token_ids),
+        ),
+        no_reply=message.no_reply,
+        allow_eviction_within_turn=message.allow_eviction_within_turn,
+    )
+
+
+def _input(message: pb.Turn) -> TurnInput:
+    match message.WhichOneof("input"):
+        case "text":
+            return TurnInput(text=message.text)
+        case "messages":
+            items = message.messages.messages
+            return TurnInput(messages=tuple(Message(item.role, item.content) for item in items))
+        case "token_ids":
+            return TurnInput(token_ids=tuple(message.token_ids.ids))
+    return TurnInput()
+
+
+def _given(message: Any, name: str) -> Any:  # noqa: ANN401 - a field of any type
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _missing(field: str, what: str) -> InvalidArgument:
+    return InvalidArgument(Reason.INVALID_FIELD, f"{field} is not set; one of {what} is needed", field=field)

@@ -1,0 +1,286 @@
+"""The rules of one stream, over plain data: open first and once, turns, cancels, how it ends. No gRPC.
+
+Who drives it calls `receive` for each request, `no_more` at a half-close, `lost` when the client is gone, and sends
+what comes out of `outbox`. A stream that was opened without `after_sequence` hears of the turns that it names; one
+with it hears of everything after it. A turn that runs without a stream of requests is a conversation with `one_turn`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+
+from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
+from runtime_service.api.outbox import Outbox
+from runtime_service.api.stream_age import Farewell, grown_old
+from runtime_service.domain.session import SESSION_ID, NewSession
+from runtime_service.domain.turn import TurnRequest
+from runtime_service.sessions.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected
+from runtime_service.sessions.live_session import LiveSession, Repeat
+from runtime_service.sessions.ownership import draining
+from runtime_service.sessions.registry import SessionRegistry
+from runtime_service.sessions.turn_input import check_turn_id
+
+_REMEMBERED = 32
+
+
+@dataclass(frozen=True)
+class Open:
+    """Start on a new session, or on one that exists: sessions/ID."""
+
+    target: NewSession | str
+    after_sequence: int | None = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Cancel a turn."""
+
+    turn_id: str
+    discard: bool = False
+
+
+@dataclass(frozen=True)
+class Close:
+    """End the stream after the accepted turns."""
+
+    delete_session: bool = False
+
+
+Request = Open | TurnRequest | Cancel | Close
+
+
+class ConversationStream:
+    """One stream. With `one_turn` it ends with its turn, or with the error for which that was not accepted."""
+
+    def __init__(self, sessions: SessionRegistry, principal: str, *, one_turn: bool = False) -> None:
+        self._sessions = sessions
+        self._principal = principal
+        self._one_turn = one_turn
+        self._settings = sessions.shared.settings
+        self.outbox = Outbox(self._settings.unread_events, self._note_full)
+        self._live: LiveSession | None = None
+        self._floor = 0
+        self._hears_all = False
+        self._named: set[str] = set()  # turns that run or wait
+        self._ended: deque[str] = deque(maxlen=_REMEMBERED)
+        self._ending = False
+        self._delete = False
+        self._slow: asyncio.TimerHandle | None = None
+        age_s = 0.0 if one_turn else self._settings.max_stream_age_s
+        self._farewell = Farewell(self, age_s, self._settings.stream_leave_s)
+
+    @property
+    def session(self) -> str | None:
+        """Name of the session that it is on, once it is open."""
+        return None if self._live is None else self._live.session.name
+
+    async def wants_more(self) -> bool:
+        """Wait until the client has read enough to ask for more; False: the stream ends and takes nothing any more."""
+        await self.outbox.room()
+        return not self.outbox.closed
+
+    async def receive(self, request: Request) -> None:
+        """Take one request; raises what ends the stream."""
+        match request:
+            case Open():
+                await self._open(request)
+            case TurnRequest():
+                await self._turn(self._opened(), request)
+            case Cancel():
+                self._opened().turns.cancel(request.turn_id, discard=request.discard)
+            case Close():
+                self._opened()
+                self._delete = request.delete_session
+                self.no_more()
+
+    def no_more(self) -> None:
+        """No more requests come: the stream ends when the accepted turns have finished."""
+        self._ending = True
+        self._end_if_done()
+
+    def lost(self, error: SinkServeError | None = None) -> None:
+        """The client is gone, or has to go because of `error`."""
+        self._stop_clocks()
+        if self._live is not None:
+            self._live.leave(self, lost=True)
+        self.outbox.close(error)
+
+    def silence(self) -> tuple[Event, ...]:
+        """What to send when nothing happened for long; nothing before `opened`, which comes first."""
+        return () if self._live is None else (Event(0, Heartbeat()),)
+
+    async def finish(self) -> None:
+        """The stream ended as it should; delete the session if that was asked for."""
+        if self._delete:
+            with suppress(NotFound):
+                delete = self._sessions.delete(self._principal, self._opened().session.session_id)
+                await self._sessions.shared.background.whole(delete, "delete")
+
+    # What the session tells
+
+    def attach(self, turn_id: str, known: Repeat | None) -> None:
+        """A turn that this stream named was accepted, or is known: then its events so far."""
+        again = turn_id in self._named or turn_id in self._ended
+        if known is not None and known.ended:
+            self._remember(turn_id)
+        else:
+            self._named.add(turn_id)
+        if known is None:
+            return
+        told = again or self._hears_all
+        if known.ended:
+            told = self._hears_all and known.events[-1].sequence > self._floor and not again
+        if not told:
+            self.outbox.put(*known.events)
+
+    def hear(self, event: Event) -> None:
+        """An event of a turn."""
+        turn_id = getattr(event.body, "turn_id", "")
+        if self._hears_all or turn_id in self._named:
+            self.outbox.put(event)
+        if isinstance(event.body, Finished):
+            if turn_id in self._named:
+                self._remember(turn_id)
+            self._end_if_done()
+            self._farewell.edge()
+
+    def idle(self) -> None:
+        """Nothing runs, waits or is being accepted."""
+        self._end_if_done()
+        self._farewell.edge()
+
+    def go_away(self, grace_s: float) -> None:
+        """The server is stopping, or the stream is old."""
+        self.outbox.put(Event(0, GoAway(grace_s)))
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing of its session runs, waits or is being accepted."""
+        return self._live is None or self._live.idle
+
+    def dismiss(self, error: SinkServeError) -> None:
+        """End with `error`; the session stays as it is."""
+        self._part(error)
+
+    def end(self, error: SinkServeError) -> None:
+        """The session is no longer this stream's."""
+        self._stop_clocks()
+        self.outbox.close(error)
+
+    # How requests are taken
+
+    def _opened(self) -> LiveSession:
+        if self._live is None:
+            what = "the first message of a stream has to be `open`"
+            raise FailedPrecondition(Reason.STREAM_NOT_OPEN, what, field="open")
+        return self._live
+
+    async def _open(self, request: Open) -> None:
+        if self._live is not None:
+            what = "the stream is open already; `open` comes first, and once"
+            raise FailedPrecondition(Reason.STREAM_ALREADY_OPEN, what, field="open")
+        await self._sessions.shared.background.whole(self._enter(request), "open")
+
+    async def _enter(self, request: Open) -> None:
+        live, resumed = await self._find(request.target)
+        try:
+            if not self.outbox.closed:
+                self._follow(live, request, resumed=resumed)
+        finally:
+            live.rest()
+
+    def _follow(self, live: LiveSession, request: Open, *, resumed: bool) -> None:
+        missed = [] if request.after_sequence is None else live.turns.log.since(request.after_sequence)
+        self._hears_all = request.after_sequence is not None
+        self._floor = live.turns.log.last if request.after_sequence is None else request.after_sequence
+        opened = Opened(
+            session=live.session,
+            residence=live.residence,
+            resumed=resumed,
+            events_replayed=bool(missed),
+            kv_recomputed=live.recomputes,
+        )
+        self.outbox.put(Event(0, opened), *missed)
+        self._live = live
+        live.follow(self)
+        self._farewell.start()
+
+    async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
+        if isinstance(target, NewSession):
+            return await self._sessions.create(self._principal, target)
+        return await self._sessions.open(self._principal, session_id_of(target, "open.session")), True
+
+    async def _turn(self, live: LiveSession, request: TurnRequest) -> None:
+        try:
+            if self._sessions.draining:
+                raise draining()
+            if self._farewell.asked:
+                raise grown_old()
+            request = check_turn_id(request)
+            accept = live.accept(request, self)
+            await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
+        except SinkServeError as error:
+            if self._one_turn:
+                self._part(error)
+            else:
+                self.outbox.put(Event(0, Rejected(request.turn_id, error)))
+
+    def _remember(self, turn_id: str) -> None:
+        """A turn has ended."""
+        self._named.discard(turn_id)
+        if turn_id not in self._ended:
+            self._ended.append(turn_id)
+
+    # How it ends
+
+    def _end_if_done(self) -> None:
+        if self._ending and self._done:
+            self._part()
+
+    @property
+    def _done(self) -> bool:
+        if self.resting:
+            return True
+        return self._one_turn and not self._named
+
+    def _part(self, error: SinkServeError | None = None) -> None:
+        """End the stream and leave the session's turns as they are."""
+        self._stop_clocks()
+        if self._live is not None:
+            self._live.leave(self, lost=False)
+        self.outbox.close(error)
+
+    def _note_full(self, full: bool) -> None:
+        """A client that does not read pauses its own turns, for a bounded time."""
+        if self._live is not None:
+            self._live.pause(self, paused=full)
+        if full:
+            loop = asyncio.get_running_loop()
+            self._slow = loop.call_later(self._settings.slow_reader_s, self._give_up)
+        else:
+            self._settle()
+
+    def _give_up(self) -> None:
+        what = f"{self._settings.unread_events} events were not read for {self._settings.slow_reader_s:g} s"
+        self.lost(ResourceExhausted(Reason.READER_TOO_SLOW, what))
+
+    def _stop_clocks(self) -> None:
+        self._settle()
+        self._farewell.stop()
+
+    def _settle(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+
+def session_id_of(name: str, field: str) -> str:
+    """ID of sessions/ID; raises InvalidArgument."""
+    prefix, _, session_id = name.partition("/")
+    if prefix != "sessions" or not SESSION_ID.fullmatch(session_id):
+        what = f"{field} has to be sessions/ID; it is {name[:100]!r}"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    return session_id

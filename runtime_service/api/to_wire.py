@@ -1,0 +1,201 @@
+"""Events, sessions, turns and engines to protobuf; nothing else."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from common.rpc.grpc_status import to_status
+from runtime_service.api.from_wire import SCALARS
+from runtime_service.decoding.reply import Delta, TokenLogprobs
+from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.session import Session, SessionOptions
+from runtime_service.domain.turn import Result, Timing, Turn, Usage
+from runtime_service.engines.registry import LoadedEngine
+from runtime_service.scheduling.slots import Residence
+from runtime_service.sessions.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected, Said, Started
+from sinkserve.engine.v1 import engine_pb2
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
+
+_STATES = {
+    Residence.RESIDENT: pb.Session.STATE_RESIDENT,
+    Residence.PARKED: pb.Session.STATE_PARKED,
+    Residence.STORED: pb.Session.STATE_STORED,
+}
+
+
+def event_to_wire(event: Event) -> pb.ConverseResponse:
+    """One event of a stream."""
+    response = pb.ConverseResponse(sequence=event.sequence)
+    match event.body:
+        case Opened() as opened:
+            response.opened.CopyFrom(_opened(opened))
+        case Started() as started:
+            response.started.CopyFrom(_started(started))
+        case Said(turn_id, delta):
+            response.delta.CopyFrom(_delta(turn_id, delta))
+        case Finished(turn_id, result):
+            response.finished.CopyFrom(_finished(turn_id, result))
+        case Rejected(turn_id, error):
+            response.rejected.CopyFrom(pb.TurnRejected(turn_id=turn_id, error=to_status(error)))
+        case GoAway(grace_s):
+            response.go_away.CopyFrom(pb.GoAway(grace=_duration(grace_s)))
+        case Heartbeat():
+            response.heartbeat.SetInParent()
+    return response
+
+
+def session_to_wire(session: Session, residence: Residence) -> pb.Session:
+    """A session and where its cache is."""
+    return pb.Session(
+        name=session.name,
+        engine=session.engine,
+        engine_digest=session.engine_digest,
+        position=session.position,
+        turns=session.turns,
+        state=_STATES[residence],
+        labels=session.labels,
+        create_time=_timestamp(session.created_at),
+        last_active_time=_timestamp(session.last_active_at),
+        expire_time=_timestamp(session.expires_at) if session.expires_at else None,
+        options=_options_to_wire(session.options),
+    )
+
+
+def turn_to_wire(turn: Turn) -> pb.TurnRecord:
+    """A turn as it is listed."""
+    given, result = turn.request.input, turn.result
+    record = pb.TurnRecord(turn_id=turn.turn_id, create_time=_timestamp(turn.created_at))
+    if given.text is not None:
+        record.text = given.text
+    elif given.messages is not None:
+        items = [pb.ChatMessage(role=item.role, content=item.content) for item in given.messages]
+        record.messages.CopyFrom(pb.ChatMessages(messages=items))
+    else:
+        record.token_ids.CopyFrom(pb.TokenIds(ids=given.token_ids))
+    if result is not None and turn.ended_at is not None:
+        record.reply = result.text
+        record.reason = _reason(result)
+        record.usage.CopyFrom(_usage(result.usage))
+        record.end_time.CopyFrom(_timestamp(turn.ended_at))
+    return record
+
+
+def loaded_to_wire(engine: LoadedEngine) -> engine_pb.LoadedEngine:
+    """A loaded engine."""
+    return engine_pb.LoadedEngine(
+        reference=engine.published.reference,
+        digest=engine.published.digest,
+        cache=engine_pb2.CacheGeometry(**engine.manifest.spec.cache.model_dump()),
+        slots=engine.slots,
+        slots_in_use=engine.slots_in_use,
+        turns=engine.turns,
+        load_time=_timestamp(engine.loaded_at),
+    )
+
+
+def _opened(opened: Opened) -> pb.Opened:
+    return pb.Opened(
+        session=session_to_wire(opened.session, opened.residence),
+        resumed=opened.resumed,
+        events_replayed=opened.events_replayed,
+        kv_recomputed=opened.kv_recomputed,
+        system_prompt_pinned=opened.session.pinned,
+    )
+
+
+def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
+    idle = options.delete_after_idle_s
+    return pb.SessionOptions(
+        pin_system_prompt=options.pin_system_prompt,
+        sink_tokens=options.sink_tokens,
+        window_tokens=options.window_tokens,
+        on_full=pb.SessionOptions.OnFull.Value(f"ON_FULL_{options.on_full}"),
+        delete_after_idle=None if idle is None else _duration(idle),
+        continue_when_disconnected=options.continue_when_disconnected,
+        durability=pb.SessionOptions.Durability.Value(f"DURABILITY_{options.durability or 'UNSPECIFIED'}"),
+    )
+
+
+def _started(started: Started) -> pb.TurnStarted:
+    return pb.TurnStarted(
+        turn_id=started.turn_id,
+        prompt_tokens=started.prompt_tokens,
+        attempt=started.attempt,
+        generation=_generation(started.options),
+    )
+
+
+def _generation(options: GenerationOptions) -> pb.GenerationOptions:
+    return pb.GenerationOptions(
+        **{name: getattr(options, name) for name in SCALARS},
+        stop=options.stop,
+        stop_token_ids=options.stop_token_ids,
+    )
+
+
+def _delta(turn_id: str, delta: Delta) -> pb.Delta:
+    return pb.Delta(
+        turn_id=turn_id,
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=[_logprobs(entry) for entry in delta.logprobs],
+    )
+
+
+def _logprobs(entry: TokenLogprobs) -> pb.TokenLogprobs:
+    top = [
+        pb.TokenLogprobs.TopLogprob(token_id=other.token_id, logprob=other.logprob, token=other.token)
+        for other in entry.top
+    ]
+    return pb.TokenLogprobs(token_id=entry.token_id, logprob=entry.logprob, token=entry.token, top=top)
+
+
+def _finished(turn_id: str, result: Result) -> pb.TurnFinished:
+    return pb.TurnFinished(
+        turn_id=turn_id,
+        reason=_reason(result),
+        usage=_usage(result.usage),
+        timing=_timing(result.timing),
+        error=None if result.error is None else to_status(result.error),
+        stop_sequence=result.stop_sequence,
+    )
+
+
+def _reason(result: Result) -> pb.FinishReason.ValueType:
+    return pb.FinishReason.Value(f"FINISH_REASON_{result.reason}")
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        generated_tokens=usage.generated_tokens,
+        position=usage.position,
+        evicted_tokens=usage.evicted_tokens,
+        drafted_tokens=usage.drafted_tokens,
+        accepted_tokens=usage.accepted_tokens,
+    )
+
+
+def _timing(timing: Timing) -> pb.Timing:
+    return pb.Timing(
+        queue_duration=_duration(timing.queue_s),
+        prefill_duration=_duration(timing.prefill_s),
+        time_to_first_token_duration=_duration(timing.first_token_s),
+        decode_duration=_duration(timing.decode_s),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1e6))
+    return duration
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp

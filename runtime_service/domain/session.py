@@ -1,0 +1,211 @@
+"""What a session is: what a client asks for, what it becomes when it is created, what is kept. Plain data and rules."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from common.db.database import utc_now
+from common.errors import InvalidArgument, Reason
+from common.spec.published_engine import PublishedEngine
+from common.window import Geometry, SessionWindow
+from runtime_service.domain.durability import Durability
+from runtime_service.domain.turn import Result
+
+SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
+FIELD = "open.new_session"
+MOST_LABELS, LONGEST_KEY, LONGEST_VALUE = 32, 63, 255
+LONGEST_SYSTEM_PROMPT = 1 << 17  # bytes; taking in the tokens of more would hold up every other session
+LONGEST_IDLE_S = 100 * 365 * 86400.0
+
+
+class OnFull(StrEnum):
+    """What happens when the cache is full; names as on the wire."""
+
+    EVICT = "EVICT"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session behaves. What is None in a request is filled in when the session is created."""
+
+    pin_system_prompt: bool | None = None
+    sink_tokens: int | None = None
+    window_tokens: int | None = None
+    on_full: OnFull = OnFull.EVICT
+    delete_after_idle_s: float | None = None
+    continue_when_disconnected: bool = False
+    durability: Durability | None = None
+
+
+@dataclass(frozen=True)
+class NewSession:
+    """A session to create."""
+
+    engine: str
+    session_id: str = ""
+    system_prompt: str = ""
+    options: SessionOptions = field(default_factory=SessionOptions)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """Tells the same request, sent again, from another under the same id."""
+        body = replace(self, labels=dict(sorted(self.labels.items())))
+        return hashlib.sha256(_NEW_SESSION.dump_json(body)).digest()
+
+    def check(self) -> None:
+        """Raise InvalidArgument for what no engine would accept."""
+        if self.session_id and not SESSION_ID.fullmatch(self.session_id):
+            raise _invalid("session_id", "is not 1 to 64 lower-case letters, digits and '-'", self.session_id)
+        if len(self.labels) > MOST_LABELS:
+            raise _invalid("labels", f"may be at most {MOST_LABELS}", len(self.labels))
+        for key, value in self.labels.items():
+            if not 1 <= len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
+                limits = f"has to have a key of 1 to {LONGEST_KEY} and a value of at most {LONGEST_VALUE} characters"
+                raise _invalid("labels", limits, key)
+        if (size := len(self.system_prompt.encode())) > LONGEST_SYSTEM_PROMPT:
+            raise _invalid("system_prompt", f"may have at most {LONGEST_SYSTEM_PROMPT} bytes", f"{size} bytes long")
+        idle = self.options.delete_after_idle_s
+        if idle is not None and not 0 < idle <= LONGEST_IDLE_S:
+            raise _invalid("options.delete_after_idle", "has to be above 0 and at most 100 years", idle)
+
+
+_NEW_SESSION = TypeAdapter(NewSession)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session as it is kept. `key` is the database's, `epoch` counts how often it was opened from there."""
+
+    principal: str
+    session_id: str
+    engine_name: str
+    engine_version: int
+    engine_digest: str
+    options: SessionOptions
+    labels: Mapping[str, str]
+    digest: bytes
+    opening: tuple[int, ...]
+    pinned: bool
+    position: int
+    created_at: datetime
+    last_active_at: datetime
+    expires_at: datetime | None = None
+    turns: int = 0
+    epoch: int = 0
+    last_sequence: int = 0
+    key: int = 0
+
+    @property
+    def name(self) -> str:
+        """sessions/ID."""
+        return f"sessions/{self.session_id}"
+
+    @property
+    def engine(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.engine_name}@{self.engine_version}"
+
+    @property
+    def window(self) -> SessionWindow:
+        """What the session froze before its first token."""
+        assert self.options.sink_tokens is not None
+        assert self.options.window_tokens is not None
+        return SessionWindow(self.options.sink_tokens, self.options.window_tokens)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything of what is said outlives the server."""
+        return self.options.durability is not Durability.NONE
+
+    @property
+    def evicts(self) -> bool:
+        """Whether the oldest tokens leave when the cache is full."""
+        return self.options.on_full is OnFull.EVICT
+
+    def after(self, result: Result, ended_at: datetime) -> Session:
+        """The session after one more turn."""
+        return replace(
+            self,
+            position=result.usage.position,
+            turns=self.turns + 1,
+            last_sequence=result.finished_sequence,
+            last_active_at=ended_at,
+        )
+
+    def expiry(self, now: datetime) -> datetime | None:
+        """When it is deleted if nobody speaks to it from `now` on."""
+        idle = self.options.delete_after_idle_s
+        return None if idle is None else now + timedelta(seconds=idle)
+
+
+def begin(  # noqa: PLR0917 - each is something else
+    asked: NewSession,
+    key: tuple[str, str],
+    engine: PublishedEngine,
+    geometry: Geometry,
+    opening: tuple[int, ...],
+    durability: Durability,
+) -> Session:
+    """The session to create; `key` is its principal and id, `durability` the server's. Raises what `settle` does."""
+    options, pinned = settle(asked, geometry, len(opening))
+    now = utc_now()
+    return Session(
+        principal=key[0],
+        session_id=key[1],
+        engine_name=engine.name,
+        engine_version=engine.version,
+        engine_digest=engine.digest,
+        options=replace(options, durability=options.durability or durability),
+        labels=dict(asked.labels),
+        digest=asked.digest(),
+        opening=opening,
+        pinned=pinned,
+        position=len(opening),
+        created_at=now,
+        last_active_at=now,
+    )
+
+
+def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[SessionOptions, bool]:
+    """Options with everything filled in, and whether the system prompt is pinned; `opening` is its tokens.
+
+    Raises InvalidArgument for sinks or a window that the engine does not have, and for a system prompt that has to
+    be pinned and does not fit.
+    """
+    options = asked.options
+    sinks = _within(options.sink_tokens, "sink_tokens", 0, geometry.sinks)
+    window = _within(options.window_tokens, "window_tokens", 1, geometry.window)
+    fits = bool(asked.system_prompt) and opening <= sinks
+    if options.pin_system_prompt and asked.system_prompt and not fits:
+        raise InvalidArgument(
+            Reason.SYSTEM_PROMPT_EXCEEDS_SINKS,
+            f"{FIELD}.system_prompt has {opening} tokens with the template's, and the session has {sinks} sinks; "
+            "shorten it, or leave pin_system_prompt unset",
+            field=f"{FIELD}.system_prompt",
+            tokens=opening,
+            sinks=sinks,
+        )
+    pinned = fits and options.pin_system_prompt is not False
+    if pinned and options.sink_tokens is None:
+        sinks = opening
+    return replace(options, sink_tokens=sinks, window_tokens=window), pinned
+
+
+def _within(asked: int | None, name: str, low: int, high: int) -> int:
+    if asked is not None and not low <= asked <= high:
+        raise _invalid(f"options.{name}", f"has to be {low} to {high}, which is the engine's", asked)
+    return high if asked is None else asked
+
+
+def _invalid(name: str, what: str, value: object) -> InvalidArgument:
+    path = f"{FIELD}.{name}"
+    shown = str(value)[:100]
+    return InvalidArgument(Reason.INVALID_FIELD, f"{path} {what}; it is {shown!r}", field=path, value=shown)

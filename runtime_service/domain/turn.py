@@ -1,0 +1,128 @@
+"""What a turn is: what a client asks for, and what is kept of it. Plain data."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from common.errors import SinkServeError
+from runtime_service.domain.options import GenerationOptions, RequestedOptions
+
+
+class FinishReason(StrEnum):
+    """Why a turn ended; names as on the wire."""
+
+    STOP = "STOP"
+    LENGTH = "LENGTH"
+    CANCELLED = "CANCELLED"
+    CONTEXT_FULL = "CONTEXT_FULL"
+    INPUT_ONLY = "INPUT_ONLY"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat: `role` is user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class TurnInput:
+    """What goes in: exactly one of the three is not None."""
+
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TurnRequest:
+    """A turn as the client asks for it."""
+
+    turn_id: str
+    input: TurnInput
+    generation: RequestedOptions = field(default_factory=RequestedOptions)
+    no_reply: bool = False
+    allow_eviction_within_turn: bool = False
+
+    def body(self) -> str:
+        """Everything but the id, as JSON: the same text for the same request."""
+        return _REQUEST.dump_json(replace(self, turn_id="")).decode()
+
+    def digest(self) -> bytes:
+        """sha256 of the body: tells a repeated request from another under the same id."""
+        return hashlib.sha256(self.body().encode()).digest()
+
+    @classmethod
+    def from_body(cls, turn_id: str, body: str) -> TurnRequest:
+        """The request whose `body` was kept."""
+        return replace(_REQUEST.validate_json(body), turn_id=turn_id)
+
+
+_REQUEST = TypeAdapter(TurnRequest)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a turn; `position` is the whole session's after it. Drafted ones were fed on trial, see `Run.draft`."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    position: int = 0
+    evicted_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of a turn, in seconds."""
+
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a turn ended, as it is told and kept. `token_ids` are those of the reply."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    prompt_tokens: int = 0
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    stop_sequence: str = ""
+    error: SinkServeError | None = None
+    started_sequence: int = 0
+    finished_sequence: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn that was accepted, as it is kept; `result` is None while it runs or waits.
+
+    `attempt` counts how often it was started, `stops` how often the server was stopped meanwhile, in good order.
+    """
+
+    number: int
+    request: TurnRequest
+    options: GenerationOptions
+    created_at: datetime
+    attempt: int = 1
+    stops: int = 0
+    result: Result | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def turn_id(self) -> str:
+        """The client's id of it."""
+        return self.request.turn_id

@@ -1,0 +1,274 @@
+"""The engines of this process: loaded once each, held in the catalog while they are, unloaded when nobody uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+
+import structlog
+
+from common.catalog.catalog import Catalog
+from common.db.database import utc_now
+from common.engine.engine import SlotState
+from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from common.spec.engine_reference import EngineReference, parse_reference
+from common.spec.manifest import Manifest
+from common.spec.published_engine import PublishedEngine
+from runtime_service.decoding.text import Text
+from runtime_service.engines.engine_thread import EngineThread
+from runtime_service.engines.loader import Loaded
+from runtime_service.recompute.scheduler import RecomputeScheduler
+from runtime_service.recompute.token_generator import LoadedGenerator
+from runtime_service.scheduling.scheduler import Limits, Scheduler
+from runtime_service.scheduling.slots import Tenant
+from runtime_service.scheduling.turn_scheduler import Emit, TurnScheduler
+from runtime_service.settings import RuntimeSettings
+
+_LOOK_S = 0.05
+
+log = structlog.get_logger()
+
+
+class WhenBusy(StrEnum):
+    """What unloading does about turns that run or wait; names as on the wire."""
+
+    REFUSE = "REFUSE"
+    WAIT = "WAIT"
+    """They finish first; no others are taken."""
+    EVICT = "EVICT"
+    """They stop, and start again where their sessions are opened next."""
+
+
+@dataclass(eq=False)
+class LoadedEngine:
+    """An engine in memory. `turns` are those that run or wait."""
+
+    published: PublishedEngine
+    text: Text
+    thread: EngineThread
+    limits: Limits
+    slots: int
+    loaded_at: datetime
+    turns: int = 0
+    closed: bool = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it is."""
+        return self.published.manifest
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Not unloaded meanwhile."""
+        self.turns += 1
+        try:
+            yield
+        finally:
+            self.turns -= 1
+
+    def check_room(self, most_waiting: int) -> None:
+        """Raise ResourceExhausted (CAPACITY_EXHAUSTED) if all slots are busy and as many turns wait as may."""
+        if self.turns < self.slots + most_waiting:
+            return
+        message = (
+            f"all {self.slots} slots are busy and {most_waiting} turns wait for one, as many as may (waiting_turns)"
+        )
+        raise ResourceExhausted(
+            Reason.CAPACITY_EXHAUSTED, message, retry_after_s=1.0, engine=self.published.reference, turns=self.turns
+        )
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that hold a session now."""
+        return self.thread.scheduler.residents
+
+
+class EngineRegistry:
+    """Loaded engines by digest. `load` of the runtime's settings reads files and takes long: it runs in a thread."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        load: Callable[[PublishedEngine], Loaded | LoadedGenerator],
+        settings: RuntimeSettings,
+        holder: str,
+        spill: Callable[[str, Tenant, SlotState], bool] = lambda *_: False,
+    ) -> None:
+        """`spill` may keep a cache that leaves host memory, with the digest of its engine."""
+        self._catalog = catalog
+        self._load = load
+        self._settings = settings
+        self._holder = holder
+        self._spill = spill
+        self._loaded: dict[str, LoadedEngine] = {}
+        self._leaving: set[str] = set()
+        self._wanted: dict[EngineReference, PublishedEngine] = {}
+        self._lock = asyncio.Lock()
+        self._prepared = asyncio.Event()
+        self._prepared.set()
+
+    @property
+    def loaded(self) -> list[LoadedEngine]:
+        """By reference."""
+        return sorted(self._loaded.values(), key=lambda engine: engine.published.reference)
+
+    async def resolve(self, reference: str, field: str) -> PublishedEngine:
+        """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`."""
+        try:
+            return await asyncio.to_thread(self._catalog.resolve, reference, field)
+        except NotFound as error:
+            raise NotFound(error.reason, f"{field}: {error.message}", field=field, reference=reference) from error
+
+    async def named(self, reference: str, field: str) -> PublishedEngine:
+        """What a reference names for a new session: of the settings' references, what is loaded under it by now.
+
+        Raises what `resolve` does.
+        """
+        wanted = self._wanted.get(parse_reference(reference, field))
+        if wanted is not None and wanted.digest in self._loaded:
+            return wanted
+        return await self.resolve(reference, field)
+
+    async def follow(self) -> None:
+        """Load what the settings' references name now, if that is another version; the ones before stay loaded.
+
+        Raises what `resolve` and `load` raise.
+        """
+        for reference, before in list(self._wanted.items()):
+            now = await self.resolve(str(reference), "SINKSERVE_RUNTIME_ENGINES")
+            if now.digest != before.digest:
+                await self.load(now)
+                self._wanted[reference] = now
+                log.info("engine.followed", reference=str(reference), engine=now.reference, before=before.reference)
+
+    async def prepare(self, references: Iterable[str]) -> None:
+        """Load what the settings name; sessions that come meanwhile wait. Raises what `resolve` and `load` raise."""
+        self._prepared.clear()
+        try:
+            for reference in references:
+                published = await self.resolve(reference, "SINKSERVE_RUNTIME_ENGINES")
+                await self.load(published)
+                self._wanted[parse_reference(reference)] = published
+        finally:
+            self._prepared.set()
+
+    async def load(self, published: PublishedEngine) -> LoadedEngine:
+        """Load an engine, unless it is loaded already; see `Loader.load` for what is raised."""
+        async with self._lock:
+            if (found := self._loaded.get(published.digest)) is not None:
+                return found
+            if published.digest in self._leaving:
+                message = f"{published.reference} is being unloaded; load it when that is done"
+                raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference)
+            await asyncio.to_thread(self._catalog.hold, published, self._holder)
+            try:
+                loaded = await asyncio.to_thread(self._load, published)
+            except BaseException:
+                await asyncio.to_thread(self._catalog.release, published, self._holder)
+                raise
+            engine = self._start(published, loaded)
+            self._loaded[published.digest] = engine
+            log.info("engine.loaded", engine=published.reference)
+            return engine
+
+    async def serving(self, published: PublishedEngine) -> LoadedEngine:
+        """The engine for a session: loaded, or loaded now if that is allowed.
+
+        Raises FailedPrecondition (ENGINE_NOT_LOADED) otherwise.
+        """
+        if published.digest not in self._loaded:
+            await self._prepared.wait()
+        if (found := self._loaded.get(published.digest)) is not None:
+            return found
+        if self._settings.load_on_demand:
+            return await self.load(published)
+        raise not_loaded(published.reference)
+
+    async def unload(
+        self,
+        published: PublishedEngine,
+        evacuate: Callable[[LoadedEngine], Awaitable[None]],
+        when_busy: WhenBusy = WhenBusy.REFUSE,
+    ) -> None:
+        """Free an engine; `evacuate` gets its sessions out of the way. Returns when its memory is free.
+
+        Raises FailedPrecondition: ENGINE_NOT_LOADED, or ENGINE_IN_USE while turns run or wait, with REFUSE.
+        """
+        engine = await self._close(published, when_busy)
+        self._leaving.add(published.digest)
+        try:
+            while when_busy is WhenBusy.WAIT and engine.turns:  # noqa: ASYNC110 - counted in several places
+                await asyncio.sleep(_LOOK_S)
+            await evacuate(engine)
+            await self._stop(engine)
+        finally:
+            self._leaving.discard(published.digest)
+
+    async def _close(self, published: PublishedEngine, when_busy: WhenBusy) -> LoadedEngine:
+        """Take nothing new for an engine."""
+        async with self._lock:
+            engine = self._loaded.get(published.digest)
+            if engine is None:
+                raise not_loaded(published.reference)
+            if engine.turns and when_busy is WhenBusy.REFUSE:
+                message = f"{published.reference} has {engine.turns} turns that run or wait; cancel them, or wait"
+                raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference, turns=engine.turns)
+            del self._loaded[published.digest]
+            engine.closed = True
+            return engine
+
+    async def stop(self) -> None:
+        """Free every engine, whatever runs."""
+        async with self._lock:
+            while self._loaded:
+                _, engine = self._loaded.popitem()
+                await self._stop(engine)
+
+    def _start(self, published: PublishedEngine, loaded: Loaded | LoadedGenerator) -> LoadedEngine:
+        limits = limits_of(published.manifest, loaded, self._settings)
+        close = loaded.generator.close if isinstance(loaded, LoadedGenerator) else loaded.engine.close
+        make = partial(make_scheduler, loaded, limits, spill=partial(self._spill, published.digest))
+        thread = EngineThread(make, close, published.reference)
+        return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
+
+    async def _stop(self, engine: LoadedEngine) -> None:
+        await engine.thread.stop()
+        await asyncio.to_thread(self._catalog.release, engine.published, self._holder)
+        log.info("engine.unloaded", engine=engine.published.reference)
+
+
+def not_loaded(reference: str) -> FailedPrecondition:
+    """This process does not have the engine."""
+    message = f"{reference} is not loaded here; load it with LoadEngine, or serve with load_on_demand"
+    return FailedPrecondition(Reason.ENGINE_NOT_LOADED, message, engine=reference)
+
+
+def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: RuntimeSettings) -> Limits:
+    """Bounds of an engine. What keeps no cache sees one window, as one layer does, and computes it all the time."""
+    keeps = not isinstance(loaded, LoadedGenerator)
+    capacity = manifest.geometry.sinks + manifest.geometry.window
+    return Limits(
+        layers=manifest.architecture.layers if keeps else 1,
+        max_replay_tokens=settings.max_replay_tokens if keeps else capacity,
+        parked_bytes=settings.parked_bytes if keeps else 0,
+        stall_s=settings.stall_s,
+    )
+
+
+def make_scheduler(
+    loaded: Loaded | LoadedGenerator,
+    limits: Limits,
+    emit: Emit,
+    wake: Callable[[], None],
+    spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
+) -> TurnScheduler:
+    """What runs the turns of what was loaded."""
+    if isinstance(loaded, LoadedGenerator):
+        return RecomputeScheduler(loaded, time.monotonic, emit, wake)
+    return Scheduler(loaded.engine, limits, time.monotonic, emit, spill)

@@ -1,0 +1,139 @@
+"""Fork, rewind: what a client asks for, over the sessions in memory and in the database."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import replace
+
+from sqlalchemy.exc import IntegrityError
+
+from common.catalog.rows import not_found
+from common.db.database import Database, utc_now
+from common.errors import Aborted, FailedPrecondition, InvalidArgument, Reason
+from common.spec.manifest import TOKENIZER_PATH, Manifest
+from common.spec.published_engine import PublishedEngine
+from runtime_service.domain.session import SESSION_ID, Session, SessionOptions
+from runtime_service.engines.registry import EngineRegistry
+from runtime_service.sessions.registry import SessionRegistry
+from runtime_service.storage.branches import SessionBranches
+from runtime_service.storage.claims import check_kept
+from runtime_service.storage.repository import session_exists
+
+
+class Branches:
+    """Knows no streams: who has a session that is rewound hears that it was taken over."""
+
+    def __init__(self, sessions: SessionRegistry, engines: EngineRegistry, database: Database) -> None:
+        self._sessions = sessions
+        self._engines = engines
+        self._branches = SessionBranches(database)
+
+    async def rewind(self, principal: str, session_id: str, turn_id: str, *, drop_turn: bool) -> Session:
+        """Take a session back to the end of a turn, or to its beginning with `drop_turn`.
+
+        A turn that runs or waits behind it is dropped; a stream on it ends ABORTED (SESSION_TAKEN_OVER). Raises
+        NotFound (SESSION_NOT_FOUND, TURN_NOT_FOUND).
+        """
+        if not turn_id:
+            what = "turn_id has to name the turn to go back to; its last turns are in ListTurns"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn_id")
+        name = f"sessions/{session_id}"
+        error = Aborted(Reason.SESSION_TAKEN_OVER, f"{name} was rewound", session=name)
+        shared = self._sessions.shared
+        check_kept((await self._sessions.get(principal, session_id))[0])
+        async with self._sessions.held((principal, session_id), error) as held:
+            rewind = shared.writer.do(self._branches.rewind, held, turn_id, drop_turn=drop_turn)
+            rewound, gone = await rewind
+            await shared.caches.do(shared.caches.forget, rewound, gone)
+            return rewound
+
+    async def fork(self, principal: str, session_id: str, turn_id: str, new_id: str, engine: str) -> Session:
+        """A new session that begins as another is, or was at the end of a turn; that one goes on untouched.
+
+        With `engine` it goes on with another version, which has to have the same tokens and template. The same
+        request again finds the session. Raises NotFound (SESSION_NOT_FOUND, TURN_NOT_FOUND, ENGINE_NOT_FOUND),
+        AlreadyExists, FailedPrecondition (TURN_NOT_FINISHED, ENGINE_INCOMPATIBLE).
+        """
+        if new_id and not SESSION_ID.fullmatch(new_id):
+            what = f"session_id is not 1 to 64 lower-case letters, digits and '-'; it is {new_id[:100]!r}"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field="session_id")
+        source, _ = await self._sessions.get(principal, session_id)
+        check_kept(source)
+        digest = hashlib.sha256(f"fork\n{source.name}\n{turn_id}\n{engine}".encode()).digest()
+        if new_id and (existing := await self._existing(principal, new_id, digest)) is not None:
+            return existing
+        now = utc_now()
+        target = replace(
+            await self._on_engine(source, engine),
+            session_id=new_id or secrets.token_hex(16),
+            digest=digest,
+            created_at=now,
+            last_active_at=now,
+            expires_at=source.expiry(now),
+        )
+        return await self._fork(source, turn_id, target)
+
+    async def _existing(self, principal: str, session_id: str, digest: bytes) -> Session | None:
+        found = await self._sessions.shared.writer.do(self._sessions.shared.repository.find, principal, session_id)
+        if found is not None and found.digest != digest:
+            raise session_exists(session_id)
+        return found
+
+    async def _on_engine(self, source: Session, engine: str) -> Session:
+        if not engine:
+            return source
+        before = await self._engines.resolve(source.engine, "name")
+        after = await self._engines.resolve(engine, "engine")
+        check_same_words(before.manifest, after)
+        return replace(
+            source,
+            engine_name=after.name,
+            engine_version=after.version,
+            engine_digest=after.digest,
+            options=_fitting(source, after),
+        )
+
+    async def _fork(self, source: Session, turn_id: str, target: Session) -> Session:
+        shared = self._sessions.shared
+        try:
+            kept = await shared.writer.do(self._branches.fork, source, turn_id, target)
+        except IntegrityError:
+            existing = await self._existing(target.principal, target.session_id, target.digest)
+            if existing is None:
+                raise not_found(target.engine, "it was deleted") from None
+            return existing
+        if kept.engine_digest == source.engine_digest:
+            await self._sessions.copy_cache(source, kept)
+        return kept
+
+
+def check_same_words(before: Manifest, after: PublishedEngine) -> None:
+    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) unless both read the same tokens, and frame turns alike."""
+    manifest = after.manifest
+    differ = [
+        what
+        for what, one, other in (
+            ("vocabulary", before.architecture.vocabulary, manifest.architecture.vocabulary),
+            ("tokenizer", _tokenizer(before), _tokenizer(manifest)),
+            ("template", before.text, manifest.text),
+        )
+        if one != other
+    ]
+    if differ:
+        message = f"{after.reference} has another {' and another '.join(differ)} than the session's engine"
+        raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=after.reference)
+
+
+def _tokenizer(manifest: Manifest) -> str | None:
+    return next((file.digest for file in manifest.files if file.path == TOKENIZER_PATH), None)
+
+
+def _fitting(source: Session, engine: PublishedEngine) -> SessionOptions:
+    """The session's options with no more sinks and window than the engine has."""
+    geometry, options, window = engine.manifest.geometry, source.options, source.window
+    return replace(
+        options,
+        sink_tokens=min(window.sinks, geometry.sinks),
+        window_tokens=min(window.window, geometry.window),
+    )

@@ -1,0 +1,82 @@
+"""Turns of a session of which nothing is to be kept: in memory, as many as are needed, and gone with it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from common.db.paging import Page
+from runtime_service.domain.session import Session
+from runtime_service.domain.turn import Turn
+
+MOST_TURNS = 256
+"""Turns that are remembered; a turn id counts as used for as long."""
+
+
+class TurnHistory(Protocol):
+    """What keeps the turns of a session: `SessionRepository`, or this."""
+
+    def find_turn(self, session_key: int, turn_id: str) -> Turn | None: ...
+
+    def add_turn(self, session: Session, turn: Turn) -> None: ...
+
+    def note_attempt(self, session: Session, turn: Turn) -> None: ...
+
+    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None: ...
+
+    def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]: ...
+
+    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]: ...
+
+
+class Counts(Protocol):
+    """What the database may know of such a session: how long it is, and not what was said."""
+
+    def note_progress(self, session: Session) -> None: ...
+
+
+class EphemeralTurns:
+    """The turns of one session; memory is bounded by the window and by MOST_TURNS."""
+
+    def __init__(self, session: Session, counts: Counts, most_tokens: int) -> None:
+        """`most_tokens` is how many of the last tokens may be asked for."""
+        self._counts = counts
+        self._turns: OrderedDict[str, Turn] = OrderedDict()
+        self._sinks = list(session.opening[: session.window.sinks])
+        self._recent = deque(session.opening, maxlen=most_tokens + session.window.window)
+
+    def find_turn(self, session_key: int, turn_id: str) -> Turn | None:
+        """A turn by the client's id, if it is remembered."""
+        del session_key
+        return self._turns.get(turn_id)
+
+    def add_turn(self, session: Session, turn: Turn) -> None:
+        """Remember a turn before it runs; raises Aborted (SESSION_TAKEN_OVER) if another has the session."""
+        self._counts.note_progress(session)
+        self._turns[turn.turn_id] = turn
+        while len(self._turns) > MOST_TURNS:
+            self._turns.popitem(last=False)
+
+    def note_attempt(self, session: Session, turn: Turn) -> None:
+        """Nothing: such a turn is never started again."""
+
+    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
+        """Remember how a turn ended, and the tokens that it added."""
+        self._counts.note_progress(session)
+        self._turns[turn.turn_id] = turn
+        self._sinks += tokens[: session.window.sinks - len(self._sinks)]
+        self._recent.extend(tokens)
+
+    def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]:
+        """First tokens of the history as many as sinks, and its last `count` or more with their first position."""
+        assert count <= len(self._recent) or len(self._recent) == session.position, count
+        return self._sinks, session.position - len(self._recent), list(self._recent)
+
+    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
+        """A page of the turns that are remembered, the oldest first, and the token of the next."""
+        del session
+        first = 0 if page.after is None else int(page.after[0])
+        found = [turn for turn in self._turns.values() if turn.number > first][: page.size + 1]
+        kept = found[: page.size]
+        return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)

@@ -1,0 +1,25 @@
+"""What all sessions of a runtime use together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from runtime_service.sessions.cache_tiers import CacheTiers
+from runtime_service.sessions.turn_metrics import TurnMetrics
+from runtime_service.settings import RuntimeSettings
+from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.repository import SessionRepository
+from runtime_service.tasks.background import Background, Writer
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all sessions of a service share."""
+
+    repository: SessionRepository
+    claims: SessionClaims
+    writer: Writer
+    background: Background
+    caches: CacheTiers
+    settings: RuntimeSettings
+    meter: TurnMetrics = field(default_factory=TurnMetrics)

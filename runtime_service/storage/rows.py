@@ -1,0 +1,141 @@
+"""Sessions and turns to rows and back; nothing else."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import RowMapping
+
+from common import errors
+from common.errors import Internal, Reason, SinkServeError
+from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.session import Session, SessionOptions
+from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage
+
+_SESSION_OPTIONS = TypeAdapter(SessionOptions)
+_GENERATION_OPTIONS = TypeAdapter(GenerationOptions)
+
+
+def pack(tokens: Iterable[int]) -> bytes:
+    """Token ids as little-endian int32."""
+    return _little(array("i", tokens)).tobytes()
+
+
+def unpack(data: bytes) -> list[int]:
+    """Token ids of `pack`."""
+    tokens = array("i")
+    tokens.frombytes(data)
+    return _little(tokens).tolist()
+
+
+def session_to_row(session: Session) -> dict[str, Any]:
+    """Values of a session's row, without its key."""
+    row = {name: getattr(session, name) for name in _PLAIN}
+    return {
+        **row,
+        "options": _SESSION_OPTIONS.dump_json(session.options).decode(),
+        "labels": json.dumps(dict(session.labels)),
+        "opening": pack(session.opening),
+        "delete_after_idle_s": session.options.delete_after_idle_s,
+    }
+
+
+def session_from_row(row: RowMapping) -> Session:
+    """A session as it was kept."""
+    return Session(
+        key=row["key"],
+        options=_SESSION_OPTIONS.validate_json(row["options"]),
+        labels=json.loads(row["labels"]),
+        opening=tuple(unpack(row["opening"])),
+        **{name: row[name] for name in _PLAIN},
+    )
+
+
+def turn_to_row(session_key: int, turn: Turn) -> dict[str, Any]:
+    """Values of the row of a turn that was accepted."""
+    return {
+        "session_key": session_key,
+        "number": turn.number,
+        "turn_id": turn.turn_id,
+        "digest": turn.request.digest(),
+        "body": turn.request.body(),
+        "options": _GENERATION_OPTIONS.dump_json(turn.options).decode(),
+        "attempt": turn.attempt,
+        "stops": turn.stops,
+        "created_at": turn.created_at,
+    }
+
+
+def turn_from_row(row: RowMapping) -> Turn:
+    """A turn as it was kept."""
+    return Turn(
+        number=row["number"],
+        request=TurnRequest.from_body(row["turn_id"], row["body"]),
+        options=_GENERATION_OPTIONS.validate_json(row["options"]),
+        created_at=row["created_at"],
+        attempt=row["attempt"],
+        stops=row["stops"],
+        result=result_from_json(row["result"], unpack(row["tokens"] or b"")) if row["result"] else None,
+        ended_at=row["ended_at"],
+    )
+
+
+def result_to_json(result: Result) -> str:
+    """A result without its token ids, which are in the row's tokens."""
+    data = {name: getattr(result, name) for name in _RESULT}
+    error = result.error
+    if error is not None:
+        data["error"] = {
+            "kind": type(error).__name__,
+            "reason": error.reason,
+            "message": error.message,
+            "metadata": error.metadata,
+        }
+    return json.dumps({**data, "usage": asdict(result.usage), "timing": asdict(result.timing)})
+
+
+def result_from_json(text: str, tokens: list[int]) -> Result:
+    """A result; `tokens` are all that the turn added to the history."""
+    data = json.loads(text)
+    prompt, usage = data["prompt_tokens"], Usage(**data["usage"])
+    end = usage.prompt_tokens + usage.generated_tokens
+    data["error"] = _error(data["error"]) if "error" in data else None
+    data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
+    return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
+
+
+def _error(data: dict[str, Any]) -> SinkServeError:
+    kind = getattr(errors, data["kind"], Internal)
+    error: SinkServeError = kind(Reason(data["reason"]), data["message"])
+    error.metadata = data["metadata"]
+    return error
+
+
+def _little(tokens: array[int]) -> array[int]:
+    if array("i", [1]).tobytes()[0] != 1:
+        tokens.byteswap()
+    return tokens
+
+
+_PLAIN = (
+    "principal",
+    "session_id",
+    "engine_name",
+    "engine_version",
+    "engine_digest",
+    "digest",
+    "pinned",
+    "position",
+    "turns",
+    "epoch",
+    "last_sequence",
+    "created_at",
+    "last_active_at",
+    "expires_at",
+)
+_RESULT = ("reason", "prompt_tokens", "text", "stop_sequence", "started_sequence", "finished_sequence")

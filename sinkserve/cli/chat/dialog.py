@@ -1,0 +1,146 @@
+"""A dialog: lines in, turns out, until the lines end.
+
+Lines are read while the event loop rests, so that Ctrl-C means what it should in both states: at the prompt it
+leaves when pressed twice; while a reply comes it cancels the turn, and pressed again it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from sinkserve.cli.chat.view import HELP, ChatView, Printer
+from sinkserve.cli.terminal.failures import explain
+from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError
+from sinkserve.runtime.v1.conversation_service_pb2 import TurnRecord
+
+
+class Dialog:
+    """One conversation and the options of its turns."""
+
+    def __init__(self, client: Client, conversation: Conversation, generation: GenerationOptions) -> None:
+        self.conversation = conversation
+        self._client = client
+        self._generation = generation
+
+    def talk(self, runner: asyncio.Runner, view: ChatView) -> None:
+        """Talk with the person at the terminal until they leave, or the conversation is over."""
+        for line in _lines(view):
+            if line in {"/quit", "/exit", "/q"}:
+                return
+            if line:
+                with contextlib.suppress(SinkServeError):
+                    runner.run(self._command(line, view) if line.startswith("/") else self.say(line, view))
+            if self.conversation.error is not None:
+                return
+
+    async def say(self, text: str, view: ChatView) -> None:
+        """One turn, printed as it comes. Raises SinkServeError when it failed, after saying so."""
+        try:
+            turn = await self.conversation.say(text, **self._generation)
+            printer = Printer(view, turn)
+            try:
+                await printer.print()
+            except asyncio.CancelledError:
+                _forget_cancellation()
+                await turn.cancel()
+                await printer.print()
+            finally:
+                printer.end()
+            view.figures(await turn.wait())
+        except SinkServeError as error:
+            explain(error)
+            raise
+
+    async def _command(self, line: str, view: ChatView) -> None:
+        command, _, argument = line.partition(" ")
+        again = ""
+        try:
+            match command:
+                case "/again":
+                    again = await self._take_back(view)
+                case "/stats":
+                    view.stats(await self._client.sessions.get(self._name))
+                case "/fork":
+                    await self._fork(view)
+                case "/rewind":
+                    await self._rewind(argument.strip() or "1", view)
+                case "/help":
+                    view.say(HELP)
+                case other:
+                    view.say(f"there is no {other}; /help says what there is")
+        except SinkServeError as error:
+            explain(error)
+        if again:
+            await self.say(again, view)
+
+    @property
+    def _name(self) -> str:
+        return self.conversation.session.name
+
+    async def _fork(self, view: ChatView) -> None:
+        before, fork = self._name, await self._client.sessions.fork(self._name)
+        await self._go_on(fork.name)
+        view.say(f"this is {fork.name} now; {before} stays as it is")
+
+    async def _rewind(self, count: str, view: ChatView) -> None:
+        if not count.isdecimal() or count == "0":
+            view.say(f"/rewind takes how many turns to drop, such as 2, and not {count}")
+            return
+        turns = [turn async for turn in self._client.sessions.turns(self._name)]
+        if int(count) > len(turns):
+            view.say(f"there are {len(turns)} turns, and none was dropped")
+            return
+        await self._drop_from(turns[-int(count)])
+        dropped = f"{count} {'turn' if count == '1' else 'turns'} dropped"
+        view.say(f"{dropped} · position {self.conversation.session.position:,}")
+
+    async def _take_back(self, view: ChatView) -> str:
+        """Drop the last turn; returns what was said in it."""
+        turns = [turn async for turn in self._client.sessions.turns(self._name)]
+        if not turns or turns[-1].WhichOneof("input") != "text":
+            view.say("there is nothing that could be asked again")
+            return ""
+        await self._drop_from(turns[-1])
+        return turns[-1].text
+
+    async def _drop_from(self, turn: TurnRecord) -> None:
+        """Go on as if a turn and those after it had not been."""
+        name = self._name
+        await self.conversation.close()
+        try:
+            await self._client.sessions.rewind(name, turn.turn_id, drop_turn=True)
+        finally:
+            await self._go_on(name)
+
+    async def _go_on(self, session: str) -> None:
+        """Talk in another session from here on, or in the same one anew."""
+        await self.conversation.close()
+        self.conversation = self._client.conversation(session=session)
+        await self.conversation.open()
+
+
+def _lines(view: ChatView) -> Iterator[str]:
+    """Lines of the person, stripped; ends with Ctrl-D, or Ctrl-C twice in a row."""
+    interrupted = False
+    while True:
+        try:
+            line = view.ask().strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if interrupted:
+                return
+            interrupted = True
+            view.say("\nCtrl-C again, or Ctrl-D, leaves")
+            continue
+        interrupted = False
+        yield line
+
+
+def _forget_cancellation() -> None:
+    """Ctrl-C was for the turn, not for this task."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()

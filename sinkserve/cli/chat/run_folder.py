@@ -1,0 +1,61 @@
+"""`sinkserve run`: from a checkpoint to a chat, in one command."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, cast
+
+import typer
+
+from common.settings import SettingsError
+from common.spec.model_spec import Precision
+from sinkserve.cli.build.submit import build_here, readable_root
+from sinkserve.cli.chat.chat import Chat, run_chat
+from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.terminal.failures import WRONG, Failure, explained
+from sinkserve.cli.terminal.options import own_remote
+from sinkserve.cli.terminal.suggest import Wishes, suggest_spec
+from sinkserve.client import GenerationOptions, SessionOptions
+
+_SLOTS = 4  # one person, and a few who look on
+
+
+def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, or hf://ORG/REPO.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option("--precision", help="How weights are held; else fp32 if small, int8 or int4 as the CPU likes."),
+    ] = None,
+    window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
+    sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system prompt.")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
+) -> None:
+    """Build a checkpoint folder if need be, and chat with it.
+
+    Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
+    """
+    generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    with explained():
+        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, _SLOTS), own_remote())
+        try:
+            with embedded_services(readable_root(spec.source)) as services:
+                engine = asyncio.run(build_here(services.builder, spec)) if session is None else None
+                asked = Chat(
+                    engine=engine,
+                    session=session,
+                    prompt=prompt,
+                    session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
+                    generation=cast(
+                        "GenerationOptions", {key: value for key, value in generation.items() if value is not None}
+                    ),
+                    comeback=f"sinkserve run {folder} --session",
+                )
+                run_chat(asked, services.runtime)
+        except SettingsError as error:
+            raise Failure(str(error), code=WRONG) from None

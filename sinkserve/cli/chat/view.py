@@ -1,0 +1,122 @@
+"""What a chat looks like: the reply as it comes, and a quiet line of figures after it. Plain text without a terminal.
+
+Knows turns, not streams; prints, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rich.markup import escape
+
+from sinkserve.cli.sessions import facts
+from sinkserve.cli.terminal import console
+from sinkserve.client import Finished, FinishReason, Turn
+from sinkserve.runtime.v1.conversation_service_pb2 import Opened, Session
+
+HELP = """\
+/stats        how long the conversation is, and what of it the engine still sees
+/again        drop the last reply, and ask for another
+/rewind [N]   drop the last turn, or the last N, for ever
+/fork         go on in a copy of the conversation; this one stays as it is
+/help         this
+/quit         leave; the session stays (or Ctrl-D)
+Ctrl-C        ends a reply early; what was said of it stays in the conversation"""
+
+_PROMPT = "\001\033[1;36m\002you\001\033[0m\002 "  # \001 and \002 tell readline what has no width
+_ENDINGS = {
+    FinishReason.LENGTH: "stopped at the limit of tokens",
+    FinishReason.CANCELLED: "cancelled",
+    FinishReason.CONTEXT_FULL: "the cache is full and this session does not evict",
+}
+
+
+class ChatView:
+    """`lively`: a person looks at it. Otherwise stdout gets replies and line ends, nothing else."""
+
+    def __init__(self, *, lively: bool) -> None:
+        self.lively = lively
+
+    def greet(self, opened: Opened) -> None:
+        """Say what was opened."""
+        if not self.lively:
+            return
+        session = opened.session
+        options = session.options
+        keeps = f" · {options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""
+        pinned = " · system prompt pinned" if opened.system_prompt_pinned else ""
+        back = f" · position {session.position:,}" if opened.resumed else ""
+        console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{back} · /help[/]")
+
+    def ask(self) -> str:
+        """A line from the person; raises EOFError at the end, KeyboardInterrupt at Ctrl-C."""
+        console.out.print()
+        return input("you " if console.out.color_system is None else _PROMPT)
+
+    def figures(self, finished: Finished) -> None:
+        """Print what a reply took."""
+        if not self.lively:
+            return
+        usage, ending = finished.usage, _ENDINGS.get(finished.reason)
+        speed = f"{finished.tokens_per_second:.1f} tok/s" if finished.tokens_per_second else ""
+        evicted = f"{usage.evicted_tokens:,} evicted" if usage.evicted_tokens else ""
+        parts = (
+            ending or "",
+            f"{usage.generated_tokens} tokens",
+            speed,
+            f"first after {finished.timing.time_to_first_token_s:.2f} s",
+            f"position {usage.position:,}",
+            evicted,
+        )
+        console.out.print(f"[dim]{' · '.join(part for part in parts if part)}[/]")
+
+    def stats(self, session: Session) -> None:
+        """Print the session as it is now."""
+        console.print_facts(facts(session))
+
+    def farewell(self, comeback: str) -> None:
+        """Say how to come back."""
+        if self.lively:
+            console.out.print(f"\n[dim]to go on:[/] {escape(comeback)}")
+
+    def say(self, text: str) -> None:
+        """Print a remark of the command line itself."""
+        console.out.print(f"[dim]{escape(text)}[/]")
+
+
+class Printer:
+    """Prints one reply, and can be asked to go on where it was interrupted."""
+
+    def __init__(self, view: ChatView, turn: Turn) -> None:
+        self._view = view
+        self._turn = turn
+        self._attempt = 1
+        self._shown = 0
+        self._ends_line = False
+
+    async def print(self) -> None:
+        """Print what comes until the turn ends; raises what the turn raises."""
+        index = 0
+        async for delta in self._turn:
+            if delta.attempt != self._attempt:
+                self._restart(delta.attempt)
+                index = 0
+            index += 1
+            if index > self._shown:
+                self._shown = index
+                self._write(delta.text)
+
+    def end(self) -> None:
+        """End the line that the reply is on."""
+        if self._shown and not self._ends_line:
+            self._write("\n")
+
+    def _restart(self, attempt: int) -> None:
+        self.end()
+        self._attempt, self._shown = attempt, 0
+        self._view.say("the server was lost and starts this reply again")
+
+    def _write(self, text: str) -> None:
+        self._ends_line = text.endswith("\n")
+        sys.stdout.write(console.harmless(text) if console.out.is_terminal else text)
+        sys.stdout.flush()

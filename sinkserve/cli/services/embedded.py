@@ -1,0 +1,108 @@
+"""Both services in a child process, for as long as this one wants them, on free ports of this machine.
+
+The child is `sinkserve serve`. It stops when its stdin ends, however this process ended, and lives in a session of its
+own, so that Ctrl-C at the terminal is not for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder_service.settings import BuilderSettings
+from common.settings import SharedSettings
+from sinkserve.cli.terminal import console
+from sinkserve.cli.terminal.failures import Failure
+
+_LOG = "run.log"
+_PATIENCE_S = 60.0
+_LOG_LINES = 5
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the services listen, HOST:PORT."""
+
+    builder: str
+    runtime: str
+
+
+@contextmanager
+def embedded_services(root: Path | str) -> Iterator[Addresses]:
+    """Run both services while the context is open; the builder may read what is under `root`, too.
+
+    Raises Failure with their log.
+    """
+    home = SharedSettings.load().home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / _LOG
+    with log.open("ab") as errors:
+        start = errors.tell()
+        child = _start(root, errors.fileno())
+    try:
+        with (
+            console.err.status("[dim]starting a builder and a runtime[/]") if console.err.is_terminal else nullcontext()
+        ):
+            addresses = _addresses(child, log, start)
+        yield addresses
+    finally:
+        _stop(child)
+
+
+def _start(root: Path | str, errors: int) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
+        "SINKSERVE_RUNTIME_LISTEN": "127.0.0.1:0",
+        "SINKSERVE_BUILDER_METRICS_LISTEN": "",
+        "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
+        "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(root),
+    }
+    return subprocess.Popen(
+        # -P: the folder that a person stands in is no place to import from.
+        [sys.executable, "-P", "-m", "sinkserve.cli", "serve", "--until-stdin-ends"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env=environment,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _roots(root: Path | str) -> str:
+    """The builder's source roots, and `root`."""
+    settings = BuilderSettings.load()
+    more = root.resolve() if isinstance(root, Path) else root
+    return ",".join(map(str, (*settings.roots, *settings.remote.roots, more)))
+
+
+def _addresses(child: subprocess.Popen[str], log: Path, start: int) -> Addresses:
+    assert child.stdout is not None
+    try:
+        return Addresses(**json.loads(child.stdout.readline()))
+    except (ValueError, TypeError):
+        _stop(child)
+        said = log.read_bytes()[start:].decode(errors="replace").strip().splitlines()[-_LOG_LINES:]
+        raise Failure(
+            "\n".join(["the embedded services did not start", *said]), hint=f"all of it is in {log}"
+        ) from None
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.close()
+    try:
+        child.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    finally:
+        child.stdout.close()

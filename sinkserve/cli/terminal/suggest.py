@@ -1,0 +1,109 @@
+"""A spec that suits a checkpoint: what `spec init` writes and `run` builds. Prints nothing.
+
+Reads config.json, and fetches it where it is elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder_service.families.registry import read_architecture
+from builder_service.model.model import check_geometry
+from builder_service.pipeline.estimate import Estimate, estimate
+from builder_service.sources.locate import read_config
+from builder_service.sources.uri import Folder, Remote, Repository, read_place
+from common.spec.checks import check_spec
+from common.spec.manifest import Architecture
+from common.spec.model_spec import ModelSpec, Precision, Source, Target
+from common.window import Geometry
+
+PINNED_SINKS = 256  # room for a system prompt
+FEWEST_SINKS = 4  # what the paper's models need to stay fluent
+SINKS_SHARE = 8  # sinks take at most one part in so many of the context
+LONGEST_WINDOW = 4096
+SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talking pace
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asked for; None where a default will do."""
+
+    name: str | None = None
+    precision: Precision | None = None
+    window: int | None = None
+    sinks: int | None = None
+    slots: int | None = None
+    target: Target = Target.ONNXRUNTIME
+
+
+def suggest_spec(where: Path | str, wishes: Wishes, remote: Remote | None = None) -> ModelSpec:
+    """A spec for the checkpoint in a folder or at a URI. Raises what reading a checkpoint or checking a spec raises."""
+    source = source_of(where)
+    config = read_config(source, remote or Remote())
+    shapes = read_architecture(config)
+    sinks = suit_sinks(shapes.longest_context, wishes.window or 0) if wishes.sinks is None else wishes.sinks
+    window = wishes.window or suit_window(shapes.longest_context, sinks)
+    spec = check_spec(
+        {
+            "name": wishes.name or engine_name(source),
+            "source": source.model_dump(),
+            "target": wishes.target,
+            "precision": wishes.precision or suit_precision(wishes.target, shapes, config),
+            "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": wishes.slots or 8},
+        },
+        prefix="",
+    )
+    check_geometry(shapes, geometry_of(spec))
+    return spec
+
+
+def read_needs(spec: ModelSpec, remote: Remote | None = None) -> tuple[Architecture, Estimate]:
+    """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
+    shapes = read_architecture(read_config(spec.source, remote or Remote()), spec.options.ignore_config_fields)
+    check_geometry(shapes, geometry_of(spec))
+    int4_block = spec.options.onnxruntime.int4_block
+    return shapes, estimate(shapes, geometry_of(spec), spec.precision, spec.target, int4_block=int4_block)
+
+
+def source_of(where: Path | str) -> Source:
+    """The source that a person named: a URI, or a folder as seen from here."""
+    return Source(uri=str(where) if "://" in str(where) else str(Path(where).expanduser().resolve()))
+
+
+def engine_name(source: Source) -> str:
+    """A name for an engine, from its checkpoint's folder or repository. Raises what `read_place` does."""
+    place = read_place(source)
+    path = place.path.name if isinstance(place, Folder) else place.name if isinstance(place, Repository) else place.url
+    name = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower()).strip("-._")
+    return name[:63] or "model"
+
+
+def suit_sinks(context: int, window: int) -> int:
+    """Sinks beside a window that was asked for (0: none was), all in tokens: a system prompt's where there is room."""
+    most = context // SINKS_SHARE
+    if min(most, context - window) >= PINNED_SINKS:
+        return PINNED_SINKS
+    return min(FEWEST_SINKS, most)
+
+
+def suit_window(context: int, sinks: int) -> int:
+    """Tokens of window: what the sinks leave of the context, and not so much that a slot becomes huge."""
+    return min(LONGEST_WINDOW, max(1, context - sinks))
+
+
+def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, Any]) -> Precision:
+    """On a processor fp32 for a small model, int8 for another; on a GPU 16 bits, with the checkpoint's own range."""
+    if target is Target.ONNXRUNTIME:
+        return Precision.FP32 if shapes.parameters < SMALL_MODEL else Precision.INT8
+    kept = config.get("dtype") or config.get("torch_dtype")
+    return Precision.BF16 if kept == "bfloat16" else Precision.FP16
+
+
+def geometry_of(spec: ModelSpec) -> Geometry:
+    """The cache of a spec, as the planner sees it."""
+    cache = spec.cache
+    return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)

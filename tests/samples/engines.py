@@ -1,0 +1,59 @@
+"""From a checkpoint folder to an engine in one call, without services."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.model.model import check_geometry
+from builder_service.model.tensors import ModelTensors
+from builder_service.pipeline.export import STAND_IN_PATH, export, write_stand_in
+from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.spec.manifest import GRAPH_PATH
+from common.spec.model_spec import INT4_BLOCK, Precision, Target
+from common.window import Geometry
+
+
+def build_engine(
+    folder: Path,
+    geometry: Geometry,
+    precision: str = "fp32",
+    *,
+    threads: int = 1,
+    target: Target = Target.ONNXRUNTIME,
+    int4_block: int = INT4_BLOCK,
+) -> OnnxRuntimeEngine:
+    """Export the checkpoint in `folder` to a folder beside it, named by geometry and precision, and load it.
+
+    For TensorRT, what is loaded stands in for its graph on the CPU.
+    """
+    out = export_graph(folder, geometry, precision, target, int4_block=int4_block)
+    model = read_model(Checkpoint(folder).config)
+    rope = read_rope(model, geometry)
+    path = GRAPH_PATH if target is Target.ONNXRUNTIME else STAND_IN_PATH
+    return OnnxRuntimeEngine(out / path, model.architecture, rope, geometry, threads=threads)
+
+
+def export_graph(
+    folder: Path,
+    geometry: Geometry,
+    precision: str = "fp32",
+    target: Target = Target.ONNXRUNTIME,
+    *,
+    int4_block: int = INT4_BLOCK,
+) -> Path:
+    """The folder of the exported graph; made once."""
+    g = geometry
+    out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}-{target}-{int4_block}"
+    if not (out / GRAPH_PATH).exists():
+        checkpoint = Checkpoint(folder)
+        model = read_model(checkpoint.config)
+        check_geometry(model.architecture, geometry)
+        tensors = ModelTensors(checkpoint, model)
+        tensors.check()
+        kind = Precision(precision)
+        export(model, tensors, geometry, kind, out, lambda _: None, target=target, int4_block=int4_block)
+        if target is Target.TENSORRT:
+            write_stand_in(model, geometry, kind, out)
+    return out

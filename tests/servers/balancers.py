@@ -1,0 +1,163 @@
+"""Envoy and nginx for tests, with the files of `deploy/`: addresses are put in, and nothing else is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.servers.balancer_programs import find_envoy, find_nginx
+from tests.servers.nameserver import NameServer
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+KINDS = ("envoy", "nginx")
+
+
+class Balancer(ABC):
+    """A process that listens at `address` for as long as the test runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = free_address()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    async def serve(self, replicas: Sequence[str]) -> None:
+        """Balance over the replicas at these addresses from now on; the first time, start."""
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def _start(self, *command: str) -> None:
+        with (self.folder / "balancer.log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    async def _until_it_listens(self, address: str) -> None:
+        host, port = address.split(":")
+        while True:
+            assert self._process is not None
+            assert self._process.poll() is None, (self.folder / "balancer.log").read_text()
+            try:
+                socket.create_connection((host, int(port))).close()
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+class Envoy(Balancer):
+    """It finds replicas by name, and asks how they are."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._program = find_envoy()
+        self._names = NameServer()
+        self._admin = free_address()
+
+    async def serve(self, replicas: Sequence[str]) -> None:
+        self._names.addresses = [replica.split(":")[0] for replica in replicas]
+        if self._process is None:
+            config = self._configured(replicas[0].split(":")[1])
+            resolver = json.dumps({"typed_dns_resolver_config": self._resolver()})
+            # Without a base id of its own it would share memory with another Envoy of this machine.
+            more = ("--use-dynamic-base-id", "--concurrency", "2", "--config-yaml", resolver)
+            self._start(str(self._program), "-c", str(config), *more)
+            await self._until_it_listens(self.address)
+
+    async def health(self) -> dict[str, str]:
+        """Of each replica that it knows, by address."""
+        url = f"http://{self._admin}/clusters?format=json"
+        read = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())
+        found: dict[str, str] = {}
+        for cluster in json.loads(read)["cluster_statuses"]:
+            for host in cluster.get("host_statuses", ()):
+                where = host["address"]["socket_address"]
+                status = host["health_status"]
+                failed = [name for name in ("failed_active_health_check", "failed_outlier_check") if status.get(name)]
+                found[f"{where['address']}:{where['port_value']}"] = failed[0] if failed else "healthy"
+        return found
+
+    def stop(self) -> None:
+        super().stop()
+        self._names.stop()
+
+    def _configured(self, port: str) -> Path:
+        listen, admin = self.address.split(":")[1], self._admin.split(":")[1]
+        changes = {": 9901": f": {admin}", ": 50070": f": {listen}", ": 50071": f": {port}", "0.0.0.0": "127.0.0.1"}
+        path = self.folder / "envoy.yaml"
+        path.write_text(_put_in((DEPLOY / "envoy.yaml").read_text(), changes))
+        return path
+
+    def _resolver(self) -> dict[str, Any]:
+        kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
+        where = {"socket_address": {"address": "127.0.0.1", "port_value": self._names.port}}
+        return {"name": "envoy.network.dns_resolver.cares", "typed_config": {"@type": kind, "resolvers": [where]}}
+
+
+class Nginx(Balancer):
+    """Its file names the replicas; with another file it is told to read it again."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._program = find_nginx()
+
+    async def serve(self, replicas: Sequence[str]) -> None:
+        config = self._configured(replicas)
+        if self._process is None:
+            more = f"daemon off; pid {self.folder / 'nginx.pid'};"
+            self._start(str(self._program), "-c", str(config), "-g", more)
+            await self._until_it_listens(self.address)
+        else:
+            await self._reload(psutil.Process(self._process.pid))
+
+    def _configured(self, replicas: Sequence[str]) -> Path:
+        lines = (DEPLOY / "nginx.conf").read_text().splitlines()
+        servers = [index for index, line in enumerate(lines) if line.strip().startswith("server runtime-")]
+        assert len(servers) >= len(replicas)
+        for index, replica in zip(servers, replicas, strict=False):
+            name = lines[index].split()[1]
+            lines[index] = lines[index].replace(name, replica)
+        for index in reversed(servers[len(replicas) :]):
+            del lines[index]
+        changes = {"listen 50070": f"listen {self.address}", "/tmp/": f"{self.folder}/"}
+        path = self.folder / "nginx.conf"
+        path.write_text(_put_in("\n".join(lines), changes))
+        return path
+
+    async def _reload(self, master: psutil.Process) -> None:
+        """Returns when the workers of before take no more connections."""
+        before = master.children()
+        master.send_signal(signal.SIGHUP)
+        while any(_takes_connections(worker) for worker in before):  # noqa: ASYNC110 - they are other processes
+            await asyncio.sleep(0.05)
+
+
+def _takes_connections(worker: psutil.Process) -> bool:
+    try:
+        return "shutting down" not in " ".join(worker.cmdline()) and worker.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_address(host: str = "127.0.0.1") -> str:
+    with socket.create_server((host, 0)) as free:
+        return f"{host}:{free.getsockname()[1]}"
+
+
+def _put_in(text: str, changes: dict[str, str]) -> str:
+    """At once: what is put in may look like what is replaced."""
+    missing = [before for before in changes if before not in text]
+    assert not missing, missing
+    return re.sub("|".join(map(re.escape, changes)), lambda found: changes[found[0]], text)

@@ -1,0 +1,99 @@
+"""Databases for tests: a file of SQLite, and an empty database of a real PostgreSQL.
+
+The PostgreSQL is the one that SINKSERVE_TEST_POSTGRES_URL names; else one that is started here from an installed
+`initdb`; else tests that need one are skipped by name, or fail where SINKSERVE_TEST_POSTGRES_REQUIRED is set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from common.db.database import Database, connect
+from common.db.schema import open_database, upgrade
+from tests.servers.own_postgres import OwnPostgres, find_tools
+
+VARIABLE = "SINKSERVE_TEST_POSTGRES_URL"
+REQUIRED = "SINKSERVE_TEST_POSTGRES_REQUIRED"
+KINDS = ("sqlite", "postgresql")
+_TEMPLATE = f"sinkserve_template_{os.getpid()}"
+
+
+@contextmanager
+def new_database(kind: str, folder: Path) -> Iterator[Database]:
+    """A database with the schema and nothing in it, gone afterwards."""
+    with new_database_url(kind, folder, template=_TEMPLATE) as url:
+        database = open_database(url)
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+@contextmanager
+def new_database_url(kind: str, folder: Path, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a database that is new and empty, or like `template`, and gone afterwards."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / f'{uuid.uuid4().hex}.db'}"
+        return
+    if template == _TEMPLATE:
+        _make_template()
+    name = f"sinkserve_{uuid.uuid4().hex}"
+    _administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield _url_of(name)
+    finally:
+        _administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@cache
+def _make_template() -> None:
+    """A database with the schema: copied faster than made."""
+    _administer(f"CREATE DATABASE {_TEMPLATE}")
+    atexit.register(lambda: _administer(f"DROP DATABASE IF EXISTS {_TEMPLATE} WITH (FORCE)"))
+    database = connect(_url_of(_TEMPLATE))
+    upgrade(database)
+    database.close()
+
+
+def _administer(statement: str) -> None:
+    admin = create_engine(_driven(_server()), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with admin.connect() as connection:
+        connection.execute(text(statement))
+
+
+def _url_of(name: str) -> str:
+    return make_url(_server()).set(database=name).render_as_string(hide_password=False)
+
+
+def _server() -> str:
+    if (server := postgres_url()) is None:
+        give_up = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
+        give_up(f"no PostgreSQL: set {VARIABLE}, or install initdb")
+    return server
+
+
+@cache
+def postgres_url() -> str | None:
+    """A server to make databases in; None: there is none, and none can be started."""
+    if url := os.environ.get(VARIABLE):
+        return url
+    if (tools := find_tools()) is None:
+        return None
+    server = OwnPostgres(tools)
+    atexit.register(server.remove)
+    return server.url
+
+
+def _driven(url: str) -> str:
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)

@@ -1,0 +1,187 @@
+"""`sinkserve eval` on an engine that the builder built, against the paper's scheme in float64."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from typer.testing import CliRunner, Result
+
+from builder_service.sources.uri import Remote
+from common.settings import SharedSettings
+from common.window import Geometry, SessionWindow
+from runtime_service.settings import RuntimeSettings
+from sinkserve.cli import eval as command
+from sinkserve.cli.app import make_app
+from sinkserve.evaluation.charts import draw
+from sinkserve.evaluation.modes import Kind, all_modes
+from sinkserve.evaluation.perplexity import measure_perplexity
+from sinkserve.evaluation.progress import Advance
+from sinkserve.evaluation.workbench import Workbench
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.reference import Reference, Weights
+
+TEXT = "<|user|>what is two plus two?<|end|><|assistant|>four, of course.<|end|>" * 8
+CAPACITY = 44
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with an engine `tiny` of 4 sinks and a window of 40, built from the folder's own spec, and a text."""
+    folder = tmp_path_factory.mktemp("eval")
+    write_checkpoint(folder / "tiny")
+    spec = "name: tiny\nsource: {uri: ./tiny}\ncache: {window_tokens: 40, chunk_tokens: 8, max_slots: 3}\n"
+    (folder / "spec.yaml").write_text(spec)
+    (folder / "text.txt").write_text(TEXT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SINKSERVE_HOME", str(folder / "home"))
+        patch.setenv("SINKSERVE_RUNTIME_THREADS", "1")
+        ran = sinkserve("eval", "speed", str(folder / "spec.yaml"), "--cache", "16")
+        assert ran.exit_code == 0, ran.stderr
+        assert "tiny@1 is ready" in ran.stderr
+        yield folder
+
+
+@pytest.fixture
+def bench(home: Path) -> Iterator[Workbench]:
+    bench = Workbench.open("tiny", SharedSettings.load(), RuntimeSettings.load(), Remote())
+    yield bench
+    bench.close()
+
+
+def sinkserve(*args: str) -> Result:
+    return CliRunner().invoke(make_app(args), args)
+
+
+def track(_name: str, _total: int) -> nullcontext[Advance]:
+    return nullcontext(lambda _: None)
+
+
+def log_probability(logits: Any, token: int) -> float:
+    return float(logits[token] - logits.max() - np.log(np.exp(logits - logits.max()).sum()))
+
+
+def test_every_mode_of_every_cache_is_the_papers_scheme(bench: Workbench, home: Path) -> None:
+    weights, tokens, stride = Weights(home / "tiny"), bench.encode(TEXT)[:100], 7
+    found = measure_perplexity(bench, tokens, capacity=CAPACITY, stride=stride, track=track)
+    assert not found.skipped
+    rows = {row.mode: row.overall for row in found.rows}
+    assert len(rows) == 8
+    for mode in all_modes(CAPACITY, len(tokens)):
+        if mode.kind is Kind.RECOMPUTE:
+            scores = [read_anew(weights, tokens, mode.window, end) for end in range(0, len(tokens) - 1, stride)]
+        else:
+            logits = Reference(weights, mode.window.sinks, mode.window.window).stream(tokens[:-1])
+            scores = [log_probability(row, token) for row, token in zip(logits, tokens[1:], strict=True)]
+        assert rows[mode.name] == pytest.approx(np.exp(-np.mean(scores)), rel=1e-4), mode
+
+
+def read_anew(weights: Weights, tokens: Sequence[int], kept: SessionWindow, end: int) -> float:
+    """The score of the token after `end`, by a reference that reads what is kept of those up to it and nothing else."""
+    text = [*tokens[: min(kept.sinks, end + 1)], *tokens[max(kept.sinks, end + 1 - kept.window) : end + 1]]
+    return log_probability(Reference(weights, 0, len(text)).stream(text)[-1], tokens[end + 1])
+
+
+def test_text_is_read_with_its_control_tokens_behind_one_begin_token(bench: Workbench, home: Path) -> None:
+    (begin,) = bench.text.opening()
+    tokens = bench.encode(TEXT)
+    assert tokens.count(begin) == 1
+    written = Tokenizer.from_file(str(home / "tiny" / "tokenizer.json")).id_to_token(begin)
+    assert written is not None
+    assert bench.encode(written + TEXT) == tokens
+    assert tokens[1:] == [token for _ in range(8) for token in turn(bench)]
+
+
+def turn(bench: Workbench) -> list[int]:
+    text = bench.text
+    said, reply = text.user("what is two plus two?"), text.encode("four, of course.")
+    return [*said, *text.assistant_before, *reply, *text.closing]
+
+
+def test_another_cache_is_refused_where_the_config_is_not_what_the_engine_was_built_from(
+    bench: Workbench, home: Path
+) -> None:
+    config = home / "tiny" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"rms_norm_eps": 1e-4}))
+    try:
+        found = measure_perplexity(bench, bench.encode(TEXT)[:60], capacity=CAPACITY, stride=50, track=track)
+    finally:
+        config.write_text(before)
+    assert [row.mode for row in found.rows] == ["recomputation 0+44", "recomputation 4+40", "sinks 4+40"]
+    assert all("was built from another config.json" in reason for reason in found.skipped.values())
+    with bench.resized(Geometry(0, 50, 1, 1)) as engine:
+        assert engine.geometry.window == 50
+    assert not list((home / "home" / "engines").glob(".resized-*"))
+
+
+def test_with_another_cache_int4_keeps_its_blocks(home: Path) -> None:
+    options = "precision: int4\noptions: {onnxruntime: {int4_block: 64}}\n"
+    spec = (home / "spec.yaml").read_text().replace("name: tiny", "name: blocks") + options
+    (home / "blocks.yaml").write_text(spec)
+    ran = sinkserve("eval", "speed", str(home / "blocks.yaml"), "--cache", "16")
+    assert ran.exit_code == 0, ran.stderr
+    assert "blocks@1 is ready" in ran.stderr
+
+
+def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Path) -> None:
+    args = ("eval", "ppl", "tiny", "--text", str(home / "text.txt"), "--tokens", "80", "--stride", "9")
+    table = sinkserve(*args, "--output", str(tmp_path / "out"))
+    assert table.exit_code == 0, table.stderr
+    assert [line.split("  ")[0] for line in table.stdout.splitlines()] == [
+        "mode",
+        *(mode.name for mode in all_modes(CAPACITY, 80)),
+    ]
+    document = json.loads((tmp_path / "out" / "ppl.json").read_text())
+    assert (document["engine"], document["tokens"], document["ranges"]) == ("tiny@1", 80, [[1, 44], [44, 80]])
+    assert (tmp_path / "out" / "ppl.png").read_bytes().startswith(b"\x89PNG")
+    assert "sinks 4+40" in (tmp_path / "out" / "ppl.svg").read_text()
+    assert json.loads(sinkserve(*args, "--json").stdout) == document
+
+
+def test_the_same_measurement_draws_the_same_bytes(bench: Workbench, tmp_path: Path) -> None:
+    found = measure_perplexity(bench, bench.encode(TEXT)[:60], capacity=CAPACITY, stride=50, track=track)
+    first, second = (path.read_bytes() for name in ("a", "b") for path in draw(found, tmp_path, name)[1:])
+    assert first == second
+
+
+def test_streameval_and_speed_are_measured_drawn_and_printed(home: Path, tmp_path: Path) -> None:
+    asked = sinkserve("eval", "streameval", "tiny", "--streams", "2", "--tokens", "400", "-o", str(tmp_path))
+    assert asked.exit_code == 0, asked.stderr
+    assert asked.stdout.splitlines()[0].split()[-4:] == ["cache", "4+40", "cache", "0+40"]
+    assert [line.split()[0] for line in asked.stdout.splitlines()[-3:]] == ["inside", "at", "beyond"]
+    timed = sinkserve("eval", "speed", "tiny", "--cache", "16", "--cache", "600", "-o", str(tmp_path))
+    assert [line.split()[0] for line in timed.stdout.splitlines()] == ["cache", "16", "600"]
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert all(row["ratio"] == pytest.approx(row["recompute_ms"] / row["sinks_ms"]) for row in rows)
+    names = {f"{name}.{kind}" for name in ("streameval", "speed") for kind in ("json", "png", "svg")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_what_is_wrong_is_said_before_anything_takes_its_time(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = str(home / "text.txt")
+    for args, code, message in (
+        (("none", "--text", text), 4, "ENGINE_NOT_FOUND"),
+        (("tiny", "--text", str(tmp_path / "none")), 2, "No such file"),
+        (("tiny", "--text", text, "--tokens", "30"), 2, "has 30 tokens, which a cache of 44 holds"),
+    ):
+        ran = sinkserve("eval", "ppl", *args)
+        assert (ran.exit_code, message in ran.stderr) == (code, True), (args, ran.stderr)
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    ran = sinkserve("eval", "speed", "tiny", "-o", str(tmp_path))
+    assert (ran.exit_code, "pip install 'sinkserve[eval]'" in ran.stderr) == (2, True)
+
+
+def test_a_spec_that_does_not_build_ends_the_command(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text((home / "spec.yaml").read_text().replace("./tiny", str(tmp_path)))
+    ran = sinkserve("eval", "speed", str(tmp_path / "wrong.yaml"))
+    assert ran.exit_code == 1, ran.stderr
+    assert "config.json" in ran.stderr

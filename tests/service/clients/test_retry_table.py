@@ -1,0 +1,60 @@
+"""The retry table of docs/clients.md is what the SDK does when a stream ends with each reason."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from common.errors import Reason
+from sinkserve.client import Client, Retry, SinkServeError
+from tests.fakes.scripted_runtime import Loss, ScriptedRuntime, ScriptedSession, start_scripted_runtime
+from tests.pages.retry_table import CLASSES, NONE, Row, rows
+
+NOBODY = "127.0.0.1:1"
+FAST = Retry(first_s=0.001, longest_s=0.01, give_up_after_s=5)
+OPENED_AND_STARTED = 2
+ENDINGS = [(row, code) for row in rows() for code in row.codes]
+
+
+def ending(row: Row, code: str) -> Loss:
+    """Ends a stream in mid-turn."""
+    if row.reason == NONE:
+        return Loss(OPENED_AND_STARTED, grpc.StatusCode[code])
+
+    async def fail(_: ScriptedSession) -> None:
+        kind = CLASSES["".join(word.title() for word in code.split("_"))]
+        raise kind(Reason(row.reason), "ends here")
+
+    return Loss(OPENED_AND_STARTED, effect=fail)
+
+
+@pytest.mark.parametrize(("row", "code"), ENDINGS, ids=[f"{row.reason}-{code}" for row, code in ENDINGS])
+async def test_the_sdk_comes_back_where_the_table_says_again(row: Row, code: str) -> None:
+    runtime = ScriptedRuntime()
+    runtime.losses[0] = ending(row, code)
+    server = await start_scripted_runtime(runtime)
+    try:
+        failure = await _failure(server.address)
+    finally:
+        await server.stop(0)
+    reopened = [opening.HasField("after_sequence") for opening in runtime.opens[1:]]
+    if row.again == "again":
+        assert failure is None
+        assert reopened == [row.reason != Reason.EVENTS_EXPIRED]
+    else:
+        assert failure is not None
+        assert (failure.code.name, failure.reason or NONE) == (code, row.reason)
+        assert reopened == []
+
+
+async def _failure(address: str) -> SinkServeError | None:
+    """Why a turn did not end well, after its stream did not."""
+    async with Client(address, NOBODY, retry=FAST) as client:
+        try:
+            async with client.conversation("demo") as conversation:
+                turn = await conversation.say("one two three four")
+                await turn.wait()
+                assert turn.text == "one two three four "
+        except SinkServeError as error:
+            return error
+    return None

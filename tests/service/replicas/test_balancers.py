@@ -1,0 +1,221 @@
+"""Replicas behind real Envoy and nginx with the files of `deploy/`; conversations as the SDK holds them by default."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from sinkserve.client import Client, Conversation, FinishReason, GenerationOptions, Retry, Turn
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from tests.servers.balancers import KINDS, Envoy, Nginx
+from tests.servers.databases import new_database_url, postgres_url
+from tests.servers.grpc_web import GrpcWeb
+from tests.service.replicas.behind_a_balancer import ENGINE, Replicas, build
+from tests.service.runtime.runtime import eventually
+
+NOBODY = "127.0.0.1:1"
+SHORT = GenerationOptions(temperature=0, max_new_tokens=8, ignore_eos=True)
+LONG = GenerationOptions(temperature=0, max_new_tokens=2000, ignore_eos=True)
+COUNT = 8
+MANY = 16  # so many that every replica gets some
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def replicas(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    """Behind nginx on SQLite, behind Envoy on PostgreSQL where there is one."""
+    folder = tmp_path_factory.mktemp(request.param)
+    balancer = (Envoy if request.param == "envoy" else Nginx)(folder)
+    database = "postgresql" if request.param == "envoy" and postgres_url() is not None else "sqlite"
+    with new_database_url(database, folder) as url:
+        replicas = Replicas(folder, url, balancer)
+        build(replicas.shared)
+        yield replicas
+        replicas.stop()
+
+
+@asynccontextmanager
+async def conversations(replicas: Replicas, count: int) -> AsyncIterator[list[Conversation]]:
+    """New ones, each over a connection of its own, in which something was said."""
+    clients = [Client(replicas.balancer.address, NOBODY) for _ in range(count)]
+    held = [client.conversation(ENGINE) for client in clients]
+    await asyncio.gather(*(conversation.open() for conversation in held))
+    await all_say(held, "hello", SHORT)
+    yield held
+    for conversation, client in zip(held, clients, strict=True):
+        await conversation.close()
+        await client.close()
+
+
+async def all_say(held: Sequence[Conversation], text: str, how: GenerationOptions) -> None:
+    turns = [await conversation.say(text, **how) for conversation in held]
+    await all_finish(turns, how)
+
+
+async def all_finish(turns: Sequence[Turn], how: GenerationOptions) -> None:
+    for turn in turns:
+        finished = await turn.wait()
+        assert (finished.reason, len(turn.token_ids)) == (FinishReason.LENGTH, how["max_new_tokens"])
+
+
+def ids(held: Sequence[Conversation]) -> list[str]:
+    return [conversation.session.name.removeprefix("sessions/") for conversation in held]
+
+
+async def histories(replicas: Replicas, held: Sequence[Conversation]) -> list[list[tuple[str, str, int]]]:
+    """Of each conversation: the id, the text and the length of every reply."""
+    async with Client(replicas.balancer.address, NOBODY) as client:
+        return [
+            [(turn.turn_id, turn.reply, turn.usage.generated_tokens) async for turn in client.sessions.turns(name)]
+            for name in (conversation.session.name for conversation in held)
+        ]
+
+
+async def opened(replicas: Replicas, count: int) -> list[str]:
+    """Ids of new sessions, each opened at the first try."""
+    async with Client(replicas.balancer.address, NOBODY, retry=Retry(attempts_at_first=1)) as client:
+        held = [client.conversation(ENGINE) for _ in range(count)]
+        await asyncio.gather(*(conversation.open() for conversation in held))
+        for conversation in held:
+            await conversation.close()
+        return ids(held)
+
+
+async def new_sessions_reach(replicas: Replicas, process: int) -> None:
+    """Returns when the balancer sends some there."""
+
+    async def one_did() -> bool:
+        new = await opened(replicas, COUNT)
+        places = await replicas.places()
+        return process in {places[session].process for session in new}
+
+    await eventually(one_did)
+
+
+async def test_a_session_stays_where_its_key_leads(replicas: Replicas) -> None:
+    await replicas.serve(2)
+    new = await opened(replicas, MANY)
+    before = await replicas.places()
+    async with Client(replicas.balancer.address, NOBODY) as client:
+        await asyncio.gather(*(_come_back(client, f"sessions/{session}") for session in new))
+        assert {f"sessions/{session}" for session in new} <= {session.name async for session in client.sessions.list()}
+    after = await replicas.places()
+    assert {session: after[session] for session in new} == {session: before[session] for session in new}
+    assert {before[session].process for session in new} == replicas.processes
+
+
+async def _come_back(client: Client, session: str) -> None:
+    assert (await client.sessions.get(session)).name == session
+    async with client.conversation(session=session) as conversation:
+        await all_say([conversation], "hello", SHORT)
+
+
+async def test_calls_without_the_key_are_spread(replicas: Replicas) -> None:
+    await replicas.serve(2)
+    session = (await opened(replicas, 1))[0]
+    was: set[int] = set()
+
+    async def was_at_both() -> bool:
+        async with grpc.aio.insecure_channel(replicas.balancer.address) as channel:
+            stub = replicas.stub(channel)
+            call = stub.Converse(iter([pb.ConverseRequest(open=pb.Open(session=f"sessions/{session}"))]))
+            async for event in call:
+                assert event.WhichOneof("event") == "opened"
+        was.add((await replicas.places())[session].process)
+        return was == replicas.processes
+
+    await eventually(was_at_both)
+
+
+async def test_a_replica_that_is_not_ready_keeps_nobody_from_a_session(replicas: Replicas) -> None:
+    await replicas.serve(2)
+    address = replicas.spare[0]
+    async with replicas.starting(address) as starting:
+        await replicas.balancer.serve([*replicas.running, address])
+        opening = asyncio.create_task(opened(replicas, MANY))
+        if isinstance(balancer := replicas.balancer, Envoy):
+            await eventually(lambda: _is(balancer, address, "failed_active_health_check"))
+            await opening  # elsewhere: there it would wait
+        starting.may_load.set()
+        await opening
+        await new_sessions_reach(replicas, os.getpid())
+
+
+async def _is(balancer: Envoy, address: str, health: str) -> bool:
+    return (await balancer.health()).get(address) == health
+
+
+async def test_a_replica_that_is_added_gets_new_sessions_and_open_conversations_stay(replicas: Replicas) -> None:
+    await replicas.serve(2)
+    async with conversations(replicas, COUNT) as held:
+        before = await replicas.places()
+        added = replicas.spare[0]
+        await replicas.serve(3)
+        await new_sessions_reach(replicas, replicas.running[added].pid)
+        await all_say(held, "and now?", SHORT)
+        after = await replicas.places()
+    assert {session: after[session] for session in ids(held)} == {session: before[session] for session in ids(held)}
+
+
+async def test_turns_of_a_replica_that_is_killed_run_once_elsewhere(replicas: Replicas) -> None:
+    await replicas.serve(3)
+    async with conversations(replicas, COUNT) as held:
+        before = await replicas.places()
+        turns = [await conversation.say("go on", **LONG) for conversation in held]
+        await anext(aiter(turns[0]))
+        victim = replicas.address_of(before[ids(held)[0]].process)
+        await replicas.end(victim, signal.SIGKILL)
+        await all_finish(turns, LONG)
+        assert turns[0].attempt == 2
+        await all_say(held, "and now?", SHORT)
+        after = await replicas.places()
+    for session in ids(held):
+        if before[session].process in replicas.processes:
+            assert after[session] == before[session]
+        assert after[session].process in replicas.processes
+    for conversation, turn, history in zip(held, turns, await histories(replicas, held), strict=True):
+        assert history[1] == (turn.id, turn.text, LONG["max_new_tokens"]), conversation.session.name
+        assert len(history) == 3
+
+
+async def test_a_replica_that_drains_is_left_without_an_error(replicas: Replicas) -> None:
+    await replicas.serve(2)
+    async with conversations(replicas, COUNT) as held:
+        address = replicas.address_of((await replicas.places())[ids(held)[0]].process)
+        if isinstance(replicas.balancer, Nginx):  # it does not ask, so it is told
+            await replicas.balancer.serve([other for other in replicas.running if other != address])
+        turns = [await conversation.say("go on", **LONG) for conversation in held]
+        for turn in turns:
+            await anext(aiter(turn))
+        ending = asyncio.create_task(replicas.end(address, signal.SIGTERM))
+        new = await opened(replicas, MANY)
+        assert await ending == 0
+        await all_finish(turns, LONG)
+        assert [turn.attempt for turn in turns] == [1] * COUNT
+        await all_say(held, "and now?", SHORT)
+        places = await replicas.places()
+    assert {places[session].process for session in [*new, *ids(held)]} == replicas.processes
+    for turn, history in zip(turns, await histories(replicas, held), strict=True):
+        assert history[1] == (turn.id, turn.text, LONG["max_new_tokens"])
+        assert len(history) == 3
+
+
+@pytest.mark.parametrize("replicas", ["envoy"], indirect=True)
+async def test_browsers_talk(replicas: Replicas) -> None:
+    await replicas.serve(1)
+    service = "sinkserve.runtime.v1.ConversationService"
+    web = GrpcWeb(replicas.balancer.address, service, {"sinkserve-session-id": "web"})
+    create = pb.CreateSessionRequest(new_session=pb.NewSession(engine=ENGINE, session_id="web"))
+    (created,), status = await web.call("CreateSession", create, pb.CreateSessionResponse)
+    turn = pb.Turn(turn_id="1", text="hello", generation=pb.GenerationOptions(max_new_tokens=8, ignore_eos=True))
+    run = pb.RunTurnRequest(session=created.session.name, turn=turn)
+    events, ran = await web.call("RunTurn", run, pb.ConverseResponse)
+    assert (status, ran) == ("0", "0")
+    assert events[-1].finished.usage.generated_tokens == 8
+    allowed = await web.preflight("RunTurn", "https://chat.example.com")
+    assert {"sinkserve-session-id", "x-grpc-web"} <= {name.strip() for name in allowed.split(",")}

@@ -1,0 +1,186 @@
+"""Every family against the float64 reference, far past its window, and what of its config.json is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import FAMILIES, read_model, read_rope
+from builder_service.model.model import Model, check_geometry
+from builder_service.model.tensors import ModelTensors
+from builder_service.verify.fake_quantize import FakeQuantized
+from builder_service.verify.reference_model import ReferenceModel, Stream
+from builder_service.verify.verify import verify
+from common.errors import FailedPrecondition, InvalidArgument, Reason
+from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.window import Geometry, SessionWindow
+from tests.samples.engines import build_engine
+from tests.samples.families import CONFIGS, write_family
+from tests.samples.streams import feed_all, largest_error, random_tokens
+
+GEOMETRY = Geometry(4, 17, 8, slots=2)
+TOLERANCE = 2e-5  # fp32
+
+
+@cache
+def _model(name: str) -> Model:
+    return read_model(CONFIGS[name])
+
+
+def _reference(folder: Path, name: str, geometry: Geometry, window: SessionWindow, tokens: list[int]) -> np.ndarray:
+    """Logits after every token, told as the paper tells it."""
+    model = _model(name)
+    weights = FakeQuantized(ModelTensors(Checkpoint(folder), model), Precision.FP32)
+    stream = Stream(window.sinks, window.window, tuple(range(len(tokens))), tuple(tokens))
+    return ReferenceModel(weights, model, read_rope(model, geometry)).logits((stream,))[0]
+
+
+def test_every_family_has_a_checkpoint_here() -> None:
+    assert {_model(name).architecture.family for name in CONFIGS} == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize("window", [SessionWindow(4, 17), SessionWindow(2, 5), SessionWindow(0, 17)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_those_of_the_papers_scheme_under_any_chunking(
+    tmp_path: Path, name: str, window: SessionWindow
+) -> None:
+    folder = write_family(tmp_path / name, name)
+    tokens = random_tokens(90, 96)
+    want = _reference(folder, name, GEOMETRY, window, tokens)
+    engine = build_engine(folder, GEOMETRY)
+    for sizes in ([1], [8], [3, 1, 8, 2]):
+        engine.clear(1)
+        assert largest_error(feed_all(engine, 1, window, tokens, sizes), want) < TOLERANCE
+    engine.close()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None:
+    folder, geometry, window = write_family(tmp_path / name, name), Geometry(0, 9, 4, slots=1), SessionWindow(0, 9)
+    tokens = random_tokens(40, 96)
+    engine = build_engine(folder, geometry)
+    want = _reference(folder, name, geometry, window, tokens)
+    assert largest_error(feed_all(engine, 0, window, tokens, [4, 1]), want) < TOLERANCE
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_precision_passes_verification(tmp_path: Path, name: str, precision: Precision) -> None:
+    folder, model = write_family(tmp_path / name, name), _model(name)
+    engine = build_engine(folder, GEOMETRY, precision.value)
+    tensors = ModelTensors(Checkpoint(folder), model)
+    figures = verify(engine, tensors, model, read_rope(model, GEOMETRY), GEOMETRY, precision)
+    assert figures["compared_tokens"] > 10
+    engine.close()
+
+
+DIFFERENT = {
+    "mistral": lambda model: replace(model, norm=replace(model.norm, epsilon=0.5)),
+    "qwen3": lambda model: replace(model, head_norm=False),
+    "pythia": lambda model: replace(model, parallel=False),
+    "falcon-7b": lambda model: replace(model, norm=replace(model.norm, centred=False)),
+    "falcon-40b": lambda model: replace(model, parallel=False),
+    "mpt": lambda model: replace(model, alibi_slopes=tuple(reversed(model.alibi_slopes))),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_verification_notices_what_makes_a_family_another(tmp_path: Path, name: str) -> None:
+    folder, model = write_family(tmp_path / name, name), _model(name)
+    engine, tensors = build_engine(folder, GEOMETRY), ModelTensors(Checkpoint(folder), model)
+    with pytest.raises(FailedPrecondition, match="the engine's logits are not the model's"):
+        verify(engine, tensors, DIFFERENT[name](model), read_rope(model, GEOMETRY), GEOMETRY, Precision.FP32)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("mistral", "hidden_act", "gelu"),
+        ("qwen2", "partial_rotary_factor", 0.5),
+        ("phi3", "attention_bias", True),
+        ("phi3", "partial_rotary_factor", 1.5),
+        ("pythia", "hidden_act", "relu"),
+        ("pythia", "rotary_pct", 0.0),
+        ("falcon-7b", "alibi", True),
+        ("falcon-7b", "activation", "relu"),
+        ("mpt", "no_bias", False),
+        ("mpt", "logit_scale", 2.0),
+        ("mpt", "num_hidden_layers_else", 1),
+    ],
+)
+def test_what_changes_the_maths_is_refused_naming_the_field(name: str, field: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=field) as raised:
+        read_model({**CONFIGS[name], field: value})
+    assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("llama", "num_hidden_layers", 1_000_000_000),
+        ("llama", "hidden_size", 1_000_000_000),
+        ("llama", "head_dim", 1_000_000_000),
+        ("llama", "num_attention_heads", 1_000_000_000),
+        ("llama", "vocab_size", 10**400),
+        ("llama", "rope_theta", 10**400),
+        ("llama", "max_position_embeddings", math.inf),
+        ("falcon-7b", "num_attention_heads", 1_000_000_000),
+        ("mpt", "n_heads", 1_000_000_000),
+        ("mpt", "attn_config", [1]),
+    ],
+)
+def test_a_size_that_no_model_has_is_refused_at_once_naming_the_field(name: str, field: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=field) as raised:
+        read_model({**CONFIGS[name], field: value})
+    assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+@pytest.mark.parametrize("factor", [1e20, 1e308, 10**400, math.inf, math.nan])
+def test_a_stretch_that_no_context_has_is_refused_naming_the_factor(kind: str, factor: float) -> None:
+    with pytest.raises(InvalidArgument, match="factor|context") as raised:
+        read_model({**CONFIGS["llama"], "rope_scaling": {"rope_type": kind, "factor": factor}})
+    assert raised.value.violations[0].field == "source.config.json.rope_parameters.factor"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("alibi", False), ("qk_ln", True), ("clip_qkv", 8.0), ("softmax_scale", 0.1), ("new", 1)]
+)
+def test_attention_that_mpt_can_have_and_we_do_not_is_refused(field: str, value: object) -> None:
+    attention = {**CONFIGS["mpt"]["attn_config"], field: value}
+    with pytest.raises(InvalidArgument, match=rf"attn_config\.{field}") as raised:
+        read_model({**CONFIGS["mpt"], "attn_config": attention})
+    assert raised.value.violations[0].field == f"source.config.json.attn_config.{field}"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "most"),
+    [
+        ("mistral", {}, 300),
+        ("mistral", {"sliding_window": None}, 512),
+        ("qwen2", {}, 512),
+        ("qwen2", {"use_sliding_window": True}, 64),
+        ("phi3", {}, 511),
+    ],
+)
+def test_a_sliding_window_of_a_layer_bounds_sinks_and_window(name: str, fields: dict[str, Any], most: int) -> None:
+    shapes = read_model({**CONFIGS[name], **fields}).architecture
+    check_geometry(shapes, Geometry(4, most - 4, 8, 1))
+    with pytest.raises(
+        InvalidArgument, match=rf"window_tokens is {most - 3}.*{most + 1} tokens.*at most {most - 4} fit"
+    ):
+        check_geometry(shapes, Geometry(4, most - 3, 8, 1))
+
+
+def test_slopes_are_those_of_the_paper() -> None:
+    assert _model("mpt-power-of-two").alibi_slopes == (2**-2, 2**-4, 2**-6, 2**-8)
+    assert _model("mpt").alibi_slopes == (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.families.registry import read_architecture
+from builder_service.pipeline.estimate import Estimate, check_fits, estimate, kv_bytes_per_slot
+from common.engine.kv_pool import KvPool
+from common.errors import Reason, ResourceExhausted
+from common.spec.manifest import WEIGHTS_PATH
+from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.window import Geometry
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.drafts import SHAPES
+from tests.samples.engines import export_graph
+
+GEOMETRY = Geometry(sinks=4, window=60, chunk=16, slots=3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "block"),
+    [*((precision, 32) for precision in PRECISIONS[Target.ONNXRUNTIME]), (Precision.INT4, 64), (Precision.INT4, 128)],
+)
+def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Precision, block: int) -> None:
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
+    out = export_graph(checkpoint.folder, GEOMETRY, precision.value, int4_block=block)
+    written = (out / WEIGHTS_PATH).stat().st_size
+    guess = estimate(read_architecture(checkpoint.config), GEOMETRY, precision, int4_block=block).weight_bytes
+    # Every tensor starts on a page, which weighs in a model this small; scales and norms are not counted.
+    assert 0.8 * guess < written < guess + 4096 * 60
+
+
+def test_larger_blocks_of_int4_have_fewer_scales_and_zero_points() -> None:
+    others = SHAPES.parameters - SHAPES.vocabulary * SHAPES.hidden
+    guesses = [estimate(SHAPES, GEOMETRY, Precision.INT4, int4_block=block).weight_bytes for block in (32, 64, 128)]
+    fewer = np.diff(guesses) / others  # 4 bytes of scale and half of one of zero point a block
+    np.testing.assert_allclose(fewer, [4.5 / 64 - 4.5 / 32, 4.5 / 128 - 4.5 / 64], atol=2 / others)
+
+
+def test_a_slot_takes_what_the_engine_allocates() -> None:
+    pool = KvPool(SHAPES, GEOMETRY)
+    assert estimate(SHAPES, GEOMETRY, Precision.FP32).kv_bytes_per_slot * GEOMETRY.slots == sum(
+        array.nbytes for arrays in (pool.keys, pool.values) for array in arrays
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT_LLM])
+def test_a_slot_in_sixteen_bits_takes_half(precision: Precision) -> None:
+    narrow, wide = (kv_bytes_per_slot(SHAPES, GEOMETRY, kind) for kind in (precision, Precision.FP32))
+    assert 2 * narrow == wide
+    assert estimate(SHAPES, GEOMETRY, precision).kv_bytes_per_slot == narrow
+
+
+def test_memory_covers_weights_and_all_slots() -> None:
+    needs = estimate(SHAPES, GEOMETRY, Precision.FP32)
+    assert needs.memory_bytes > needs.weight_bytes + needs.kv_bytes_per_slot * GEOMETRY.slots
+
+
+NEEDS = Estimate(weight_bytes=0, kv_bytes_per_slot=0, memory_bytes=100 * 2**20, disk_bytes=50 * 2**20)
+
+
+def test_what_fits_is_let_through() -> None:
+    check_fits(NEEDS, NEEDS.memory_bytes, NEEDS.disk_bytes, Path("/work"))
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "reason", "said"),
+    [
+        (NEEDS.memory_bytes - 1, NEEDS.disk_bytes, Reason.OUT_OF_MEMORY, "100 MiB of memory"),
+        (NEEDS.memory_bytes, 2**20, Reason.OUT_OF_DISK, "50 MiB of disk and 1 MiB are free in /work"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_both_numbers(memory: int, disk: int, reason: Reason, said: str) -> None:
+    with pytest.raises(ResourceExhausted, match=said) as caught:
+        check_fits(NEEDS, memory, disk, Path("/work"))
+    assert caught.value.reason is reason
+    assert caught.value.metadata["free_bytes"] == str(memory if reason is Reason.OUT_OF_MEMORY else disk)

@@ -1,0 +1,109 @@
+"""The pool by itself; what engines do with it is in the contract suite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from common.engine.kv_pool import ALIGNMENT, KvPool, aligned_zeros
+from common.spec.manifest import Architecture
+from common.window import Geometry, SessionWindow, held_positions, row
+
+GEOMETRY = Geometry(sinks=2, window=5, chunk=3, slots=2)
+SHAPES = Architecture(
+    family="llama",
+    layers=2,
+    hidden=8,
+    heads=4,
+    kv_heads=2,
+    head_dim=2,
+    intermediate=8,
+    vocabulary=10,
+    trained_context=64,
+    parameters=1,
+)
+
+
+@pytest.fixture(params=[False, True], ids=["rows", "columns"])
+def pool(request: pytest.FixtureRequest) -> KvPool:
+    """Values by row and by column."""
+    return KvPool(SHAPES, GEOMETRY, value_columns=request.param)
+
+
+def write(pool: KvPool, slot: int, position: int, sinks: int) -> None:
+    """Mark the row of `position` with the position itself."""
+    pool.mark_written(slot, 1)
+    for array in (*pool.keys, *pool.values):
+        array[slot, :, row(GEOMETRY, sinks, position)] = position
+
+
+@pytest.mark.parametrize(("columns", "values"), [(False, "value_cache"), (True, "value_columns")])
+def test_every_layer_has_keys_and_values_of_zeros_by_the_graphs_names(columns: bool, values: str) -> None:
+    arrays = dict(KvPool(SHAPES, GEOMETRY, value_columns=columns).named())
+    assert sorted(arrays) == ["key_cache_0", "key_cache_1", f"{values}_0", f"{values}_1"]
+    for name, array in arrays.items():
+        assert array.shape == ((2, 2, 2, GEOMETRY.rows) if "columns" in name else (2, 2, GEOMETRY.rows, 2))
+        assert array.flags.c_contiguous
+        assert not array.any()
+
+
+def test_what_is_written_by_row_is_where_the_graph_reads_columns() -> None:
+    pool = KvPool(SHAPES, GEOMETRY, value_columns=True)
+    pool.values[1][0, 1, 4] = (3, 5)
+    assert dict(pool.named())["value_columns_1"][0, 1, :, 4].tolist() == [3, 5]
+
+
+def test_a_state_fits_however_values_lie(pool: KvPool) -> None:
+    for written in range(20):
+        write(pool, 0, written, 2)
+    state = pool.export_slot(0, 20, SessionWindow(2, 3))
+    for columns in (False, True):
+        other = KvPool(SHAPES, GEOMETRY, value_columns=columns)
+        other.import_slot(1, state)
+        assert np.array_equal(other.export_slot(1, 20, state.window).values, state.values)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 5, 7), (64, 64)])
+def test_arrays_begin_on_a_cache_line(shape: tuple[int, ...]) -> None:
+    assert aligned_zeros(shape).ctypes.data % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 5, 9, 30])
+def test_a_state_is_in_the_order_of_positions(pool: KvPool, position: int) -> None:
+    window = SessionWindow(1, 4)
+    for written in range(position):
+        write(pool, 1, written, window.sinks)
+    state = pool.export_slot(1, position, window)
+    sinks, recent = held_positions(window, position)
+    assert state.keys.shape[:2] == (2, 2)
+    assert state.values[0, 0, :, 0].tolist() == [*sinks, *recent]
+    assert state.keys[1, 1, :, 1].tolist() == [*sinks, *recent]
+
+
+def test_importing_puts_rows_back_and_zeroes_the_others(pool: KvPool) -> None:
+    window = SessionWindow(2, 3)
+    for written in range(20):
+        write(pool, 0, written, window.sinks)
+        write(pool, 1, written + 100, 0)
+    state = pool.export_slot(0, 20, window)
+    pool.import_slot(1, state)
+    expected = {row(GEOMETRY, 2, position): position for part in held_positions(window, 20) for position in part}
+    for array in (*pool.keys, *pool.values):
+        assert array[1, 1, :, 0].tolist() == [expected.get(r, 0) for r in range(GEOMETRY.rows)]
+
+
+def test_clearing_touches_no_slot_but_its_own(pool: KvPool) -> None:
+    for slot in range(2):
+        write(pool, slot, 7, 2)
+    pool.clear(0)
+    for _, array in pool.named():
+        assert not array[0].any()
+        assert array[1].any()
+
+
+def test_a_state_of_another_model_is_refused(pool: KvPool) -> None:
+    other = KvPool(SHAPES.model_copy(update={"kv_heads": 1}), GEOMETRY)
+    state = other.export_slot(0, 3, SessionWindow(2, 5))
+    with pytest.raises(ValueError, match="does not fit"):
+        pool.import_slot(0, state)
+    assert not np.concatenate([array.reshape(-1) for _, array in pool.named()]).any()

@@ -298,7 +298,7 @@ async def test_a_build_that_takes_too_long_says_how_long_it_had(tmp_path: Path, 
 
 TAMPERED = """
 from builder_service.pipeline import child
-from builder_service.pipeline.pipeline import stages
+from builder_service.pipeline import stages
 export = stages.export
 def tamper(*args, **named):
     export(*args, **named)

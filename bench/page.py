@@ -2,7 +2,7 @@
 
     python bench/page.py                        # some fifteen minutes; with peers installed, twice as long
     python bench/page.py --only service,window
-    python bench/page.py --show bench/results/page.json     # the last full one; docs/performance.md has its table
+    python bench/page.py --show bench/results/page.json  # the last full one; docs/measured/performance.md has it
 
 Each section is a script of its own, run by itself with --json; a section that fails has its reason in the place of its
 figures. Peers take part where they are installed: `python bench/peers/run.py --install`.

@@ -1,4 +1,4 @@
-"""Looks for a GPU before anything else, and ends with a report to paste into docs/tensorrt.md."""
+"""Looks for a GPU before anything else, and ends with a report to paste into docs/operate/tensorrt.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    terminalreporter.section("for docs/tensorrt.md")
+    terminalreporter.section("for docs/operate/tensorrt.md")
     for line in config.stash[_FINDINGS].tables(config.stash[_HERE], _outcomes(terminalreporter)):
         terminalreporter.line(line)
 

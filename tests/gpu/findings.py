@@ -1,4 +1,4 @@
-"""What the suite measures and verifies, as the tables that it ends with; they are Markdown, for docs/tensorrt.md."""
+"""What the suite measures and verifies, as the tables it ends with: Markdown, for docs/operate/tensorrt.md."""
 
 from __future__ import annotations
 

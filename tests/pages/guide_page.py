@@ -1,4 +1,4 @@
-"""The examples of docs/builder.md, and whether what they printed is what the page says."""
+"""The examples of docs/use/builder.md, and whether what they printed is what the page says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "builder.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "use" / "builder.md"
 ANY = "…"
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _SECTION = re.compile(r"^##+ (.+)$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The retry table of docs/clients.md, and which reasons the services raise with which codes."""
+"""The retry table of docs/use/clients.md, and which reasons the services raise with which codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.errors import Reason, SinkServeError
 from common.rpc.grpc_status import CODES
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "clients.md"
+PAGE = ROOT / "docs" / "use" / "clients.md"
 WORDS = ("again", "later", "no")
 NONE = "none"
 CLASSES: Mapping[str, type[SinkServeError]] = {

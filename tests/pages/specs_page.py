@@ -1,4 +1,4 @@
-"""The parts of docs/specs.md that the code says; those that list fields are in `field_tables`."""
+"""The parts of docs/use/specs.md that the code says; those that list fields are in `field_tables`."""
 
 from __future__ import annotations
 

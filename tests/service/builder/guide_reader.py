@@ -1,4 +1,4 @@
-"""Somebody who follows docs/builder.md: runs its commands in one terminal, and its servers in another."""
+"""Somebody who follows docs/use/builder.md: runs its commands in one terminal, and its servers in another."""
 
 from __future__ import annotations
 

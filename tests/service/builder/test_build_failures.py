@@ -1,4 +1,4 @@
-"""Every cause of docs/builder.md, brought about for real: a builder on a socket, its database, its build processes."""
+"""Every cause of docs/use/builder.md, brought about for real: builder, database, build processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.servers.s3 import Bucket
 from tests.service.builder.builder import CANCELLED, FAILED, RUNNING, BuilderClient, Process
 
 Act = Callable[[int], object]
-GUIDE = Path(__file__).resolve().parents[3] / "docs" / "builder.md"
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "use" / "builder.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", re.MULTILINE)
 """Reason and code of a row in its failure table."""
 
@@ -438,7 +438,7 @@ CAUSES: dict[str, tuple[Callable[..., object], ...]] = {
     "WORKER_LOST": (test_a_build_whose_builders_died_under_it_says_how_often,),
     "INTERNAL": (test_a_fault_of_the_builder_says_nothing_of_its_inside,),
 }
-"""The tests that cause it for real, one for each row of a reason in the failure table of docs/builder.md."""
+"""The tests that cause it for real, one for each row of a reason in the failure table of docs/use/builder.md."""
 
 
 def test_every_row_of_the_guide_is_caused_here_and_every_cause_has_its_row() -> None:

@@ -1,4 +1,4 @@
-"""docs/builder.md is true: its commands are run against served builders, and print what it says."""
+"""docs/use/builder.md is true: its commands are run against served builders, and print what it says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The retry table of docs/clients.md is what the SDK does when a stream ends with each reason."""
+"""The retry table of docs/use/clients.md is what the SDK does when a stream ends with each reason."""
 
 from __future__ import annotations
 

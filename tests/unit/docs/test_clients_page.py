@@ -1,4 +1,4 @@
-"""docs/clients.md names every reason, with the codes that it comes with, and what it has generated can be."""
+"""docs/use/clients.md names every reason, with the codes that it comes with, and what it has generated can be."""
 
 from __future__ import annotations
 

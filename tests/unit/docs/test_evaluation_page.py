@@ -1,4 +1,4 @@
-"""docs/evaluation.md says what the measurements beside it say, and they are what is promised.
+"""docs/measured/evaluation.md says what the measurements beside it say, and they are what is promised.
 
 Run this file to write the page's tables anew.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "measured" / "evaluation.md"
 GENERATED = re.compile(r"(<!-- (?P<name>[\w-]+): made from [^>]*-->\n).*?<!-- end -->", re.DOTALL)
 
 

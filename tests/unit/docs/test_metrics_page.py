@@ -1,4 +1,4 @@
-"""docs/metrics.md lists the metrics that exist. Run this file to write its tables anew."""
+"""docs/operate/metrics.md lists the metrics that exist. Run this file to write its tables anew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.db.database import Database
 from runtime_service.collector import RuntimeCollector
 from runtime_service.sessions.turn_metrics import TurnMetrics
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "operate" / "metrics.md"
 _TABLE = re.compile(r"(?<=\| --- \| --- \| --- \| --- \|\n)(?:\|.*\n)*")
 
 

@@ -1,4 +1,4 @@
-"""docs/performance.md has the last full page of figures and goals, as it was measured.
+"""docs/measured/performance.md has the last full page of figures and goals, as it was measured.
 
 Run this file to write its table anew.
 """
@@ -12,7 +12,7 @@ from bench.page import read_page
 from bench.peers.table import table
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "measured" / "performance.md"
 GENERATED = re.compile(r"(<!-- page: made from [^>]*-->\n).*?<!-- end -->", re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""docs/settings.md says what the code says. Run this file to write the page anew."""
+"""docs/operate/settings.md says what the code says. Run this file to write the page anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
 from sinkserve.client.settings import ClientSettings
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "operate" / "settings.md"
 CLASSES: dict[str, type[Settings]] = {
     "Both services": SharedSettings,
     "Builder": BuilderSettings,

@@ -1,4 +1,4 @@
-"""docs/specs.md says what the code says, and its examples are right. Run this file to write its tables anew."""
+"""docs/use/specs.md says what the code says, and its examples are right. Run this file to write its tables anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from common.spec.model_spec import ModelSpec, Precision
 from common.spec.yaml_file import parse_spec, read_spec_file
 from tests.pages.specs_page import DEMO, PARTS, PRECISION_WORDS, ROOT, WRONG, said
 
-PAGE = ROOT / "docs" / "specs.md"
+PAGE = ROOT / "docs" / "use" / "specs.md"
 GENERATED = re.compile(r"<!-- (?P<name>\w+):[^>]*-->\n.*?<!-- end -->", re.DOTALL)
 BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.DOTALL | re.MULTILINE)
 CHANGE = re.compile(r"--set ([a-z_.]+)=(\S+)")

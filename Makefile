@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types typings bench eval parity test-gpu bench-gpu images clean
+.PHONY: help demo test lint format proto types typings bench eval parity test-gpu bench-gpu images docs pictures clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -28,6 +28,7 @@ lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/rumdl check --silent .
 	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint deploy/*.Dockerfile
 
 types: .venv/ready ## mypy, strict
@@ -64,6 +65,15 @@ bench-gpu: .venv/ready ## measure: a step on an NVIDIA GPU against its memory ba
 
 images: .venv/ready ## carry out the images' steps in fresh Debian roots; needs root and debootstrap
 	$(BIN)/python -m pytest -m images tests/images
+
+docs: .venv/ready ## the site of docs/, the protos and the SDK, into build/docs/site
+	@$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m docs.site.pages
+	$(BIN)/zensical build --strict --clean --config-file build/docs/zensical.toml
+
+pictures: .venv/ready ## draw the pictures of the README again; runs the demo
+	$(BIN)/python -m docs.pictures.window
+	$(BIN)/python -m docs.pictures.terminal
 
 clean: ## remove what make made
 	rm -rf .venv sinkserve/*/v1 .mypy_cache .ruff_cache .pytest_cache

@@ -1,7 +1,5 @@
 """The SDK: conversations, builds and engines from Python, async and typed.
 
-::
-
     async with Client() as client:
         async with client.conversation("demo") as conversation:
             turn = await conversation.say("hello")

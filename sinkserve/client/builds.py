@@ -22,12 +22,10 @@ ENDED = frozenset({pb.Build.STATE_SUCCEEDED, pb.Build.STATE_FAILED, pb.Build.STA
 class Builds:
     """Submit a spec, and watch what becomes of it.
 
-    ::
-
-        build = await client.builds.submit(spec)
-        async for event in client.builds.watch(build.name):
-            print(event.progress.progress)
-        engine = (await client.builds.wait(build.name)).engine
+    build = await client.builds.submit(spec)
+    async for event in client.builds.watch(build.name):
+        print(event.progress.progress)
+    engine = (await client.builds.wait(build.name)).engine
     """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, retry: Retry) -> None:

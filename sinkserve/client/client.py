@@ -31,8 +31,6 @@ CHANNEL_OPTIONS = (
 class Client:
     """Talks to a builder and a runtime, in an event loop.
 
-    ::
-
         async with Client() as client:
             async with client.conversation("demo") as conversation:
                 turn = await conversation.say("hello")

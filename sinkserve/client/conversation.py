@@ -23,8 +23,6 @@ _FAREWELL_S = 2.0
 class Conversation:
     """One session over one stream, which comes back by itself when it is lost. From `Client.conversation`.
 
-    ::
-
         async with client.conversation("demo", system_prompt="Be brief.") as conversation:
             turn = await conversation.say("hello", max_new_tokens=50)
             async for delta in turn:

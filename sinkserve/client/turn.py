@@ -13,8 +13,6 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 class Turn:
     """One input and the reply to it, from `Conversation.say` or `send`.
 
-    ::
-
         turn = await conversation.say("hello")
         async for delta in turn:
             print(delta.text, end="")

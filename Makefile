@@ -28,7 +28,7 @@ lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	$(BIN)/rumdl check --silent .
+	$(BIN)/rumdl check --no-cache --silent .
 	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint deploy/*.Dockerfile
 
 types: .venv/ready ## mypy, strict

@@ -28,7 +28,7 @@ class RuntimeSettings(Settings):
     engines: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Engine references that are loaded before the service is ready, separated by commas."""
     follow_s: Annotated[float, Field(gt=0)] = 10.0
-    """How often it is looked whether an alias of `engines` names another version: that is loaded too."""
+    """How often aliases of `engines` are looked up; a new version is loaded beside the old one."""
     load_on_demand: bool = False
     """Load an engine when a session asks for it."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -36,7 +36,7 @@ class RuntimeSettings(Settings):
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the GPU's free memory that an engine's slots may take, once its weights are loaded."""
     principal_header: str = ""
-    """Metadata key whose value owns what a call creates, set by a trusted proxy; empty: nobody is told apart."""
+    """Metadata key in which a trusted proxy names the caller, who owns what it creates; empty: all callers are one."""
     max_sessions: Annotated[int, Field(ge=1)] = 1024
     """Sessions in memory at once; idle ones make room for others."""
     waiting_turns: Annotated[int, Field(ge=0)] = 1024
@@ -74,9 +74,9 @@ class RuntimeSettings(Settings):
     max_stream_age_s: Annotated[float, Field(ge=0)] = 0.0
     """A stream of this age is told to go away when no turn runs, so that its client finds new servers; 0: never."""
     stream_leave_s: Annotated[float, Field(ge=0)] = 30.0
-    """How long a client that was told to go away because of its stream's age may stay before that ends."""
+    """How long a client may stay on a stream after it was told to go away because of the stream's age."""
     lease_s: Annotated[float, Field(ge=1)] = 15.0
-    """How long a server that says nothing is believed to be alive: then others take its sessions. The same for all."""
+    """Lease: how long a server keeps sessions without renewing it; then others may claim them. The same for all servers."""
     reap_s: Annotated[float, Field(gt=0)] = 5.0
     """How often sessions are looked for whose `delete_after_idle` has passed."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0

@@ -76,7 +76,7 @@ class RuntimeSettings(Settings):
     stream_leave_s: Annotated[float, Field(ge=0)] = 30.0
     """How long a client may stay on a stream after it was told to go away because of the stream's age."""
     lease_s: Annotated[float, Field(ge=1)] = 15.0
-    """Lease: how long a server keeps sessions without renewing it; then others may claim them. The same for all servers."""
+    """Lease: how long a server keeps sessions without renewing it; then others may claim them. The same for all."""
     reap_s: Annotated[float, Field(gt=0)] = 5.0
     """How often sessions are looked for whose `delete_after_idle` has passed."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0

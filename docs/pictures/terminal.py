@@ -88,6 +88,7 @@ _FORMAT = """\
     font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
     font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asian: full-width;
   }}
+  rect[rx] {{ stroke: #cfd5dc; }}
   .{unique_id}-title {{ font: bold 18px system-ui, "DejaVu Sans", sans-serif; }}
   {styles}
 </style>

@@ -31,10 +31,11 @@ from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.text import Text
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import MOST_SPECULATED, GenerationOptions
+from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.running_turn import Outcome, Work
-from runtime_service.scheduling.scheduler import Limits, Scheduler
+from runtime_service.scheduling.scheduler import Scheduler
+from runtime_service.scheduling.scheduler_events import Listener, SchedulerEvent
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import Ended, Listener, RunEvent
 from tests.samples.whole_manifests import make_manifest
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
@@ -149,7 +150,7 @@ def measure(engine: OnnxRuntimeEngine, layers: int, kind: Kind, most: int) -> tu
                 pass
             side.seconds += time.perf_counter() - began
     for side in sides:
-        scheduler.leave(side.tenant, keep=False)
+        scheduler.release_tenant(side.tenant, keep=False)
     return sides
 
 
@@ -168,14 +169,14 @@ def step_times(engine: OnnxRuntimeEngine, count: int) -> list[float]:
     return [median(times) for times in taken]
 
 
-def _tell(listener: Listener, event: RunEvent) -> None:
+def _tell(listener: Listener, event: SchedulerEvent) -> None:
     listener(event)
 
 
 def _listener(side: Side) -> Listener:
-    def hear(event: RunEvent) -> None:
-        if isinstance(event, Ended):
-            side.outcomes.append(event.outcome)
+    def hear(event: SchedulerEvent) -> None:
+        if isinstance(event, Outcome):
+            side.outcomes.append(event)
 
     return hear
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
-RUNTIME = Path(__file__).with_name("idle_engine.py")
+RUNTIME = Path(__file__).parents[1] / "engine" / "idle_engine.py"
 GOAL_TOKENS_S, GOAL_TOKEN_MS = 25_000, 1.0
 
 

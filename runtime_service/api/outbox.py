@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from operator import attrgetter
 
 from common.errors import SinkServeError
-from runtime_service.sessions.events import Event, merge
+from runtime_service.decoding.delta import Delta, coalesce
+from runtime_service.sessions.events import Event
 
 
 class Outbox:
@@ -32,11 +35,6 @@ class Outbox:
     def waiting(self) -> int:
         """How many events wait."""
         return len(self._events)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether less wait than may."""
-        return self._room.is_set()
 
     def put(self, *events: Event) -> None:
         """Send `events` after what waits; dropped when closed."""
@@ -64,7 +62,7 @@ class Outbox:
         """
         if not await self._something(patience_s):
             return []
-        events = merge(self._events)
+        events = merged(self._events)
         self._events.clear()
         self._changed.clear()
         self._note_full(full=False)
@@ -93,3 +91,17 @@ class Outbox:
             else:
                 self._room.set()
             self._on_full(full)
+
+
+def merged(events: Iterable[Event]) -> list[Event]:
+    """Events with fewer deltas, as `coalesce` joins them: a joined one has the sequence of its last piece."""
+    by_turn = groupby(events, attrgetter("turn_id"))
+    return [event for _, of_turn in by_turn for event in coalesce(of_turn, _delta_of, _with_delta)]
+
+
+def _delta_of(event: Event) -> Delta | None:
+    return event.body if isinstance(event.body, Delta) else None
+
+
+def _with_delta(event: Event, delta: Delta) -> Event:
+    return Event(event.sequence, delta, event.turn_id)

@@ -17,7 +17,7 @@ from runtime_service.api.outbox import Outbox
 from runtime_service.api.stream_age import Farewell, grown_old
 from runtime_service.domain.session import SESSION_ID, NewSession
 from runtime_service.domain.turn import TurnRequest
-from runtime_service.sessions.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected
+from runtime_service.sessions.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected
 from runtime_service.sessions.live_session import LiveSession, Repeat
 from runtime_service.sessions.ownership import draining
 from runtime_service.sessions.registry import SessionRegistry
@@ -138,12 +138,11 @@ class ConversationStream:
 
     def hear(self, event: Event) -> None:
         """An event of a turn."""
-        turn_id = getattr(event.body, "turn_id", "")
-        if self._hears_all or turn_id in self._named:
+        if self._hears_all or event.turn_id in self._named:
             self.outbox.put(event)
-        if isinstance(event.body, Finished):
-            if turn_id in self._named:
-                self._remember(turn_id)
+        if isinstance(event.body, TurnFinished):
+            if event.turn_id in self._named:
+                self._remember(event.turn_id)
             self._end_if_done()
             self._farewell.edge()
 
@@ -226,7 +225,7 @@ class ConversationStream:
             if self._one_turn:
                 self._part(error)
             else:
-                self.outbox.put(Event(0, Rejected(request.turn_id, error)))
+                self.outbox.put(Event(0, TurnRejected(error), request.turn_id))
 
     def _remember(self, turn_id: str) -> None:
         """A turn has ended."""

@@ -9,13 +9,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.rpc.grpc_status import to_status
 from runtime_service.api.from_wire import SCALARS
-from runtime_service.decoding.reply import Delta, TokenLogprobs
+from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
 from runtime_service.engines.registry import LoadedEngine
 from runtime_service.scheduling.slots import Residence
-from runtime_service.sessions.events import Event, Finished, GoAway, Heartbeat, Opened, Rejected, Said, Started
+from runtime_service.sessions.events import (
+    Event,
+    GoAway,
+    Heartbeat,
+    Opened,
+    TurnFinished,
+    TurnRejected,
+    TurnStarted,
+)
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
@@ -33,14 +41,14 @@ def event_to_wire(event: Event) -> pb.ConverseResponse:
     match event.body:
         case Opened() as opened:
             response.opened.CopyFrom(_opened(opened))
-        case Started() as started:
-            response.started.CopyFrom(_started(started))
-        case Said(turn_id, delta):
-            response.delta.CopyFrom(_delta(turn_id, delta))
-        case Finished(turn_id, result):
-            response.finished.CopyFrom(_finished(turn_id, result))
-        case Rejected(turn_id, error):
-            response.rejected.CopyFrom(pb.TurnRejected(turn_id=turn_id, error=to_status(error)))
+        case TurnStarted() as started:
+            response.started.CopyFrom(_started(event.turn_id, started))
+        case Delta() as delta:
+            response.delta.CopyFrom(_delta(event.turn_id, delta))
+        case TurnFinished(result):
+            response.finished.CopyFrom(_finished(event.turn_id, result))
+        case TurnRejected(error):
+            response.rejected.CopyFrom(pb.TurnRejected(turn_id=event.turn_id, error=to_status(error)))
         case GoAway(grace_s):
             response.go_away.CopyFrom(pb.GoAway(grace=_duration(grace_s)))
         case Heartbeat():
@@ -120,9 +128,9 @@ def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
     )
 
 
-def _started(started: Started) -> pb.TurnStarted:
+def _started(turn_id: str, started: TurnStarted) -> pb.TurnStarted:
     return pb.TurnStarted(
-        turn_id=started.turn_id,
+        turn_id=turn_id,
         prompt_tokens=started.prompt_tokens,
         attempt=started.attempt,
         generation=_generation(started.options),

@@ -7,10 +7,10 @@ those of a stop text included; only the text ends before the stop text.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import chain
 
+from runtime_service.decoding.delta import Delta, TokenLogprobs, TopLogprob
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.stop import StopFinder
 from runtime_service.decoding.text import Text
@@ -24,49 +24,6 @@ class Finish:
 
     reason: FinishReason
     stop_sequence: str = ""
-
-
-@dataclass(frozen=True)
-class TopLogprob:
-    """One of the likeliest tokens: natural-log probability, and bytes."""
-
-    token_id: int
-    logprob: float
-    token: bytes
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """Log-probabilities at one generated token."""
-
-    token_id: int
-    logprob: float
-    token: bytes
-    top: tuple[TopLogprob, ...]
-
-
-@dataclass(frozen=True)
-class Delta:
-    """A piece of a reply. `logprobs` has one entry for each token id, or none at all."""
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
-
-
-MOST_JOINED = 64
-"""Tokens that joined pieces have at most, so that no message grows without bound."""
-
-
-def join(pieces: Sequence[Delta]) -> Delta:
-    """Pieces of a reply that follow one another, as one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return Delta(
-        text="".join([piece.text for piece in pieces]),
-        token_ids=tuple(chain.from_iterable([piece.token_ids for piece in pieces])),
-        logprobs=tuple(chain.from_iterable([piece.logprobs for piece in pieces])),
-    )
 
 
 class Reply:

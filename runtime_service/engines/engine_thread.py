@@ -11,8 +11,9 @@ from typing import TypeVar
 import structlog
 
 from common.errors import Internal, Reason
-from runtime_service.decoding.reply import MOST_JOINED, Delta, join
-from runtime_service.scheduling.turn_scheduler import Emit, Listener, RunEvent, TurnScheduler, Wrote
+from runtime_service.decoding.delta import Delta, coalesce
+from runtime_service.scheduling.scheduler_events import Emit, Listener, SchedulerEvent
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 
 T = TypeVar("T")
 Act = Callable[[TurnScheduler], None]
@@ -29,11 +30,11 @@ class EngineThread:
         self._close = close
         self._name = name
         self._loop = asyncio.get_running_loop()
-        self._inbox: SimpleQueue[Act | None] = SimpleQueue()
+        self._requests: SimpleQueue[Act | None] = SimpleQueue()
         self._stopping = False
-        self._outbox: list[tuple[Listener, RunEvent]] = []
-        self._untold: list[tuple[Listener, RunEvent]] = []
-        self._asked = False
+        self._emitted: list[tuple[Listener, SchedulerEvent]] = []
+        self._undelivered: list[tuple[Listener, SchedulerEvent]] = []
+        self._delivering = False
         self._lock = threading.Lock()
         self.scheduler = make_scheduler(self._emit, self._wake)
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
@@ -41,9 +42,9 @@ class EngineThread:
 
     def post(self, act: Act) -> None:
         """Do `act` between two steps."""
-        self._inbox.put(act)
+        self._requests.put(act)
 
-    async def done(self, act: Act) -> None:
+    async def post_and_wait(self, act: Act) -> None:
         """Do `act` between two steps, and return when it is done; nothing is done once it was told to stop."""
         if self._stopping:
             return
@@ -58,10 +59,10 @@ class EngineThread:
         self.post(tell)
         await happened.wait()
 
-    async def stop(self) -> None:
+    async def stop_engine(self) -> None:
         """End the thread after the running step and free the engine; turns that run are forgotten."""
         self._stopping = True
-        self._inbox.put(None)
+        self._requests.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -75,8 +76,8 @@ class EngineThread:
 
     def _take(self, *, wait: bool) -> bool:
         """Do all that was asked for; False: it was asked to stop."""
-        while wait or not self._inbox.empty():
-            act = self._inbox.get()
+        while wait or not self._requests.empty():
+            act = self._requests.get()
             if act is None:
                 return False
             self._guarded(act)
@@ -89,56 +90,51 @@ class EngineThread:
             return act(self.scheduler)
         except Exception:
             log.exception("scheduler.failed", engine=self._name)
-            self.scheduler.fail_all(Internal(Reason.INTERNAL, "the server failed; its log has the details"))
+            self.scheduler.fail_all_turns(Internal(Reason.INTERNAL, "the server failed; its log has the details"))
             return None
 
     def _wake(self) -> None:
         """Make the thread do a step; from any thread."""
-        self._inbox.put(lambda _scheduler: None)
+        self._requests.put(lambda _scheduler: None)
 
-    def _emit(self, listener: Listener, event: RunEvent) -> None:
-        self._outbox.append((listener, event))
+    def _emit(self, listener: Listener, event: SchedulerEvent) -> None:
+        self._emitted.append((listener, event))
 
     def _deliver(self) -> None:
         """Hand over what the steps emitted; once, until the event loop has taken it."""
-        if not self._outbox:
+        if not self._emitted:
             return
         with self._lock:
-            self._untold += self._outbox
-            told, self._asked = self._asked, True
-        self._outbox = []
-        if not told:
+            self._undelivered += self._emitted
+            under_way, self._delivering = self._delivering, True
+        self._emitted = []
+        if not under_way:
             try:
                 self._loop.call_soon_threadsafe(self._tell)
             except RuntimeError:  # the loop is closed: nobody is left to hear
-                log.warning("events.undelivered", count=len(self._untold))
+                log.warning("events.undelivered", count=len(self._undelivered))
 
     def _tell(self) -> None:
         """In the event loop: everything that was emitted since it came here last."""
         with self._lock:
-            batch, self._untold, self._asked = self._untold, [], False
-        for listener, event in joined(batch):
+            batch, self._undelivered, self._delivering = self._undelivered, [], False
+        for listener, event in by_listener(batch):
             listener(event)
 
 
-def joined(batch: Sequence[tuple[Listener, RunEvent]]) -> Iterator[tuple[Listener, RunEvent]]:
-    """Events by listener, each listener's in order; pieces of one reply that follow one another are one.
-
-    A loop that has fallen behind has less to do for each token, and catches up.
-    """
-    by_listener: dict[Listener, list[RunEvent]] = {}
+def by_listener(batch: Sequence[tuple[Listener, SchedulerEvent]]) -> Iterator[tuple[Listener, SchedulerEvent]]:
+    """Events by listener, each listener's in order, with fewer deltas: a loop that has fallen behind catches up."""
+    events: dict[Listener, list[SchedulerEvent]] = {}
     for listener, event in batch:
-        by_listener.setdefault(listener, []).append(event)
-    for listener, events in by_listener.items():
-        pieces: list[Delta] = []
-        for event in events:
-            if isinstance(event, Wrote) and len(pieces) < MOST_JOINED:
-                pieces.append(event.delta)
-                continue
-            if pieces:
-                yield listener, Wrote(join(pieces))
-            pieces = [event.delta] if isinstance(event, Wrote) else []
-            if not pieces:
-                yield listener, event
-        if pieces:
-            yield listener, Wrote(join(pieces))
+        events.setdefault(listener, []).append(event)
+    for listener, own in events.items():
+        for event in coalesce(own, _delta_of, _with_delta):
+            yield listener, event
+
+
+def _delta_of(event: SchedulerEvent) -> Delta | None:
+    return event if isinstance(event, Delta) else None
+
+
+def _with_delta(_event: SchedulerEvent, delta: Delta) -> Delta:
+    return delta

@@ -25,9 +25,11 @@ from runtime_service.engines.engine_thread import EngineThread
 from runtime_service.engines.loader import Loaded
 from runtime_service.recompute.scheduler import RecomputeScheduler
 from runtime_service.recompute.token_generator import LoadedGenerator
-from runtime_service.scheduling.scheduler import Limits, Scheduler
+from runtime_service.scheduling.limits import Limits
+from runtime_service.scheduling.scheduler import Scheduler
+from runtime_service.scheduling.scheduler_events import Emit
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import Emit, TurnScheduler
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.settings import RuntimeSettings
 
 _LOOK_S = 0.05
@@ -238,7 +240,7 @@ class EngineRegistry:
         return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
 
     async def _stop(self, engine: LoadedEngine) -> None:
-        await engine.thread.stop()
+        await engine.thread.stop_engine()
         await asyncio.to_thread(self._catalog.release, engine.published, self._holder)
         log.info("engine.unloaded", engine=engine.published.reference)
 

@@ -14,7 +14,7 @@ from common.errors import Internal, Reason, SinkServeError
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments, open_llm
-from runtime_service.recompute.token_generator import Broken, Exhausted, Heard, Token
+from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, Token
 
 NO_END = -1  # an end token that never comes
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class TensorRtLlmGeneration:
     """One request, from `start` until it ends. Its loop alone touches the request."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hear: Callable[[Heard], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, hear: Callable[[GenerationEvent], None]) -> None:
         self._loop = loop
         self._hear = hear
         self._aborted = False
@@ -45,11 +45,11 @@ class TensorRtLlmGeneration:
         except Exception as error:
             if not self._aborted:
                 log.exception("tensorrt_llm.request_failed")
-            self._tell(Broken(_failed(f"TensorRT-LLM failed: {type(error).__name__}")))
+            self._tell(Failed(_failed(f"TensorRT-LLM failed: {type(error).__name__}")))
         finally:
             self._abort()
 
-    async def _tokens(self, request: Any, logprobs: int | None) -> Heard:  # noqa: ANN401 - no types
+    async def _tokens(self, request: Any, logprobs: int | None) -> GenerationEvent:  # noqa: ANN401 - no types
         """Tell the tokens; returns how they ended."""
         told, reason = 0, None
         async for output in request:
@@ -58,10 +58,10 @@ class TensorRtLlmGeneration:
                 self._tell(Token(sampled))
             told, reason = len(completion.token_ids), completion.finish_reason
         if reason == "length":
-            return Exhausted()
-        return Broken(_failed(f"TensorRT-LLM ended a reply by itself: {reason}"))
+            return Completed()
+        return Failed(_failed(f"TensorRT-LLM ended a reply by itself: {reason}"))
 
-    def _tell(self, heard: Heard) -> None:
+    def _tell(self, heard: GenerationEvent) -> None:
         if not self._aborted:
             self._hear(heard)
 
@@ -87,7 +87,7 @@ class TensorRtLlmGenerator:
         self._thread.start()
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[Heard], None]
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
     ) -> TensorRtLlmGeneration:
         """Continue `tokens` by `most` more."""
         generation = TensorRtLlmGeneration(self._loop, hear)

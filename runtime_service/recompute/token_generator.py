@@ -20,18 +20,18 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Exhausted:
+class Completed:
     """As many tokens as were asked for have come; nothing follows."""
 
 
 @dataclass(frozen=True)
-class Broken:
+class Failed:
     """The generation failed; nothing follows."""
 
     error: SinkServeError
 
 
-Heard = Token | Exhausted | Broken
+GenerationEvent = Token | Completed | Failed
 
 
 class Generation(Protocol):
@@ -49,12 +49,12 @@ class TokenGenerator(Protocol):
     """A model that continues tokens. `start` and `close` come from one thread."""
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[Heard], None]
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
     ) -> Generation:
         """Continue `tokens` (at least one) by `most` more (at least one), each told to `hear` as it comes.
 
         Of `options` only what chooses a token counts: stops and ends of reply are looked for by who hears. Then comes
-        one Exhausted, or one Broken instead of what is left; after an abort perhaps neither. `hear` may be called in
+        one Completed, or one Failed instead of what is left; after an abort perhaps neither. `hear` may be called in
         any thread, before `start` returns too, but never twice at a time for one generation.
         """
         ...

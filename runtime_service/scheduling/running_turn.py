@@ -13,7 +13,8 @@ from itertools import zip_longest
 
 from common.engine.engine import FloatArray
 from common.errors import SinkServeError
-from runtime_service.decoding.reply import Delta, Reply
+from runtime_service.decoding.delta import Delta
+from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.sampling import Sampled, sample
 from runtime_service.decoding.speculation import Speculation
 from runtime_service.decoding.token_history import TokenHistory
@@ -44,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a turn ended. `tokens` are what it added to the history, from position `start` on."""
+    """How a turn ended; always its last event. `tokens` are what it added to the history, from position `start` on."""
 
     reason: FinishReason
     usage: Usage

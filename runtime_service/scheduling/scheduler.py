@@ -5,48 +5,22 @@ No threads and no I/O: `EngineThread` drives it, and tests drive it step by step
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import structlog
 
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
-from common.errors import FailedPrecondition, Internal, Reason, SinkServeError
-from common.window import SessionWindow, linear_run
-from runtime_service.decoding.reply import Delta
-from runtime_service.decoding.token_history import TokenHistory
-from runtime_service.domain.turn import FinishReason
-from runtime_service.scheduling.cache_moves import CacheMoves
-from runtime_service.scheduling.running_turn import Outcome, RunningTurn, Work
+from common.errors import Internal, Reason
+from common.window import linear_run
+from runtime_service.scheduling.limits import Limits
+from runtime_service.scheduling.scheduler_events import Emit, TurnAdmitted
 from runtime_service.scheduling.slots import Residence, Slots, Tenant
 from runtime_service.scheduling.step_plan import Candidate, Pace, Step, most_drafted, plan
-from runtime_service.scheduling.turn_scheduler import Began, Emit, Ended, Listener, NeedsHistory, RunEvent, Wrote
-
-log = structlog.get_logger()
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one engine's scheduler."""
-
-    layers: int
-    """Layers of the model: so many windows back reaches what a token depends on."""
-    max_replay_tokens: int
-    """Most tokens that may be fed to compute a lost cache again."""
-    parked_bytes: int
-    """Host memory for parked caches."""
-    stall_s: float
-    """How long a chunk of somebody's input may hold up those who are decoding."""
-
-    def history(self, window: SessionWindow) -> int:
-        """Tokens right before a position that, after the sinks, make its cache exact again."""
-        return max(window.window, self.layers * (window.window - 1))
-
-
-class Scheduler:
+class Scheduler(TurnScheduler):
     """All turns of one engine. Methods come from one thread; `emit` is called in it."""
 
     def __init__(
@@ -57,100 +31,25 @@ class Scheduler:
         emit: Emit,
         spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
     ) -> None:
+        self.slots = Slots(engine, limits.parked_bytes, spill)
+        super().__init__(clock, emit, self.slots.moves)
         self._engine = engine
         self._limits = limits
-        self._clock = clock
-        self._emit = emit
-        self._listeners: dict[Tenant, Listener] = {}
-        self._waiting: deque[Tenant] = deque()
         self._running: list[Tenant] = []
-        self._starving: set[Tenant] = set()
         self._pace = Pace(limits.stall_s, engine.geometry.chunk)
         self._before = Step({})
         self._last_chunk = -1
-        self.slots = Slots(engine, limits.parked_bytes, spill)
 
     @property
     def residents(self) -> int:
         """Sessions whose cache is in a slot."""
         return len(self.slots.residents)
 
-    @property
-    def moves(self) -> CacheMoves:
-        """How often caches changed their place."""
-        return self.slots.moves
-
-    # What others ask for
-
-    def submit(self, tenant: Tenant, work: Work, listener: Listener) -> None:
-        """Run a turn of `tenant` as soon as a slot is free; it must not have one that runs."""
-        assert tenant.run is None, tenant
-        tenant.run = RunningTurn(work, tenant.context)
-        self._listeners[tenant] = listener
-        self._waiting.append(tenant)
-
-    def cancel(self, tenant: Tenant, turn_id: str, *, discard: bool) -> None:
-        """End the turn before the next step; one that has ended stays as it is."""
-        run = tenant.run
-        if run is None or run.work.turn_id != turn_id:
-            return
-        if discard:
-            fed = tenant.context.fed
-            self.slots.take_back(tenant, run.start)
-            self._end(tenant, run.discard(self._clock(), fed))
-        else:
-            self._wrote(tenant, run.flush())
-            self._end(tenant, run.cancel(self._clock()))
-
-    def pause(self, tenant: Tenant, *, paused: bool) -> None:
-        """Feed nothing more to `tenant`, or go on."""
-        tenant.paused = paused
-
-    def refill(
-        self,
-        tenant: Tenant,
-        sinks: Sequence[int],
-        start: int,
-        recent: Sequence[int],
-        state: SlotState | None = None,
-    ) -> None:
-        """Answer `NeedsHistory`."""
-        if tenant not in self._starving:
-            return
-        self._starving.discard(tenant)
-        tenant.spilled = False
-        tenant.context.refill(sinks, start, recent)
-        if state is not None:
-            self.slots.put_back(tenant, state)
-            tenant.context.restore(state.position)
-            self.slots.moves.restored += 1
-        elif (error := replay_refused(tenant.context, self._limits)) is not None:
-            self.fail(tenant, error)
-
-    def export(self, tenant: Tenant) -> SlotState | None:
+    def export_cache(self, tenant: Tenant) -> SlotState | None:
         """What the cache of `tenant` holds, which runs no turn; None if it is nowhere."""
         return self.slots.export(tenant)
 
-    def fail(self, tenant: Tenant, error: SinkServeError) -> None:
-        """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
-        if (run := tenant.run) is not None:
-            self.slots.lose(tenant)
-            tenant.context = TokenHistory.stored(tenant.context.window, run.start)
-            self._end(tenant, run.fail(error, self._clock()))
-
-    def fail_all(self, error: SinkServeError) -> None:
-        """End every turn with `error`."""
-        for tenant in (*self._waiting, *self._running):
-            self.fail(tenant, error)
-
-    def leave(self, tenant: Tenant, *, keep: bool) -> SlotState | None:
-        """Forget `tenant`, with the turn that it runs, and free what it holds; returns its cache if it is to `keep`."""
-        self.cancel(tenant, tenant.run.work.turn_id if tenant.run else "", discard=True)
-        state = self.slots.export(tenant) if keep else None
-        self.slots.lose(tenant)
-        return state
-
-    # The plan of a step
+    # A step
 
     def step(self) -> bool:
         """Do one step of the engine; False: there was nothing to do, nor will there be until somebody asks."""
@@ -162,7 +61,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         for tenant in list(self._waiting):
-            if tenant in self._starving or tenant.run is None:
+            if tenant in self._awaiting_history or tenant.run is None:
                 continue
             if not self.slots.available(tenant):
                 return
@@ -178,18 +77,14 @@ class Scheduler:
             return True
         if not tenant.spilled and context.kept(context.length) >= needed:
             return True
-        self._starving.add(tenant)
-        self._tell(tenant, NeedsHistory(needed))
+        self._ask_history(tenant, needed)
         return False
 
     def _start(self, tenant: Tenant) -> None:
-        run = self._run(tenant)
-        if not run.begin(self._clock()):
-            self._end(tenant, run.finish(FinishReason.CONTEXT_FULL, self._clock()))
-            return
-        self.slots.acquire(tenant)
-        self._running.append(tenant)
-        self._tell(tenant, Began())
+        if self._begin(tenant):
+            self.slots.acquire(tenant)
+            self._running.append(tenant)
+            self._tell(tenant, TurnAdmitted())
 
     def _next_step(self) -> Step:
         runnable = [tenant for tenant in self._running if not tenant.paused and tenant.slot is not None]
@@ -217,7 +112,7 @@ class Scheduler:
     def _draft(self, tenant: Tenant, most: int) -> tuple[int, ...]:
         context = tenant.context
         behind = linear_run(self._engine.geometry, context.window.sinks, context.fed) - 1
-        return self._run(tenant).draft(min(most, behind))
+        return tenant.running.draft(min(most, behind))
 
     def _step_engine(self, fed: list[Tenant], step: Step) -> None:
         drafts = self._drafts(fed, step)
@@ -247,50 +142,34 @@ class Scheduler:
                 tenant.written = max(tenant.written, tenant.context.fed + width)
 
     def _after_step(self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], *, is_finite: bool) -> None:
-        run, now = self._run(tenant), self._clock()
+        now = self._clock()
         if not is_finite:
-            self.fail(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
-            return
-        if tenant.context.unfed:
-            return
-        for delta, reason in run.accept(logits, draft, now):
-            self._wrote(tenant, delta)
-            if reason is not None:
-                self._wrote(tenant, run.flush())
-                self._end(tenant, run.finish(reason, now))
+            self.fail_turn(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
+        elif not tenant.context.unfed:
+            for delta, reason in tenant.running.accept(logits, draft, now):
+                self._accepted(tenant, delta, reason, now)
 
-    # How turns end
+    # Where caches go
 
-    def _end(self, tenant: Tenant, outcome: Outcome) -> None:
-        for queue in (self._waiting, self._running):
-            if tenant in queue:
-                queue.remove(tenant)
-        self._starving.discard(tenant)
-        tenant.context.trim()
+    def _take_back(self, tenant: Tenant, start: int) -> None:
+        self.slots.take_back(tenant, start)
+
+    def _lose_cache(self, tenant: Tenant) -> None:
+        self.slots.lose(tenant)
+
+    def _restore(self, tenant: Tenant, state: SlotState | None) -> None:
+        tenant.spilled = False
+        if state is not None:
+            self.slots.put_back(tenant, state)
+            tenant.context.restore(state.position)
+            self.moves.restored += 1
+        elif (error := self._limits.replay_refused(tenant.context)) is not None:
+            self.fail_turn(tenant, error)
+
+    def _stop_running(self, tenant: Tenant) -> None:
+        if tenant in self._running:
+            self._running.remove(tenant)
         self.slots.rest(tenant)
-        tenant.run, tenant.paused = None, False
-        self._emit(self._listeners.pop(tenant), Ended(outcome))
-
-    def _guarded(self, tenants: list[Tenant], act: Callable[[], None]) -> None:
-        """Whatever fails in `act` ends the turns of `tenants`, and nothing else."""
-        try:
-            act()
-        except Exception as error:
-            turns = [tenant.run.work.turn_id for tenant in tenants if tenant.run]
-            log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants], turns=turns)
-            for tenant in tenants:
-                self.fail(tenant, Internal(Reason.INTERNAL, f"the engine failed: {type(error).__name__}"))
-
-    def _wrote(self, tenant: Tenant, delta: Delta | None) -> None:
-        if delta is not None:
-            self._tell(tenant, Wrote(delta))
-
-    def _tell(self, tenant: Tenant, event: RunEvent) -> None:
-        self._emit(self._listeners[tenant], event)
-
-    def _run(self, tenant: Tenant) -> RunningTurn:
-        assert tenant.run is not None, tenant
-        return tenant.run
 
 
 def _feed_of(tenant: Tenant, step: Step, drafts: dict[int, tuple[int, ...]]) -> Feed:
@@ -304,17 +183,3 @@ def _feed_of(tenant: Tenant, step: Step, drafts: dict[int, tuple[int, ...]]) -> 
 def _slot(tenant: Tenant) -> int:
     assert tenant.slot is not None, tenant
     return tenant.slot
-
-
-def replay_refused(context: TokenHistory, limits: Limits) -> SinkServeError | None:
-    """Why the cache of a session cannot be computed again, if it cannot."""
-    tokens = min(context.length, context.window.sinks + limits.history(context.window))
-    if tokens <= limits.max_replay_tokens:
-        return None
-    return FailedPrecondition(
-        Reason.REPLAY_TOO_LONG,
-        f"the session's cache is lost and {tokens} tokens would have to be fed again; "
-        f"the server allows {limits.max_replay_tokens} (max_replay_tokens)",
-        tokens=tokens,
-        max_replay_tokens=limits.max_replay_tokens,
-    )

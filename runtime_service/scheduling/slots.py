@@ -45,6 +45,12 @@ class Tenant:
     epoch: int = 0
 
     @property
+    def running(self) -> RunningTurn:
+        """The turn that it runs; it has to have one."""
+        assert self.run is not None, self
+        return self.run
+
+    @property
     def residence(self) -> Residence:
         """Where the cache is; safe to read from any thread."""
         if self.slot is not None:

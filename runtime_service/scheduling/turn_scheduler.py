@@ -1,77 +1,82 @@
-"""What runs the turns of one engine, as its thread and the sessions see it: turns in, events out.
+"""What runs the turns of one engine: turns in, events out. How turns wait and end is here.
 
-Two do it: `Scheduler` steps an engine that keeps caches, `RecomputeScheduler` asks one that keeps none for tokens.
+How they run is in the two that do it: `Scheduler` steps an engine that keeps caches, `RecomputeScheduler` asks one
+that keeps none for tokens.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+
+import structlog
 
 from common.engine.engine import SlotState
-from common.errors import SinkServeError
-from runtime_service.decoding.reply import Delta
+from common.errors import Internal, Reason, SinkServeError
+from runtime_service.decoding.delta import Delta
+from runtime_service.decoding.token_history import TokenHistory
+from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.cache_moves import CacheMoves
-from runtime_service.scheduling.running_turn import Outcome, Work
+from runtime_service.scheduling.running_turn import Outcome, RunningTurn, Work
+from runtime_service.scheduling.scheduler_events import Emit, Listener, NeedsHistory, SchedulerEvent
 from runtime_service.scheduling.slots import Tenant
 
-
-@dataclass(frozen=True)
-class Began:
-    """The turn has a slot; its first step comes."""
+log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class Wrote:
-    """A piece of the reply."""
-
-    delta: Delta
-
-
-@dataclass(frozen=True)
-class NeedsHistory:
-    """What the engine computes from has to come from the last `tokens` of the history: answer with `refill`."""
-
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The turn ended; always the last event."""
-
-    outcome: Outcome
-
-
-RunEvent = Began | Wrote | NeedsHistory | Ended
-Listener = Callable[[RunEvent], None]
-Emit = Callable[[Listener, RunEvent], None]
-
-
-class TurnScheduler(Protocol):
+class TurnScheduler(ABC):
     """All turns of one engine. No threads: every method comes from one, and events are emitted in it."""
 
-    @property
-    def residents(self) -> int:
-        """Sessions that have a slot; safe to read from any thread."""
-        ...
+    moves: CacheMoves
+    """How often caches changed their place; safe to read from any thread."""
+
+    def __init__(self, clock: Callable[[], float], emit: Emit, moves: CacheMoves) -> None:
+        self.moves = moves
+        self._clock = clock
+        self._emit = emit
+        self._listeners: dict[Tenant, Listener] = {}  # of every turn that waits or runs
+        self._waiting: deque[Tenant] = deque()
+        self._awaiting_history: set[Tenant] = set()
+
+    # What others ask for
 
     @property
-    def moves(self) -> CacheMoves:
-        """How often caches changed their place; safe to read from any thread."""
-        ...
+    @abstractmethod
+    def residents(self) -> int:
+        """Sessions that have a slot; safe to read from any thread."""
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Do what can be done now; False: there was nothing to do, nor will there be until somebody asks."""
+
+    @abstractmethod
+    def export_cache(self, tenant: Tenant) -> SlotState | None:
+        """A copy of the cache of `tenant`, which runs no turn; None if there is none."""
 
     def submit(self, tenant: Tenant, work: Work, listener: Listener) -> None:
         """Run a turn of `tenant` as soon as a slot is free; it must not have one that runs."""
-        ...
+        assert tenant.run is None, tenant
+        tenant.run = RunningTurn(work, tenant.context)
+        self._listeners[tenant] = listener
+        self._waiting.append(tenant)
 
-    def cancel(self, tenant: Tenant, turn_id: str, *, discard: bool) -> None:
+    def cancel_turn(self, tenant: Tenant, turn_id: str, *, discard: bool) -> None:
         """End the turn before the next step; one that has ended stays as it is."""
-        ...
+        run = tenant.run
+        if run is None or run.work.turn_id != turn_id:
+            return
+        if discard:
+            fed = tenant.context.fed
+            self._take_back(tenant, run.start)
+            self._end(tenant, run.discard(self._clock(), fed))
+        else:
+            self._tell_delta(tenant, run.flush())
+            self._end(tenant, run.cancel(self._clock()))
 
     def pause(self, tenant: Tenant, *, paused: bool) -> None:
-        """Tell nothing more of `tenant`, or go on."""
-        ...
+        """Do nothing more for `tenant`, or go on."""
+        tenant.paused = paused
 
     def refill(
         self,
@@ -82,24 +87,91 @@ class TurnScheduler(Protocol):
         state: SlotState | None = None,
     ) -> None:
         """Answer `NeedsHistory`: the first tokens of the history, those from `start` on, and a cache if one is kept."""
-        ...
+        if tenant in self._awaiting_history:
+            self._awaiting_history.discard(tenant)
+            tenant.context.refill(sinks, start, recent)
+            self._restore(tenant, state)
 
-    def export(self, tenant: Tenant) -> SlotState | None:
-        """A copy of the cache of `tenant`, which runs no turn; None if there is none."""
-        ...
+    def fail_turn(self, tenant: Tenant, error: SinkServeError) -> None:
+        """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
+        if (run := tenant.run) is not None:
+            self._lose_cache(tenant)
+            tenant.context = TokenHistory.stored(tenant.context.window, run.start)
+            self._end(tenant, run.fail(error, self._clock()))
 
-    def fail(self, tenant: Tenant, error: SinkServeError) -> None:
-        """End the turn of `tenant` with `error`, as if it had not been."""
-        ...
-
-    def fail_all(self, error: SinkServeError) -> None:
+    def fail_all_turns(self, error: SinkServeError) -> None:
         """End every turn with `error`."""
-        ...
+        for tenant in list(self._listeners):
+            self.fail_turn(tenant, error)
 
-    def leave(self, tenant: Tenant, *, keep: bool) -> SlotState | None:
+    def release_tenant(self, tenant: Tenant, *, keep: bool) -> SlotState | None:
         """Forget `tenant`, with the turn that it runs, and free what it holds; returns its cache if it is to `keep`."""
-        ...
+        self.cancel_turn(tenant, tenant.run.work.turn_id if tenant.run else "", discard=True)
+        state = self.export_cache(tenant) if keep else None
+        self._lose_cache(tenant)
+        return state
 
-    def step(self) -> bool:
-        """Do what can be done now; False: there was nothing to do, nor will there be until somebody asks."""
-        ...
+    # What differs
+
+    @abstractmethod
+    def _take_back(self, tenant: Tenant, start: int) -> None:
+        """Make the cache hold the tokens before `start` only, or lose it."""
+
+    @abstractmethod
+    def _lose_cache(self, tenant: Tenant) -> None:
+        """Drop the cache of `tenant`, and free its slot."""
+
+    @abstractmethod
+    def _restore(self, tenant: Tenant, state: SlotState | None) -> None:
+        """Go on with the history that came, and the cache if one is kept."""
+
+    @abstractmethod
+    def _stop_running(self, tenant: Tenant) -> None:
+        """Do no more for the turn of `tenant`, if it runs."""
+
+    # What both do with a turn
+
+    def _ask_history(self, tenant: Tenant, tokens: int) -> None:
+        self._awaiting_history.add(tenant)
+        self._tell(tenant, NeedsHistory(tokens))
+
+    def _begin(self, tenant: Tenant) -> bool:
+        """Put the prompt behind the history; a turn for which there is no room ends."""
+        run = tenant.running
+        if run.begin(self._clock()):
+            return True
+        self._end(tenant, run.finish(FinishReason.CONTEXT_FULL, self._clock()))
+        return False
+
+    def _accepted(self, tenant: Tenant, delta: Delta | None, reason: FinishReason | None, now: float) -> None:
+        """Tell what was accepted, and end the turn if there is a `reason`."""
+        self._tell_delta(tenant, delta)
+        if reason is not None:
+            self._tell_delta(tenant, tenant.running.flush())
+            self._end(tenant, tenant.running.finish(reason, now))
+
+    def _end(self, tenant: Tenant, outcome: Outcome) -> None:
+        if tenant in self._waiting:
+            self._waiting.remove(tenant)
+        self._awaiting_history.discard(tenant)
+        self._stop_running(tenant)
+        tenant.context.trim()
+        tenant.run, tenant.paused = None, False
+        self._emit(self._listeners.pop(tenant), outcome)
+
+    def _guarded(self, tenants: Sequence[Tenant], act: Callable[[], None]) -> None:
+        """Whatever fails in `act` ends the turns of `tenants`, and nothing else."""
+        try:
+            act()
+        except Exception as error:
+            turns = [tenant.run.work.turn_id for tenant in tenants if tenant.run]
+            log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants], turns=turns)
+            for tenant in tenants:
+                self.fail_turn(tenant, Internal(Reason.INTERNAL, f"the engine failed: {type(error).__name__}"))
+
+    def _tell_delta(self, tenant: Tenant, delta: Delta | None) -> None:
+        if delta is not None:
+            self._tell(tenant, delta)
+
+    def _tell(self, tenant: Tenant, event: SchedulerEvent) -> None:
+        self._emit(self._listeners[tenant], event)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.errors import OutOfRange, Reason, SinkServeError
-from runtime_service.decoding.reply import MOST_JOINED, Delta, join
+from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Result
@@ -29,36 +28,25 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Started:
+class TurnStarted:
     """A turn started."""
 
-    turn_id: str
     prompt_tokens: int
     attempt: int
     options: GenerationOptions
 
 
 @dataclass(frozen=True)
-class Said:
-    """A piece of a reply."""
-
-    turn_id: str
-    delta: Delta
-
-
-@dataclass(frozen=True)
-class Finished:
+class TurnFinished:
     """A turn ended."""
 
-    turn_id: str
     result: Result
 
 
 @dataclass(frozen=True)
-class Rejected:
+class TurnRejected:
     """A turn was not accepted."""
 
-    turn_id: str
     error: SinkServeError
 
 
@@ -74,25 +62,22 @@ class Heartbeat:
     """Nothing happened."""
 
 
-TurnEvent = Started | Said | Finished
-Body = TurnEvent | Opened | Rejected | GoAway | Heartbeat
+TurnEvent = TurnStarted | Delta | TurnFinished
+Body = TurnEvent | Opened | TurnRejected | GoAway | Heartbeat
 
 
 @dataclass(frozen=True)
 class Event:
-    """`sequence` is 0 for what is of the stream and not of the session."""
+    """`sequence` is 0 for what is of the stream and not of the session; `turn_id` is empty for what is of no turn."""
 
     sequence: int
     body: Body
+    turn_id: str = ""
 
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        if not isinstance(self.body, Said):
-            return _EVENT_BYTES
-        delta = self.body.delta
-        tops = sum(1 + len(entry.top) for entry in delta.logprobs)
-        return _EVENT_BYTES + len(delta.text) + 8 * len(delta.token_ids) + 100 * tops
+        return _EVENT_BYTES + (self.body.size_bytes if isinstance(self.body, Delta) else 0)
 
 
 class EventLog:
@@ -107,9 +92,9 @@ class EventLog:
         self.last = epoch << EPOCH_BITS
         self._gone = told
 
-    def append(self, body: TurnEvent) -> Event:
+    def append(self, turn_id: str, body: TurnEvent) -> Event:
         """Number an event and keep it, as long as there is room."""
-        event = Event(self.last + 1, body)
+        event = Event(self.last + 1, body, turn_id)
         self.last = event.sequence
         self._events.append(event)
         self._size_bytes += event.size_bytes
@@ -133,29 +118,5 @@ class EventLog:
         return [event for event in self._events if event.sequence > sequence]
 
     def of_turn(self, turn_id: str) -> list[Event]:
-        """What is kept of a turn; whole only if it begins with `Started`."""
-        return [event for event in self._events if getattr(event.body, "turn_id", None) == turn_id]
-
-
-def merge(events: Iterable[Event]) -> list[Event]:
-    """Join pieces of one reply that follow one another, up to a bound; the joined one has the last's sequence."""
-    merged: list[Event] = []
-    pieces: list[Event] = []
-    turn_id, tokens = "", 0
-    for event in events:
-        said = event.body if isinstance(event.body, Said) else None
-        more = len(said.delta.token_ids) if said is not None else 0
-        if pieces and (said is None or said.turn_id != turn_id or tokens + more > MOST_JOINED):
-            merged.append(_joined(turn_id, pieces))
-            pieces, tokens = [], 0
-        if said is None:
-            merged.append(event)
-            continue
-        pieces.append(event)
-        turn_id, tokens = said.turn_id, tokens + more
-    return [*merged, _joined(turn_id, pieces)] if pieces else merged
-
-
-def _joined(turn_id: str, pieces: list[Event]) -> Event:
-    deltas = [piece.body.delta for piece in pieces if isinstance(piece.body, Said)]
-    return Event(pieces[-1].sequence, Said(turn_id, join(deltas)))
+        """What is kept of a turn; whole only if it begins with `TurnStarted`."""
+        return [event for event in self._events if event.turn_id == turn_id]

@@ -19,7 +19,6 @@ from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import NewSession, Session, begin
 from runtime_service.domain.turn import Turn
 from runtime_service.engines.registry import EngineRegistry, LoadedEngine, not_loaded
-from runtime_service.scheduling.scheduler import replay_refused
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import Ownership, deleted, draining, taken_over
@@ -213,7 +212,7 @@ class SessionRegistry:
         if await asyncio.to_thread(self.shared.caches.claimed, session):
             return True
         context = TokenHistory.stored(session.window, session.position)
-        if (error := replay_refused(context, engine.limits)) is not None:
+        if (error := engine.limits.replay_refused(context)) is not None:
             raise error
         return False
 

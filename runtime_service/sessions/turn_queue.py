@@ -20,17 +20,18 @@ import structlog
 from common.db.database import utc_now
 from common.engine.engine import SlotState
 from common.errors import Internal, Reason, SinkServeError, Unavailable
-from runtime_service.decoding.reply import Delta
+from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
 from runtime_service.engines.registry import LoadedEngine
 from runtime_service.scheduling.running_turn import Outcome
+from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import Began, Ended, NeedsHistory, RunEvent, TurnScheduler, Wrote
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.sessions.ephemeral_turns import EphemeralTurns, TurnHistory
-from runtime_service.sessions.events import Event, EventLog, Finished, Said, Started, TurnEvent
+from runtime_service.sessions.events import Event, EventLog, TurnEvent, TurnFinished, TurnStarted
 from runtime_service.sessions.shared import Shared
 from runtime_service.sessions.turn_input import work_of
 
@@ -118,7 +119,7 @@ class TurnQueue:
             return
         pending.discard = discard
         if pending.ended is not None:
-            self._post(lambda scheduler: scheduler.cancel(self.tenant, turn_id, discard=discard))
+            self._post(lambda scheduler: scheduler.cancel_turn(self.tenant, turn_id, discard=discard))
 
     def pause(self, *, paused: bool) -> None:
         """Stop feeding the running turn, or go on."""
@@ -129,9 +130,9 @@ class TurnQueue:
         copied: list[SlotState | None] = [None]
 
         def copy(scheduler: TurnScheduler) -> None:
-            copied[0] = scheduler.export(self.tenant)
+            copied[0] = scheduler.export_cache(self.tenant)
 
-        await self._engine.thread.done(copy)
+        await self._engine.thread.post_and_wait(copy)
         return copied[0]
 
     async def close(self, *, keep: bool) -> SlotState | None:
@@ -150,9 +151,9 @@ class TurnQueue:
         left: list[SlotState | None] = [None]
 
         def leave(scheduler: TurnScheduler) -> None:
-            left[0] = scheduler.leave(self.tenant, keep=keep)
+            left[0] = scheduler.release_tenant(self.tenant, keep=keep)
 
-        await self._engine.thread.done(leave)
+        await self._engine.thread.post_and_wait(leave)
         state = left[0]  # of a turn whose end could not be kept nothing counts
         return state if state is not None and state.position <= self.session.position else None
 
@@ -208,7 +209,7 @@ class TurnQueue:
         self._keeping = asyncio.create_task(self._keep_end(turn, outcome.tokens), name=f"end of {turn.turn_id}")
         await asyncio.shield(self._keeping)
         self._shared.meter.turn_ended(self.session.name, turn.turn_id, self._engine.published.reference, outcome)
-        return self._note(pending, Finished(turn.turn_id, turn.result))
+        return self._note(pending, TurnFinished(turn.result))
 
     async def _keep_end(self, turn: Turn, tokens: tuple[int, ...]) -> None:
         assert turn.result is not None
@@ -236,19 +237,19 @@ class TurnQueue:
         timing = Timing(queue_s=time.monotonic() - pending.accepted_at)
         return Outcome(reason, usage, timing, self.session.position, error=error)
 
-    def _hear(self, pending: Pending, event: RunEvent) -> None:
+    def _hear(self, pending: Pending, event: SchedulerEvent) -> None:
         """What the scheduler tells, in the event loop."""
         turn = pending.turn
         match event:
-            case Began():
-                started = Started(turn.turn_id, len(pending.prompt), turn.attempt, turn.options)
+            case TurnAdmitted():
+                started = TurnStarted(len(pending.prompt), turn.attempt, turn.options)
                 pending.started_sequence = self.log.last + 1
                 self._tell(self._note(pending, started))
-            case Wrote(delta):
-                self._tell(self._note(pending, Said(turn.turn_id, delta)))
+            case Delta() as delta:
+                self._tell(self._note(pending, delta))
             case NeedsHistory(tokens):
                 self._shared.background.start(self._refill(turn.turn_id, tokens), f"history of {self.session.name}")
-            case Ended(outcome):
+            case Outcome() as outcome:
                 if pending.ended is not None and not pending.ended.done():
                     pending.ended.set_result(outcome)
 
@@ -261,7 +262,7 @@ class TurnQueue:
         except Exception:
             log.exception("session.history_unreadable", session=self.session.name, turn=turn_id)
             error = Internal(Reason.INTERNAL, "the session's history could not be read")
-            self._post(lambda scheduler: scheduler.fail(self.tenant, error))
+            self._post(lambda scheduler: scheduler.fail_turn(self.tenant, error))
         else:
             self._post(lambda scheduler: scheduler.refill(self.tenant, *history, state))
 
@@ -282,7 +283,7 @@ class TurnQueue:
         return replace(pending.turn, result=result, ended_at=utc_now())
 
     def _note(self, pending: Pending, body: TurnEvent) -> Event:
-        event = self.log.append(body)
+        event = self.log.append(pending.turn.turn_id, body)
         pending.events.append(event)
         return event
 
@@ -307,14 +308,15 @@ class TurnQueue:
 
 def retell(turn: Turn, result: Result) -> tuple[Event, ...]:
     """Events of a turn that ended, from what is kept of it: its reply in one piece, without log-probabilities."""
-    finished = Event(result.finished_sequence, Finished(turn.turn_id, result))
+    finished = Event(result.finished_sequence, TurnFinished(result), turn.turn_id)
     if not result.started_sequence:
         return (finished,)
-    started = Event(result.started_sequence, Started(turn.turn_id, result.prompt_tokens, turn.attempt, turn.options))
+    started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options)
+    first = Event(result.started_sequence, started, turn.turn_id)
     if not result.token_ids:
-        return (started, finished)
-    said = Said(turn.turn_id, Delta(result.text, result.token_ids))
-    return (started, Event(result.finished_sequence - 1, said), finished)
+        return (first, finished)
+    reply = Event(result.finished_sequence - 1, Delta(result.text, result.token_ids), turn.turn_id)
+    return (first, reply, finished)
 
 
 def _context(session: Session) -> TokenHistory:

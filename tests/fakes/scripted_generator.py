@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from common.errors import SinkServeError
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.domain.options import GenerationOptions
-from runtime_service.recompute.token_generator import Broken, Exhausted, Heard, Token
+from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, Token
 from tests.fakes.engine import hashed_logits
 
 
@@ -24,7 +24,7 @@ class ScriptedGeneration:
     """Tells a token more after an abort, as if it had been on its way."""
 
     def __init__(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[Heard], None]
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
     ) -> None:
         self.tokens = tokens
         self.options = options
@@ -45,12 +45,12 @@ class ScriptedGeneration:
 
     def tell(self) -> None:
         if len(self.told) == self.most:
-            self.end(Exhausted())
+            self.end(Completed())
             return
         self.told.append(next_token([*self.tokens, *self.told]))
         self.hear(Token(Sampled(self.told[-1])))
 
-    def end(self, heard: Heard) -> None:
+    def end(self, heard: GenerationEvent) -> None:
         self.ended = True
         self.hear(heard)
 
@@ -64,7 +64,7 @@ class ScriptedGenerator:
         self.closed = False
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[Heard], None]
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
     ) -> ScriptedGeneration:
         assert not self.closed, "start after close"
         assert tokens, "nothing to continue"
@@ -88,7 +88,7 @@ class ScriptedGenerator:
 
     def break_all(self, error: SinkServeError) -> None:
         for generation in self.running:
-            generation.end(Broken(error))
+            generation.end(Failed(error))
 
     def close(self) -> None:
         self.closed = True

@@ -12,10 +12,11 @@ from sqlalchemy import select
 
 from common.errors import SinkServeError
 from runtime_service.api.stream import Cancel, ConversationStream, Open
+from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import RequestedOptions
 from runtime_service.domain.session import NewSession, Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Turn, TurnInput, TurnRequest
-from runtime_service.sessions.events import Event, Finished, Rejected, Said, Started
+from runtime_service.sessions.events import Event, TurnFinished, TurnRejected, TurnStarted
 from runtime_service.storage.rows import turn_from_row, unpack
 from runtime_service.storage.tables import turns
 from tests.fakes.engine import expected_greedy
@@ -151,17 +152,17 @@ def check_history(session: Session, found: list[tuple[Turn, list[int]]]) -> None
 
 def check_told(client: Client, results: dict[str, Turn]) -> None:
     """What a client heard of a turn that ended is what was kept of it."""
-    assert not [event for event in client.told if isinstance(event.body, Rejected) and event.sequence]
+    assert not [event for event in client.told if isinstance(event.body, TurnRejected) and event.sequence]
     for turn_id, turn in results.items():
-        events = {event.sequence: event.body for event in client.told if getattr(event.body, "turn_id", "") == turn_id}
-        ends = [body for body in events.values() if isinstance(body, Finished)]
+        events = {event.sequence: event.body for event in client.told if event.turn_id == turn_id}
+        ends = [body for body in events.values() if isinstance(body, TurnFinished)]
         assert len(ends) <= 1
-        starts = [sequence for sequence, body in events.items() if isinstance(body, Started)]
+        starts = [sequence for sequence, body in events.items() if isinstance(body, TurnStarted)]
         if not ends or not starts or turn.result is None or turn.result.reason is FinishReason.CANCELLED:
             continue
         assert ends[0].result.usage == turn.result.usage
         bodies = [body for sequence, body in sorted(events.items()) if sequence >= max(starts)]
-        tokens = [token for body in bodies if isinstance(body, Said) for token in body.delta.token_ids]
+        tokens = [token for body in bodies if isinstance(body, Delta) for token in body.token_ids]
         assert len(tokens) >= len(turn.result.token_ids) or max(starts) != turn.result.started_sequence
 
 

@@ -10,7 +10,7 @@ from common.errors import Reason, SinkServeError
 from runtime_service.api.stream import Close, ConversationStream, Open
 from runtime_service.domain.session import NewSession
 from runtime_service.domain.turn import TurnRequest
-from runtime_service.sessions.events import Finished
+from runtime_service.sessions.events import TurnFinished
 from runtime_service.sessions.live_session import MOST_WAITING
 from tests.service.session_model.known import Known
 from tests.service.session_model.line import Line
@@ -280,4 +280,4 @@ async def _reason(act: Awaitable[object]) -> Reason | None:
 
 
 def _ended(line: Line) -> set[str]:
-    return {event.body.turn_id for event in line.heard if isinstance(event.body, Finished)}
+    return {event.turn_id for event in line.heard if isinstance(event.body, TurnFinished)}

@@ -61,7 +61,7 @@ class Replica(Bench):
         await asyncio.gather(*tasks, *handle.periodic.tasks, return_exceptions=True)
         await handle.server.stop(0)
         for engine in handle.engines.loaded:
-            await engine.thread.stop()
+            await engine.thread.stop_engine()
         await handle.shared.background.wait()
         handle.shared.caches.files.close()
         handle.metrics.stop()

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from common.window import SessionWindow
+from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.text import Text
 from runtime_service.domain.session import NewSession, Session
 from runtime_service.domain.turn import FinishReason, Result, Turn, TurnRequest
-from runtime_service.sessions.events import EPOCH_BITS, Event, Finished, Opened, Rejected, Said, Started
+from runtime_service.sessions.events import EPOCH_BITS, Event, Opened, TurnFinished, TurnRejected, TurnStarted
 from runtime_service.sessions.turn_queue import MOST_CRASHES
 from tests.fakes.engine import expected_greedy
 from tests.service.runtime.runtime import VOCABULARY
@@ -117,7 +118,7 @@ class ModelSession:
         """What one stream heard: of each turn in order, and what the turn said since it started last."""
         assert isinstance(events[0].body, Opened) if events else True
         for event in events:
-            assert bool(event.sequence) == isinstance(event.body, Started | Said | Finished), event
+            assert bool(event.sequence) == isinstance(event.body, TurnStarted | Delta | TurnFinished), event
             if event.sequence:
                 self._note(event)
         for turn in (*self.turns, *self.gone):
@@ -126,7 +127,7 @@ class ModelSession:
     def _note(self, event: Event) -> None:
         """The same number always means the same event; only pieces of a reply may be joined otherwise."""
         before = self.heard.setdefault(event.sequence, event)
-        if not isinstance(event.body, Said):
+        if not isinstance(event.body, Delta):
             assert _bare(before) == _bare(event)
 
     def check_order(self) -> None:
@@ -139,30 +140,29 @@ class ModelSession:
 
     def _of(self, event: Event) -> ModelTurn | None:
         """The turn of an event: of those with its id the last that had been accepted by then."""
-        turn_id = getattr(event.body, "turn_id", "")
         epoch = event.sequence >> EPOCH_BITS
-        named = [turn for turn in (*self.turns, *self.gone) if turn.turn_id == turn_id and turn.born <= epoch]
+        named = [turn for turn in (*self.turns, *self.gone) if turn.turn_id == event.turn_id and turn.born <= epoch]
         return max(named, key=lambda turn: turn.born, default=None)
 
     def _check_told(self, turn: ModelTurn, events: list[Event]) -> None:
         attempt, said, started = 0, list[int](), False
         for event in events:
             match event.body:
-                case Started():
+                case TurnStarted():
                     assert event.body.attempt >= attempt, "an earlier attempt came later"
                     attempt, said, started = event.body.attempt, [], True
-                case Said():
-                    said += event.body.delta.token_ids
-                case Finished(result=result):
+                case Delta():
+                    said += event.body.token_ids
+                case TurnFinished(result):
                     turn.ends(result)
                     if started and True not in turn.cancels and result.reason is not FinishReason.ERROR:
                         assert said == list(result.token_ids)
                     started = False
 
 
-def rejections(events: Sequence[Event]) -> list[Rejected]:
+def rejections(events: Sequence[Event]) -> list[TurnRejected]:
     """Turns that were refused on a stream."""
-    return [event.body for event in events if isinstance(event.body, Rejected)]
+    return [event.body for event in events if isinstance(event.body, TurnRejected)]
 
 
 def greedy(history: list[int], window: SessionWindow, count: int) -> list[int]:
@@ -175,7 +175,7 @@ def greedy(history: list[int], window: SessionWindow, count: int) -> list[int]:
 
 def _bare(event: Event) -> Event:
     """Without its error, which is equal to itself only."""
-    if isinstance(event.body, Finished):
+    if isinstance(event.body, TurnFinished):
         return replace(event, body=replace(event.body, result=replace(event.body.result, error=None)))
     return event
 

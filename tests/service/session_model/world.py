@@ -119,7 +119,7 @@ class World:
             if kept is not None:
                 replica.handle.shared.caches.files.drop(kept[0].key)
             if (live := self.live(replica, session_id)) is not None:
-                await live.engine.thread.done(partial(_lose, live.turns.tenant))
+                await live.engine.thread.post_and_wait(partial(_lose, live.turns.tenant))
         store = open_object_store(self.here.shared.store)
         for batch in obstore.list(store, prefix=f"sessions/{session_id}/"):
             for item in batch:

@@ -8,7 +8,8 @@ from tokenizers import Tokenizer
 
 from common.spec.manifest import TurnTemplate
 from common.window import Geometry
-from runtime_service.decoding.reply import Delta, Finish, Reply, TopLogprob
+from runtime_service.decoding.delta import Delta, TopLogprob
+from runtime_service.decoding.reply import Finish, Reply
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.text import Text
 from runtime_service.domain.options import GenerationOptions

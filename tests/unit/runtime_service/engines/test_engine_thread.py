@@ -9,21 +9,14 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime_service.decoding.reply import MOST_JOINED, Delta, join
-from runtime_service.engines.engine_thread import EngineThread, joined
-from runtime_service.scheduling.turn_scheduler import (
-    Began,
-    Emit,
-    Listener,
-    NeedsHistory,
-    RunEvent,
-    TurnScheduler,
-    Wrote,
-)
+from runtime_service.decoding.delta import MOST_TOKENS, Delta
+from runtime_service.engines.engine_thread import EngineThread, by_listener
+from runtime_service.scheduling.scheduler_events import Emit, Listener, NeedsHistory, SchedulerEvent, TurnAdmitted
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 
 EVENTS = st.one_of(
-    st.builds(lambda token: Wrote(Delta(chr(97 + token), (token,))), st.integers(0, 25)),
-    st.just(Began()),
+    st.builds(lambda token: Delta(chr(97 + token), (token,)), st.integers(0, 25)),
+    st.just(TurnAdmitted()),
     st.builds(NeedsHistory, st.integers(0, 9)),
 )
 
@@ -32,36 +25,37 @@ def _listeners(count: int) -> list[Listener]:
     return [(lambda _event, number=number: number) for number in range(count)]  # type: ignore[misc]
 
 
-def _spelled(events: list[RunEvent]) -> list[RunEvent | int]:
+def _spelled(events: list[SchedulerEvent]) -> list[SchedulerEvent | int]:
     """Tokens one by one, and what is between them."""
-    return [item for event in events for item in (event.delta.token_ids if isinstance(event, Wrote) else (event,))]
+    return [item for event in events for item in (event.token_ids if isinstance(event, Delta) else (event,))]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), EVENTS), max_size=200))
-def test_every_listener_hears_all_of_its_own_in_order(batch: list[tuple[int, RunEvent]]) -> None:
+def test_every_listener_hears_all_of_its_own_in_order(batch: list[tuple[int, SchedulerEvent]]) -> None:
     listeners = _listeners(3)
-    told = list(joined([(listeners[number], event) for number, event in batch]))
+    told = list(by_listener([(listeners[number], event) for number, event in batch]))
     for number, listener in enumerate(listeners):
         expected = [event for whose, event in batch if whose == number]
         heard = [event for whose, event in told if whose is listener]
         assert _spelled(heard) == _spelled(expected)
-        text = "".join(event.delta.text for event in heard if isinstance(event, Wrote))
-        assert text == "".join(event.delta.text for event in expected if isinstance(event, Wrote))
+        text = "".join(event.text for event in heard if isinstance(event, Delta))
+        assert text == "".join(event.text for event in expected if isinstance(event, Delta))
         pairs = pairwise(heard)
         assert not [
-            one for one, two in pairs if isinstance(one, Wrote) and isinstance(two, Wrote) and _size(one) < MOST_JOINED
+            one for one, two in pairs if isinstance(one, Delta) and isinstance(two, Delta) and _size(one) < MOST_TOKENS
         ], "no two pieces that could be one"
-        assert all(_size(event) <= MOST_JOINED for event in heard)
+        assert all(_size(event) <= MOST_TOKENS for event in heard)
 
 
-def _size(event: RunEvent) -> int:
-    return len(event.delta.token_ids) if isinstance(event, Wrote) else 0
+def _size(event: SchedulerEvent) -> int:
+    return len(event.token_ids) if isinstance(event, Delta) else 0
 
 
-def test_one_piece_is_itself() -> None:
-    piece = Delta("a", (1,))
-    assert join([piece]) is piece
-    assert join([piece, Delta("b", (2, 3))]) == Delta("ab", (1, 2, 3))
+def test_what_waits_is_bounded_for_each_listener() -> None:
+    first, second = _listeners(2)
+    batch = [(listener, Delta("x", (1,))) for _ in range(MOST_TOKENS + 1) for listener in (first, second)]
+    sizes = [(listener is first, _size(event)) for listener, event in by_listener(batch)]
+    assert sizes == [(True, MOST_TOKENS), (True, 1), (False, MOST_TOKENS), (False, 1)]
 
 
 class Chatter:
@@ -78,13 +72,13 @@ class Chatter:
             return False
         self.left -= 1
         assert self.listener is not None
-        self._emit(self.listener, Wrote(Delta("x", (self.left,))))
+        self._emit(self.listener, Delta("x", (self.left,)))
         self.said_all = self.left == 0
         return True
 
 
 async def test_a_loop_that_is_busy_hears_everything_when_it_comes_to_it() -> None:
-    heard: list[RunEvent] = []
+    heard: list[SchedulerEvent] = []
     made: list[Chatter] = []
 
     def make(emit: Emit, _wake: Callable[[], None]) -> TurnScheduler:
@@ -101,9 +95,9 @@ async def test_a_loop_that_is_busy_hears_everything_when_it_comes_to_it() -> Non
     while not made[0].said_all:  # the loop does nothing else meanwhile
         pass
     assert heard == []
-    await thread.done(lambda _: None)
+    await thread.post_and_wait(lambda _: None)
     await asyncio.sleep(0)
-    tokens = [token for event in heard if isinstance(event, Wrote) for token in event.delta.token_ids]
+    tokens = [token for event in heard if isinstance(event, Delta) for token in event.token_ids]
     assert tokens == list(range(999, -1, -1))
     assert len(heard) < 1000
-    await thread.stop()
+    await thread.stop_engine()

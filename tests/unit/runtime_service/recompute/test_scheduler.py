@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from common.errors import Internal, Reason, ResourceExhausted
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.turn import FinishReason
-from runtime_service.recompute.token_generator import Exhausted
+from runtime_service.recompute.token_generator import Completed
+from runtime_service.scheduling.running_turn import Outcome
+from runtime_service.scheduling.scheduler_events import NeedsHistory, TurnAdmitted
 from runtime_service.scheduling.slots import Residence
-from runtime_service.scheduling.turn_scheduler import Began, Ended, NeedsHistory
 from tests.fakes.engine import expected_greedy
 from tests.fakes.scripted_generator import next_token
 from tests.unit.runtime_service.recompute.recomputing import Recomputing
@@ -56,9 +57,11 @@ class Play:
         if act in ("pause", "resume"):
             self.stage.scheduler.pause(talker.tenant, paused=act == "pause")
         elif act == "fail":
-            self.stage.scheduler.fail(talker.tenant, Internal(Reason.INTERNAL, "bad luck"))
+            self.stage.scheduler.fail_turn(talker.tenant, Internal(Reason.INTERNAL, "bad luck"))
         else:
-            self.stage.scheduler.cancel(talker.tenant, "x" if act == "stale" else turn_id, discard=act == "discard")
+            self.stage.scheduler.cancel_turn(
+                talker.tenant, "x" if act == "stale" else turn_id, discard=act == "discard"
+            )
 
 
 @settings(max_examples=120, deadline=None)
@@ -116,7 +119,7 @@ def test_a_discarded_turn_has_never_been(data: st.DataObject, steps: int) -> Non
     turn_id = stage.submit(talker, prompt, options=replace(GREEDY, max_new_tokens=50))
     for _ in range(steps):
         stage.step()
-    stage.scheduler.cancel(talker.tenant, turn_id, discard=True)
+    stage.scheduler.cancel_turn(talker.tenant, turn_id, discard=True)
     assert talker.outcomes[-1].tokens == ()
     for each in (talker, twin):
         stage.submit(each, (5,))
@@ -213,12 +216,12 @@ def test_a_turn_waits_while_every_slot_is_busy_and_turns_begin_in_order() -> Non
     for talker in talkers:
         stage.submit(talker, (1, 2))
     stage.step()
-    assert [Began() in talker.events for talker in talkers] == [True, True, False, False]
+    assert [TurnAdmitted() in talker.events for talker in talkers] == [True, True, False, False]
     turn = talkers[0].tenant.run
     assert turn is not None
-    stage.scheduler.cancel(talkers[0].tenant, turn.work.turn_id, discard=False)
+    stage.scheduler.cancel_turn(talkers[0].tenant, turn.work.turn_id, discard=False)
     stage.step()
-    assert [Began() in talker.events for talker in talkers] == [True, True, True, False]
+    assert [TurnAdmitted() in talker.events for talker in talkers] == [True, True, True, False]
     stage.finish()
     assert [talker.outcomes[0].reason for talker in talkers[1:]] == [FinishReason.LENGTH] * 3
 
@@ -242,7 +245,7 @@ def test_a_cancel_keeps_what_was_told_and_nothing_that_comes_later() -> None:
     turn_id = stage.submit(talker, (1, 2), closing=(3, 4))
     for _ in range(4):
         stage.step()
-    stage.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    stage.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     said = list(talker.said)
     stage.finish()
     assert talker.said == said
@@ -257,7 +260,7 @@ def test_a_cancel_before_the_first_token_keeps_the_input_that_was_sent() -> None
     talker = stage.talker()
     turn_id = stage.submit(talker, (1, 2), closing=(3,))
     stage.scheduler.step()
-    stage.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    stage.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     assert talker.history == [1, 2, 3]
 
 
@@ -265,7 +268,7 @@ def test_a_cancel_before_the_turn_begins_changes_nothing() -> None:
     stage = Recomputing()
     talker = stage.talker(opening=(9,))
     turn_id = stage.submit(talker, (1, 2), closing=(3,))
-    stage.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    stage.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     stage.finish()
     assert talker.history == [9]
     assert not stage.generator.started
@@ -294,7 +297,7 @@ def test_a_session_that_does_not_evict_ends_when_it_is_full() -> None:
         stage.finish()
     assert [outcome.reason for outcome in talker.outcomes] == [FinishReason.CONTEXT_FULL] * 2
     assert len(talker.history) == 8
-    assert talker.events.count(Began()) == 1
+    assert talker.events.count(TurnAdmitted()) == 1
 
 
 def test_a_token_that_ends_the_reply_ends_the_generation() -> None:
@@ -356,7 +359,7 @@ def test_an_engine_that_gives_no_token_is_not_asked_for_ever() -> None:
     talker = stage.talker()
     stage.submit(talker, (1,))
     stage.scheduler.step()
-    stage.generator.started[0].end(Exhausted())
+    stage.generator.started[0].end(Completed())
     stage.finish()
     assert talker.outcomes[0].reason is FinishReason.ERROR
     assert len(stage.generator.started) == 1
@@ -368,7 +371,7 @@ def test_all_turns_fail_at_once_whether_they_run_or_wait() -> None:
     for talker in talkers:
         stage.submit(talker, (1,))
     stage.step()
-    stage.scheduler.fail_all(Internal(Reason.INTERNAL, "bad luck"))
+    stage.scheduler.fail_all_turns(Internal(Reason.INTERNAL, "bad luck"))
     assert [talker.outcomes[0].reason for talker in talkers] == [FinishReason.ERROR] * 3
     assert not stage.generator.running
     assert not stage.scheduler.step()
@@ -380,11 +383,11 @@ def test_a_session_that_leaves_frees_its_slot_and_ends_its_turn() -> None:
     for talker in talkers:
         stage.submit(talker, (1, 2))
     stage.step()
-    stage.scheduler.leave(talkers[0].tenant, keep=False)
-    stage.scheduler.leave(talkers[0].tenant, keep=False)
+    stage.scheduler.release_tenant(talkers[0].tenant, keep=False)
+    stage.scheduler.release_tenant(talkers[0].tenant, keep=False)
     assert talkers[0].outcomes[0].reason is FinishReason.CANCELLED
     stage.step()
-    assert Began() in talkers[2].events
+    assert TurnAdmitted() in talkers[2].events
 
 
 def test_a_history_that_comes_too_late_is_ignored() -> None:
@@ -392,11 +395,11 @@ def test_a_history_that_comes_too_late_is_ignored() -> None:
     talker = stage.stored(list(range(20)))
     turn_id = stage.submit(talker, (1,))
     stage.step()
-    stage.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    stage.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     stage.scheduler.refill(talker.tenant, [], 0, list(range(20)))
     stage.submit(talker, (1,))
     stage.finish()
-    assert isinstance(talker.events[-1], Ended)
+    assert isinstance(talker.events[-1], Outcome)
     assert talker.outcomes[-1].reason is FinishReason.LENGTH
 
 

@@ -24,11 +24,11 @@ from runtime_service.engines.engine_thread import EngineThread
 from runtime_service.engines.registry import make_scheduler
 from runtime_service.recompute.tensorrt_llm_generator import TensorRtLlmGenerator, sampling_keywords
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments
-from runtime_service.recompute.token_generator import Broken, Exhausted, Heard, LoadedGenerator, Token
+from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, LoadedGenerator, Token
+from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.running_turn import Outcome, Work
-from runtime_service.scheduling.scheduler import Limits
+from runtime_service.scheduling.scheduler_events import SchedulerEvent
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import Ended, RunEvent
 from tests.fakes import tensorrt_llm as fake_tensorrt_llm
 from tests.fakes.scripted_generator import next_token
 from tests.unit.runtime_service.recompute.recomputing import Recomputing
@@ -57,14 +57,14 @@ class Hearer:
     """Keeps what is told, and waits for it."""
 
     def __init__(self) -> None:
-        self.queue: SimpleQueue[Heard] = SimpleQueue()
-        self.heard: list[Heard] = []
+        self.queue: SimpleQueue[GenerationEvent] = SimpleQueue()
+        self.heard: list[GenerationEvent] = []
 
-    def wait(self) -> Heard:
+    def wait(self) -> GenerationEvent:
         self.heard.append(self.queue.get(timeout=30))
         return self.heard[-1]
 
-    def rest(self) -> list[Heard]:
+    def rest(self) -> list[GenerationEvent]:
         while isinstance(self.wait(), Token):
             pass
         return self.heard
@@ -198,7 +198,7 @@ def test_sampling_without_bounds_is_not_greedy() -> None:
 
 def test_every_token_is_told_once_and_then_the_end(generator: TensorRtLlmGenerator) -> None:
     _, hearer = start(generator, (1, 2, 3), 5)
-    assert hearer.rest()[-1] == Exhausted()
+    assert hearer.rest()[-1] == Completed()
     seen = [1, 2, 3]
     for _ in range(5):
         seen.append(next_token(seen))
@@ -211,7 +211,7 @@ def test_tokens_that_come_in_lumps_are_told_one_by_one(generator: TensorRtLlmGen
     settled(generator)
     fake_of(generator).requests[0].put([5, 6], None)
     fake_of(generator).requests[0].put([7], "length")
-    assert hearer.rest()[-1] == Exhausted()
+    assert hearer.rest()[-1] == Completed()
     assert hearer.tokens == [5, 6, 7]
 
 
@@ -234,7 +234,7 @@ def test_logprobs_are_those_of_the_token_and_of_the_likeliest(generator: TensorR
 def test_generations_run_beside_one_another(generator: TensorRtLlmGenerator) -> None:
     hearers = [start(generator, (token,), 6)[1] for token in range(4)]
     replies = [hearer.rest() for hearer in hearers]
-    assert all(reply[-1] == Exhausted() for reply in replies)
+    assert all(reply[-1] == Completed() for reply in replies)
     assert [len(hearer.tokens) for hearer in hearers] == [6] * 4
 
 
@@ -294,7 +294,7 @@ def test_an_error_of_the_package_breaks_the_generation_without_its_text(generato
     fake_of(generator).faults[2] = RuntimeError("secret")
     _, hearer = start(generator, (1,), 9)
     last = hearer.rest()[-1]
-    assert isinstance(last, Broken)
+    assert isinstance(last, Failed)
     assert isinstance(last.error, Internal)
     assert "secret" not in last.error.message
     assert len(hearer.tokens) == 2
@@ -304,14 +304,14 @@ def test_an_error_of_the_package_breaks_the_generation_without_its_text(generato
 
 def test_a_prompt_that_the_package_refuses_breaks_the_generation(generator: TensorRtLlmGenerator) -> None:
     _, hearer = start(generator, (1,) * 60, 9)
-    assert isinstance(hearer.wait(), Broken)
+    assert isinstance(hearer.wait(), Failed)
 
 
 def test_a_reply_that_ends_for_another_reason_is_broken(generator: TensorRtLlmGenerator) -> None:
     fake_of(generator).faults[1] = "timeout"
     _, hearer = start(generator, (1,), 9)
     last = hearer.rest()[-1]
-    assert isinstance(last, Broken)
+    assert isinstance(last, Failed)
     assert "timeout" in last.error.message
 
 
@@ -327,7 +327,7 @@ def test_an_abort_that_fails_is_nobodys_problem(
     settled(generator)
     _, other = start(generator, (2,), 2)
     llm.pace.release(20)
-    assert other.rest()[-1] == Exhausted()
+    assert other.rest()[-1] == Completed()
 
 
 def test_close_aborts_what_runs_and_frees_the_model(generator: TensorRtLlmGenerator) -> None:
@@ -360,7 +360,7 @@ async def test_turns_run_over_it_in_a_thread_as_they_do_step_by_step(
         stage.finish()
         assert outcome.reason is FinishReason.LENGTH
         assert list(outcome.tokens) == talker.history
-    await thread.stop()
+    await thread.stop_engine()
     assert fake_of(generator).closed
 
 
@@ -370,9 +370,9 @@ async def spoken(thread: EngineThread, stage: Recomputing, prompt: tuple[int, ..
     work = Work("turn", prompt, options, accepted_at=0.0, reply=Reply(stage.text, options, frozenset()))
     ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-    def hear(event: RunEvent) -> None:
-        if isinstance(event, Ended):
-            ended.set_result(event.outcome)
+    def hear(event: SchedulerEvent) -> None:
+        if isinstance(event, Outcome):
+            ended.set_result(event)
 
     tenant = Tenant("t", TokenHistory(stage.talker().tenant.context.window))
     thread.post(lambda scheduler: scheduler.submit(tenant, work, hear))
@@ -386,11 +386,11 @@ async def test_a_thread_that_stops_aborts_what_runs(generator: TensorRtLlmGenera
     thread = threaded(generator, stage)
     turn = asyncio.create_task(spoken(thread, stage, (1, 2)))
     await asyncio.sleep(0)
-    await thread.done(lambda _scheduler: None)
-    await thread.done(lambda _scheduler: None)  # the step after the first has started the turn
+    await thread.post_and_wait(lambda _scheduler: None)
+    await thread.post_and_wait(lambda _scheduler: None)  # the step after the first has started the turn
     assert thread.scheduler.residents == 1
     await asyncio.to_thread(settled, generator)
-    await thread.stop()
+    await thread.stop_engine()
     turn.cancel()
     assert llm.closed
     assert [request.aborts for request in llm.requests] == [1]

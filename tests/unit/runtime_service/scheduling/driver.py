@@ -9,23 +9,18 @@ from itertools import count
 
 from common.engine.engine import Feed
 from common.window import Geometry, SessionWindow
+from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.sampling import sample
 from runtime_service.decoding.text import Text
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.running_turn import Outcome, Work
-from runtime_service.scheduling.scheduler import Limits, Scheduler
+from runtime_service.scheduling.scheduler import Scheduler
+from runtime_service.scheduling.scheduler_events import Listener, NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import (
-    Began,
-    Ended,
-    Listener,
-    NeedsHistory,
-    RunEvent,
-    TurnScheduler,
-    Wrote,
-)
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from tests.fakes.engine import FakeEngine, expected_logits
 from tests.samples.whole_manifests import make_manifest
 
@@ -39,14 +34,14 @@ class Talker:
 
     tenant: Tenant
     history: list[int] = field(default_factory=list)
-    events: list[RunEvent] = field(default_factory=list)
+    events: list[SchedulerEvent] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     hungry: int = 0
 
     @property
     def said(self) -> list[int]:
         """Tokens that were told of so far."""
-        return [token for event in self.events if isinstance(event, Wrote) for token in event.delta.token_ids]
+        return [token for event in self.events if isinstance(event, Delta) for token in event.token_ids]
 
 
 class Stage:
@@ -120,16 +115,16 @@ class Stage:
             if not worked and not hungry:
                 return
 
-    def _hear(self, listener: Listener, event: RunEvent) -> None:
+    def _hear(self, listener: Listener, event: SchedulerEvent) -> None:
         listener(event)
         talker = self._talkers[id(listener.__self__)]  # type: ignore[attr-defined]
         if isinstance(event, NeedsHistory):
             talker.hungry = event.tokens
-        elif isinstance(event, Ended):
+        elif isinstance(event, Outcome):
             talker.hungry = 0
-            self._check(talker, event.outcome)
+            self._check(talker, event)
         else:
-            assert isinstance(event, (Began, Wrote))
+            assert isinstance(event, (TurnAdmitted, Delta))
 
     def _check(self, talker: Talker, outcome: Outcome) -> None:
         """What was generated is what a session alone would have said, and positions add up."""

@@ -14,9 +14,10 @@ from common.errors import FailedPrecondition, Internal, Reason
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
+from runtime_service.scheduling.running_turn import Outcome
+from runtime_service.scheduling.scheduler_events import NeedsHistory, TurnAdmitted
 from runtime_service.scheduling.slots import Residence
 from runtime_service.scheduling.step_plan import Candidate, Pace, Step, plan
-from runtime_service.scheduling.turn_scheduler import Began, Ended, NeedsHistory
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Driver, Talker
 
 SMALL = Geometry(sinks=2, window=6, chunk=4, slots=2)
@@ -85,7 +86,9 @@ class Play:
         if act in ("pause", "resume"):
             self.driver.scheduler.pause(talker.tenant, paused=act == "pause")
         else:
-            self.driver.scheduler.cancel(talker.tenant, "x" if act == "stale" else turn_id, discard=act == "discard")
+            self.driver.scheduler.cancel_turn(
+                talker.tenant, "x" if act == "stale" else turn_id, discard=act == "discard"
+            )
 
 
 @settings(max_examples=120, deadline=None)
@@ -118,7 +121,7 @@ def test_a_discarded_turn_has_never_been(data: st.DataObject, geometry: Geometry
     turn_id = driver.submit(talker, prompt, options=replace(GREEDY, max_new_tokens=50))
     for _ in range(steps):
         driver.scheduler.step()
-    driver.scheduler.cancel(talker.tenant, turn_id, discard=True)
+    driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=True)
     assert talker.tenant.context.counts == twin.tenant.context.counts
     assert talker.outcomes[-1].tokens == ()
     for each in (talker, twin):
@@ -197,7 +200,7 @@ def test_a_turn_waits_while_every_slot_is_busy_and_then_runs() -> None:
     for talker in talkers:
         driver.submit(talker, (1, 2))
     driver.scheduler.step()
-    assert [Began() in talker.events for talker in talkers] == [True, True, False]
+    assert [TurnAdmitted() in talker.events for talker in talkers] == [True, True, False]
     driver.finish()
     assert [talker.outcomes[0].reason for talker in talkers] == [FinishReason.LENGTH] * 3
     assert talkers[0].history == talkers[2].history
@@ -245,7 +248,7 @@ def test_a_cancel_takes_effect_before_the_next_step() -> None:
     turn_id = driver.submit(talker, (1, 2), closing=(3, 4))
     for _ in range(3):
         driver.scheduler.step()
-    driver.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     steps = len(driver.engine.steps)
     driver.finish()
     assert len(driver.engine.steps) == steps
@@ -260,7 +263,7 @@ def test_a_cancel_while_the_input_is_fed_keeps_what_was_fed() -> None:
     talker = driver.talker()
     turn_id = driver.submit(talker, tuple(range(10, 30)), closing=(3,))
     driver.scheduler.step()
-    driver.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     assert talker.history == [10, 11, 3]  # a step does not cross the end of the sinks
     assert talker.outcomes[0].usage.prompt_tokens == 2
 
@@ -269,7 +272,7 @@ def test_a_cancel_before_the_first_step_changes_nothing() -> None:
     driver = Driver(SMALL)
     talker = driver.talker(opening=(9,))
     turn_id = driver.submit(talker, (1, 2), closing=(3,))
-    driver.scheduler.cancel(talker.tenant, turn_id, discard=False)
+    driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
     driver.finish()
     assert talker.history == [9]
     assert not driver.engine.steps
@@ -382,10 +385,10 @@ def test_a_session_that_leaves_frees_its_slot_and_ends_its_turn() -> None:
     for talker in talkers:
         driver.submit(talker, (1, 2))
     driver.scheduler.step()
-    driver.scheduler.leave(talkers[0].tenant, keep=False)
+    driver.scheduler.release_tenant(talkers[0].tenant, keep=False)
     assert talkers[0].outcomes[0].reason is FinishReason.CANCELLED
     driver.scheduler.step()
-    assert Began() in talkers[2].events
+    assert TurnAdmitted() in talkers[2].events
 
 
 def test_a_history_that_comes_too_late_is_ignored() -> None:
@@ -396,11 +399,11 @@ def test_a_history_that_comes_too_late_is_ignored() -> None:
         driver.finish()
     turn_id = driver.submit(talkers[0], (1,))
     driver.scheduler.step()
-    driver.scheduler.cancel(talkers[0].tenant, turn_id, discard=False)
+    driver.scheduler.cancel_turn(talkers[0].tenant, turn_id, discard=False)
     driver.scheduler.refill(talkers[0].tenant, [], 0, talkers[0].history)
     driver.submit(talkers[0], (1,))
     driver.finish()
-    assert isinstance(talkers[0].events[-1], Ended)
+    assert isinstance(talkers[0].events[-1], Outcome)
 
 
 @pytest.mark.parametrize("reply", [True, False])
@@ -433,7 +436,7 @@ def test_padding_of_neighbours_counts_against_what_can_be_taken_back(
     for neighbour in neighbours:
         driver.submit(talkers[neighbour], (1,))
     driver.finish()
-    driver.scheduler.cancel(talkers[slot].tenant, turn_id, discard=True)
+    driver.scheduler.cancel_turn(talkers[slot].tenant, turn_id, discard=True)
     driver.scheduler.pause(talkers[slot].tenant, paused=False)
     driver.submit(talkers[slot], (50,))
     driver.finish()  # the driver checks what is said

@@ -10,12 +10,12 @@ import pytest
 from common.engine.engine import Feed
 from common.errors import Reason
 from common.window import Geometry
+from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.text import Text
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.step_plan import Step, most_drafted
-from runtime_service.scheduling.turn_scheduler import Wrote
 from tests.samples.vocabularies import byte_level
 from tests.samples.whole_manifests import make_manifest
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Driver, Talker
@@ -53,7 +53,7 @@ def told(talker: Talker) -> list[object]:
         usage = replace(outcome.usage, drafted_tokens=0, accepted_tokens=0)
         return replace(outcome, usage=usage, timing=GREEDY_TIMING)
 
-    return [*(event for event in talker.events if isinstance(event, Wrote)), *map(plain, talker.outcomes)]
+    return [*(event for event in talker.events if isinstance(event, Delta)), *map(plain, talker.outcomes)]
 
 
 GREEDY_TIMING = run(GREEDY)[1].outcomes[0].timing
@@ -136,7 +136,7 @@ def test_a_cancelled_turn_keeps_what_was_accepted() -> None:
         turn_id = made.submit(talker, PROMPT, options=LONG)
         for _ in range(steps):
             made.scheduler.step()
-        made.scheduler.cancel(talker.tenant, turn_id, discard=bool(steps % 2))
+        made.scheduler.cancel_turn(talker.tenant, turn_id, discard=bool(steps % 2))
         assert talker.tenant.context.unfed == (0 if steps % 2 else 1)
         made.submit(talker, PROMPT, options=LONG)
         made.finish()  # the driver checks what is said
@@ -154,7 +154,7 @@ def test_a_discarded_turn_leaves_nothing_of_its_drafts(steps: int) -> None:
         turn_id = made.submit(talker, (number % 3,), options=LONG)
         for _ in range(steps):
             made.scheduler.step()
-        made.scheduler.cancel(talker.tenant, turn_id, discard=True)
+        made.scheduler.cancel_turn(talker.tenant, turn_id, discard=True)
         made.submit(talker, (1,), options=replace(LONG, max_new_tokens=1))
         made.finish()  # the driver checks what is said
     assert talker.outcomes[0].usage.drafted_tokens > talker.outcomes[0].usage.accepted_tokens

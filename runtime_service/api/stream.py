@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.api.outbox import Outbox
-from runtime_service.api.stream_age import Farewell, grown_old
+from runtime_service.api.stream_age import StreamAge, too_old
 from runtime_service.domain.session import SESSION_ID, NewSession
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.sessions.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected
@@ -70,7 +70,7 @@ class ConversationStream:
         self._delete = False
         self._slow: asyncio.TimerHandle | None = None
         age_s = 0.0 if one_turn else self._settings.max_stream_age_s
-        self._farewell = Farewell(self, age_s, self._settings.stream_leave_s)
+        self._age = StreamAge(self, age_s, self._settings.stream_leave_s)
 
     @property
     def session(self) -> str | None:
@@ -144,12 +144,12 @@ class ConversationStream:
             if event.turn_id in self._named:
                 self._remember(event.turn_id)
             self._end_if_done()
-            self._farewell.edge()
+            self._age.between_turns()
 
     def idle(self) -> None:
         """Nothing runs, waits or is being accepted."""
         self._end_if_done()
-        self._farewell.edge()
+        self._age.between_turns()
 
     def go_away(self, grace_s: float) -> None:
         """The server is stopping, or the stream is old."""
@@ -160,7 +160,7 @@ class ConversationStream:
         """Whether nothing of its session runs, waits or is being accepted."""
         return self._live is None or self._live.idle
 
-    def dismiss(self, error: SinkServeError) -> None:
+    def expire(self, error: SinkServeError) -> None:
         """End with `error`; the session stays as it is."""
         self._part(error)
 
@@ -205,7 +205,7 @@ class ConversationStream:
         self.outbox.put(Event(0, opened), *missed)
         self._live = live
         live.follow(self)
-        self._farewell.start()
+        self._age.start()
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
         if isinstance(target, NewSession):
@@ -216,8 +216,8 @@ class ConversationStream:
         try:
             if self._sessions.draining:
                 raise draining()
-            if self._farewell.asked:
-                raise grown_old()
+            if self._age.asked:
+                raise too_old()
             request = check_turn_id(request)
             accept = live.accept(request, self)
             await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
@@ -268,7 +268,7 @@ class ConversationStream:
 
     def _stop_clocks(self) -> None:
         self._settle()
-        self._farewell.stop()
+        self._age.stop()
 
     def _settle(self) -> None:
         if self._slow is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +16,6 @@ from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, TurnAdmitted
 from runtime_service.scheduling.slots import Residence
-from runtime_service.scheduling.step_plan import Candidate, Pace, Step, plan
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Driver, Talker
 
 SMALL = Geometry(sinks=2, window=6, chunk=4, slots=2)
@@ -130,27 +128,6 @@ def test_a_discarded_turn_has_never_been(data: st.DataObject, geometry: Geometry
     assert talker.history == twin.history
 
 
-CANDIDATES = st.dictionaries(st.integers(0, 9), st.integers(1, 8)).map(
-    lambda ready: [Candidate(slot, count) for slot, count in ready.items()]
-)
-
-
-@given(CANDIDATES, st.integers(1, 8))
-def test_nobody_starves(candidates: list[Candidate], most: int) -> None:
-    """Within two steps everybody with a single token is fed, and within one round everybody with more."""
-    step, last, seen = Step({}), -1, []
-    longs = sum(candidate.ready > 1 for candidate in candidates)
-    for _ in range(2 * max(longs, 1)):
-        step = plan(candidates, most=most, before=step, last_chunk=last)
-        last = last if step.chunk is None else step.chunk
-        seen.append(step)
-    for candidate in candidates:
-        first = next(index for index, step in enumerate(seen) if candidate.slot in step.counts)
-        assert candidate.ready > 1 or first <= 1
-    alternating = longs and len(candidates) > longs
-    assert not alternating or all(a.chunk is None or b.chunk is None for a, b in pairwise(seen))
-
-
 # One at a time
 
 
@@ -173,17 +150,6 @@ def test_a_long_input_alternates_with_those_who_decode() -> None:
         driver.scheduler.step()
     kinds = [next(iter(step)) for step in fed(driver)]
     assert kinds[:7] == [0, 1, 0, 1, 0, 1, 0]
-
-
-def test_slow_chunks_get_shorter_while_others_decode() -> None:
-    pace = Pace(stall_s=0.05, chunk=64)
-    assert pace.tokens == 64
-    for _ in range(50):
-        pace.note(64, 0.64)
-    assert pace.tokens == 8
-    for _ in range(50):
-        pace.note(8, 0.008)
-    assert pace.tokens > 40
 
 
 def test_long_inputs_take_turns() -> None:

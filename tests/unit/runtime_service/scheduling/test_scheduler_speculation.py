@@ -15,7 +15,6 @@ from runtime_service.decoding.text import Text
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.running_turn import Outcome
-from runtime_service.scheduling.step_plan import Step, most_drafted
 from tests.samples.vocabularies import byte_level
 from tests.samples.whole_manifests import make_manifest
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Driver, Talker
@@ -208,25 +207,3 @@ def test_an_engine_that_checks_no_drafts_gets_none() -> None:
     made.finish()
     assert talker.outcomes[0].usage.drafted_tokens == 0
     assert {feed.wanted for feeds in made.engine.steps for feed in feeds} == {1}
-
-
-@pytest.mark.parametrize(
-    ("step", "most"),
-    [
-        (Step({0: 1}), 15),
-        (Step({3: 1}), 15),
-        (Step({0: 1, 1: 1}), 7),
-        (Step({0: 1, 2: 1}), 4),
-        (Step({0: 1, 7: 1}), 1),
-        (Step({0: 1, 8: 1}), 0),
-        (Step({0: 1, 40: 1}), 0),
-        (Step({0: 4}, chunk=0), 0),
-        (Step({}), 0),
-    ],
-)
-def test_how_much_a_step_has_room_for(step: Step, most: int) -> None:
-    assert most_drafted(step, rows=16) == most
-
-
-def test_slots_before_the_first_that_a_batch_begins_at_count_too() -> None:
-    assert most_drafted(Step({3: 1}), rows=16, multiple=4) == 3

@@ -18,8 +18,8 @@ LONGEST_WAIT = 32
 class Speculation:
     """Drafts of one turn, of at most `most` tokens each. Life: `draft` before a step, `note` after it."""
 
-    def __init__(self, context: TokenHistory, most: int) -> None:
-        self._context = context
+    def __init__(self, history: TokenHistory, most: int) -> None:
+        self._history = history
         self._most = most
         self._reach = min(most, FIRST)
         self._wait = 0
@@ -34,7 +34,7 @@ class Speculation:
     def draft(self, most: int) -> tuple[int, ...]:
         """At most `most` tokens that may come next, once all that was accepted but one is fed."""
         most = min(most, self._reach)
-        if most < 1 or self._context.unfed != 1:
+        if most < 1 or self._history.unfed != 1:
             return ()
         if self._wait:
             self._wait -= 1
@@ -54,11 +54,11 @@ class Speculation:
 
     def _search(self) -> PromptLookup:
         """The lookup, with every token that there is by now: the sinks too, as if they stood before the window."""
-        context, window = self._context, self._context.window
+        history, window = self._history, self._history.window
         if self._lookup is None:
             self._lookup = PromptLookup(window.capacity + 1)
-            self._lookup.push(context.view(min(window.window, context.kept(context.length))))
+            self._lookup.push(history.view(min(window.window, history.kept(history.length))))
         else:
-            self._lookup.push(context.tokens(self._seen))
-        self._seen = context.length
+            self._lookup.push(history.tokens(self._seen))
+        self._seen = history.length
         return self._lookup

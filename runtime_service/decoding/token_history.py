@@ -33,10 +33,10 @@ class TokenHistory:
     @classmethod
     def stored(cls, window: SessionWindow, length: int) -> TokenHistory:
         """A session whose tokens are all in the database; `refill` comes before anything is fed."""
-        context = cls(window)
-        context.length = context.start = length
-        context.fed_before = length
-        return context
+        history = cls(window)
+        history.length = history.start = length
+        history.fed_before = length
+        return history
 
     @property
     def unfed(self) -> int:

@@ -92,9 +92,9 @@ class RecomputeScheduler(TurnScheduler):
 
     def _has_tokens(self, tenant: Tenant) -> bool:
         """Whether the whole window is at hand; asks for it otherwise."""
-        context = tenant.context
-        needed = min(context.length, context.window.window)
-        if context.kept(context.length) >= needed:
+        history = tenant.history
+        needed = min(history.length, history.window.window)
+        if history.kept(history.length) >= needed:
             return True
         self._ask_history(tenant, needed)
         return False
@@ -110,11 +110,11 @@ class RecomputeScheduler(TurnScheduler):
 
     def _generate(self, tenant: Tenant) -> None:
         """Go on with the reply from a new prompt."""
-        run, context = tenant.running, tenant.context
-        tokens, most = sliding_prompt(context, self._loaded.stride_tokens, run.left)
-        context.settle()
+        run, history = tenant.running, tenant.history
+        tokens, most = sliding_prompt(history, self._loaded.stride_tokens, run.left)
+        history.settle()
         current = self._running[tenant] = TurnGeneration(tenant)
-        options = seeded(run.work.options, context.length)
+        options = seeded(run.work.options, history.length)
         receive = partial(self._receive, current)
         current.generation = self._loaded.generator.start(tokens, options, most, receive)
 
@@ -151,8 +151,8 @@ class RecomputeScheduler(TurnScheduler):
     # There is no cache
 
     def _take_back(self, tenant: Tenant, start: int) -> None:
-        if tenant.context.fed > start:
-            tenant.context.take_back(start)
+        if tenant.history.fed > start:
+            tenant.history.take_back(start)
 
     def _lose_cache(self, tenant: Tenant) -> None:
         """Nothing is there to lose."""
@@ -164,7 +164,7 @@ class RecomputeScheduler(TurnScheduler):
         current = self._running.pop(tenant, None)
         if current is not None and current.generation is not None:
             current.generation.abort()
-        tenant.context.settle()
+        tenant.history.settle()
 
 
 def seeded(options: GenerationOptions, position: int) -> GenerationOptions:

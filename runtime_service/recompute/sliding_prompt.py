@@ -13,14 +13,14 @@ from common.window import SessionWindow
 from runtime_service.decoding.token_history import TokenHistory
 
 
-def sliding_prompt(context: TokenHistory, stride_tokens: int, left: int) -> tuple[tuple[int, ...], int]:
+def sliding_prompt(history: TokenHistory, stride_tokens: int, left: int) -> tuple[tuple[int, ...], int]:
     """What is sent for the next tokens of a reply that may have `left` more, and how many of them there is room for.
 
     Sinks and the newest tokens, as many as leave room for a stride, or for `left` if that is less. The newest token is
     always sent and there is always room for one: a window of a single token is exceeded by one.
     """
-    window = context.window
-    tokens = context.view(max(1, window.window - min(stride(window, stride_tokens), left)))
+    window = history.window
+    tokens = history.view(max(1, window.window - min(stride(window, stride_tokens), left)))
     return tokens, max(1, min(left, window.capacity - len(tokens)))
 
 

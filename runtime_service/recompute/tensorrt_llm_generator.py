@@ -14,7 +14,7 @@ from common.errors import Internal, Reason, SinkServeError
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments, open_llm
-from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, Token
+from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, OnEvent, Token
 
 NO_END = -1  # an end token that never comes
 
@@ -24,9 +24,9 @@ log = structlog.get_logger()
 class TensorRtLlmGeneration:
     """One request, from `start` until it ends. Its loop alone touches the request."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hear: Callable[[GenerationEvent], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_event: OnEvent) -> None:
         self._loop = loop
-        self._hear = hear
+        self._on_event = on_event
         self._aborted = False
         self._request: Any = None
 
@@ -41,11 +41,11 @@ class TensorRtLlmGeneration:
         try:
             if not self._aborted:
                 self._request = begin()
-                self._tell(await self._tokens(self._request, logprobs))
+                self._emit(await self._tokens(self._request, logprobs))
         except Exception as error:
             if not self._aborted:
                 log.exception("tensorrt_llm.request_failed")
-            self._tell(Failed(_failed(f"TensorRT-LLM failed: {type(error).__name__}")))
+            self._emit(Failed(_failed(f"TensorRT-LLM failed: {type(error).__name__}")))
         finally:
             self._abort()
 
@@ -55,15 +55,15 @@ class TensorRtLlmGeneration:
         async for output in request:
             completion = output.outputs[0]
             for sampled in sampled_tokens(completion, told, logprobs):
-                self._tell(Token(sampled))
+                self._emit(Token(sampled))
             told, reason = len(completion.token_ids), completion.finish_reason
         if reason == "length":
             return Completed()
         return Failed(_failed(f"TensorRT-LLM ended a reply by itself: {reason}"))
 
-    def _tell(self, heard: GenerationEvent) -> None:
+    def _emit(self, event: GenerationEvent) -> None:
         if not self._aborted:
-            self._hear(heard)
+            self._on_event(event)
 
     def _abort(self) -> None:
         request, self._request = self._request, None
@@ -87,10 +87,14 @@ class TensorRtLlmGenerator:
         self._thread.start()
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
+        self,
+        tokens: tuple[int, ...],
+        options: GenerationOptions,
+        most: int,
+        on_event: OnEvent,
     ) -> TensorRtLlmGeneration:
         """Continue `tokens` by `most` more."""
-        generation = TensorRtLlmGeneration(self._loop, hear)
+        generation = TensorRtLlmGeneration(self._loop, on_event)
         parameters = sampling_keywords(options, most)
 
         def begin() -> Any:  # noqa: ANN401 - the package publishes no types

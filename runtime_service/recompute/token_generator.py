@@ -32,6 +32,7 @@ class Failed:
 
 
 GenerationEvent = Token | Completed | Failed
+OnEvent = Callable[[GenerationEvent], None]
 
 
 class Generation(Protocol):
@@ -40,7 +41,7 @@ class Generation(Protocol):
     def abort(self) -> None:
         """Want no more tokens; from any thread, any number of times, at any time; never raises.
 
-        What is on its way may still be heard.
+        What is on its way may still come.
         """
         ...
 
@@ -49,13 +50,17 @@ class TokenGenerator(Protocol):
     """A model that continues tokens. `start` and `close` come from one thread."""
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
+        self,
+        tokens: tuple[int, ...],
+        options: GenerationOptions,
+        most: int,
+        on_event: OnEvent,
     ) -> Generation:
-        """Continue `tokens` (at least one) by `most` more (at least one), each told to `hear` as it comes.
+        """Continue `tokens` (at least one) by `most` more (at least one), each given to `on_event` as it comes.
 
-        Of `options` only what chooses a token counts: stops and ends of reply are looked for by who hears. Then comes
-        one Completed, or one Failed instead of what is left; after an abort perhaps neither. `hear` may be called in
-        any thread, before `start` returns too, but never twice at a time for one generation.
+        Of `options` only what chooses a token counts: the receiver looks for stops and ends of the reply. Then comes
+        one Completed, or one Failed instead of what is left; after an abort perhaps neither. `on_event` may be called
+        in any thread, before `start` returns too, but never twice at a time for one generation.
         """
         ...
 

@@ -26,9 +26,9 @@ class CacheMoves:
     replayed_tokens: int = 0
     """Tokens that are fed again for that."""
 
-    def note_start(self, context: TokenHistory) -> None:
+    def note_start(self, history: TokenHistory) -> None:
         """A cache starts empty, and is a lost one if tokens have to be fed again for it."""
-        again = context.unfed - (context.length - context.fed_before)
-        if context.fed_before and again > 0:
+        again = history.unfed - (history.length - history.fed_before)
+        if history.fed_before and again > 0:
             self.replayed += 1
             self.replayed_tokens += again

@@ -22,13 +22,13 @@ class Limits:
     stall_s: float
     """How long a chunk of somebody's input may hold up those who are decoding."""
 
-    def history(self, window: SessionWindow) -> int:
+    def tokens_to_replay(self, window: SessionWindow) -> int:
         """Tokens right before a position that, after the sinks, make its cache exact again."""
         return max(window.window, self.layers * (window.window - 1))
 
-    def replay_refused(self, context: TokenHistory) -> SinkServeError | None:
+    def replay_refused(self, history: TokenHistory) -> SinkServeError | None:
         """Why the cache of a session cannot be computed again, if it cannot."""
-        tokens = min(context.length, context.window.sinks + self.history(context.window))
+        tokens = min(history.length, history.window.sinks + self.tokens_to_replay(history.window))
         if tokens <= self.max_replay_tokens:
             return None
         return FailedPrecondition(

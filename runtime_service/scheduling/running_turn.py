@@ -60,11 +60,11 @@ class Outcome:
 class RunningTurn:
     """Life: `begin`, then `accept` after each step of the reply, then one of `finish`, `cancel`, `discard`, `fail`."""
 
-    def __init__(self, work: Work, context: TokenHistory) -> None:
+    def __init__(self, work: Work, history: TokenHistory) -> None:
         self.work = work
-        self.context = context
-        self.start = context.length
-        self._speculation = Speculation(context, work.options.speculated_tokens if work.reply else 0)
+        self.history = history
+        self.start = history.length
+        self._speculation = Speculation(history, work.options.speculated_tokens if work.reply else 0)
         self._generated = 0
         self._text: list[str] = []
         self._began_at: float | None = None
@@ -81,12 +81,12 @@ class RunningTurn:
         self._began_at = now
         if self._lacks_room(len(self.work.prompt) + (self.work.reply is not None)):
             return False
-        self.context.extend(self.work.prompt)
+        self.history.extend(self.work.prompt)
         return True
 
     def draft(self, most: int) -> tuple[int, ...]:
         """At most `most` tokens to feed on trial, behind the one that is left to feed; they may not be what comes."""
-        room = self.left if self.work.evicts else min(self.left, self.context.window.capacity - self.context.length)
+        room = self.left if self.work.evicts else min(self.left, self.history.window.capacity - self.history.length)
         return self._speculation.draft(min(most, room - 1))
 
     def accept(
@@ -96,18 +96,18 @@ class RunningTurn:
 
         `logits` are [1 + draft, vocabulary]. Gives, for each token, what to send, and the reason to end if any.
         """
-        context, right = self.context, 0
+        history, right = self.history, 0
         if self.work.reply is None:
             self._fed_at = now
             yield None, FinishReason.INPUT_ONLY
             return
         for row, guess in zip_longest(logits, draft):
-            sampled = sample(row, self.work.options, context.length, context.counts)
+            sampled = sample(row, self.work.options, history.length, history.counts)
             delta, reason = self.accept_sampled(sampled, now)
             right += sampled.token_id == guess
             if reason is not None or sampled.token_id != guess:
                 break
-            context.advance(1)
+            history.advance(1)
             yield delta, None
         self._speculation.note(len(draft), right)
         yield delta, reason
@@ -117,7 +117,7 @@ class RunningTurn:
         reply = self.work.reply
         assert reply is not None, "a turn without a reply has no tokens"
         self._fed_at = now if self._fed_at is None else self._fed_at
-        self.context.append(sampled.token_id)
+        self.history.append(sampled.token_id)
         self._generated += 1
         self._first_at = now if self._first_at is None else self._first_at
         delta = reply.push(sampled)
@@ -128,30 +128,33 @@ class RunningTurn:
 
     def flush(self) -> Delta | None:
         """What the reply still held back."""
-        return self._said(self.work.reply.flush()) if self.work.reply else None
+        delta = self.work.reply.flush() if self.work.reply else None
+        if delta is not None:
+            self._text.append(delta.text)
+        return delta
 
     def finish(self, reason: FinishReason, now: float) -> Outcome:
         """End with everything that was fed and accepted, and the closing pending behind it."""
-        prompt_tokens = min(self.context.length - self.start, len(self.work.prompt))
+        prompt_tokens = min(self.history.length - self.start, len(self.work.prompt))
         if prompt_tokens:
-            self.context.extend(self._closing())
+            self.history.extend(self._closing())
         finished = self.work.reply.finished if self.work.reply else None
         return self._outcome(reason, now, prompt_tokens, stop_sequence=finished.stop_sequence if finished else "")
 
     def cancel(self, now: float) -> Outcome:
         """End now: what was fed or accepted stays, the rest of the prompt is dropped."""
         if not self._generated:
-            self.context.truncate(max(self.start, self.context.fed))
+            self.history.truncate(max(self.start, self.history.fed))
         return self.finish(FinishReason.CANCELLED, now)
 
     def discard(self, now: float, fed: int) -> Outcome:
         """End as if the turn had not been. The cache, fed up to `fed`, has been taken back to the start, or is lost."""
-        self.context.truncate(self.start)
+        self.history.truncate(self.start)
         self._text.clear()
         return self._outcome(FinishReason.CANCELLED, now, max(0, min(fed - self.start, len(self.work.prompt))))
 
     def fail(self, error: SinkServeError, now: float) -> Outcome:
-        """End as if the turn had not been, whatever the context has become: it is not looked at."""
+        """End as if the turn had not been, whatever the history has become: it is not looked at."""
         return Outcome(
             reason=FinishReason.ERROR,
             usage=Usage(
@@ -168,17 +171,12 @@ class RunningTurn:
     def _closing(self) -> tuple[int, ...]:
         if self.work.reply is None:
             return ()
-        last = self.context.tokens(self.context.length - 1)[0] if self._generated else None
+        last = self.history.tokens(self.history.length - 1)[0] if self._generated else None
         closing = self.work.closing_after(last)
         return () if self._lacks_room(len(closing)) else closing
 
     def _lacks_room(self, tokens: int) -> bool:
-        return not self.work.evicts and self.context.length + tokens > self.context.window.capacity
-
-    def _said(self, delta: Delta | None) -> Delta | None:
-        if delta is not None:
-            self._text.append(delta.text)
-        return delta
+        return not self.work.evicts and self.history.length + tokens > self.history.window.capacity
 
     def _outcome(
         self,
@@ -188,12 +186,12 @@ class RunningTurn:
         *,
         stop_sequence: str = "",
     ) -> Outcome:
-        context = self.context
+        history = self.history
         usage = Usage(
             prompt_tokens=prompt_tokens,
             generated_tokens=self._generated,
-            position=context.length,
-            evicted_tokens=context.window.evicted(context.length) - context.window.evicted(self.start),
+            position=history.length,
+            evicted_tokens=history.window.evicted(history.length) - history.window.evicted(self.start),
             drafted_tokens=self._speculation.drafted,
             accepted_tokens=self._speculation.accepted,
         )
@@ -202,7 +200,7 @@ class RunningTurn:
             usage=usage,
             timing=self._timing(now),
             start=self.start,
-            tokens=context.tokens(self.start),
+            tokens=history.tokens(self.start),
             text="".join(self._text),
             stop_sequence=stop_sequence,
         )

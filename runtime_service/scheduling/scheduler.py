@@ -71,11 +71,11 @@ class Scheduler(TurnScheduler):
 
     def _has_tokens(self, tenant: Tenant) -> bool:
         """Whether all that has to be fed is at hand; asks for it otherwise."""
-        context = tenant.context
-        needed = min(context.length, self._limits.history(context.window))
+        history = tenant.history
+        needed = min(history.length, self._limits.tokens_to_replay(history.window))
         if tenant.residence is not Residence.STORED:
             return True
-        if not tenant.spilled and context.kept(context.length) >= needed:
+        if not tenant.spilled and history.kept(history.length) >= needed:
             return True
         self._ask_history(tenant, needed)
         return False
@@ -92,9 +92,9 @@ class Scheduler(TurnScheduler):
         return plan(candidates, most=self._pace.tokens, before=self._before, last_chunk=self._last_chunk)
 
     def _ready(self, tenant: Tenant) -> int:
-        context = tenant.context
-        run = linear_run(self._engine.geometry, context.window.sinks, context.fed)
-        return len(context.next_tokens(min(run, context.unfed)))
+        history = tenant.history
+        run = linear_run(self._engine.geometry, history.window.sinks, history.fed)
+        return len(history.next_tokens(min(run, history.unfed)))
 
     def _feed(self, step: Step) -> None:
         fed = [tenant for tenant in self.slots.residents if tenant.slot in step.counts]
@@ -110,8 +110,8 @@ class Scheduler(TurnScheduler):
         return {_slot(tenant): self._draft(tenant, most) for tenant in fed}
 
     def _draft(self, tenant: Tenant, most: int) -> tuple[int, ...]:
-        context = tenant.context
-        behind = linear_run(self._engine.geometry, context.window.sinks, context.fed) - 1
+        history = tenant.history
+        behind = linear_run(self._engine.geometry, history.window.sinks, history.fed) - 1
         return tenant.running.draft(min(most, behind))
 
     def _step_engine(self, fed: list[Tenant], step: Step) -> None:
@@ -129,7 +129,7 @@ class Scheduler(TurnScheduler):
             draft = drafts.get(_slot(tenant), ())
             own = slice(done, done + 1 + len(draft))
             done = own.stop
-            tenant.context.advance(step.counts[_slot(tenant)])
+            tenant.history.advance(step.counts[_slot(tenant)])
             act = partial(self._after_step, tenant, logits[own], draft, is_finite=bool(finite[own].all()))
             self._guarded([tenant], act)
 
@@ -139,13 +139,13 @@ class Scheduler(TurnScheduler):
         first = min(step.counts) // multiple * multiple
         for tenant in self.slots.residents:
             if first <= _slot(tenant) <= max(step.counts):
-                tenant.written = max(tenant.written, tenant.context.fed + width)
+                tenant.written = max(tenant.written, tenant.history.fed + width)
 
     def _after_step(self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], *, is_finite: bool) -> None:
         now = self._clock()
         if not is_finite:
             self.fail_turn(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
-        elif not tenant.context.unfed:
+        elif not tenant.history.unfed:
             for delta, reason in tenant.running.accept(logits, draft, now):
                 self._accepted(tenant, delta, reason, now)
 
@@ -161,9 +161,9 @@ class Scheduler(TurnScheduler):
         tenant.spilled = False
         if state is not None:
             self.slots.put_back(tenant, state)
-            tenant.context.restore(state.position)
+            tenant.history.restore(state.position)
             self.moves.restored += 1
-        elif (error := self._limits.replay_refused(tenant.context)) is not None:
+        elif (error := self._limits.replay_refused(tenant.history)) is not None:
             self.fail_turn(tenant, error)
 
     def _stop_running(self, tenant: Tenant) -> None:
@@ -174,10 +174,10 @@ class Scheduler(TurnScheduler):
 
 def _feed_of(tenant: Tenant, step: Step, drafts: dict[int, tuple[int, ...]]) -> Feed:
     """What `tenant` is fed in a step, its draft behind its own tokens; nothing if the step is not its."""
-    slot, context = _slot(tenant), tenant.context
+    slot, history = _slot(tenant), tenant.history
     draft = drafts.get(slot, ())
-    tokens = context.next_tokens(step.counts.get(slot, 0)) + draft
-    return Feed(slot, context.fed, context.window, tokens, wanted=1 + len(draft))
+    tokens = history.next_tokens(step.counts.get(slot, 0)) + draft
+    return Feed(slot, history.fed, history.window, tokens, wanted=1 + len(draft))
 
 
 def _slot(tenant: Tenant) -> int:

@@ -34,7 +34,7 @@ class Tenant:
     """
 
     name: str
-    context: TokenHistory
+    history: TokenHistory
     slot: int | None = None
     parked: SlotState | None = None
     written: int = 0
@@ -111,9 +111,9 @@ class Slots:
 
     def export(self, tenant: Tenant) -> SlotState | None:
         """What the cache of `tenant` holds; None if it is nowhere."""
-        if tenant.slot is None or tenant.context.fed == 0:
+        if tenant.slot is None or tenant.history.fed == 0:
             return tenant.parked
-        return self._engine.export_slot(tenant.slot, tenant.context.fed, tenant.context.window)
+        return self._engine.export_slot(tenant.slot, tenant.history.fed, tenant.history.window)
 
     def put_back(self, tenant: Tenant, state: SlotState) -> None:
         """Give a cache to `tenant`, which has none, as if it had been parked."""
@@ -123,13 +123,13 @@ class Slots:
 
     def take_back(self, tenant: Tenant, fed: int) -> None:
         """Make the cache hold the tokens before `fed` only, or lose it where later ones have overwritten them."""
-        context = tenant.context
-        if fed >= context.fed:
+        history = tenant.history
+        if fed >= history.fed:
             return
         if tenant.slot is not None and fed >= max(
-            context.start, earliest(self._engine.geometry, context.window, tenant.written)
+            history.start, earliest(self._engine.geometry, history.window, tenant.written)
         ):
-            context.take_back(fed)
+            history.take_back(fed)
         else:
             self.lose(tenant)
 
@@ -142,7 +142,7 @@ class Slots:
         self._parked.pop(tenant, None)
         tenant.parked = None
         tenant.spilled = False
-        tenant.context.lose_cache()
+        tenant.history.lose_cache()
 
     def _move_in(self, tenant: Tenant, slot: int) -> None:
         if tenant.parked is not None:
@@ -150,20 +150,20 @@ class Slots:
             self.moves.unparked += 1
         else:
             self._engine.clear(slot)
-            self.moves.note_start(tenant.context)
+            self.moves.note_start(tenant.history)
         self._parked.pop(tenant, None)
         tenant.parked = None
         tenant.slot = slot
-        tenant.written = tenant.context.fed
+        tenant.written = tenant.history.fed
         self._tenants[slot] = tenant
 
     def _park(self, tenant: Tenant) -> None:
         assert tenant.slot is not None, tenant
-        context = tenant.context
-        if context.fed == 0:
+        history = tenant.history
+        if history.fed == 0:
             self.lose(tenant)
             return
-        state = self._engine.export_slot(tenant.slot, context.fed, context.window)
+        state = self._engine.export_slot(tenant.slot, history.fed, history.window)
         self._tenants[tenant.slot] = None
         tenant.slot = None
         del self._resting[tenant]

@@ -57,7 +57,7 @@ class TurnScheduler(ABC):
     def submit(self, tenant: Tenant, work: Work, listener: Listener) -> None:
         """Run a turn of `tenant` as soon as a slot is free; it must not have one that runs."""
         assert tenant.run is None, tenant
-        tenant.run = RunningTurn(work, tenant.context)
+        tenant.run = RunningTurn(work, tenant.history)
         self._listeners[tenant] = listener
         self._waiting.append(tenant)
 
@@ -67,7 +67,7 @@ class TurnScheduler(ABC):
         if run is None or run.work.turn_id != turn_id:
             return
         if discard:
-            fed = tenant.context.fed
+            fed = tenant.history.fed
             self._take_back(tenant, run.start)
             self._end(tenant, run.discard(self._clock(), fed))
         else:
@@ -89,14 +89,14 @@ class TurnScheduler(ABC):
         """Answer `NeedsHistory`: the first tokens of the history, those from `start` on, and a cache if one is kept."""
         if tenant in self._awaiting_history:
             self._awaiting_history.discard(tenant)
-            tenant.context.refill(sinks, start, recent)
+            tenant.history.refill(sinks, start, recent)
             self._restore(tenant, state)
 
     def fail_turn(self, tenant: Tenant, error: SinkServeError) -> None:
         """End the turn of `tenant` with `error`, as if it had not been. Its tokens come back from the database."""
         if (run := tenant.run) is not None:
             self._lose_cache(tenant)
-            tenant.context = TokenHistory.stored(tenant.context.window, run.start)
+            tenant.history = TokenHistory.stored(tenant.history.window, run.start)
             self._end(tenant, run.fail(error, self._clock()))
 
     def fail_all_turns(self, error: SinkServeError) -> None:
@@ -155,7 +155,7 @@ class TurnScheduler(ABC):
             self._waiting.remove(tenant)
         self._awaiting_history.discard(tenant)
         self._stop_running(tenant)
-        tenant.context.trim()
+        tenant.history.trim()
         tenant.run, tenant.paused = None, False
         self._emit(self._listeners.pop(tenant), outcome)
 

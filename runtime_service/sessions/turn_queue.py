@@ -75,7 +75,7 @@ class TurnQueue:
         self.session = session
         self.history: TurnHistory = shared.repository
         if not session.is_kept:
-            self.history = EphemeralTurns(session, shared.repository, engine.limits.history(session.window))
+            self.history = EphemeralTurns(session, shared.repository, engine.limits.tokens_to_replay(session.window))
         kept = shared.settings.kept_events, shared.settings.kept_event_bytes
         self.log = EventLog(session.epoch, session.last_sequence, *kept)
         self.tenant = Tenant(

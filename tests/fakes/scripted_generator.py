@@ -6,12 +6,12 @@ another prompt hears another reply.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from common.errors import SinkServeError
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.domain.options import GenerationOptions
-from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, Token
+from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, OnEvent, Token
 from tests.fakes.engine import hashed_logits
 
 
@@ -23,13 +23,11 @@ def next_token(seen: Sequence[int], vocabulary: int = 64) -> int:
 class ScriptedGeneration:
     """Tells a token more after an abort, as if it had been on its way."""
 
-    def __init__(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
-    ) -> None:
+    def __init__(self, tokens: tuple[int, ...], options: GenerationOptions, most: int, on_event: OnEvent) -> None:
         self.tokens = tokens
         self.options = options
         self.most = most
-        self.hear = hear
+        self.on_event = on_event
         self.told: list[int] = []
         self.ended = False
         self.aborted = False
@@ -48,11 +46,11 @@ class ScriptedGeneration:
             self.end(Completed())
             return
         self.told.append(next_token([*self.tokens, *self.told]))
-        self.hear(Token(Sampled(self.told[-1])))
+        self.on_event(Token(Sampled(self.told[-1])))
 
-    def end(self, heard: GenerationEvent) -> None:
+    def end(self, event: GenerationEvent) -> None:
         self.ended = True
-        self.hear(heard)
+        self.on_event(event)
 
 
 class ScriptedGenerator:
@@ -64,7 +62,7 @@ class ScriptedGenerator:
         self.closed = False
 
     def start(
-        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, hear: Callable[[GenerationEvent], None]
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, on_event: OnEvent
     ) -> ScriptedGeneration:
         assert not self.closed, "start after close"
         assert tokens, "nothing to continue"
@@ -72,7 +70,7 @@ class ScriptedGenerator:
         if self.refusal is not None:
             refusal, self.refusal = self.refusal, None
             raise refusal
-        self.started.append(ScriptedGeneration(tokens, options, most, hear))
+        self.started.append(ScriptedGeneration(tokens, options, most, on_event))
         return self.started[-1]
 
     @property

@@ -12,14 +12,14 @@ WINDOW = SessionWindow(2, 60)
 
 def fed(tokens: tuple[int, ...], window: SessionWindow = WINDOW) -> TokenHistory:
     """A session that has fed all of `tokens` but the last."""
-    context = TokenHistory(window, tokens)
-    context.advance(len(tokens) - 1)
-    return context
+    history = TokenHistory(window, tokens)
+    history.advance(len(tokens) - 1)
+    return history
 
 
-def grow(context: TokenHistory, token: int) -> None:
-    context.append(token)
-    context.advance(1)
+def grow(history: TokenHistory, token: int) -> None:
+    history.append(token)
+    history.advance(1)
 
 
 def test_drafts_grow_while_they_are_right() -> None:
@@ -53,19 +53,19 @@ def test_after_wrong_drafts_there_are_none_for_a_while_and_longer_each_time() ->
 
 
 def test_it_follows_what_is_said() -> None:
-    context = fed((1, 2, 3, 4))
-    speculation = Speculation(context, 15)
+    history = fed((1, 2, 3, 4))
+    speculation = Speculation(history, 15)
     assert speculation.draft(15) == ()
     for token in (7, 8, 9, 7, 8):
-        grow(context, token)
+        grow(history, token)
     assert speculation.draft(15) == (9, 7, 8, 9)
 
 
 def test_sinks_are_looked_at_too_when_the_window_has_left_them() -> None:
     window = SessionWindow(4, 6)
-    context = fed((1, 2, 3, 4, *range(20, 40), 1, 2), window)
-    context.trim()
-    assert Speculation(context, 3).draft(3) == (3, 4, context.tokens(context.start)[-6])
+    history = fed((1, 2, 3, 4, *range(20, 40), 1, 2), window)
+    history.trim()
+    assert Speculation(history, 3).draft(3) == (3, 4, history.tokens(history.start)[-6])
 
 
 def test_nothing_is_drafted_before_the_input_is_fed_or_where_it_is_off() -> None:

@@ -203,7 +203,7 @@ def test_a_long_conversation_keeps_no_more_than_its_window() -> None:
         stage.finish()
     stage.submit(talker, tuple(range(30)), reply=False)
     stage.finish()
-    assert talker.tenant.context.kept(talker.tenant.context.length) == 6
+    assert talker.tenant.history.kept(talker.tenant.history.length) == 6
     assert talker.tenant.residence is Residence.STORED
 
 

@@ -374,7 +374,7 @@ async def spoken(thread: EngineThread, stage: Recomputing, prompt: tuple[int, ..
         if isinstance(event, Outcome):
             ended.set_result(event)
 
-    tenant = Tenant("t", TokenHistory(stage.talker().tenant.context.window))
+    tenant = Tenant("t", TokenHistory(stage.talker().tenant.history.window))
     thread.post(lambda scheduler: scheduler.submit(tenant, work, hear))
     return await ended
 

@@ -97,7 +97,7 @@ class Stage:
 
     def feed_hungry(self, talker: Talker) -> None:
         start = len(talker.history) - talker.hungry
-        sinks = talker.history[: talker.tenant.context.window.sinks]
+        sinks = talker.history[: talker.tenant.history.window.sinks]
         self.scheduler.refill(talker.tenant, sinks, start, talker.history[start:])
         talker.hungry = 0
 
@@ -133,12 +133,12 @@ class Stage:
         end = prompt + (outcome.usage.generated_tokens if outcome.tokens else 0)
         generated = list(outcome.tokens[prompt:end])
         before = [*talker.history, *outcome.tokens[:prompt]]
-        window = talker.tenant.context.window
+        window = talker.tenant.history.window
         if generated:
             options = self._options[id(talker.events)]
             assert generated == self.expected(before, window, len(generated), options)
         talker.history += outcome.tokens
-        assert outcome.usage.position == len(talker.history) == talker.tenant.context.length
+        assert outcome.usage.position == len(talker.history) == talker.tenant.history.length
         evicted = window.evicted(len(talker.history)) - window.evicted(outcome.start)
         assert outcome.usage.evicted_tokens == evicted
         talker.outcomes.append(outcome)

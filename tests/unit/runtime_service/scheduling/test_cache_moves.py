@@ -42,10 +42,10 @@ def test_a_cache_that_was_dropped_is_replayed_as_tokens() -> None:
     first, second, third = driver.talker(), driver.talker(), driver.talker()
     talk(driver, first, second, third)
     assert driver.scheduler.moves == CacheMoves(parked=1, dropped=1)
-    in_cache, before = first.tenant.context.fed_before, fed(driver)
+    in_cache, before = first.tenant.history.fed_before, fed(driver)
     assert in_cache == len(first.history) - 1  # the last token of a turn is fed with the next
     talk(driver, first)
-    new = first.tenant.context.fed - in_cache
+    new = first.tenant.history.fed - in_cache
     moves = driver.scheduler.moves
     assert moves == CacheMoves(parked=2, dropped=2, replayed=1, replayed_tokens=moves.replayed_tokens)
     assert moves.replayed_tokens == fed(driver) - before - new
@@ -55,11 +55,11 @@ def test_a_session_from_the_database_is_replayed() -> None:
     driver = Driver(SMALL)
     talker = driver.talker()
     talker.history = list(range(1, 31))
-    talker.tenant.context = TokenHistory.stored(SessionWindow(2, 6), 30)
+    talker.tenant.history = TokenHistory.stored(SessionWindow(2, 6), 30)
     talk(driver, talker)
     moves = driver.scheduler.moves
     assert moves == CacheMoves(replayed=1, replayed_tokens=moves.replayed_tokens)
-    assert moves.replayed_tokens == fed(driver) - (talker.tenant.context.fed - 30)
+    assert moves.replayed_tokens == fed(driver) - (talker.tenant.history.fed - 30)
 
 
 def test_a_session_that_was_never_fed_is_not_a_lost_one() -> None:

@@ -54,7 +54,7 @@ def begun(prompt: tuple[int, ...] = (5, 6, 7), **changes: object) -> RunningTurn
     """Whose prompt is fed."""
     turn = made(prompt, **changes)  # type: ignore[arg-type]
     assert turn.begin(2.0)
-    turn.context.settle()
+    turn.history.settle()
     return turn
 
 
@@ -71,7 +71,7 @@ def test_a_prompt_leaves_room_for_a_token_only_where_a_reply_follows(reply: bool
     room = WINDOW.capacity - before
     full = made(tuple(range(room)), reply=reply, evicts=False, opening=opening)
     assert full.begin(2.0) is not reply
-    assert full.context.length == (before if reply else WINDOW.capacity)
+    assert full.history.length == (before if reply else WINDOW.capacity)
     assert made(tuple(range(room - 1)), reply=reply, evicts=False, opening=opening).begin(2.0)
     assert not made(tuple(range(room + 1)), reply=reply, evicts=False, opening=opening).begin(2.0)
     assert made(tuple(range(room + 1)), reply=reply, opening=opening).begin(2.0)
@@ -81,7 +81,7 @@ def test_a_reply_that_does_not_evict_ends_with_the_token_that_fills_the_window()
     turn = begun(tuple(range(6)), evicts=False)
     assert turn.accept_sampled(Sampled(LETTERS[0]), 3.0)[1] is None
     assert turn.accept_sampled(Sampled(LETTERS[1]), 4.0)[1] is FinishReason.CONTEXT_FULL
-    assert turn.context.length == WINDOW.capacity
+    assert turn.history.length == WINDOW.capacity
 
 
 def test_a_closing_for_which_there_is_no_room_is_left_out_as_a_whole() -> None:
@@ -98,7 +98,7 @@ def test_a_step_accepts_its_draft_as_far_as_that_is_right_and_one_token_more() -
     told = list(turn.accept(logits(a, b, c, d), (a, b, d), 3.0))
     assert [delta.token_ids for delta, _ in told if delta] == [(a,), (b,), (c,)]
     assert [reason for _, reason in told] == [None] * 3
-    assert turn.context.length - turn.context.fed == 1
+    assert turn.history.length - turn.history.fed == 1
     usage = turn.finish(FinishReason.CANCELLED, 4.0).usage
     assert (usage.generated_tokens, usage.drafted_tokens, usage.accepted_tokens) == (3, 3, 2)
 
@@ -112,7 +112,7 @@ def test_no_draft_goes_beyond_the_end_of_the_reply_or_of_a_window_that_does_not_
         (speculated, False, 2),
     ):
         turn = begun(repeating, options=options, evicts=evicts)
-        turn.context.take_back(4)
+        turn.history.take_back(4)
         assert len(turn.draft(15)) == most
 
 
@@ -139,7 +139,7 @@ def test_a_turn_that_is_cancelled_keeps_its_tokens_and_the_text_that_was_held_ba
 def test_a_turn_that_is_cancelled_before_its_reply_keeps_what_was_fed() -> None:
     turn = made((5, 6, 7), closing=(9,))
     assert turn.begin(2.0)
-    turn.context.advance(2)
+    turn.history.advance(2)
     outcome = turn.cancel(3.0)
     assert (outcome.tokens, outcome.usage.prompt_tokens) == ((5, 6, 9), 2)
 
@@ -150,12 +150,12 @@ def test_a_turn_that_is_discarded_or_fails_has_not_been() -> None:
     failed = turn.fail(Internal(Reason.INTERNAL, "bad luck"), 4.0)
     assert (failed.reason, failed.tokens, failed.usage.position) == (FinishReason.ERROR, (), 2)
     assert failed.error is not None
-    fed = turn.context.fed
-    turn.context.take_back(2)
+    fed = turn.history.fed
+    turn.history.take_back(2)
     discarded = turn.discard(4.0, fed)
     assert (discarded.reason, discarded.tokens, discarded.text) == (FinishReason.CANCELLED, (), "")
     assert (discarded.usage.prompt_tokens, discarded.usage.position) == (3, 2)
-    assert turn.context.length == 2
+    assert turn.history.length == 2
 
 
 def test_times_are_those_between_what_happened() -> None:

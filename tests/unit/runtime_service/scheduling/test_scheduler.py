@@ -120,7 +120,7 @@ def test_a_discarded_turn_has_never_been(data: st.DataObject, geometry: Geometry
     for _ in range(steps):
         driver.scheduler.step()
     driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=True)
-    assert talker.tenant.context.counts == twin.tenant.context.counts
+    assert talker.tenant.history.counts == twin.tenant.history.counts
     assert talker.outcomes[-1].tokens == ()
     for each in (talker, twin):
         driver.submit(each, (5,))
@@ -250,7 +250,7 @@ def test_the_closing_is_pending_and_not_fed() -> None:
     driver.submit(talker, (1,), closing=(3, 4))
     driver.finish()
     assert talker.history[-2:] == [3, 4]
-    assert talker.tenant.context.unfed == 3  # the last token of the reply too
+    assert talker.tenant.history.unfed == 3  # the last token of the reply too
 
 
 def test_an_end_token_that_was_generated_is_not_doubled() -> None:
@@ -273,7 +273,7 @@ def test_input_without_a_reply_is_fed_and_nothing_more() -> None:
     driver.finish()
     assert talker.outcomes[0].reason is FinishReason.INPUT_ONLY
     assert talker.history == list(range(9))
-    assert talker.tenant.context.unfed == 0
+    assert talker.tenant.history.unfed == 0
 
 
 def test_a_session_that_does_not_evict_ends_when_it_is_full() -> None:

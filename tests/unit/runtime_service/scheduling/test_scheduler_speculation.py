@@ -136,7 +136,7 @@ def test_a_cancelled_turn_keeps_what_was_accepted() -> None:
         for _ in range(steps):
             made.scheduler.step()
         made.scheduler.cancel_turn(talker.tenant, turn_id, discard=bool(steps % 2))
-        assert talker.tenant.context.unfed == (0 if steps % 2 else 1)
+        assert talker.tenant.history.unfed == (0 if steps % 2 else 1)
         made.submit(talker, PROMPT, options=LONG)
         made.finish()  # the driver checks what is said
         assert talker.outcomes[-1].usage.accepted_tokens > 0

@@ -38,24 +38,24 @@ class Residencies(RuleBasedStateMachine):
         assert self.slots.acquire(tenant) is expected
         if expected:
             self.working.append(tenant)
-            if tenant.context.fed == 0:
+            if tenant.history.fed == 0:
                 self._feed_again(tenant)
 
     @rule(index=st.integers(0, 5), token=st.integers(0, 63))
     def feed(self, index: int, token: int) -> None:
         tenant = self.tenants[index]
         if tenant in self.working:
-            tenant.context.append(token)
+            tenant.history.append(token)
             self.histories[tenant].append(token)
             self._feed_one(tenant)
 
     @rule(index=st.integers(0, 5), count=st.integers(1, 4))
     def take_back(self, index: int, count: int) -> None:
         tenant = self.tenants[index]
-        if tenant in self.working and count <= tenant.context.kept(tenant.context.length) - 5:
-            length = tenant.context.length - count
+        if tenant in self.working and count <= tenant.history.kept(tenant.history.length) - 5:
+            length = tenant.history.length - count
             self.slots.take_back(tenant, length)
-            tenant.context.truncate(length)
+            tenant.history.truncate(length)
             del self.histories[tenant][length:]
             if tenant.slot is None:
                 self.working.remove(tenant)
@@ -90,21 +90,21 @@ class Residencies(RuleBasedStateMachine):
         assert self.slots.parked_size_bytes == sum(state.size_bytes for state in parked) <= self.budget
 
     def _feed_again(self, tenant: Tenant) -> None:
-        tenant.context.refill(self.histories[tenant][:2], 0, self.histories[tenant])
-        while tenant.context.unfed:
+        tenant.history.refill(self.histories[tenant][:2], 0, self.histories[tenant])
+        while tenant.history.unfed:
             self._feed_one(tenant)
 
     def _feed_one(self, tenant: Tenant) -> None:
-        context = tenant.context
+        history = tenant.history
         feeds = tuple(
-            Feed(each.slot, each.context.fed, each.context.window, context.next_tokens(1) if each is tenant else ())
+            Feed(each.slot, each.history.fed, each.history.window, history.next_tokens(1) if each is tenant else ())
             for each in self.slots.residents
             if each.slot is not None
         )
         logits = self.engine.step(feeds)
-        context.advance(1)
-        tenant.written = max(tenant.written, context.fed)
-        expected = expected_logits(self.histories[tenant][: context.fed], context.window)
+        history.advance(1)
+        tenant.written = max(tenant.written, history.fed)
+        expected = expected_logits(self.histories[tenant][: history.fed], history.window)
         assert (logits[0] == expected).all()
 
 
@@ -117,7 +117,7 @@ def test_the_longest_resting_makes_room() -> None:
     tenants = [Tenant(str(index), TokenHistory(SessionWindow(2, 5), [1, 2, 3])) for index in range(4)]
     for tenant in tenants[:3]:
         slots.acquire(tenant)
-        tenant.context.advance(3)
+        tenant.history.advance(3)
     for tenant in (tenants[1], tenants[0], tenants[2]):
         slots.rest(tenant)
     assert slots.acquire(tenants[3])
@@ -131,11 +131,11 @@ def test_who_comes_back_is_not_pushed_out_of_memory_by_who_leaves_for_it() -> No
     slots = Slots(engine, engine.export_slot(0, 3, SessionWindow(2, 5)).size_bytes)
     for tenant in tenants:
         assert slots.acquire(tenant)
-        tenant.context.advance(3)
+        tenant.history.advance(3)
         slots.rest(tenant)
     assert tenants[0].residence is Residence.PARKED
     assert slots.acquire(tenants[0])
-    assert (tenants[0].residence, tenants[0].context.fed) == (Residence.RESIDENT, 3)
+    assert (tenants[0].residence, tenants[0].history.fed) == (Residence.RESIDENT, 3)
     assert (slots.moves.unparked, slots.moves.dropped, tenants[1].residence) == (1, 0, Residence.PARKED)
 
 
@@ -151,7 +151,7 @@ def test_what_leaves_host_memory_may_be_kept_elsewhere_and_comes_back() -> None:
     tenants = [Tenant(str(index), TokenHistory(SessionWindow(2, 5), [1, 2, 3])) for index in range(5)]
     for tenant in tenants:
         assert slots.acquire(tenant)
-        tenant.context.advance(3)
+        tenant.history.advance(3)
         slots.rest(tenant)
     assert [(tenant.residence, tenant.spilled) for tenant in tenants[:2]] == [
         (Residence.STORED, True),
@@ -159,7 +159,7 @@ def test_what_leaves_host_memory_may_be_kept_elsewhere_and_comes_back() -> None:
     ]
     assert (slots.moves.spilled, slots.moves.dropped) == (1, 1)
     slots.put_back(tenants[0], kept["0"])
-    tenants[0].context.restore(kept["0"].position)
+    tenants[0].history.restore(kept["0"].position)
     assert slots.acquire(tenants[0])
     state = slots.export(tenants[0])
     assert state is not None

@@ -70,7 +70,7 @@ _REQUEST = TypeAdapter(TurnRequest)
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a turn; `position` is the whole session's after it. Drafted ones were fed on trial, see `RunningTurn.draft`."""
+    """Tokens of a turn; `position` is the whole session's after it. For drafts see `Speculation`."""
 
     prompt_tokens: int = 0
     generated_tokens: int = 0

@@ -87,11 +87,7 @@ class TensorRtLlmGenerator:
         self._thread.start()
 
     def start(
-        self,
-        tokens: tuple[int, ...],
-        options: GenerationOptions,
-        most: int,
-        on_event: OnEvent,
+        self, tokens: tuple[int, ...], options: GenerationOptions, most: int, on_event: OnEvent
     ) -> TensorRtLlmGeneration:
         """Continue `tokens` by `most` more."""
         generation = TensorRtLlmGeneration(self._loop, on_event)

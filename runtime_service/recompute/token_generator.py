@@ -49,13 +49,7 @@ class Generation(Protocol):
 class TokenGenerator(Protocol):
     """A model that continues tokens. `start` and `close` come from one thread."""
 
-    def start(
-        self,
-        tokens: tuple[int, ...],
-        options: GenerationOptions,
-        most: int,
-        on_event: OnEvent,
-    ) -> Generation:
+    def start(self, tokens: tuple[int, ...], options: GenerationOptions, most: int, on_event: OnEvent) -> Generation:
         """Continue `tokens` (at least one) by `most` more (at least one), each given to `on_event` as it comes.
 
         Of `options` only what chooses a token counts: the receiver looks for stops and ends of the reply. Then comes

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from common.errors import FailedPrecondition, Internal, Reason
+from common.errors import Internal
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
 from runtime_service.engines.engine_thread import EngineThread
 from runtime_service.engines.registry import make_scheduler
-from runtime_service.recompute.tensorrt_llm_generator import TensorRtLlmGenerator, sampling_keywords
+from runtime_service.recompute.tensorrt_llm_generator import TensorRtLlmGenerator
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments
 from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, LoadedGenerator, Token
 from runtime_service.scheduling.limits import Limits
@@ -89,108 +87,6 @@ def settled(generator: TensorRtLlmGenerator) -> None:
 
     for _ in range(3):
         asyncio.run_coroutine_threadsafe(nothing(), generator._loop).result(30)
-
-
-# The fake, the package and the model
-
-
-def test_the_fake_refuses_keywords_that_the_package_does_not_have() -> None:
-    misspelt: dict[Callable[..., object], str] = {
-        fake_tensorrt_llm.SamplingParams: "max_token",
-        partial(fake_tensorrt_llm.LLM, "model"): "max_sequence_len",
-        fake_tensorrt_llm.KvCacheConfig: "free_memory_fraction",
-    }
-    for call, keyword in misspelt.items():
-        with pytest.raises(TypeError, match="unexpected keyword"):
-            call(**{keyword: 1})
-
-
-def test_the_arguments_of_the_model_are_those_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_tensorrt_llm.install(monkeypatch, VERSION)
-    arguments = replace(ARGUMENTS, tensor_parallel=4, pipeline_parallel=2, kv_memory_fraction=0.5)
-    generator = TensorRtLlmGenerator(arguments)
-    given = fake_of(generator).arguments
-    generator.close()
-    assert {name: given[name] for name in ("model", "dtype", "tensor_parallel_size", "pipeline_parallel_size")} == {
-        "model": "/models/demo",
-        "dtype": "bfloat16",
-        "tensor_parallel_size": 4,
-        "pipeline_parallel_size": 2,
-    }
-    assert (given["max_batch_size"], given["max_seq_len"], given["skip_tokenizer_init"]) == (4, 64, True)
-    assert given["kv_cache_config"] == fake_tensorrt_llm.KvCacheConfig(free_gpu_memory_fraction=0.5)
-
-
-def test_without_the_package_an_engine_is_refused_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
-    with pytest.raises(FailedPrecondition, match="needs the tensorrt_llm package") as refused:
-        TensorRtLlmGenerator(ARGUMENTS)
-    assert refused.value.reason is Reason.ENGINE_INCOMPATIBLE
-    assert refused.value.metadata["tensorrt_llm"] == VERSION
-
-
-def test_another_version_is_refused_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_tensorrt_llm.install(monkeypatch, "1.2.1")
-    with pytest.raises(FailedPrecondition, match=r"here is 1\.2\.1"):
-        TensorRtLlmGenerator(ARGUMENTS)
-
-
-def test_a_model_that_cannot_be_loaded_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(**_keywords: object) -> None:
-        raise RuntimeError("no GPU")
-
-    fake_tensorrt_llm.install(monkeypatch, VERSION)
-    package: ModuleType = sys.modules["tensorrt_llm"]
-    monkeypatch.setattr(package, "LLM", broken)
-    with pytest.raises(FailedPrecondition, match="cannot load the model: no GPU"):
-        TensorRtLlmGenerator(ARGUMENTS)
-
-
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"quantization": {"quant_algo": "NVFP4"}}'])
-def test_weights_that_are_not_quantized_as_they_have_to_be_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
-) -> None:
-    fake_tensorrt_llm.install(monkeypatch, VERSION)
-    path = tmp_path / "hf_quant_config.json"
-    if text is not None:
-        path.write_text(text)
-    arguments = replace(ARGUMENTS, model=tmp_path, quantization="FP8")
-    with pytest.raises(FailedPrecondition, match="quantized to FP8"):
-        TensorRtLlmGenerator(arguments)
-    path.write_text('{"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": null}}')
-    TensorRtLlmGenerator(arguments).close()
-
-
-# Options
-
-
-def test_greedy_options_ask_for_the_likeliest_token_and_never_for_an_end() -> None:
-    options = GenerationOptions(8, temperature=0.0, top_k=5, top_p=0.5, seed=3, stop=("x",), stop_token_ids=(4,))
-    assert sampling_keywords(options, 7) == {
-        "max_tokens": 7,
-        "end_id": -1,
-        "ignore_eos": True,
-        "detokenize": False,
-        "add_special_tokens": False,
-        "logprobs": None,
-        "top_k": 1,
-    }
-
-
-def test_what_chooses_a_token_is_handed_on() -> None:
-    options = GenerationOptions(
-        8, 0.7, 5, 0.5, 0.1, repetition_penalty=1.2, presence_penalty=-1.0, frequency_penalty=0.5, seed=3, logprobs=2
-    )
-    given = fake_tensorrt_llm.SamplingParams(**sampling_keywords(options, 7))
-    assert (given.temperature, given.top_k, given.top_p, given.min_p, given.seed) == (0.7, 5, 0.5, 0.1, 3)
-    assert (given.repetition_penalty, given.presence_penalty, given.frequency_penalty) == (1.2, -1.0, 0.5)
-    assert given.logprobs == 2
-
-
-def test_sampling_without_bounds_is_not_greedy() -> None:
-    """With neither top_k nor top_p said, the package takes the likeliest token."""
-    given = sampling_keywords(GenerationOptions(8, temperature=1.0), 7)
-    assert (given["top_k"], given["top_p"]) == (0, 1.0)
 
 
 # Generations

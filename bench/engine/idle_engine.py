@@ -2,7 +2,7 @@
 
     python bench/engine/idle_engine.py HOME [slots]
 
-Prints its address; ends when its input does. See `service.py`.
+Prints its address; ends when its input does. See `bench/service/throughput.py`.
 """
 
 from __future__ import annotations

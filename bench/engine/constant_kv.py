@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.engine.exported import exported_engine
+from builder_service.model.weight_format import WeightFormat
 from common.engine.engine import Feed
 from common.spec.model_spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
@@ -103,7 +104,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> tuple[list[Row], flo
 def step_of(checkpoint: Path, folder: Path, sessions: int, rows: int, threads: int = 0) -> Callable[[], object]:
     """One decoding step of so many full windows."""
     geometry = Geometry(SINKS, rows - SINKS, 1, sessions)
-    engine, _ = exported_engine(checkpoint, geometry, Precision.INT8, folder / f"{sessions}-{rows}", threads)
+    out, weight_format = folder / f"{sessions}-{rows}", WeightFormat(Precision.INT8)
+    engine, _ = exported_engine(checkpoint, geometry, weight_format, out, threads)
     position = SINKS + 2 * geometry.ring
     assert linear_run(geometry, SINKS, position) >= 1
     window = SessionWindow(SINKS, geometry.window)

@@ -28,6 +28,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from bench.engine.exported import exported_engine
+from builder_service.model.weight_format import WeightFormat
 from common.digest import digest_file
 from common.engine.engine import Feed, FloatArray
 from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH
@@ -95,7 +96,7 @@ class Stream:
         spec = read_spec_file(DEMO / "spec.yaml")
         cache = spec.cache
         geometry = Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, slots=1)
-        self._engine, _ = exported_engine(DEMO / "model", geometry, spec.precision, state, threads)
+        self._engine, _ = exported_engine(DEMO / "model", geometry, WeightFormat.from_spec(spec), state, threads)
         self._tokenizer = Tokenizer.from_file(str(DEMO / "model" / TOKENIZER_PATH))
         self._graph, self._kept = digest_file(state / GRAPH_PATH), state / "stream.bin"
         self._window = SessionWindow(geometry.sinks, geometry.window)

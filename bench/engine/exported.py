@@ -9,29 +9,29 @@ from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.model import Model
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import export, write_resized
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH
-from common.spec.model_spec import INT4_BLOCK, Precision
 from common.window import Geometry
 
 
 def exported_engine(
-    checkpoint: Path, geometry: Geometry, precision: Precision, out: Path, threads: int, *, int4_block: int = INT4_BLOCK
+    checkpoint: Path, geometry: Geometry, weight_format: WeightFormat, out: Path, threads: int
 ) -> tuple[OnnxRuntimeEngine, Model]:
     """The engine in `out`, which is written there unless it is this graph already."""
     source = Checkpoint(checkpoint)
     model = read_model(source.config)
-    if not _is_current(model, geometry, precision, out, int4_block):
-        export(model, ModelTensors(source, model), geometry, precision, out, lambda _: None, int4_block=int4_block)
+    if not _is_current(model, geometry, weight_format, out):
+        export(model, ModelTensors(source, model), geometry, weight_format, out, lambda _: None)
     rope = read_rope(model, geometry)
     return OnnxRuntimeEngine(out / GRAPH_PATH, model.architecture, rope, geometry, threads=threads), model
 
 
-def _is_current(model: Model, geometry: Geometry, precision: Precision, out: Path, int4_block: int) -> bool:
+def _is_current(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> bool:
     """Whether the graph in `out` is what would be written now."""
     if not (out / GRAPH_PATH).exists():
         return False
     with tempfile.TemporaryDirectory() as scratch:
-        graph = write_resized(model, geometry, precision, Path(scratch), int4_block=int4_block)
+        graph = write_resized(model, geometry, weight_format, Path(scratch))
         return graph.read_bytes() == (out / GRAPH_PATH).read_bytes()

@@ -15,6 +15,7 @@ from cuda.bindings import runtime as cudart
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.export import export
 from builder_service.tensorrt.compiler import Toolchain
@@ -44,7 +45,7 @@ class Bench:
         checkpoint = Checkpoint(folder)
         model, plan = read_model(checkpoint.config), out / PLAN_PATH
         tensors = ModelTensors(checkpoint, model)
-        export(model, tensors, geometry, precision, out, lambda _: None, target=Target.TENSORRT)
+        export(model, tensors, geometry, WeightFormat(precision), out, lambda _: None, target=Target.TENSORRT)
         toolchain = Toolchain(geometry, precision, TensorRtOptions(), lambda _: None, _to_stderr)
         seconds = _seconds(lambda: toolchain.compile(out / GRAPH_PATH, plan, b""))
         shapes = model.architecture

@@ -23,6 +23,7 @@ from statistics import median
 from tokenizers import Tokenizer
 
 from bench.engine.exported import exported_engine
+from builder_service.model.weight_format import WeightFormat
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.model_spec import Precision
@@ -73,9 +74,8 @@ def main() -> None:
     geometry = Geometry(4, arguments.window, 64, 2)
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(arguments.engine or scratch)
-        engine, model = exported_engine(
-            arguments.checkpoint, geometry, Precision(arguments.precision), out, arguments.threads
-        )
+        weight_format = WeightFormat(Precision(arguments.precision))
+        engine, model = exported_engine(arguments.checkpoint, geometry, weight_format, out, arguments.threads)
         kinds = kinds_of(arguments, engine.vocabulary_size)
         if arguments.json:
             sides = ((kind.name, measure(engine, model.architecture.layers, kind, arguments.most)) for kind in kinds)

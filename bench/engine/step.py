@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.engine.exported import exported_engine
+from builder_service.model.weight_format import WeightFormat
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import WEIGHTS_PATH, Architecture
@@ -80,10 +81,8 @@ def parse() -> argparse.Namespace:
 
 
 def load(arguments: argparse.Namespace, geometry: Geometry, out: Path) -> tuple[OnnxRuntimeEngine, Architecture]:
-    precision = Precision(arguments.precision)
-    engine, model = exported_engine(
-        arguments.checkpoint, geometry, precision, out, arguments.threads, int4_block=arguments.int4_block
-    )
+    weight_format = WeightFormat(Precision(arguments.precision), arguments.int4_block)
+    engine, model = exported_engine(arguments.checkpoint, geometry, weight_format, out, arguments.threads)
     return engine, model.architecture
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.engine.exported import exported_engine
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
+from builder_service.model.weight_format import WeightFormat
 from common.engine.engine import Feed, FloatArray, SlotState
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.model_spec import INT4_BLOCK, Precision
@@ -20,8 +21,8 @@ def load(job: Job) -> Peer:
     """Export the checkpoint if that was not done before, and load it; the variant is a precision, or int4-BLOCK."""
     geometry = Geometry(job.sinks, job.cache - job.sinks, job.chunk, SLOTS)
     name, _, block = job.variant.partition("-")
-    precision, int4_block = Precision(name), int(block or INT4_BLOCK)
-    engine, _ = exported_engine(job.checkpoint, geometry, precision, job.scratch, job.threads, int4_block=int4_block)
+    weight_format = WeightFormat(Precision(name), int(block or INT4_BLOCK))
+    engine, _ = exported_engine(job.checkpoint, geometry, weight_format, job.scratch, job.threads)
     return Ours(engine)
 
 

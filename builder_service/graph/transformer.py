@@ -18,7 +18,8 @@ from builder_service.graph.attention import Attention, HeadNorms, Inputs
 from builder_service.graph.graph import CONTRIB, Array, Graph, Shape, Weight, WeightGroup
 from builder_service.graph.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
 from builder_service.model.model import EMBEDDING, HEAD, LAYER, Activation, Model, tensor_shapes
-from common.spec.model_spec import INT4_BLOCK, Precision
+from builder_service.model.weight_format import WeightFormat
+from common.spec.model_spec import Precision
 from common.window import Geometry
 
 TOKENS, OUTPUTS = "tokens", "outputs"  # extents
@@ -37,31 +38,22 @@ class Rows:
         return Rows(name, self.extent, self.width)
 
 
-def build_graph(
-    model: Model,
-    geometry: Geometry,
-    precision: Precision,
-    *,
-    value_columns: bool = True,
-    int4_block: int = INT4_BLOCK,
-) -> Graph:
+def build_graph(model: Model, geometry: Geometry, weight_format: WeightFormat, *, value_columns: bool = True) -> Graph:
     """The whole graph; its weights are described, not read. `value_columns`: how the cache holds values."""
-    return _Builder(model, geometry, precision, value_columns=value_columns, int4_block=int4_block).build()
+    return _Builder(model, geometry, weight_format, value_columns=value_columns).build()
 
 
 class _Builder:
     """One graph in the making."""
 
-    def __init__(
-        self, model: Model, geometry: Geometry, precision: Precision, *, value_columns: bool, int4_block: int
-    ) -> None:
+    def __init__(self, model: Model, geometry: Geometry, weight_format: WeightFormat, *, value_columns: bool) -> None:
         self.model = model
         self.shapes = model.architecture
         self.geometry = geometry
         self.graph = Graph()
-        self.linear: Linear = LINEAR[precision](self.graph, int4_block)
-        self.last_linear: Linear = LOGITS[precision](self.graph)
-        self.quantized = precision is not Precision.FP32
+        self.linear: Linear = LINEAR[weight_format.precision](self.graph, weight_format.block)
+        self.last_linear: Linear = LOGITS[weight_format.precision](self.graph)
+        self.quantized = weight_format.precision is not Precision.FP32
         self.tensors = tensor_shapes(model)
         self.tokens, self.outputs, inputs = self._declare_inputs()
         self.batch_step = self.graph.node("Shape", self.tokens)

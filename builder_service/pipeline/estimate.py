@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder_service.machine.out_of_memory import mib
+from builder_service.model.weight_format import WeightFormat
 from common.errors import Reason, ResourceExhausted
 from common.spec.manifest import Architecture
-from common.spec.model_spec import INT4_BLOCK, Precision, Target
+from common.spec.model_spec import Precision, Target
 from common.window import Geometry
 
 _BYTES = {
@@ -40,15 +41,14 @@ class Estimate:
 def estimate(
     architecture: Architecture,
     geometry: Geometry,
-    precision: Precision,
+    weight_format: WeightFormat,
     target: Target = Target.ONNXRUNTIME,
-    *,
-    int4_block: int = INT4_BLOCK,
 ) -> Estimate:
     """What a build of these shapes needs."""
+    precision = weight_format.precision
     embedding = architecture.vocabulary * architecture.hidden
     others = architecture.parameters - embedding
-    each = _INT4_BYTES + _BLOCK_BYTES / int4_block if precision is Precision.INT4 else _BYTES[precision]
+    each = _INT4_BYTES + _BLOCK_BYTES / weight_format.block if precision is Precision.INT4 else _BYTES[precision]
     weights = round(others * each + embedding * _BYTES[precision])
     kv = kv_bytes_per_slot(architecture, geometry, precision)
     memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots

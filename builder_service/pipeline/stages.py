@@ -14,6 +14,7 @@ from builder_service.families.registry import read_model, read_rope
 from builder_service.machine.memory import free_disk_bytes, free_memory_bytes
 from builder_service.model.model import check_geometry
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.build_key import build_key, tool_versions
 from builder_service.pipeline.estimate import check_fits, check_fits_device, estimate, kv_bytes_per_slot
 from builder_service.pipeline.export import export, weight_bytes
@@ -80,8 +81,7 @@ def make_plan(order: Order, source: Source, parent: Parent) -> Plan:
     tensors = ModelTensors(source.checkpoint, model)
     if not foreign:
         tensors.check()
-    int4_block = spec.options.onnxruntime.int4_block
-    needs = estimate(model.architecture, geometry, spec.precision, spec.target, int4_block=int4_block)
+    needs = estimate(model.architecture, geometry, WeightFormat.from_spec(spec), spec.target)
     parent.expect(needs)
     if not foreign:
         check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work), order.work)
@@ -125,18 +125,17 @@ def write_files(order: Order, plan: Plan, parent: Parent) -> None:
 
 
 def _export(order: Order, plan: Plan, parent: Parent) -> None:
-    spec, int4_block = order.spec, order.spec.options.onnxruntime.int4_block
-    size_bytes = weight_bytes(plan.model, plan.geometry, spec.precision, target=spec.target, int4_block=int4_block)
+    spec, weight_format = order.spec, WeightFormat.from_spec(order.spec)
+    size_bytes = weight_bytes(plan.model, plan.geometry, weight_format, spec.target)
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     export(
         plan.model,
         plan.tensors,
         plan.geometry,
-        spec.precision,
+        weight_format,
         plan.out,
         lambda done: parent.progress(Stage.QUANTIZE, done, size_bytes),
         target=spec.target,
-        int4_block=int4_block,
     )
 
 
@@ -152,9 +151,8 @@ def verify(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> d
             plan.model,
             plan.rope,
             plan.geometry,
-            order.spec.precision,
+            WeightFormat.from_spec(order.spec),
             lambda done: parent.progress(Stage.VERIFY, done),
-            int4_block=order.spec.options.onnxruntime.int4_block,
         )
     finally:
         engine.close()

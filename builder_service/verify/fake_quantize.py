@@ -25,7 +25,8 @@ from builder_service.graph.quantize import (
     int8_blocks,
     int8_rows,
 )
-from common.spec.model_spec import INT4_BLOCK, Precision
+from builder_service.model.weight_format import WeightFormat
+from common.spec.model_spec import Precision
 
 FloatArray = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
@@ -51,15 +52,16 @@ class Weights(Protocol):
 
 
 class FakeQuantized:
-    """`Weights` in one precision; int4 in blocks of `int4_block` inputs, but for the logits."""
+    """`Weights` in one format; int4 in the format's blocks, but for the logits."""
 
-    def __init__(self, tensors: Tensors, precision: Precision, int4_block: int = INT4_BLOCK) -> None:
+    def __init__(self, tensors: Tensors, weight_format: WeightFormat) -> None:
+        precision, block = weight_format.precision, weight_format.block
         self._tensors = tensors
         int4 = precision is Precision.INT4
-        self._matrix = partial(_int4_and_back, block=int4_block) if int4 else _MATRIX[precision]
+        self._matrix = partial(_int4_and_back, block=block) if int4 else _MATRIX[precision]
         self._head = _int8_blocks_and_back if int4 else self._matrix
         self._embedding = _EMBEDDING.get(precision, self._matrix)
-        self._activations = partial(_per_block, block=int4_block) if int4 else _ACTIVATIONS[precision]
+        self._activations = partial(_per_block, block=block) if int4 else _ACTIVATIONS[precision]
         self._last_activations = _per_block if int4 else self._activations
 
     @property

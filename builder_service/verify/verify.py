@@ -24,12 +24,13 @@ import numpy.typing as npt
 
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.model.model import Model
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Stream
 from common.engine.engine import Engine, Feed
 from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import Rope
-from common.spec.model_spec import INT4_BLOCK, Precision
+from common.spec.model_spec import Precision
 from common.window import Geometry, SessionWindow, linear_run
 
 SINKS_FED = 8
@@ -68,10 +69,8 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     model: Model,
     rope: Rope,
     geometry: Geometry,
-    precision: Precision,
+    weight_format: WeightFormat,
     progress: Callable[[float], None] = lambda _: None,
-    *,
-    int4_block: int = INT4_BLOCK,
 ) -> dict[str, float]:
     """Figures of an engine that says what it ought to; `progress` gets the share done, from 0 to 1.
 
@@ -79,8 +78,9 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     streams = plan_streams(geometry, model.architecture.vocabulary)
+    precision = weight_format.precision
     noisy = tuple(replace(stream, noise=NOISE[precision]) for stream in streams)
-    reference = ReferenceModel(FakeQuantized(tensors, precision, int4_block), model, rope)
+    reference = ReferenceModel(FakeQuantized(tensors, weight_format), model, rope)
     logits = reference.logits((*streams, *noisy), lambda share: progress(0.9 * share))
     expected, shaken = logits[: len(streams)], logits[len(streams) :]
     got = list(run(engine, streams))

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from builder_service.families.registry import read_model
 from builder_service.model.model import Model
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.export import write_resized
 from builder_service.sources.locate import read_config
@@ -132,7 +133,7 @@ class Workbench:
 
     def _write_graph(self, model: Model, geometry: Geometry, out: Path) -> Path:
         spec = self.manifest.spec
-        return write_resized(model, geometry, spec.precision, out, int4_block=spec.options.onnxruntime.int4_block)
+        return write_resized(model, geometry, WeightFormat.from_spec(spec), out)
 
     def _check_memory(self, geometry: Geometry) -> None:
         shapes, precision = self.manifest.architecture, self.manifest.spec.precision

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from builder_service.pipeline.export import STAND_IN_PATH
 from tests.fakes.cuda import FakeCuda
+from tests.samples.engines import STAND_IN_PATH
 
 __version__ = "11.4.0.106"
 MAGIC = b"FAKEPLAN"

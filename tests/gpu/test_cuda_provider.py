@@ -1,6 +1,6 @@
 """The graphs for TensorRT on ONNX Runtime's CUDA provider, which needs a GPU and no TensorRT.
 
-The CPU runs only what `builder_service.graph.emulate_half` makes of the graphs in 16 bits; here the graphs themselves
+The CPU runs only what `tests.samples.emulate_half` makes of the graphs in 16 bits; here the graphs themselves
 run. Every step starts from the CPU's caches, so that errors do not add up.
 """
 
@@ -14,7 +14,6 @@ import pytest
 
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
-from builder_service.pipeline.export import STAND_IN_PATH
 from builder_service.verify.verify import TOLERANCES
 from common.engine.angles import Angles
 from common.engine.batch import Batch, plan_batch
@@ -26,7 +25,7 @@ from common.window import Geometry, SessionWindow, linear_run
 from tests.gpu.findings import Findings
 from tests.gpu.machine import CUDA_PROVIDER, FAKE, Here
 from tests.gpu.provider_session import CPU, Arrays, NoKernelError, ProviderSession
-from tests.samples.engines import export_graph
+from tests.samples.engines import STAND_IN_PATH, export_graph
 from tests.samples.families import CONFIGS, write_family
 from tests.samples.streams import random_tokens
 

@@ -13,6 +13,7 @@ import pytest
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.verify import verify
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
@@ -94,6 +95,6 @@ def test_the_float64_reference_says_the_same_as_the_gpu(
     model = read_model(checkpoint.config)
     with row.checked():
         rope, tensors = read_rope(model, GEOMETRY), ModelTensors(checkpoint, model)
-        figures = verify(engine, tensors, model, rope, GEOMETRY, precision)
+        figures = verify(engine, tensors, model, rope, GEOMETRY, WeightFormat(precision))
         row.verified, row.allowed = figures["relative_error_largest"], figures["allowed_error_largest"]
         assert row.verified <= row.allowed

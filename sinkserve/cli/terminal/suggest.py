@@ -13,6 +13,7 @@ from typing import Any
 
 from builder_service.families.registry import read_architecture
 from builder_service.model.model import check_geometry
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
 from builder_service.sources.locate import read_config
 from builder_service.sources.uri import Folder, Remote, Repository, read_place
@@ -65,8 +66,7 @@ def read_needs(spec: ModelSpec, remote: Remote | None = None) -> tuple[Architect
     """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
     shapes = read_architecture(read_config(spec.source, remote or Remote()), spec.options.ignore_config_fields)
     check_geometry(shapes, geometry_of(spec))
-    int4_block = spec.options.onnxruntime.int4_block
-    return shapes, estimate(shapes, geometry_of(spec), spec.precision, spec.target, int4_block=int4_block)
+    return shapes, estimate(shapes, geometry_of(spec), WeightFormat.from_spec(spec), spec.target)
 
 
 def source_of(where: Path | str) -> Source:

@@ -14,17 +14,18 @@ from onnx import TensorProto
 
 from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.families.registry import read_model
-from builder_service.graph.emulate_half import widen
 from builder_service.graph.graph import Array, Graph, Weight, WeightGroup, attributes_of, describe
 from builder_service.graph.half_precision import narrow
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import layout, write
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph, export
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
+from tests.samples.emulate_half import widen
 from tests.samples.families import CONFIGS
 
 GEOMETRY = Geometry(4, 17, 8, slots=2)
@@ -89,7 +90,7 @@ def test_a_widened_product_rounds_what_enters_and_what_leaves_it_and_no_more(
 @pytest.mark.parametrize("precision", TYPES)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_products_and_caches_are_narrow_and_all_that_rounds_badly_is_wide(name: str, precision: Precision) -> None:
-    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, precision, Target.TENSORRT)
+    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
     model = onnx.shape_inference.infer_shapes(graph.model("one", _descriptions(graph)), strict_mode=True)
     values = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
@@ -104,7 +105,7 @@ def test_products_and_caches_are_narrow_and_all_that_rounds_badly_is_wide(name: 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_value_is_cast_twice_nor_there_and_back(name: str) -> None:
-    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, Precision.FP16, Target.TENSORRT)
+    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(Precision.FP16), Target.TENSORRT)
     casts = [node for node in graph.nodes if node.op_type == "Cast"]
     made = {node.output[0] for node in casts}
     assert len({node.input[0] for node in casts}) == len(casts)
@@ -115,8 +116,8 @@ def test_no_value_is_cast_twice_nor_there_and_back(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_widened_graph_has_the_ports_of_one_in_float32(name: str, precision: Precision) -> None:
     model = read_model(CONFIGS[name])
-    widened = widen(engine_graph(model, GEOMETRY, precision, Target.TENSORRT))
-    plain = build_graph(model, GEOMETRY, Precision.FP32, value_columns=False)
+    widened = widen(engine_graph(model, GEOMETRY, WeightFormat(precision), Target.TENSORRT))
+    plain = build_graph(model, GEOMETRY, WeightFormat(Precision.FP32), value_columns=False)
     assert widened.inputs == plain.inputs
     assert widened.outputs == plain.outputs
     to_narrow = [node for node in widened.nodes if node.op_type == "Cast" and attributes_of(node)["to"] != 1]
@@ -143,7 +144,7 @@ def test_an_engine_in_bf16_holds_a_bf16_checkpoint_bit_by_bit(tmp_path: Path) ->
     checkpoint, out = Checkpoint(folder), tmp_path / "out"
     model = read_model(checkpoint.config)
     tensors = ModelTensors(checkpoint, model)
-    export(model, tensors, GEOMETRY, Precision.BF16, out, lambda _: None, target=Target.TENSORRT)
+    export(model, tensors, GEOMETRY, WeightFormat(Precision.BF16), out, lambda _: None, target=Target.TENSORRT)
     (stored,) = [t for t in onnx.load(out / "model.onnx").graph.initializer if t.name == "embed_tokens.weight"]
     want = tensors.tensor("model.embed_tokens.weight")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored).astype(np.float32), want)

@@ -14,6 +14,7 @@ from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.graph.graph import Graph, describe
 from builder_service.graph.linear import LINEAR, Matrix
 from builder_service.graph.weights import layout, write
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
 from common.spec.model_spec import PRECISIONS, Precision, Target
 
@@ -40,7 +41,7 @@ class Product:
         tensors = {"a": self.parts[0], "b": self.parts[1], "c": self.biases[0], "d": self.biases[1]}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
-        self._rounded = FakeQuantized(Checkpoint(folder), precision, block)
+        self._rounded = FakeQuantized(Checkpoint(folder), WeightFormat(precision, block))
         graph = Graph()
         graph.input("x", np.float32, ("rows", inputs))
         linear = LINEAR[precision](graph, block)

@@ -13,6 +13,7 @@ from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model
 from builder_service.graph.graph import CONTRIB, Graph
 from builder_service.graph.lowering import lower
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph
 from common.spec.manifest import GRAPH_PATH, WEIGHTS_PATH
 from common.spec.model_spec import PRECISIONS, Precision, Target
@@ -139,14 +140,14 @@ def test_rotation_of_heads_apart_is_that_of_heads_in_a_row(rotated: int) -> None
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_operator_of_onnx_runtimes_own_is_left(name: str) -> None:
     for precision in PRECISIONS[Target.TENSORRT]:
-        graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, precision, Target.TENSORRT)
+        graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
         assert {node.domain for node in graph.nodes} == {""}
         assert len({name for node in graph.nodes for name in node.output}) == sum(len(n.output) for n in graph.nodes)
 
 
 def test_the_graph_for_onnx_runtime_is_not_touched(tmp_path: Path) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", tokenizer=False)).config)
-    graph = engine_graph(model, GEOMETRY, Precision.FP32, Target.ONNXRUNTIME)
+    graph = engine_graph(model, GEOMETRY, WeightFormat(Precision.FP32), Target.ONNXRUNTIME)
     before = [node.SerializeToString() for node in graph.nodes]
     lower(graph)
     assert [node.SerializeToString() for node in graph.nodes] == before

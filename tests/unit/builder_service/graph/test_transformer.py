@@ -14,6 +14,7 @@ from builder_service.families.registry import read_model
 from builder_service.graph.graph import CONTRIB
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes
+from builder_service.model.weight_format import WeightFormat
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
@@ -51,7 +52,7 @@ def test_without_sinks_there_are_no_angles_for_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, precision: Precision) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
-    nodes = build_graph(model, GEOMETRY, precision).nodes
+    nodes = build_graph(model, GEOMETRY, WeightFormat(precision)).nodes
     assert {node.domain for node in nodes} <= {"", CONTRIB}
     matrices = Counter(node.op_type for node in nodes)
     own = {Precision.FP32: "Gemm", Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}[precision]
@@ -60,7 +61,7 @@ def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, pre
 
 def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logits(tmp_path: Path) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
-    nodes = build_graph(model, GEOMETRY, Precision.INT4, int4_block=128).nodes
+    nodes = build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, 128)).nodes
     kinds = Counter(
         (*(next(a.i for a in node.attribute if a.name == name) for name in ("bits", "block_size")), len(node.input))
         for node in nodes
@@ -71,7 +72,7 @@ def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logi
 
 def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -> None:
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
-    nodes = build_graph(model, GEOMETRY, Precision.INT8).nodes
+    nodes = build_graph(model, GEOMETRY, WeightFormat(Precision.INT8)).nodes
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 4 * 2 + 1
 
 
@@ -80,7 +81,7 @@ def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool
     model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
     parameters = model.architecture.parameters
     sizes = {
-        precision: file_bytes(build_graph(model, GEOMETRY, precision).groups)
+        precision: file_bytes(build_graph(model, GEOMETRY, WeightFormat(precision)).groups)
         for precision in PRECISIONS[Target.ONNXRUNTIME]
     }
     assert sizes[Precision.FP32] == pytest.approx(4 * parameters, rel=0.02)
@@ -91,9 +92,9 @@ def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool
     # 4 bits a weight and 4.5 bytes a block; 9 bits for the logits; and the embedding's rows.
     in_layers = parameters - (1 if tied else 2) * embedding
     for block in (32, 64, 128):
-        size = file_bytes(build_graph(model, GEOMETRY, Precision.INT4, int4_block=block).groups)
+        size = file_bytes(build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, block)).groups)
         assert size == pytest.approx(in_layers * (0.5 + 4.5 / block) + embedding * 9 / 8 + embedding, rel=0.05)
-    assert sizes[Precision.INT4] == file_bytes(build_graph(model, GEOMETRY, Precision.INT4, int4_block=32).groups)
+    assert sizes[Precision.INT4] == file_bytes(build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, 32)).groups)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])

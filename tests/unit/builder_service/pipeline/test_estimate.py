@@ -7,6 +7,7 @@ import pytest
 
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_architecture
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, check_fits, estimate, kv_bytes_per_slot
 from common.engine.kv_pool import KvPool
 from common.errors import Reason, ResourceExhausted
@@ -28,21 +29,21 @@ def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Pr
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
     out = export_graph(checkpoint.folder, GEOMETRY, precision.value, int4_block=block)
     written = (out / WEIGHTS_PATH).stat().st_size
-    guess = estimate(read_architecture(checkpoint.config), GEOMETRY, precision, int4_block=block).weight_bytes
+    guess = estimate(read_architecture(checkpoint.config), GEOMETRY, WeightFormat(precision, block)).weight_bytes
     # Every tensor starts on a page, which weighs in a model this small; scales and norms are not counted.
     assert 0.8 * guess < written < guess + 4096 * 60
 
 
 def test_larger_blocks_of_int4_have_fewer_scales_and_zero_points() -> None:
     others = SHAPES.parameters - SHAPES.vocabulary * SHAPES.hidden
-    guesses = [estimate(SHAPES, GEOMETRY, Precision.INT4, int4_block=block).weight_bytes for block in (32, 64, 128)]
+    guesses = [estimate(SHAPES, GEOMETRY, WeightFormat(Precision.INT4, block)).weight_bytes for block in (32, 64, 128)]
     fewer = np.diff(guesses) / others  # 4 bytes of scale and half of one of zero point a block
     np.testing.assert_allclose(fewer, [4.5 / 64 - 4.5 / 32, 4.5 / 128 - 4.5 / 64], atol=2 / others)
 
 
 def test_a_slot_takes_what_the_engine_allocates() -> None:
     pool = KvPool(SHAPES, GEOMETRY)
-    assert estimate(SHAPES, GEOMETRY, Precision.FP32).kv_bytes_per_slot * GEOMETRY.slots == sum(
+    assert estimate(SHAPES, GEOMETRY, WeightFormat(Precision.FP32)).kv_bytes_per_slot * GEOMETRY.slots == sum(
         array.nbytes for arrays in (pool.keys, pool.values) for array in arrays
     )
 
@@ -51,11 +52,11 @@ def test_a_slot_takes_what_the_engine_allocates() -> None:
 def test_a_slot_in_sixteen_bits_takes_half(precision: Precision) -> None:
     narrow, wide = (kv_bytes_per_slot(SHAPES, GEOMETRY, kind) for kind in (precision, Precision.FP32))
     assert 2 * narrow == wide
-    assert estimate(SHAPES, GEOMETRY, precision).kv_bytes_per_slot == narrow
+    assert estimate(SHAPES, GEOMETRY, WeightFormat(precision)).kv_bytes_per_slot == narrow
 
 
 def test_memory_covers_weights_and_all_slots() -> None:
-    needs = estimate(SHAPES, GEOMETRY, Precision.FP32)
+    needs = estimate(SHAPES, GEOMETRY, WeightFormat(Precision.FP32))
     assert needs.memory_bytes > needs.weight_bytes + needs.kv_bytes_per_slot * GEOMETRY.slots
 
 

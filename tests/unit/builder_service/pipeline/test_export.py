@@ -15,6 +15,7 @@ from builder_service.families.registry import read_model
 from builder_service.graph.weights import ALIGNMENT
 from builder_service.model.model import tensor_shapes
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import export, weight_bytes
 from common.errors import InvalidArgument
 from common.spec.model_spec import PRECISIONS, Precision, Target
@@ -26,7 +27,9 @@ def _export(folder: Path, out: Path, precision: Precision = Precision.FP32, wind
     checkpoint = Checkpoint(folder)
     model = read_model(checkpoint.config)
     shares: list[float] = []
-    export(model, ModelTensors(checkpoint, model), Geometry(4, window, 8, 2), precision, out, shares.append)
+    export(
+        model, ModelTensors(checkpoint, model), Geometry(4, window, 8, 2), WeightFormat(precision), out, shares.append
+    )
     return shares
 
 
@@ -93,7 +96,7 @@ def test_a_float_tied_embedding_is_stored_once(tmp_path: Path) -> None:
 def test_the_size_of_the_weights_is_known_before_they_are_read(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "c", tied=True, bias=True)
     _export(folder, tmp_path / "out", precision)
-    planned = weight_bytes(read_model(Checkpoint(folder).config), Geometry(4, 20, 8, 2), precision)
+    planned = weight_bytes(read_model(Checkpoint(folder).config), Geometry(4, 20, 8, 2), WeightFormat(precision))
     assert planned == (tmp_path / "out" / "weights.bin").stat().st_size
 
 

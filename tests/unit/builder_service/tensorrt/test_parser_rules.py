@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from builder_service.families.registry import read_model
 from builder_service.graph.graph import describe
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph
 from builder_service.tensorrt.parser_rules import check_rules
 from common.errors import Internal
@@ -23,7 +24,7 @@ GEOMETRY = Geometry(4, 17, 8, slots=2)
 
 @cache
 def _bytes(name: str, precision: Precision) -> bytes:
-    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, precision, Target.TENSORRT)
+    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
     weights = [weight for group in graph.groups for weight in group.weights]
     model = graph.model(name, [describe(weight, "weights.bin", 0) for weight in weights])
     return bytes(model.SerializeToString())
@@ -54,7 +55,7 @@ def test_every_family_passes_in_every_precision() -> None:
 
 
 def test_a_graph_for_onnx_runtime_does_not() -> None:
-    graph = engine_graph(read_model(CONFIGS["llama"]), GEOMETRY, Precision.FP32, Target.ONNXRUNTIME)
+    graph = engine_graph(read_model(CONFIGS["llama"]), GEOMETRY, WeightFormat(Precision.FP32), Target.ONNXRUNTIME)
     weights = [weight for group in graph.groups for weight in group.weights]
     with pytest.raises(Internal, match=r"com\.microsoft"):
         check_rules(graph.model("llama", [describe(weight, "weights.bin", 0) for weight in weights]))

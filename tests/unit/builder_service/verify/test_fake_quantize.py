@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
 from common.spec.model_spec import Precision
 from tests.samples.checkpoints import write_checkpoint
@@ -22,7 +23,10 @@ def whole(rounded: FakeQuantized, name: str) -> np.ndarray:
 
 
 def test_fp32_leaves_everything_as_it_is(checkpoint: Checkpoint) -> None:
-    rounded, rows = FakeQuantized(checkpoint, Precision.FP32), np.random.default_rng(0).normal(size=(3, 80))
+    rounded, rows = (
+        FakeQuantized(checkpoint, WeightFormat(Precision.FP32)),
+        np.random.default_rng(0).normal(size=(3, 80)),
+    )
     np.testing.assert_array_equal(whole(rounded, MATRIX), checkpoint.tensor(MATRIX))
     np.testing.assert_array_equal(np.concatenate(list(rounded.embedding(EMBEDDING))), checkpoint.tensor(EMBEDDING))
     np.testing.assert_array_equal(rounded.activations(rows), rows)
@@ -31,7 +35,7 @@ def test_fp32_leaves_everything_as_it_is(checkpoint: Checkpoint) -> None:
 def test_int8_weights_are_off_by_half_a_step_of_their_row(checkpoint: Checkpoint) -> None:
     exact = checkpoint.tensor(MATRIX)
     steps = np.abs(exact).max(axis=1, keepdims=True) / 64
-    off = np.abs(whole(FakeQuantized(checkpoint, Precision.INT8), MATRIX) - exact)
+    off = np.abs(whole(FakeQuantized(checkpoint, WeightFormat(Precision.INT8)), MATRIX) - exact)
     assert (off <= 0.501 * steps).all()
     assert off.max() > 0.3 * steps.min()
 
@@ -39,7 +43,7 @@ def test_int8_weights_are_off_by_half_a_step_of_their_row(checkpoint: Checkpoint
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_int4_weights_are_off_by_half_a_step_of_their_block(checkpoint: Checkpoint, size: int) -> None:
     exact = checkpoint.tensor(MATRIX)
-    rounded = whole(FakeQuantized(checkpoint, Precision.INT4, size), MATRIX)
+    rounded = whole(FakeQuantized(checkpoint, WeightFormat(Precision.INT4, size)), MATRIX)
     assert rounded.shape == exact.shape
     for start in range(0, exact.shape[1], size):
         block = slice(start, start + size)
@@ -49,7 +53,9 @@ def test_int4_weights_are_off_by_half_a_step_of_their_block(checkpoint: Checkpoi
 
 
 def test_the_matrix_of_the_logits_is_int8_in_blocks_of_32_whatever_the_others_are(checkpoint: Checkpoint) -> None:
-    one, other = (whole(FakeQuantized(checkpoint, Precision.INT4, size), "lm_head.weight") for size in (32, 128))
+    one, other = (
+        whole(FakeQuantized(checkpoint, WeightFormat(Precision.INT4, size)), "lm_head.weight") for size in (32, 128)
+    )
     np.testing.assert_array_equal(one, other)
     exact = checkpoint.tensor("lm_head.weight")
     assert (np.abs(one - exact) <= 0.501 * np.abs(exact).max(axis=1, keepdims=True) / 127).all()
@@ -58,14 +64,14 @@ def test_the_matrix_of_the_logits_is_int8_in_blocks_of_32_whatever_the_others_ar
 @pytest.mark.parametrize("precision", [Precision.INT8, Precision.INT4])
 def test_the_embedding_is_int8_where_weights_are_quantized(checkpoint: Checkpoint, precision: Precision) -> None:
     exact = checkpoint.tensor(EMBEDDING)
-    off = np.abs(np.concatenate(list(FakeQuantized(checkpoint, precision).embedding(EMBEDDING))) - exact)
+    off = np.abs(np.concatenate(list(FakeQuantized(checkpoint, WeightFormat(precision)).embedding(EMBEDDING))) - exact)
     assert (off <= 0.501 * np.abs(exact).max(axis=1, keepdims=True) / 127).all()
     assert off.any()
 
 
 def test_int8_activations_have_a_scale_for_each_token(checkpoint: Checkpoint) -> None:
     rows = np.array([[127.0, 0.4, -3.6], [1.27, 0.004, -0.036], [0.0, 0.0, 0.0]])
-    rounded = FakeQuantized(checkpoint, Precision.INT8).activations(rows)
+    rounded = FakeQuantized(checkpoint, WeightFormat(Precision.INT8)).activations(rows)
     np.testing.assert_allclose(rounded, np.array([[127.0, 0, -4], [1.27, 0, -0.04], [0, 0, 0]]), atol=1e-12)
 
 
@@ -76,13 +82,13 @@ def test_int4_activations_have_a_scale_for_each_block(checkpoint: Checkpoint, si
     rows[0, 0], rows[0, 1] = 127.0, 0.4
     rows[0, 32], rows[0, 33] = 1.27, 0.4
     rows[0, 64], rows[0, 65] = 1.27, 0.4
-    rounded = FakeQuantized(checkpoint, Precision.INT4, size).activations(rows, last=last)
+    rounded = FakeQuantized(checkpoint, WeightFormat(Precision.INT4, size)).activations(rows, last=last)
     second = (1.27, 0.4) if size == 32 or last else (1, 0)
     np.testing.assert_allclose(rounded[0, [0, 1, 32, 33, 64, 65]], [127, 0, *second, 1.27, 0.4], atol=1e-12)
     assert rounded.shape == rows.shape
 
 
 def test_vectors_and_names_come_through(checkpoint: Checkpoint) -> None:
-    rounded = FakeQuantized(checkpoint, Precision.INT4)
+    rounded = FakeQuantized(checkpoint, WeightFormat(Precision.INT4))
     assert rounded.names == checkpoint.names
     np.testing.assert_array_equal(rounded.vector("model.norm.weight"), checkpoint.tensor("model.norm.weight"))

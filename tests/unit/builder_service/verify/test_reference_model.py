@@ -12,6 +12,7 @@ import pytest
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Sight, Stream
 from common.spec.model_spec import Precision
@@ -27,7 +28,7 @@ def reference_of(folder: Path) -> ReferenceModel:
     checkpoint = Checkpoint(folder)
     model = read_model(checkpoint.config)
     return ReferenceModel(
-        FakeQuantized(ModelTensors(checkpoint, model), Precision.FP32), model, read_rope(model, GEOMETRY)
+        FakeQuantized(ModelTensors(checkpoint, model), WeightFormat(Precision.FP32)), model, read_rope(model, GEOMETRY)
     )
 
 

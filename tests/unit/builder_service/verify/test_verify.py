@@ -13,6 +13,7 @@ from hypothesis import given
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.verify import TOLERANCES, Tolerance, allow, check, compare, plan_streams, verify
 from common.engine.engine import Feed, FloatArray
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
@@ -43,7 +44,7 @@ def run(
     checkpoint = Checkpoint(folder)
     model = read_model(checkpoint.config)
     rope, tensors = read_rope(model, geometry), ModelTensors(checkpoint, model)
-    return verify(engine, tensors, model, rope, geometry, Precision(precision), progress, int4_block=int4_block)
+    return verify(engine, tensors, model, rope, geometry, WeightFormat(Precision(precision), int4_block), progress)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4"])
@@ -129,7 +130,7 @@ def test_one_wrong_matrix_is_stopped(folder: Path, tmp_path: Path, precision: st
     blocks = turned.blocks
     turned.blocks = lambda name: (b[::-1] if name == wrong else b for b in blocks(name))  # type: ignore[method-assign]
     with pytest.raises(FailedPrecondition) as caught:
-        verify(engine, turned, model, read_rope(model, GEOMETRY), GEOMETRY, Precision(precision))
+        verify(engine, turned, model, read_rope(model, GEOMETRY), GEOMETRY, WeightFormat(Precision(precision)))
     assert caught.value.reason is Reason.VERIFICATION_FAILED
 
 
@@ -141,7 +142,7 @@ def test_frequencies_that_are_off_by_two_percent_are_stopped(folder: Path, preci
     rope = read_rope(model, GEOMETRY)
     wrong = rope.model_copy(update={"inverse_frequencies": tuple(f * 1.02 for f in rope.inverse_frequencies)})
     with pytest.raises(FailedPrecondition):
-        verify(engine, ModelTensors(checkpoint, model), model, wrong, GEOMETRY, Precision(precision))
+        verify(engine, ModelTensors(checkpoint, model), model, wrong, GEOMETRY, WeightFormat(Precision(precision)))
 
 
 def noise(largest: float, mean: float) -> dict[str, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.model import Model
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
-from builder_service.pipeline.export import export, write_resized
+from builder_service.pipeline.export import write_model, write_resized
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH
 from common.window import Geometry
@@ -20,10 +20,10 @@ def exported_engine(
     checkpoint: Path, geometry: Geometry, weight_format: WeightFormat, out: Path, threads: int
 ) -> tuple[OnnxRuntimeEngine, Model]:
     """The engine in `out`, which is written there unless it is this graph already."""
-    source = Checkpoint(checkpoint)
+    source = open_checkpoint(checkpoint)
     model = read_model(source.config)
     if not _is_current(model, geometry, weight_format, out):
-        export(model, ModelTensors(source, model), geometry, weight_format, out, lambda _: None)
+        write_model(model, ModelTensors(source.tensors, model), geometry, weight_format, out, lambda _: None)
     rope = read_rope(model, geometry)
     return OnnxRuntimeEngine(out / GRAPH_PATH, model.architecture, rope, geometry, threads=threads), model
 

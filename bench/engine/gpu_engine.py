@@ -12,12 +12,12 @@ from typing import Self
 
 from cuda.bindings import runtime as cudart
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
-from builder_service.pipeline.export import export
+from builder_service.pipeline.export import write_model
 from builder_service.tensorrt.compiler import Toolchain
 from common.engine.cuda_device import CudaDevice
 from common.engine.engine import Feed
@@ -42,10 +42,10 @@ class Bench:
     @classmethod
     def of(cls, folder: Path, geometry: Geometry, precision: Precision, out: Path) -> Self:
         """Export, compile and load the checkpoint in `folder`."""
-        checkpoint = Checkpoint(folder)
+        checkpoint = open_checkpoint(folder)
         model, plan = read_model(checkpoint.config), out / PLAN_PATH
-        tensors = ModelTensors(checkpoint, model)
-        export(model, tensors, geometry, WeightFormat(precision), out, lambda _: None, target=Target.TENSORRT)
+        tensors = ModelTensors(checkpoint.tensors, model)
+        write_model(model, tensors, geometry, WeightFormat(precision), out, lambda _: None, target=Target.TENSORRT)
         toolchain = Toolchain(geometry, precision, TensorRtOptions(), lambda _: None, _to_stderr)
         seconds = _seconds(lambda: toolchain.compile(out / GRAPH_PATH, plan, b""))
         shapes = model.architecture

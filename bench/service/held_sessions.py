@@ -31,7 +31,6 @@ from common.spec.model_spec import ModelSpec
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.build.view import watch
 from sinkserve.cli.services.embedded import embedded_services
-from sinkserve.cli.terminal.suggest import geometry_of
 from sinkserve.client import Client, SessionOptions
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.replicas.fleet import Replica, addresses
@@ -142,7 +141,7 @@ async def _build(spec: ModelSpec) -> tuple[str, int]:
         async with Client(found.runtime, found.builder) as client:
             build = await watch(client, (await client.builds.submit(spec_to_wire(spec))).name)
             engine = await client.engines.get(build.engine)
-    geometry = geometry_of(spec)
+    geometry = spec.geometry
     seen = geometry.sinks + geometry.window
     return build.engine, engine.manifest.kv_bytes_per_slot * seen // geometry.rows
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from builder_service.chat.chat_template import CLOCK, ChatTemplate, TemplateFailed
 from builder_service.chat.prefix_space import without_prefix_space
 from builder_service.chat.turn_proof import prove
 from builder_service.chat.turn_segments import WORDS, Speech, Tokens, TurnSegments, Unsplittable, derive_parts
-from builder_service.checkpoint.tokenizer import TokenizerFiles, dumped, read_chat_template, read_tokenizer
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.tokenizer import TokenizerDescription, dumped
 from common.errors import InvalidArgument, Reason, SinkServeError
 from common.spec.manifest import TextModel, TurnTemplate
 from common.text.content import control_tokens, template_tokens
@@ -43,16 +43,17 @@ class DerivedText:
     """What a person should know, whether or not there is a model, which has them too."""
 
 
-def derive_text(folder: Path, chat_template: str, vocabulary: int, now: datetime) -> DerivedText:
-    """Derive the text of the checkpoint in `folder`, whose token ids run below `vocabulary`.
+def derive_text(checkpoint: Checkpoint, chat_template: str, vocabulary: int, now: datetime) -> DerivedText:
+    """Derive the text of a checkpoint whose token ids run below `vocabulary`.
 
     `chat_template` is the spec's: empty for the checkpoint's own, `none` for raw text, else Jinja. Templates that ask
     for the time are told `now`. Raises InvalidArgument: INVALID_SPEC for a template of the spec that does not
     compile, CHECKPOINT_INVALID for tokenizer files that cannot be read.
     """
-    files = read_tokenizer(folder)
+    files = checkpoint.tokenizer
     if files is None:
         return _tokens_only("the checkpoint has no tokenizer")
+    own_template = checkpoint.chat_template
     try:
         Vocabulary(files.tokenizer)
         _check_ids(files.tokenizer, vocabulary)
@@ -60,7 +61,7 @@ def derive_text(folder: Path, chat_template: str, vocabulary: int, now: datetime
         return _tokens_only(str(error))
     if chat_template == RAW:
         return _raw(files)
-    source = chat_template or files.chat_template
+    source = chat_template or own_template
     if source is None:
         return _raw(files, "the checkpoint has no chat template: text is fed as it is")
     try:
@@ -72,15 +73,15 @@ def derive_text(folder: Path, chat_template: str, vocabulary: int, now: datetime
         return _tokens_only(f"the chat template does not compile: {error}", files)
 
 
-def asks_time(folder: Path, chat_template: str) -> bool:
+def asks_time(checkpoint: Checkpoint, chat_template: str) -> bool:
     """Whether the template that `derive_text` would use can ask for the time; it has to be called by its name.
 
     Raises InvalidArgument (CHECKPOINT_INVALID) for files that cannot be read.
     """
-    return CLOCK in (chat_template or read_chat_template(folder) or "")
+    return CLOCK in (chat_template or checkpoint.chat_template or "")
 
 
-def _tokens_only(reason: str, files: TokenizerFiles | None = None) -> DerivedText:
+def _tokens_only(reason: str, files: TokenizerDescription | None = None) -> DerivedText:
     """Turns have no text; replies have, where `files` can be decoded."""
     warnings = (f"{reason}: {TOKENS_ONLY}",)
     if files is None:
@@ -88,7 +89,7 @@ def _tokens_only(reason: str, files: TokenizerFiles | None = None) -> DerivedTex
     return DerivedText(None, files.source, _named(files, "eos_token"), warnings)
 
 
-def _derive(files: TokenizerFiles, template: ChatTemplate, vocabulary: int) -> DerivedText:
+def _derive(files: TokenizerDescription, template: ChatTemplate, vocabulary: int) -> DerivedText:
     """The first way to encode contents that stands the proof."""
     reasons = []
     for contents in _ways(files.tokenizer):
@@ -114,7 +115,7 @@ def _ways(tokenizer: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _described(
-    files: TokenizerFiles, contents: dict[str, Any], parts: TurnSegments, template: ChatTemplate
+    files: TokenizerDescription, contents: dict[str, Any], parts: TurnSegments, template: ChatTemplate
 ) -> DerivedText:
     control = control_tokens(contents, template_tokens(parts.template))
     warnings = list(parts.warnings)
@@ -126,7 +127,7 @@ def _described(
     return _text(files, contents, parts.template, warnings, ends)
 
 
-def _raw(files: TokenizerFiles, *warnings: str) -> DerivedText:
+def _raw(files: TokenizerDescription, *warnings: str) -> DerivedText:
     """Text is fed as it is, behind the begin token where the checkpoint uses one."""
     contents = without_prefix_space(files.tokenizer)
     begin = _begin(files)
@@ -136,7 +137,7 @@ def _raw(files: TokenizerFiles, *warnings: str) -> DerivedText:
     return _text(files, contents, template, list(warnings), [])
 
 
-def _begin(files: TokenizerFiles) -> Tokens:
+def _begin(files: TokenizerDescription) -> Tokens:
     """Tokens that the tokenizer puts before a text, such as the begin token."""
     if files.adds_bos is not None:
         return _named(files, "bos_token") if files.adds_bos else ()
@@ -146,7 +147,7 @@ def _begin(files: TokenizerFiles) -> Tokens:
 
 
 def _text(
-    files: TokenizerFiles, contents: dict[str, Any], template: TurnTemplate, warnings: list[str], ends: list[int]
+    files: TokenizerDescription, contents: dict[str, Any], template: TurnTemplate, warnings: list[str], ends: list[int]
 ) -> DerivedText:
     same = contents == files.tokenizer
     return DerivedText(
@@ -157,7 +158,7 @@ def _text(
     )
 
 
-def _named(files: TokenizerFiles, name: str) -> Tokens:
+def _named(files: TokenizerDescription, name: str) -> Tokens:
     """Id of a special token by its name, if there is one."""
     text = files.special.get(name)
     return tuple(token["id"] for token in files.tokenizer["added_tokens"] if token["content"] == text)

@@ -1,7 +1,7 @@
-"""What a checkpoint folder says of its tokenizer: tokenizer.json, the special tokens' names, the chat template.
+"""A checkpoint's tokenizer: its tokenizer.json, and the special tokens that other files name.
 
-Knows files; knows nothing of turns. A folder without tokenizer.json is converted by transformers, whose import is
-slow and therefore waits until it is needed.
+Knows nothing of turns. What has no tokenizer.json is converted by transformers, whose import is slow and therefore
+waits until it is needed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,15 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from builder_service.checkpoint.files import invalid, present, read_bytes, read_json, read_text
+from builder_service.checkpoint.files import invalid
 from common.spec.manifest import TOKENIZER_PATH
 
-CONFIG = "tokenizer_config.json"
-SPECIAL_TOKENS = "special_tokens_map.json"
-CONVERTIBLE = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json")
-"""Files of a tokenizer that has no tokenizer.json."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
-class TokenizerFiles:
-    """A tokenizer as its folder describes it."""
+class TokenizerDescription:
+    """A tokenizer as its checkpoint describes it."""
 
     tokenizer: dict[str, Any]
     """tokenizer.json, parsed, in the library's current form and with every special token that other files name."""
@@ -35,45 +32,32 @@ class TokenizerFiles:
     """The same as bytes: those that were read, where they are the same."""
     special: dict[str, str | list[str]]
     """Special tokens by name, such as `bos_token`: what a chat template sees."""
-    chat_template: str | None
-    """The checkpoint's own chat template."""
     adds_bos: bool | None
     """Whether texts begin with the begin token; None: as tokenizer.json does it."""
 
 
-def read_tokenizer(folder: Path) -> TokenizerFiles | None:
-    """Read the tokenizer of a checkpoint; None if it has none.
+def describe_tokenizer(
+    source: bytes, config: Mapping[str, Any], special_tokens: Mapping[str, Any]
+) -> TokenizerDescription:
+    """From a tokenizer.json and what stands in tokenizer_config.json and special_tokens_map.json.
 
     Raises InvalidArgument (CHECKPOINT_INVALID) naming the file for one that cannot be read.
     """
-    config = _read_json(folder / CONFIG)
-    source = _tokenizer_json(folder)
-    if source is None:
-        return None
-    special = _special_tokens(_read_json(folder / SPECIAL_TOKENS)) | _special_tokens(config)
+    special = _special_tokens(special_tokens) | _special_tokens(config)
     library = _load(source)
     current = json.loads(library.to_str())
     tokenizer = _with_special(current, config, special)
-    return TokenizerFiles(
+    return TokenizerDescription(
         tokenizer=tokenizer,
         library=library if tokenizer == current else _checked(tokenizer),
         source=source if tokenizer == json.loads(source) else dumped(tokenizer),
         special=special,
-        chat_template=read_chat_template(folder),
         adds_bos=config.get("add_bos_token"),
     )
 
 
-def _tokenizer_json(folder: Path) -> bytes | None:
-    path = folder / TOKENIZER_PATH
-    if present(path):
-        return read_bytes(path)
-    if not sum(present(folder / name) for name in CONVERTIBLE):  # all of them: transformers would wait for a pipe
-        return None
-    return _convert(folder)
-
-
-def _convert(folder: Path) -> bytes:
+def convert_tokenizer(folder: Path) -> bytes:
+    """A tokenizer.json made of a folder's other files. Raises InvalidArgument (CHECKPOINT_INVALID)."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds that most builds need not wait
 
     try:
@@ -126,10 +110,9 @@ def _declared(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
     except (AttributeError, KeyError, TypeError, ValueError):
         wrong = [declared]
     if wrong:
-        message = (
-            f"{CONFIG} has in added_tokens_decoder {wrong[0]!r:.80}; objects with a text `content`, by id, are needed"
-        )
-        raise invalid(message, file=CONFIG)
+        message = f"{TOKENIZER_CONFIG} has in added_tokens_decoder {wrong[0]!r:.80}; "
+        message += "objects with a text `content`, by id, are needed"
+        raise invalid(message, file=TOKENIZER_CONFIG)
     return found
 
 
@@ -161,27 +144,6 @@ def _load(data: bytes) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def read_chat_template(folder: Path) -> str | None:
-    """The chat template of a checkpoint; None if it has none. Raises InvalidArgument (CHECKPOINT_INVALID).
-
-    The file goes before the config; of several named templates the one called default is used.
-    """
-    file = folder / "chat_template.jinja"
-    if present(file):
-        return read_text(file)
-    found = _read_json(folder / CONFIG).get("chat_template")
-    found = found or _read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(found, list):
-        found = {str(entry.get("name")): entry.get("template") for entry in found if isinstance(entry, dict)}
-    if isinstance(found, dict):
-        found = found.get("default")
-    return found if isinstance(found, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if present(path) else {}
 
 
 def dumped(tokenizer: dict[str, Any]) -> bytes:

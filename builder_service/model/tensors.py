@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from builder_service.checkpoint.checkpoint import Checkpoint, FloatArray
+from builder_service.checkpoint.checkpoint import FloatArray, StoredTensors
 from builder_service.model.model import Model, tensor_shapes
 from common.errors import InvalidArgument, Reason
 
@@ -14,10 +14,10 @@ COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  #
 
 
 class ModelTensors:
-    """Reads what `model` needs; see `Checkpoint` for what is raised."""
+    """Reads what `model` needs; see `StoredTensors` for what is raised."""
 
-    def __init__(self, checkpoint: Checkpoint, model: Model) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, stored: StoredTensors, model: Model) -> None:
+        self._stored = stored
         self._model = model
         self._shapes = tensor_shapes(model)
         self.names = tuple(self._shapes)
@@ -29,7 +29,7 @@ class ModelTensors:
     def blocks(self, name: str) -> Iterator[FloatArray]:
         """The tensor's rows as float32, in order, a bounded block at a time."""
         piece = self._model.names.piece(self._model.architecture, name)
-        return self._checkpoint.blocks(piece.tensor, piece.rows)
+        return self._stored.blocks(piece.tensor, piece.rows)
 
     def check(self) -> None:
         """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is left over.
@@ -38,8 +38,8 @@ class ModelTensors:
         """
         wanted = source_shapes(self._model)
         for name, shape in wanted.items():
-            self._checkpoint.require(name, shape)
-        for name in self._checkpoint.names:
+            self._stored.require(name, shape)
+        for name in self._stored.names:
             if name.startswith(f"{self._model.names.layer}.") and name not in wanted and not name.endswith(COMPUTED):
                 message = f"the checkpoint has a tensor {name}, which a model as in config.json does not have"
                 raise InvalidArgument(Reason.CHECKPOINT_INVALID, message, field="spec.source.uri", tensor=name)

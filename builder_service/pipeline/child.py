@@ -26,7 +26,7 @@ from builder_service.machine.memory import free_disk_bytes, limit_memory, memory
 from builder_service.machine.out_of_memory import MemoryUse, mib, out_of_memory, sounds_like
 from builder_service.pipeline.estimate import Estimate
 from builder_service.pipeline.messages import Answer, AskKey, AskStore, Built, Failed, Log, Order, Planned, Progress
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.pipeline.time_left import TimeLeft
 from builder_service.queue.build import Stage, StageProgress
 from builder_service.queue.failure import Failure
@@ -99,7 +99,7 @@ def main() -> None:
     _take_limits(order)
     parent = PipeParent(received, out, order.spec.target)
     try:
-        manifest = run(order, parent)
+        manifest = run_build(order, parent)
     except Exception as error:  # noqa: BLE001 - whatever it was, the worker is to know
         parent.send(Failed(failure=Failure.of(explain(error, parent.stage, order.work, parent.needs))))
         return

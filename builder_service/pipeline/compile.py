@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from builder_service.pipeline.messages import Order
-from builder_service.pipeline.plan import Parent, Plan, Source
+from builder_service.pipeline.messages import Order, Parent
+from builder_service.pipeline.plan import Plan
+from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.engine.engine import Engine
@@ -17,7 +18,7 @@ from common.spec.model_spec import Target
 _COMPILED = 0.9  # of COMPILE; the rest is loading
 
 
-def compile_engine(order: Order, source: Source, plan: Plan, parent: Parent) -> Engine | None:
+def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine | None:
     """COMPILE: make what a runtime loads, and load it; what cannot be loaded is not worth verifying.
 
     None for a target that compiles for itself, when it is started.
@@ -29,7 +30,7 @@ def compile_engine(order: Order, source: Source, plan: Plan, parent: Parent) -> 
     return engine
 
 
-def _for_onnxruntime(_order: Order, _source: Source, plan: Plan, _parent: Parent) -> Engine:
+def _for_onnxruntime(_order: Order, _source: ResolvedSource, plan: Plan, _parent: Parent) -> Engine:
     """The graph is what is loaded. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
     try:
         return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
@@ -37,7 +38,7 @@ def _for_onnxruntime(_order: Order, _source: Source, plan: Plan, _parent: Parent
         raise FailedPrecondition(Reason.TOOLCHAIN_FAILED, error.message) from error
 
 
-def _for_tensorrt(order: Order, source: Source, plan: Plan, parent: Parent) -> Engine:
+def _for_tensorrt(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine:
     """A plan, with what TensorRT says of it beside it. Needs the GPU that it is for."""
     from builder_service.tensorrt.compiler import Toolchain  # noqa: PLC0415 - needs packages of GPU machines
     from common.engine.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - likewise
@@ -57,13 +58,13 @@ def _for_tensorrt(order: Order, source: Source, plan: Plan, parent: Parent) -> E
     return engine
 
 
-_COMPILERS: Mapping[Target, Callable[[Order, Source, Plan, Parent], Engine]] = {
+_COMPILERS: Mapping[Target, Callable[[Order, ResolvedSource, Plan, Parent], Engine]] = {
     Target.ONNXRUNTIME: _for_onnxruntime,
     Target.TENSORRT: _for_tensorrt,
 }
 
 
-def _load_timings(order: Order, source: Source, parent: Parent) -> bytes:
+def _load_timings(order: Order, source: ResolvedSource, parent: Parent) -> bytes:
     try:
         return TimingCaches(order.store_url).load(*_machine_key(source))
     except Exception as error:  # noqa: BLE001 - a store's own errors; a build can do without
@@ -71,14 +72,14 @@ def _load_timings(order: Order, source: Source, parent: Parent) -> bytes:
         return b""
 
 
-def _keep_timings(order: Order, source: Source, data: bytes, parent: Parent) -> None:
+def _keep_timings(order: Order, source: ResolvedSource, data: bytes, parent: Parent) -> None:
     try:
         TimingCaches(order.store_url).save(*_machine_key(source), data)
     except Exception as error:  # noqa: BLE001 - a store's own errors; only later builds miss it
         parent.log(f"the timing cache cannot be kept, so later builds measure again: {error}")
 
 
-def _machine_key(source: Source) -> tuple[str, str]:
+def _machine_key(source: ResolvedSource) -> tuple[str, str]:
     """GPU architecture and version of TensorRT, such as sm_90 and 11.4.0.106."""
     assert source.machine is not None
     return f"sm_{source.machine.compute_capability.replace('.', '')}", source.machine.tensorrt_version

@@ -18,13 +18,44 @@ from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes, layout, write
 from builder_service.model.model import Model
 from builder_service.model.weight_format import WeightFormat
+from builder_service.pipeline.messages import Order, Parent
+from builder_service.pipeline.plan import Plan
+from builder_service.queue.build import Stage
 from builder_service.tensorrt.parser_rules import check_rules
-from common.spec.manifest import GRAPH_PATH, WEIGHTS_PATH
+from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 
 
-def export(  # noqa: PLR0917 - the order is that of a build's stages
+def export_engine(order: Order, plan: Plan, parent: Parent) -> None:
+    """EXPORT and QUANTIZE: the graph, then the weights in the spec's precision, then the tokenizer.
+
+    TensorRT-LLM reads the checkpoint itself: of an engine for it there is the tokenizer alone.
+    """
+    parent.progress(Stage.EXPORT, 0.0)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    if order.spec.target is not Target.TENSORRT_LLM:
+        _export_model(order, plan, parent)
+    if plan.text.tokenizer_json is not None:
+        (plan.out / TOKENIZER_PATH).write_bytes(plan.text.tokenizer_json)
+
+
+def _export_model(order: Order, plan: Plan, parent: Parent) -> None:
+    spec, weight_format = order.spec, WeightFormat.from_spec(order.spec)
+    size_bytes = weight_bytes(plan.model, plan.geometry, weight_format, spec.target)
+    # The graph is whole before the first weight is written, and that is the first that the export reports.
+    write_model(
+        plan.model,
+        plan.tensors,
+        plan.geometry,
+        weight_format,
+        plan.out,
+        lambda done: parent.progress(Stage.QUANTIZE, done, size_bytes),
+        target=spec.target,
+    )
+
+
+def write_model(  # noqa: PLR0917 - the order is that of a build's stages
     model: Model,
     tensors: Tensors,
     geometry: Geometry,

@@ -1,12 +1,16 @@
-"""What a build's process and its worker say to each other: JSON, a line a message, over the child's pipes."""
+"""What a build's process and its worker say to each other: JSON, a line a message, over the child's pipes.
+
+The stages of a build see the worker as a `Parent`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from builder_service.pipeline.estimate import Estimate
 from builder_service.queue.build import Stage, StageProgress
 from builder_service.queue.failure import Failure
 from builder_service.sources.uri import Remote
@@ -14,6 +18,25 @@ from common.spec.manifest import Manifest
 from common.spec.model_spec import ModelSpec
 
 LONGEST_LINE = 64 * 1024 * 1024
+
+
+class Parent(Protocol):
+    """The worker, as a build sees it."""
+
+    def progress(self, stage: Stage, done: float, bytes_total: int = 0) -> None:
+        """`done` of `stage` is done, 0 to 1, and of the bytes that it moves, if it counts them."""
+
+    def expect(self, needs: Estimate) -> None:
+        """What the build will need, as far as can be known before it begins."""
+
+    def log(self, text: str) -> None:
+        """A line for whoever watches."""
+
+    def may_build(self, key: str) -> bool:
+        """Ask whether to build this key; False: somebody has, or does."""
+
+    def may_store(self, digests: tuple[str, ...]) -> bool:
+        """Ask whether to store these blobs; nobody deletes them after that."""
 
 
 class _Message(BaseModel):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from builder_service.checkpoint.checkpoint import (
+from builder_service.checkpoint.files import FIELD
+from builder_service.checkpoint.folder import (
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
     QUANTIZATION_CONFIG,
     SINGLE,
+    TEXT_FILES,
     no_weights,
+    read_weight_map,
     shard_names,
 )
-from builder_service.checkpoint.files import FIELD
-from builder_service.sources.folder import TEXT_FILES
 from common.errors import NotFound, Reason, ResourceExhausted
 
 SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
@@ -37,7 +38,7 @@ def weight_files(names: Collection[str], folder: Path, where: str, get_there: st
     in another format, with the command that converts it; `get_there` is how it begins.
     """
     if INDEX in names:
-        shards = shard_names(folder)
+        shards = shard_names(read_weight_map(folder))
         if missing := [shard for shard in shards if shard not in names]:
             message = f"{INDEX} names {missing[0]}, which {where} does not have"
             raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=missing[0])

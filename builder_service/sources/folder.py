@@ -7,11 +7,11 @@ made of links, works, and a link that leads out does not. Knows nothing of what 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder_service.checkpoint.files import FIELD, present
+from builder_service.checkpoint.files import FIELD
 from common.digest import digest_file
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.spec.manifest import EngineFile
@@ -23,18 +23,6 @@ _MEDIA_TYPES = {
     ".model": "application/octet-stream",
     ".txt": "text/plain",
 }
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Files that say how text becomes tokens."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +57,6 @@ def find_folder(path: Path, roots: Sequence[Path]) -> Path:
         if file.suffix in _MEDIA_TYPES:
             _check_under(_real(file), roots, str(file))
     return folder
-
-
-def text_files(folder: Path) -> Iterator[Path]:
-    """The files of a checkpoint that say how text becomes tokens; raises what `present` does."""
-    yield from (path for name in TEXT_FILES if present(path := folder / name))
 
 
 def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from builder_service.checkpoint.checkpoint import CONFIG, Checkpoint
-from builder_service.checkpoint.files import FIELD, read_json
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.files import FIELD
+from builder_service.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from builder_service.sources.folder import SourceFile, find_folder
 from builder_service.sources.object_store import Objects
 from builder_service.sources.uri import Folder, Place, Prefix, Remote, Repository, read_place
@@ -61,21 +62,23 @@ def locate(
     return Located(found.folder, Source(uri=f"hf://{place.name}", revision=found.commit), fetched=True)
 
 
-def read_config(source: Source, remote: Remote) -> Mapping[str, Any]:
-    """The config.json of a checkpoint, without fetching weights; of a folder the weights' headers are checked as well.
+@contextmanager
+def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
+    """A checkpoint to look at before it is built: a folder, opened, or the files beside the weights of one elsewhere.
 
-    Raises what `locate` does, but for `find_folder`: whoever reads a folder for himself needs no leave.
+    Raises what `open_checkpoint` does for a folder, which needs not lie under a source root, and what `locate` does.
     """
     place = read_place(source)
     if isinstance(place, Folder):
-        return Checkpoint(place.path).config
-    if isinstance(place, Prefix):
+        yield open_checkpoint(place.path)
+    elif isinstance(place, Prefix):
         with tempfile.TemporaryDirectory() as folder:
             Objects(place).fetch(Path(folder), weights=False)
-            return read_json(Path(folder) / CONFIG)
-    from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise
+            yield FolderCheckpoint(Path(folder))
+    else:
+        from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise
 
-    return read_json(Hub(remote).fetch(place, _say_nothing, weights=False).folder / CONFIG)
+        yield FolderCheckpoint(Hub(remote).fetch(place, _say_nothing, weights=False).folder)
 
 
 def _check_target(target: Target, place: Place) -> None:

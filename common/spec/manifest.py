@@ -193,8 +193,7 @@ class Manifest(_Part):
     @property
     def geometry(self) -> Geometry:
         """The cache as the planner sees it."""
-        cache = self.spec.cache
-        return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
+        return self.spec.geometry
 
     @property
     def reference(self) -> str:

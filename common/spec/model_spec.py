@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.window import Geometry
+
 INT4_BLOCK: Final = 32
 """Inputs that share a scale in int4 where nothing else is said."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -153,6 +155,12 @@ class ModelSpec(_Part):
     """Choices that rarely differ from their defaults."""
     hardware: TargetHardware = TargetHardware()
     """The GPU to compile for; for target tensorrt only."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The cache, as planner and engine take it."""
+        cache = self.cache
+        return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
 
     @field_validator("cache")
     @classmethod

@@ -20,7 +20,7 @@ from builder_service.model.model import Model
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.export import write_resized
-from builder_service.sources.locate import read_config
+from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Remote
 from common.catalog.catalog import Catalog
 from common.db.schema import open_database
@@ -123,7 +123,8 @@ class Workbench:
         if spec.target is not Target.ONNXRUNTIME:
             message = f"the cache of an engine for {spec.target} is compiled into it: build one for onnxruntime"
             raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=self.manifest.reference)
-        model = read_model(read_config(spec.source, self._remote), spec.options.ignore_config_fields)
+        with open_source(spec.source, self._remote) as checkpoint:
+            model = read_model(checkpoint.config, spec.options.ignore_config_fields)
         with tempfile.TemporaryDirectory(prefix=".resized-", dir=self._folder.parent) as out:
             written = digest_file(self._write_graph(model, self.manifest.geometry, Path(out)))
         if written != {file.path: file.digest for file in self.manifest.files}[GRAPH_PATH]:

@@ -17,7 +17,7 @@ from tests.fakes.cuda import FakeCuda
 if importlib.util.find_spec("tensorrt") is None:
     sys.modules["tensorrt"] = fake_tensorrt
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.tensorrt import compiler as tensorrt_toolchain
 from builder_service.tensorrt.compiler import Toolchain
@@ -58,6 +58,6 @@ def compile_plan(folder: Path, geometry: Geometry, precision: str) -> Path:
 
 def build_tensorrt_engine(folder: Path, geometry: Geometry, precision: str) -> TensorRtEngine:
     """From a checkpoint folder to an engine on the fake GPU."""
-    model = read_model(Checkpoint(folder).config)
+    model = read_model(open_checkpoint(folder).config)
     plan = compile_plan(folder, geometry, precision)
     return TensorRtEngine(plan, model.architecture, read_rope(model, geometry), geometry)

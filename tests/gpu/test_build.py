@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
 from common.spec.hardware import Hardware, Machine
@@ -76,7 +76,7 @@ class Built:
             options=BuildOptions(tensorrt=self.options),
         )
         order = Order(spec=spec, work=home / "work", source_roots=(home,), store_url=self.store_url)
-        manifest = run(order, self.heard)
+        manifest = run_build(order, self.heard)
         assert manifest is not None
         return manifest
 

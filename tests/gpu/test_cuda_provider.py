@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.verify.verify import TOLERANCES
 from common.engine.angles import Angles
@@ -73,7 +73,7 @@ def test_the_graph_computes_on_cuda_what_the_cpu_computes(
 
 def _errors(on_cpu: ProviderSession, on_gpu: ProviderSession, folder: Path) -> Iterator[float]:
     """Of logits and caches after every step, relative to the largest number of each."""
-    model = read_model(Checkpoint(folder).config)
+    model = read_model(open_checkpoint(folder).config)
     shapes = model.architecture
     inputs = StepInputs(GEOMETRY, Angles.of(read_rope(model, GEOMETRY)))
     empty = (GEOMETRY.slots, shapes.kv_heads, GEOMETRY.rows, shapes.head_dim)

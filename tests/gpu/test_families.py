@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
@@ -91,10 +91,10 @@ def test_the_cpu_engines_tokens_are_the_gpus_too_within_the_precisions_tolerance
 def test_the_float64_reference_says_the_same_as_the_gpu(
     families: Families, name: str, precision: Precision, engine: TensorRtEngine, row: FamilyRow
 ) -> None:
-    checkpoint = Checkpoint(families.checkpoint(name))
+    checkpoint = open_checkpoint(families.checkpoint(name))
     model = read_model(checkpoint.config)
     with row.checked():
-        rope, tensors = read_rope(model, GEOMETRY), ModelTensors(checkpoint, model)
+        rope, tensors = read_rope(model, GEOMETRY), ModelTensors(checkpoint.tensors, model)
         figures = verify(engine, tensors, model, rope, GEOMETRY, WeightFormat(precision))
         row.verified, row.allowed = figures["relative_error_largest"], figures["allowed_error_largest"]
         assert row.verified <= row.allowed

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from common.engine.cuda_device import CudaDevice, find_gpu
@@ -47,13 +47,13 @@ def loaded(folder: Path) -> None:
 
 
 def make(folder: Path, memory_share: float = 0.9) -> TensorRtEngine:
-    model = read_model(Checkpoint(folder).config)
+    model = read_model(open_checkpoint(folder).config)
     plan, rope = compile_plan(folder, GEOMETRY, "fp32"), read_rope(model, GEOMETRY)
     return TensorRtEngine(plan, model.architecture, rope, GEOMETRY, memory_share=memory_share)
 
 
 def slot_bytes(folder: Path) -> int:
-    return kv_bytes_per_slot(read_model(Checkpoint(folder).config).architecture, GEOMETRY, Precision.FP32)
+    return kv_bytes_per_slot(read_model(open_checkpoint(folder).config).architecture, GEOMETRY, Precision.FP32)
 
 
 def free_bytes() -> int:

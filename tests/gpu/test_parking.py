@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.verify.verify import TOLERANCES
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
@@ -39,7 +39,7 @@ class Parking:
     precision: Precision
 
     def engine(self, slots: int = GEOMETRY.slots) -> TensorRtEngine:
-        model, geometry = read_model(Checkpoint(self.folder).config), replace(GEOMETRY, slots=slots)
+        model, geometry = read_model(open_checkpoint(self.folder).config), replace(GEOMETRY, slots=slots)
         plan = compile_plan(self.folder, GEOMETRY, self.precision)
         return TensorRtEngine(plan, model.architecture, read_rope(model, geometry), geometry)
 

@@ -6,14 +6,16 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from builder_service.pipeline.estimate import kv_bytes_per_slot
+from builder_service.pipeline.estimate import Estimate, kv_bytes_per_slot
+from builder_service.sources.locate import open_source
+from builder_service.sources.uri import Remote
 from common.errors import InvalidArgument
 from common.spec.manifest import Architecture
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import PRECISIONS, ModelSpec, Precision, Target
 from common.spec.yaml_file import parse_spec, read_spec_file
 from common.window import Geometry
 from sinkserve.cli.app import make_app
-from sinkserve.cli.terminal.suggest import geometry_of, read_needs, suit_sinks, suit_window
+from sinkserve.cli.terminal.suggest import read_needs, suit_sinks, suit_window
 from tests.pages.field_tables import fields, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,17 +116,22 @@ def errors() -> str:
 def said(line: str) -> str:
     """The error of a spec with this line."""
     try:
-        read_needs(parse_spec(f"name: demo\nsource: {{uri: ./model}}\n{line}", DEMO))
+        _needed(parse_spec(f"name: demo\nsource: {{uri: ./model}}\n{line}", DEMO))
     except InvalidArgument as error:
         return error.message
     raise AssertionError(f"{line} is right")
 
 
+def _needed(spec: ModelSpec) -> tuple[Architecture, Estimate]:
+    with open_source(spec.source, Remote()) as checkpoint:
+        return read_needs(checkpoint, spec)
+
+
 def memory() -> str:
     """The formula of a slot's memory with numbers put in."""
     demo = read_spec_file(DEMO / "spec.yaml")
-    shapes, needs = read_needs(demo)
-    lines = [_worked("demo/spec.yaml", shapes, geometry_of(demo), demo.precision)]
+    shapes, needs = _needed(demo)
+    lines = [_worked("demo/spec.yaml", shapes, demo.geometry, demo.precision)]
     assert f"= {needs.kv_bytes_per_slot:,} bytes" in lines[0]
     lines.append(_worked("Llama 3.2 1B in bf16", LLAMA, Geometry(256, 4096, 64, 8), Precision.BF16))
     return "```\n" + "\n\n".join(lines) + "\n```"

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from builder_service.chat.derive import DerivedText, derive_text
+from builder_service.checkpoint.folder import FolderCheckpoint
 from common.spec.manifest import TurnTemplate
 from common.text.content import ContentEncoder, control_tokens, template_tokens
 from tests.samples import vocabularies
@@ -78,7 +79,7 @@ class Checkpoint:
         (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
     def derive(self, chat_template: str = "", vocabulary: int = VOCABULARY) -> DerivedText:
-        return derive_text(self.folder, chat_template, vocabulary, NOW)
+        return derive_text(FolderCheckpoint(self.folder), chat_template, vocabulary, NOW)
 
     def parts(self, chat_template: str = "") -> TurnTemplate:
         derived = self.derive(chat_template)

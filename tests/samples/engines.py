@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
-from builder_service.pipeline.export import engine_graph, export, to_onnx
+from builder_service.pipeline.export import engine_graph, to_onnx, write_model
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import INT4_BLOCK, Precision, Target
@@ -33,7 +33,7 @@ def build_engine(
     For TensorRT, what is loaded stands in for its graph on the CPU.
     """
     out = export_graph(folder, geometry, precision, target, int4_block=int4_block)
-    model = read_model(Checkpoint(folder).config)
+    model = read_model(open_checkpoint(folder).config)
     rope = read_rope(model, geometry)
     path = GRAPH_PATH if target is Target.ONNXRUNTIME else STAND_IN_PATH
     return OnnxRuntimeEngine(out / path, model.architecture, rope, geometry, threads=threads)
@@ -51,13 +51,13 @@ def export_graph(
     g = geometry
     out = folder / f"engine-{g.sinks}-{g.window}-{g.chunk}-{g.slots}-{precision}-{target}-{int4_block}"
     if not (out / GRAPH_PATH).exists():
-        checkpoint = Checkpoint(folder)
+        checkpoint = open_checkpoint(folder)
         model = read_model(checkpoint.config)
         check_geometry(model.architecture, geometry)
-        tensors = ModelTensors(checkpoint, model)
+        tensors = ModelTensors(checkpoint.tensors, model)
         tensors.check()
         weight_format = WeightFormat(Precision(precision), int4_block)
-        export(model, tensors, geometry, weight_format, out, lambda _: None, target=target)
+        write_model(model, tensors, geometry, weight_format, out, lambda _: None, target=target)
         if target is Target.TENSORRT:
             _write_stand_in(model, geometry, weight_format, out)
     return out

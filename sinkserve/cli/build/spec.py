@@ -11,7 +11,8 @@ import yaml
 from rich.markup import escape
 
 from builder_service.pipeline.estimate import Estimate
-from builder_service.sources.uri import Folder, Remote, read_place
+from builder_service.sources.locate import open_source
+from builder_service.sources.uri import Folder, read_place
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PRECISIONS, HardwareCompatibility, ModelSpec, Precision, Source, Target
 from common.spec.yaml_file import read_spec_file
@@ -19,7 +20,7 @@ from sinkserve.cli.build.submit import read_changes, shown_source
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
-from sinkserve.cli.terminal.suggest import Wishes, read_needs, suggest_spec
+from sinkserve.cli.terminal.suggest import SpecChoices, read_needs, source_of, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
 
@@ -54,9 +55,12 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
 ) -> None:
     """Write a commented spec that suits a checkpoint."""
+    choices = SpecChoices(name, precision, window, sinks, target=target)
     with explained():
-        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, target=target), remote := own_remote())
-        text = _written(spec, output.parent if output else Path(), remote)
+        source = source_of(folder)
+        with open_source(source, own_remote()) as checkpoint:
+            spec = suggest_spec(checkpoint, source, choices)
+            text = _written(spec, read_needs(checkpoint, spec), output.parent if output else Path())
         if output is None:
             console.out.file.write(text)
             return
@@ -66,10 +70,9 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     console.err.print(f"wrote {escape(str(output))} [dim]· next: sinkserve build {escape(str(output))}[/]")
 
 
-def _written(spec: ModelSpec, folder: Path, remote: Remote) -> str:
-    """The spec as YAML, with what a person would like to know beside each field."""
-    shapes, needs = read_needs(spec, remote)
-    cache = spec.cache
+def _written(spec: ModelSpec, needed: tuple[Architecture, Estimate], folder: Path) -> str:
+    """The spec as YAML in a file of `folder`, with what a person would like to know beside each field."""
+    (shapes, needs), cache = needed, spec.cache
     size = console.size
     lines = (
         (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
@@ -132,7 +135,8 @@ def check(
         place = read_place(spec.source)
         if isinstance(place, Folder):
             spec = spec.model_copy(update={"source": Source(uri=str(place.path))})
-        shapes, needs = read_needs(spec, own_remote())
+        with open_source(spec.source, own_remote()) as checkpoint:
+            shapes, needs = read_needs(checkpoint, spec)
     console.print_facts(_facts(spec, shapes, needs))
     unread = "" if isinstance(place, Folder) else " [dim]· its weights are read when it is built[/]"
     console.out.print(f"[green]the spec is good[/]{unread}")

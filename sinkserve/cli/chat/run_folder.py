@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from builder_service.sources.locate import open_source
 from common.settings import SettingsError
 from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
@@ -14,7 +15,7 @@ from sinkserve.cli.chat.chat import Chat, run_chat
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
-from sinkserve.cli.terminal.suggest import Wishes, suggest_spec
+from sinkserve.cli.terminal.suggest import SpecChoices, source_of, suggest_spec
 from sinkserve.client import GenerationOptions, SessionOptions
 
 _SLOTS = 4  # one person, and a few who look on
@@ -41,8 +42,11 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
     """
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    choices = SpecChoices(name, precision, window, sinks, _SLOTS)
     with explained():
-        spec = suggest_spec(folder, Wishes(name, precision, window, sinks, _SLOTS), own_remote())
+        source = source_of(folder)
+        with open_source(source, own_remote()) as checkpoint:
+            spec = suggest_spec(checkpoint, source, choices)
         try:
             with embedded_services(readable_root(spec.source)) as services:
                 engine = asyncio.run(build_here(services.builder, spec)) if session is None else None

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.families.registry import read_architecture
 from builder_service.model.model import check_geometry
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
-from builder_service.sources.locate import read_config
-from builder_service.sources.uri import Folder, Remote, Repository, read_place
+from builder_service.sources.uri import Folder, Repository, read_place
 from common.spec.checks import check_spec
 from common.spec.manifest import Architecture
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
-from common.window import Geometry
 
 PINNED_SINKS = 256  # room for a system prompt
 FEWEST_SINKS = 4  # what the paper's models need to stay fluent
@@ -30,8 +29,8 @@ SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talk
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What a person asked for; None where a default will do."""
+class SpecChoices:
+    """The fields that a person chose; None where a default will do."""
 
     name: str | None = None
     precision: Precision | None = None
@@ -41,32 +40,30 @@ class Wishes:
     target: Target = Target.ONNXRUNTIME
 
 
-def suggest_spec(where: Path | str, wishes: Wishes, remote: Remote | None = None) -> ModelSpec:
-    """A spec for the checkpoint in a folder or at a URI. Raises what reading a checkpoint or checking a spec raises."""
-    source = source_of(where)
-    config = read_config(source, remote or Remote())
-    shapes = read_architecture(config)
-    sinks = suit_sinks(shapes.longest_context, wishes.window or 0) if wishes.sinks is None else wishes.sinks
-    window = wishes.window or suit_window(shapes.longest_context, sinks)
+def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -> ModelSpec:
+    """A spec for the checkpoint of a source. Raises what reading a checkpoint or checking a spec raises."""
+    shapes = read_architecture(checkpoint.config)
+    sinks = suit_sinks(shapes.longest_context, choices.window or 0) if choices.sinks is None else choices.sinks
+    window = choices.window or suit_window(shapes.longest_context, sinks)
     spec = check_spec(
         {
-            "name": wishes.name or engine_name(source),
+            "name": choices.name or engine_name(source),
             "source": source.model_dump(),
-            "target": wishes.target,
-            "precision": wishes.precision or suit_precision(wishes.target, shapes, config),
-            "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": wishes.slots or 8},
+            "target": choices.target,
+            "precision": choices.precision or suit_precision(choices.target, shapes, checkpoint.config),
+            "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
         },
         prefix="",
     )
-    check_geometry(shapes, geometry_of(spec))
+    check_geometry(shapes, spec.geometry)
     return spec
 
 
-def read_needs(spec: ModelSpec, remote: Remote | None = None) -> tuple[Architecture, Estimate]:
+def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, Estimate]:
     """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
-    shapes = read_architecture(read_config(spec.source, remote or Remote()), spec.options.ignore_config_fields)
-    check_geometry(shapes, geometry_of(spec))
-    return shapes, estimate(shapes, geometry_of(spec), WeightFormat.from_spec(spec), spec.target)
+    shapes = read_architecture(checkpoint.config, spec.options.ignore_config_fields)
+    check_geometry(shapes, spec.geometry)
+    return shapes, estimate(shapes, spec.geometry, WeightFormat.from_spec(spec), spec.target)
 
 
 def source_of(where: Path | str) -> Source:
@@ -101,9 +98,3 @@ def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, An
         return Precision.FP32 if shapes.parameters < SMALL_MODEL else Precision.INT8
     kept = config.get("dtype") or config.get("torch_dtype")
     return Precision.BF16 if kept == "bfloat16" else Precision.FP16
-
-
-def geometry_of(spec: ModelSpec) -> Geometry:
-    """The cache of a spec, as the planner sees it."""
-    cache = spec.cache
-    return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)

@@ -298,13 +298,13 @@ async def test_a_build_that_takes_too_long_says_how_long_it_had(tmp_path: Path, 
 
 TAMPERED = """
 from builder_service.pipeline import child
-from builder_service.pipeline import stages
-export = stages.export
+from builder_service.pipeline import export
+write_model = export.write_model
 def tamper(*args, **named):
-    export(*args, **named)
+    write_model(*args, **named)
     path = args[4] / {file!r}
     {harm}
-stages.export = tamper
+export.write_model = tamper
 child.main()
 """
 

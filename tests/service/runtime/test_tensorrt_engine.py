@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from common.catalog.blob_claims import claim_blobs
 from common.catalog.catalog import Catalog
 from common.db.schema import open_database
@@ -44,7 +44,7 @@ def publish(home: Path, target: Target, precision: Precision = Precision.FP32) -
         write_checkpoint(model)
     (home / "work").mkdir(exist_ok=True)
     spec = ModelSpec(name="tiny", source=Source(uri=str(model)), target=target, precision=precision, cache=CACHE)
-    manifest = run(Order(spec=spec, work=home / "work", source_roots=(home,), store_url=shared.store), Listener())
+    manifest = run_build(Order(spec=spec, work=home / "work", source_roots=(home,), store_url=shared.store), Listener())
     assert manifest is not None
     database = open_database(shared.database)
     try:

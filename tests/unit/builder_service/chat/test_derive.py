@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from builder_service.chat.chat_template import ChatTemplate
 from builder_service.chat.derive import DerivedText
-from builder_service.checkpoint.tokenizer import read_tokenizer
+from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument, Reason
 from common.spec.manifest import TurnTemplate
 from tests.samples.chat_templates import (
@@ -45,7 +45,7 @@ def derived_from(kind: str) -> tuple[DerivedText, ChatTemplate, Tokenizer]:
     write, template = KINDS[kind]
     with TemporaryDirectory() as folder:
         checkpoint = write(Path(folder), template)
-        files = read_tokenizer(checkpoint.folder)
+        files = FolderCheckpoint(checkpoint.folder).tokenizer
         assert files
         return checkpoint.derive(), ChatTemplate(template, files.special, NOW), files.library
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from builder_service.checkpoint import checkpoint as module
 from builder_service.checkpoint import files as checkpoint_files
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint import safetensors as module
+from builder_service.checkpoint.folder import open_checkpoint
 from common.errors import InvalidArgument, NotFound, Reason, SinkServeError
 from tests.samples import not_files
 from tests.samples.checkpoints import write_checkpoint
@@ -44,55 +44,57 @@ def _raw(folder: Path, header: object, data: bytes = b"", length: int | None = N
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 def test_every_storage_type_is_read_as_the_same_numbers(tmp_path: Path, dtype: Any) -> None:
     stored = np.random.default_rng(0).standard_normal((5, 7)).astype(dtype)
-    checkpoint = Checkpoint(_folder(tmp_path / "c", {"a": stored}))
-    values = checkpoint.tensor("a")
+    checkpoint = open_checkpoint(_folder(tmp_path / "c", {"a": stored}))
+    values = checkpoint.tensors.tensor("a")
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, stored.astype(np.float32))
-    assert checkpoint.shape("a") == (5, 7)
+    assert checkpoint.tensors.shape("a") == (5, 7)
 
 
 def test_extreme_bfloat16_values_keep_their_bits(tmp_path: Path) -> None:
     stored = np.array([0.0, -0.0, 1e-40, -3.3e38, 1.0], ml_dtypes.bfloat16)
-    values = Checkpoint(_folder(tmp_path / "c", {"a": stored})).tensor("a")
+    values = open_checkpoint(_folder(tmp_path / "c", {"a": stored})).tensors.tensor("a")
     np.testing.assert_array_equal(values, stored.astype(np.float32))
     assert np.signbit(values[1])
 
 
 def test_blocks_hold_all_rows_in_order_and_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = np.arange(70, dtype=np.float32).reshape(10, 7)
-    checkpoint = Checkpoint(_folder(tmp_path / "c", {"a": stored}))
+    checkpoint = open_checkpoint(_folder(tmp_path / "c", {"a": stored}))
     monkeypatch.setattr(module, "BLOCK_BYTES", 3 * 7 * 4 + 1)
-    blocks = list(checkpoint.blocks("a"))
+    blocks = list(checkpoint.tensors.blocks("a"))
     assert [len(block) for block in blocks] == [3, 3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(blocks), stored)
 
 
 def test_a_row_larger_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = Checkpoint(_folder(tmp_path / "c", {"a": np.ones((2, 9), np.float32)}))
+    checkpoint = open_checkpoint(_folder(tmp_path / "c", {"a": np.ones((2, 9), np.float32)}))
     monkeypatch.setattr(module, "BLOCK_BYTES", 1)
-    assert [block.shape for block in checkpoint.blocks("a")] == [(1, 9), (1, 9)]
+    assert [block.shape for block in checkpoint.tensors.blocks("a")] == [(1, 9), (1, 9)]
 
 
 def test_shards_hold_what_one_file_holds(tmp_path: Path) -> None:
-    one, three = (Checkpoint(write_checkpoint(tmp_path / str(count), shards=count)) for count in (1, 3))
+    one, three = (open_checkpoint(write_checkpoint(tmp_path / str(count), shards=count)).tensors for count in (1, 3))
     assert one.names == three.names
     for name in one.names:
         np.testing.assert_array_equal(one.tensor(name), three.tensor(name))
 
 
 def test_files_are_those_that_were_read(tmp_path: Path) -> None:
-    sharded = Checkpoint(write_checkpoint(tmp_path / "c", shards=2))
-    assert [path.name for path in sharded.files()] == [
+    sharded = open_checkpoint(write_checkpoint(tmp_path / "c", shards=2))
+    assert [path.name for path in sharded.files] == [
         "config.json",
         "generation_config.json",
         "model.safetensors.index.json",
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ]
 
 
 def test_generation_config_is_empty_where_there_is_none(tmp_path: Path) -> None:
-    assert Checkpoint(_folder(tmp_path / "c", {"a": np.ones(1, np.float32)})).generation_config == {}
+    assert open_checkpoint(_folder(tmp_path / "c", {"a": np.ones(1, np.float32)})).generation_config == {}
 
 
 def _remove(name: str) -> Callable[[Path], object]:
@@ -152,13 +154,13 @@ def test_a_broken_folder_is_refused_naming_the_file(tmp_path: Path, case: str) -
     folder = write_checkpoint(tmp_path / "c")
     breaking(folder)
     with pytest.raises(SinkServeError, match=named) as raised:
-        Checkpoint(folder)
+        open_checkpoint(folder)
     assert raised.value.reason is reason
 
 
 def test_a_missing_folder_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="gone") as raised:
-        Checkpoint(tmp_path / "gone")
+        open_checkpoint(tmp_path / "gone")
     assert raised.value.reason is Reason.SOURCE_NOT_FOUND
 
 
@@ -166,7 +168,7 @@ def test_pickled_weights_are_refused_saying_that_only_safetensors_is_read(tmp_pa
     folder = write_checkpoint(tmp_path / "c")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InvalidArgument, match=r"pytorch_model\.bin.*only safetensors is read"):
-        Checkpoint(folder)
+        open_checkpoint(folder)
 
 
 _TORCH = """
@@ -204,7 +206,7 @@ def test_the_command_that_converts_pickled_weights_runs_in_a_shell(tmp_path: Pat
         (tmp_path / "fakes" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fakes" / name).write_text(text)
     with pytest.raises(InvalidArgument) as caught:
-        Checkpoint(folder)
+        open_checkpoint(folder)
     command = caught.value.message.partition("with torch and safetensors: ")[2]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "fakes"), "PATH": path}
@@ -236,7 +238,7 @@ HEADERS: dict[str, tuple[object, int | None, str]] = {
 def test_a_bad_header_is_refused_naming_file_and_tensor(tmp_path: Path, case: str) -> None:
     header, length, named = HEADERS[case]
     with pytest.raises(InvalidArgument, match=named) as raised:
-        Checkpoint(_raw(tmp_path / "c", header, bytes(8), length))
+        open_checkpoint(_raw(tmp_path / "c", header, bytes(8), length))
     assert raised.value.reason is Reason.CHECKPOINT_INVALID
     assert raised.value.metadata["file"] == "model.safetensors"
 
@@ -244,42 +246,46 @@ def test_a_bad_header_is_refused_naming_file_and_tensor(tmp_path: Path, case: st
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "I64", "U8"])
 def test_a_tensor_of_another_type_is_refused_once_it_is_needed(tmp_path: Path, dtype: str) -> None:
     header = {"a": ENTRY | {"dtype": dtype}, "b": ENTRY}
-    checkpoint = Checkpoint(_raw(tmp_path / "c", header, bytes(8)))
-    np.testing.assert_array_equal(checkpoint.tensor("b"), [0, 0])
+    checkpoint = open_checkpoint(_raw(tmp_path / "c", header, bytes(8)))
+    np.testing.assert_array_equal(checkpoint.tensors.tensor("b"), [0, 0])
     with pytest.raises(InvalidArgument, match=f"tensor a in model.safetensors is {dtype}; F32, F16"):
-        checkpoint.require("a", (2,))
+        checkpoint.tensors.require("a", (2,))
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(write_checkpoint(tmp_path / "c", layers=1))
-    for ask in (checkpoint.tensor, checkpoint.shape, lambda name: list(checkpoint.blocks(name))):
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", layers=1))
+    for ask in (
+        checkpoint.tensors.tensor,
+        checkpoint.tensors.shape,
+        lambda name: list(checkpoint.tensors.blocks(name)),
+    ):
         with pytest.raises(InvalidArgument, match=f"tensor {NAME} is missing from model.safetensors"):
             ask(NAME)
 
 
 def test_another_shape_than_config_asks_for_is_refused_with_both(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(write_checkpoint(tmp_path / "c", hidden=32))
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", hidden=32))
     with pytest.raises(InvalidArgument, match=r"model\.norm\.weight in model\.safetensors has shape \[32\].*\[64\]"):
-        checkpoint.require("model.norm.weight", (64,))
-    checkpoint.require("model.norm.weight", (32,))
+        checkpoint.tensors.require("model.norm.weight", (64,))
+    checkpoint.tensors.require("model.norm.weight", (32,))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     stored = np.ones((4, 4), ml_dtypes.bfloat16)
     stored[2, 3] = value
-    checkpoint = Checkpoint(_folder(tmp_path / "c", {"a": stored}))
+    checkpoint = open_checkpoint(_folder(tmp_path / "c", {"a": stored}))
     with pytest.raises(InvalidArgument, match=r"tensor a in model\.safetensors is not finite"):
-        checkpoint.tensor("a")
+        checkpoint.tensors.tensor("a")
 
 
 def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c")
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     _truncate(folder)
     with pytest.raises(InvalidArgument, match=r"model\.safetensors ends inside tensor"):
-        for name in checkpoint.names:
-            checkpoint.tensor(name)
+        for name in checkpoint.tensors.names:
+            checkpoint.tensors.tensor(name)
 
 
 @pytest.mark.parametrize("kind", not_files.KINDS)
@@ -290,7 +296,7 @@ def test_what_is_not_a_file_is_refused_by_name_and_not_read(tmp_path: Path, name
     folder = write_checkpoint(tmp_path / "c")
     not_files.put(kind, folder / name)
     with pytest.raises(InvalidArgument, match=f"/c/{name}") as raised:
-        Checkpoint(folder)
+        open_checkpoint(folder)
     assert raised.value.reason is Reason.CHECKPOINT_INVALID
     assert raised.value.violations[0].field == "spec.source.uri"
 
@@ -299,14 +305,14 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
     folder = write_checkpoint(tmp_path / "c")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InvalidArgument, match=r"config\.json may not be read"):
-        Checkpoint(folder)
+        open_checkpoint(folder)
 
 
 def test_a_file_that_is_read_whole_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(tmp_path / "c")
     monkeypatch.setattr(checkpoint_files, "MOST_BYTES", 10)
     with pytest.raises(InvalidArgument, match=r"config\.json is longer than 10 bytes"):
-        Checkpoint(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("text", ['{"a": ' + "1" * 5000 + "}", "[" * 200_000, '{"a": "\\ud800"}'])
@@ -314,10 +320,10 @@ def test_json_that_python_cannot_hold_is_refused_by_name(tmp_path: Path, text: s
     folder = write_checkpoint(tmp_path / "c")
     (folder / "config.json").write_text(text)
     with pytest.raises(InvalidArgument, match=r"config\.json does not hold valid JSON"):
-        Checkpoint(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["a" * 256, "a/" * 3000])
 def test_a_folder_whose_name_cannot_be_is_not_found(tmp_path: Path, name: str) -> None:
     with pytest.raises(NotFound, match="no checkpoint folder"):
-        Checkpoint(tmp_path / name)
+        open_checkpoint(tmp_path / name)

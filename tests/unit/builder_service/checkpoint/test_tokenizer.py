@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from builder_service.chat.derive import derive_text
+from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument, Reason
 from tests.samples import vocabularies
 from tests.samples.chat_templates import CHATML, CONTROL, LLAMA_3, NOW, VOCABULARY, Checkpoint, byte_level, ids
 
 
 def test_no_tokenizer_means_token_ids_only(tmp_path: Path) -> None:
-    derived = derive_text(tmp_path, "", VOCABULARY, NOW)
+    derived = derive_text(FolderCheckpoint(tmp_path), "", VOCABULARY, NOW)
     assert (derived.model, derived.tokenizer_json) == (None, None)
     assert "no tokenizer" in derived.warnings[0]
 
@@ -91,7 +92,7 @@ def test_a_tokenizer_without_tokenizer_json_is_converted(tmp_path: Path) -> None
     config |= {"unk_token": "<|endoftext|>", "chat_template": CHATML, "additional_special_tokens": ["<|im_start|>"]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    derived = derive_text(tmp_path, "", VOCABULARY, NOW)
+    derived = derive_text(FolderCheckpoint(tmp_path), "", VOCABULARY, NOW)
     assert derived.model, derived.warnings
     assert derived.model.template.user_before[0] == model["vocab"]["<|im_start|>"]
 
@@ -122,4 +123,4 @@ def test_a_pipe_among_the_files_that_are_converted_is_not_waited_for(tmp_path: P
     (tmp_path / "vocab.json").write_text("{}")
     os.mkfifo(tmp_path / "merges.txt")
     with pytest.raises(InvalidArgument, match=r"merges\.txt is not a regular file"):
-        derive_text(tmp_path, "", VOCABULARY, NOW)
+        derive_text(FolderCheckpoint(tmp_path), "", VOCABULARY, NOW)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_architecture, read_model, read_rope
 from builder_service.model.model import check_geometry, tensor_shapes
 from builder_service.model.tensors import ModelTensors
@@ -58,8 +58,8 @@ def test_a_real_config_is_read() -> None:
 
 def test_parameters_are_those_of_the_file(tmp_path: Path) -> None:
     for index, overrides in enumerate([{}, {"tied": True}, {"bias": True}]):
-        checkpoint = Checkpoint(write_checkpoint(tmp_path / str(index), **overrides))  # type: ignore[arg-type]
-        stored = sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names)
+        checkpoint = open_checkpoint(write_checkpoint(tmp_path / str(index), **overrides))  # type: ignore[arg-type]
+        stored = sum(int(np.prod(checkpoint.tensors.shape(name))) for name in checkpoint.tensors.names)
         assert read_architecture(checkpoint.config).parameters == stored
 
 
@@ -194,10 +194,10 @@ def test_rotation_that_depends_on_length_is_fixed_by_the_cache() -> None:
 
 
 def test_a_tensor_that_config_does_not_speak_of_is_refused_by_name(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(write_checkpoint(tmp_path / "c", bias=True))
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", bias=True))
     silent = checkpoint.config | {"attention_bias": False}
     with pytest.raises(InvalidArgument, match=r"tensor model\.layers\.0\.self_attn\.k_proj\.bias") as raised:
-        ModelTensors(checkpoint, read_model(silent)).check()
+        ModelTensors(checkpoint.tensors, read_model(silent)).check()
     assert raised.value.reason is Reason.CHECKPOINT_INVALID
 
 
@@ -206,15 +206,15 @@ def test_frequencies_that_old_checkpoints_store_are_left_alone(tmp_path: Path) -
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
     save_file(tensors, folder / "model.safetensors")
-    checkpoint = Checkpoint(folder)
-    ModelTensors(checkpoint, read_model(checkpoint.config)).check()
+    checkpoint = open_checkpoint(folder)
+    ModelTensors(checkpoint.tensors, read_model(checkpoint.config)).check()
 
 
 def test_a_checkpoint_that_is_not_what_its_config_says_is_refused(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(write_checkpoint(tmp_path / "c"))
-    ModelTensors(checkpoint, read_model(checkpoint.config)).check()
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c"))
+    ModelTensors(checkpoint.tensors, read_model(checkpoint.config)).check()
     for field, tensor in (("num_hidden_layers", "model.layers.2"), ("vocab_size", "embed_tokens")):
         wrong = checkpoint.config | {field: checkpoint.config[field] + 1}
         with pytest.raises(InvalidArgument, match=tensor) as raised:
-            ModelTensors(checkpoint, read_model(wrong)).check()
+            ModelTensors(checkpoint.tensors, read_model(wrong)).check()
         assert raised.value.reason is Reason.CHECKPOINT_INVALID

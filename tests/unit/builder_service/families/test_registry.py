@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import FAMILIES, read_model, read_rope
 from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
@@ -38,7 +38,7 @@ def _model(name: str) -> Model:
 def _reference(folder: Path, name: str, geometry: Geometry, window: SessionWindow, tokens: list[int]) -> np.ndarray:
     """Logits after every token, told as the paper tells it."""
     model = _model(name)
-    weights = FakeQuantized(ModelTensors(Checkpoint(folder), model), WeightFormat(Precision.FP32))
+    weights = FakeQuantized(ModelTensors(open_checkpoint(folder).tensors, model), WeightFormat(Precision.FP32))
     stream = Stream(window.sinks, window.window, tuple(range(len(tokens))), tuple(tokens))
     return ReferenceModel(weights, model, read_rope(model, geometry)).logits((stream,))[0]
 
@@ -77,7 +77,7 @@ def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None
 def test_every_precision_passes_verification(tmp_path: Path, name: str, precision: Precision) -> None:
     folder, model = write_family(tmp_path / name, name), _model(name)
     engine = build_engine(folder, GEOMETRY, precision.value)
-    tensors = ModelTensors(Checkpoint(folder), model)
+    tensors = ModelTensors(open_checkpoint(folder).tensors, model)
     figures = verify(engine, tensors, model, read_rope(model, GEOMETRY), GEOMETRY, WeightFormat(precision))
     assert figures["compared_tokens"] > 10
     engine.close()
@@ -96,7 +96,7 @@ DIFFERENT = {
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_verification_notices_what_makes_a_family_another(tmp_path: Path, name: str) -> None:
     folder, model = write_family(tmp_path / name, name), _model(name)
-    engine, tensors = build_engine(folder, GEOMETRY), ModelTensors(Checkpoint(folder), model)
+    engine, tensors = build_engine(folder, GEOMETRY), ModelTensors(open_checkpoint(folder).tensors, model)
     with pytest.raises(FailedPrecondition, match="the engine's logits are not the model's"):
         verify(
             engine, tensors, DIFFERENT[name](model), read_rope(model, GEOMETRY), GEOMETRY, WeightFormat(Precision.FP32)

@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
+from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.graph.graph import Array, Graph, Weight, WeightGroup, attributes_of, describe
 from builder_service.graph.half_precision import narrow
@@ -20,7 +21,7 @@ from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import layout, write
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
-from builder_service.pipeline.export import engine_graph, export
+from builder_service.pipeline.export import engine_graph, write_model
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry
@@ -141,10 +142,10 @@ def test_a_weight_beyond_fp16_is_refused_and_bf16_holds_it(tmp_path: Path) -> No
 
 def test_an_engine_in_bf16_holds_a_bf16_checkpoint_bit_by_bit(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", dtype="bfloat16", tokenizer=False)
-    checkpoint, out = Checkpoint(folder), tmp_path / "out"
+    checkpoint, out = open_checkpoint(folder), tmp_path / "out"
     model = read_model(checkpoint.config)
-    tensors = ModelTensors(checkpoint, model)
-    export(model, tensors, GEOMETRY, WeightFormat(Precision.BF16), out, lambda _: None, target=Target.TENSORRT)
+    tensors = ModelTensors(checkpoint.tensors, model)
+    write_model(model, tensors, GEOMETRY, WeightFormat(Precision.BF16), out, lambda _: None, target=Target.TENSORRT)
     (stored,) = [t for t in onnx.load(out / "model.onnx").graph.initializer if t.name == "embed_tokens.weight"]
     want = tensors.tensor("model.embed_tokens.weight")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored).astype(np.float32), want)

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from safetensors.numpy import save_file
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.graph.graph import Graph, describe
 from builder_service.graph.linear import LINEAR, Matrix
 from builder_service.graph.weights import layout, write
@@ -41,14 +41,14 @@ class Product:
         tensors = {"a": self.parts[0], "b": self.parts[1], "c": self.biases[0], "d": self.biases[1]}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
-        self._rounded = FakeQuantized(Checkpoint(folder), WeightFormat(precision, block))
+        self._rounded = FakeQuantized(open_checkpoint(folder).tensors, WeightFormat(precision, block))
         graph = Graph()
         graph.input("x", np.float32, ("rows", inputs))
         linear = LINEAR[precision](graph, block)
         matrix = Matrix("ab", ("a", "b"), inputs, sum(outputs), ("c", "d"))
         graph.node("Identity", linear.project(linear.prepare("x", "rows"), matrix), out="y")
         graph.output("y", np.float32, ("rows", sum(outputs)))
-        write(graph.groups, Checkpoint(folder), folder / "weights.bin", lambda _: None)
+        write(graph.groups, open_checkpoint(folder).tensors, folder / "weights.bin", lambda _: None)
         offsets = layout(graph.groups)
         weights = [weight for group in graph.groups for weight in group.weights]
         external = [describe(weight, "weights.bin", offsets[weight.name]) for weight in weights]

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.graph.graph import CONTRIB, Graph
 from builder_service.graph.lowering import lower
@@ -146,7 +146,7 @@ def test_no_operator_of_onnx_runtimes_own_is_left(name: str) -> None:
 
 
 def test_the_graph_for_onnx_runtime_is_not_touched(tmp_path: Path) -> None:
-    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", tokenizer=False)).config)
+    model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c", tokenizer=False)).config)
     graph = engine_graph(model, GEOMETRY, WeightFormat(Precision.FP32), Target.ONNXRUNTIME)
     before = [node.SerializeToString() for node in graph.nodes]
     lower(graph)

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.graph.graph import CONTRIB
 from builder_service.graph.transformer import build_graph
@@ -51,7 +51,7 @@ def test_without_sinks_there_are_no_angles_for_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
 def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, precision: Precision) -> None:
-    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c")).config)
     nodes = build_graph(model, GEOMETRY, WeightFormat(precision)).nodes
     assert {node.domain for node in nodes} <= {"", CONTRIB}
     matrices = Counter(node.op_type for node in nodes)
@@ -60,7 +60,7 @@ def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, pre
 
 
 def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logits(tmp_path: Path) -> None:
-    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c")).config)
     nodes = build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, 128)).nodes
     kinds = Counter(
         (*(next(a.i for a in node.attribute if a.name == name) for name in ("bits", "block_size")), len(node.input))
@@ -71,14 +71,14 @@ def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logi
 
 
 def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -> None:
-    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c")).config)
+    model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c")).config)
     nodes = build_graph(model, GEOMETRY, WeightFormat(Precision.INT8)).nodes
     assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 4 * 2 + 1
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool) -> None:
-    model = read_model(Checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
+    model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c", hidden=256, vocab=5000, tied=tied)).config)
     parameters = model.architecture.parameters
     sizes = {
         precision: file_bytes(build_graph(model, GEOMETRY, WeightFormat(precision)).groups)

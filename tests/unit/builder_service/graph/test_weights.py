@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
+from builder_service.checkpoint.checkpoint import StoredTensors, Tensors
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.graph.graph import Array, Weight, WeightGroup
 from builder_service.graph.weights import ALIGNMENT, file_bytes, layout, write
 from tests.samples.checkpoints import write_checkpoint
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Checkpoint:
-    return Checkpoint(write_checkpoint(tmp_path / "c", layers=1, tokenizer=False))
+def checkpoint(tmp_path: Path) -> StoredTensors:
+    return open_checkpoint(write_checkpoint(tmp_path / "c", layers=1, tokenizer=False)).tensors
 
 
 def _group(name: str, *pieces: Array, announced: tuple[int, ...] | None = None) -> WeightGroup:
@@ -31,7 +32,7 @@ def test_every_weight_begins_on_a_page_and_none_overlap() -> None:
     assert file_bytes([]) == 0
 
 
-def test_what_is_written_is_what_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_what_is_written_is_what_was_made(checkpoint: StoredTensors, tmp_path: Path) -> None:
     floats, bytes_ = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32), np.arange(9, dtype=np.int8)
 
     def both(_: Tensors) -> Iterator[Array]:
@@ -53,13 +54,15 @@ def test_what_is_written_is_what_was_made(checkpoint: Checkpoint, tmp_path: Path
 
 
 @pytest.mark.parametrize("announced", [(2,), (4,)])
-def test_more_or_less_than_announced_is_a_fault(checkpoint: Checkpoint, tmp_path: Path, announced: tuple[int]) -> None:
+def test_more_or_less_than_announced_is_a_fault(
+    checkpoint: StoredTensors, tmp_path: Path, announced: tuple[int]
+) -> None:
     group = _group("w", np.zeros(3, np.int8), announced=announced)
     with pytest.raises((AssertionError, StopIteration)):
         write([group], checkpoint, tmp_path / "weights.bin", lambda _: None)
 
 
-def test_another_type_than_announced_is_a_fault(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_another_type_than_announced_is_a_fault(checkpoint: StoredTensors, tmp_path: Path) -> None:
     group = WeightGroup((Weight("w", np.dtype(np.float32), (3,)),), lambda _: iter([np.zeros(3, np.int32)]))
     with pytest.raises(AssertionError):
         write([group], checkpoint, tmp_path / "weights.bin", lambda _: None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.spec.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
@@ -42,7 +42,7 @@ def built(model: Path, parent: Listener | None = None, **options: Any) -> Manife
     home = model.parent
     (home / "work").mkdir(exist_ok=True)
     order = Order(spec=spec, work=home / "work", source_roots=(home,), store_url=str(home / "store"))
-    manifest = run(order, parent or Listener())
+    manifest = run_build(order, parent or Listener())
     assert manifest is not None
     return manifest
 

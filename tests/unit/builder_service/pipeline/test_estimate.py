@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_architecture
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, check_fits, estimate, kv_bytes_per_slot
@@ -26,7 +26,7 @@ GEOMETRY = Geometry(sinks=4, window=60, chunk=16, slots=3)
     [*((precision, 32) for precision in PRECISIONS[Target.ONNXRUNTIME]), (Precision.INT4, 64), (Precision.INT4, 128)],
 )
 def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Precision, block: int) -> None:
-    checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", hidden=128, heads=4, kv_heads=4, vocab=512))
     out = export_graph(checkpoint.folder, GEOMETRY, precision.value, int4_block=block)
     written = (out / WEIGHTS_PATH).stat().st_size
     guess = estimate(read_architecture(checkpoint.config), GEOMETRY, WeightFormat(precision, block)).weight_bytes

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.graph.weights import ALIGNMENT
 from builder_service.model.model import tensor_shapes
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
-from builder_service.pipeline.export import export, weight_bytes
+from builder_service.pipeline.export import weight_bytes, write_model
 from common.errors import InvalidArgument
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
@@ -24,12 +24,11 @@ from tests.samples.checkpoints import write_checkpoint
 
 
 def _export(folder: Path, out: Path, precision: Precision = Precision.FP32, window: int = 20) -> list[float]:
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     model = read_model(checkpoint.config)
     shares: list[float] = []
-    export(
-        model, ModelTensors(checkpoint, model), Geometry(4, window, 8, 2), WeightFormat(precision), out, shares.append
-    )
+    tensors, geometry = ModelTensors(checkpoint.tensors, model), Geometry(4, window, 8, 2)
+    write_model(model, tensors, geometry, WeightFormat(precision), out, shares.append)
     return shares
 
 
@@ -61,7 +60,7 @@ def test_an_engine_is_two_files_with_all_weights_on_pages_of_the_second(tmp_path
 def test_float_weights_are_the_checkpoints_own(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", bias=True, dtype="bfloat16")
     _export(folder, tmp_path / "out")
-    checkpoint, weights = Checkpoint(folder), _weights(tmp_path / "out")
+    checkpoint, weights = open_checkpoint(folder), _weights(tmp_path / "out")
     for name, sources in {
         "model.norm.weight": ["model.norm.weight"],
         "embed_tokens.weight": ["model.embed_tokens.weight"],
@@ -72,7 +71,7 @@ def test_float_weights_are_the_checkpoints_own(tmp_path: Path) -> None:
             f"model.layers.0.mlp.{part}_proj.bias" for part in ("gate", "up")
         ],
     }.items():
-        expected = np.concatenate([checkpoint.tensor(source) for source in sources])
+        expected = np.concatenate([checkpoint.tensors.tensor(source) for source in sources])
         np.testing.assert_array_equal(_read(tmp_path / "out", weights[name]), expected)
 
 
@@ -96,7 +95,7 @@ def test_a_float_tied_embedding_is_stored_once(tmp_path: Path) -> None:
 def test_the_size_of_the_weights_is_known_before_they_are_read(tmp_path: Path, precision: Precision) -> None:
     folder = write_checkpoint(tmp_path / "c", tied=True, bias=True)
     _export(folder, tmp_path / "out", precision)
-    planned = weight_bytes(read_model(Checkpoint(folder).config), Geometry(4, 20, 8, 2), WeightFormat(precision))
+    planned = weight_bytes(read_model(open_checkpoint(folder).config), Geometry(4, 20, 8, 2), WeightFormat(precision))
     assert planned == (tmp_path / "out" / "weights.bin").stat().st_size
 
 
@@ -104,9 +103,9 @@ def test_a_tensor_that_is_missing_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", layers=1)
     config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2}
     (folder / "config.json").write_text(json.dumps(config))
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     with pytest.raises(InvalidArgument, match=r"model\.layers\.1"):
-        ModelTensors(checkpoint, read_model(checkpoint.config)).check()
+        ModelTensors(checkpoint.tensors, read_model(checkpoint.config)).check()
 
 
 MEMORY_PROBE = """

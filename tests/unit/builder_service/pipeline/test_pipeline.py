@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from builder_service.pipeline import stages
+from builder_service.checkpoint import folder, safetensors
+from builder_service.pipeline import export, plan
 from builder_service.pipeline.estimate import Estimate
-from builder_service.pipeline.export import export
+from builder_service.pipeline.export import write_model
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.queue.build import Stage, overall_progress
 from common.digest import digest_file
 from common.engine.engine import Feed
@@ -84,7 +87,7 @@ def _store(folder: Path) -> BlobStore:
 
 
 def _built(folder: Path, parent: Listener | None = None, **changes: Any) -> Manifest:
-    manifest = run(_order(folder, **changes), parent or Listener())
+    manifest = run_build(_order(folder, **changes), parent or Listener())
     assert manifest is not None
     return manifest
 
@@ -176,12 +179,12 @@ def test_a_graph_that_onnxruntime_does_not_take_is_refused_with_its_words(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def export_rubbish(*args: Any, **named: Any) -> None:
-        export(*args, **named)
+        write_model(*args, **named)
         (args[4] / GRAPH_PATH).write_bytes(b"rubbish")
 
-    monkeypatch.setattr(stages, "export", export_rubbish)
+    monkeypatch.setattr(export, "write_model", export_rubbish)
     with pytest.raises(SinkServeError, match="onnxruntime .* cannot load the graph") as caught:
-        run(_order(model), Listener())
+        run_build(_order(model), Listener())
     assert caught.value.reason is Reason.TOOLCHAIN_FAILED
 
 
@@ -196,7 +199,7 @@ def test_a_key_covers_weights_tokenizer_and_spec(model: Path) -> None:
 
     def note(**changes: Any) -> None:
         parent = Listener(builds=False)
-        assert run(_order(model, **changes), parent) is None
+        assert run_build(_order(model, **changes), parent) is None
         keys.extend(parent.keys)
 
     note()
@@ -208,14 +211,32 @@ def test_a_key_covers_weights_tokenizer_and_spec(model: Path) -> None:
     assert len(set(keys)) == len(keys) == 4
 
 
+def test_a_build_reads_every_file_of_the_checkpoint_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, read = {path.name for path in folder.open_checkpoint(model).files}, Counter[str]()
+
+    def spy(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def note(path: Path) -> object:
+            read[path.name] += 1
+            return real(path)
+
+        monkeypatch.setattr(module, name, note)
+
+    for module, name in ((folder, "read_bytes"), (folder, "read_json"), (safetensors, "_read_header")):
+        spy(module, name)
+    _built(model)
+    assert read == dict.fromkeys(files, 1)
+
+
 def test_who_may_not_build_writes_nothing(model: Path) -> None:
-    assert run(_order(model), Listener(builds=False)) is None
+    assert run_build(_order(model), Listener(builds=False)) is None
     assert list((model.parent / "work").iterdir()) == []
 
 
 def test_who_may_not_store_stores_nothing(model: Path) -> None:
     parent = Listener(stores=False)
-    assert run(_order(model), parent) is None
+    assert run_build(_order(model), parent) is None
     assert len(parent.digests) == 3
     assert not (model.parent / "store").exists()
 
@@ -263,42 +284,42 @@ def test_what_cannot_be_built_says_why_and_stores_nothing(
 ) -> None:
     harm(model)
     with pytest.raises(SinkServeError, match=said) as caught:
-        run(_order(model), Listener())
+        run_build(_order(model), Listener())
     assert caught.value.reason is reason
     assert not (model.parent / "store").exists()
     assert list((model.parent / "work").iterdir()) == [], "it was refused before anything was written"
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(plan, "free_memory_bytes", lambda: 1000)
     with pytest.raises(SinkServeError) as caught:
-        run(_order(model), Listener())
+        run_build(_order(model), Listener())
     assert caught.value.reason is Reason.OUT_OF_MEMORY
     assert list((model.parent / "work").iterdir()) == []
 
 
 def test_an_engine_whose_numbers_are_wrong_is_not_stored(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def export_wrongly(*args: Any, **named: Any) -> None:
-        export(*args, **named)
+        write_model(*args, **named)
         path = args[4] / WEIGHTS_PATH
         weights = np.frombuffer(path.read_bytes(), np.float32)
         path.write_bytes((weights * np.float32(1.05)).tobytes())
 
-    monkeypatch.setattr(stages, "export", export_wrongly)
+    monkeypatch.setattr(export, "write_model", export_wrongly)
     with pytest.raises(SinkServeError, match="is allowed") as caught:
-        run(_order(model), Listener())
+        run_build(_order(model), Listener())
     assert caught.value.reason is Reason.VERIFICATION_FAILED
     assert not (model.parent / "store").exists()
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_not_stored(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def export_and_touch(*args: Any, **named: Any) -> None:
-        export(*args, **named)
+        write_model(*args, **named)
         (model / "model.safetensors").touch()
 
-    monkeypatch.setattr(stages, "export", export_and_touch)
+    monkeypatch.setattr(export, "write_model", export_and_touch)
     with pytest.raises(SinkServeError, match=r"model\.safetensors was changed"):
-        run(_order(model), Listener())
+        run_build(_order(model), Listener())
     assert not (model.parent / "store").exists()
 
 

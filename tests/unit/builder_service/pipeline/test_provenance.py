@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from builder_service.pipeline import stages
+from builder_service.pipeline import resolve
 from builder_service.pipeline.build_key import build_key
 from builder_service.pipeline.estimate import Estimate
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.queue.build import Stage
 from common.digest import digest_of
 from common.spec import manifest as manifest_module
@@ -61,7 +61,7 @@ def build(folder: Path, home: Path, uri: str = "", **changes: Any) -> Manifest:
     work.mkdir(parents=True, exist_ok=True)
     spec = ModelSpec(name="demo", source=Source(uri=uri or str(folder)), cache=CACHE).model_copy(update=changes)
     order = Order(spec=spec, work=work, source_roots=(folder.parent,), store_url=str(home / "store"))
-    manifest = run(order, Parent())
+    manifest = run_build(order, Parent())
     assert manifest is not None
     return manifest
 
@@ -202,7 +202,7 @@ def _at(monkeypatch: pytest.MonkeyPatch, day: int, hour: int) -> None:
         def now(cls, tz: tzinfo | None = None) -> Clock:
             return cls(2031, 5, day, hour, tzinfo=tz or UTC)
 
-    monkeypatch.setattr(stages, "datetime", Clock)
+    monkeypatch.setattr(resolve, "datetime", Clock)
 
 
 def test_the_date_is_part_of_the_key_where_the_template_tells_it(

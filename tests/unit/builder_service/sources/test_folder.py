@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from builder_service.checkpoint.folder import TEXT_FILES, text_files
 from builder_service.settings import BuilderSettings
-from builder_service.sources.folder import TEXT_FILES, check_unchanged, find_folder, hash_files, text_files
+from builder_service.sources.folder import check_unchanged, find_folder, hash_files
 from builder_service.sources.uri import source_path
 from common.digest import digest_of
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason

@@ -14,11 +14,11 @@ from huggingface_hub import constants
 from pydantic import SecretStr
 
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.sources import file_filter as wanted
 from builder_service.sources.folder import hash_files
 from builder_service.sources.hub import Hub, Snapshot, check_whole
-from builder_service.sources.locate import locate, read_config
+from builder_service.sources.locate import locate, open_source
 from builder_service.sources.uri import Remote, Repository
 from common.errors import (
     DataLoss,
@@ -364,14 +364,14 @@ def test_a_build_pins_the_commit_and_gives_the_same_key_as_a_folder(
 ) -> None:
     commit = hub.repository().commit(files)
     parent, beside = Listener(), Listener(builds=False)
-    manifest = run(_order(hub, tmp_path), parent)
+    manifest = run_build(_order(hub, tmp_path), parent)
     assert isinstance(manifest, Manifest)
     assert manifest.spec.source == Source(uri="hf://org/model", revision=commit)
     assert f"hf://org/model@main is commit {commit}" in parent.lines
     shares = [report[1] for report in parent.reports if report[0] == "resolve"]
     assert shares == sorted(shares)
     local = _order(hub, tmp_path, source=Source(uri=str(tmp_path / "model")))
-    run(local.model_copy(update={"source_roots": (tmp_path,)}), beside)
+    run_build(local.model_copy(update={"source_roots": (tmp_path,)}), beside)
     assert beside.keys == parent.keys
 
 
@@ -384,7 +384,8 @@ def test_tensorrt_llm_is_told_to_take_a_folder(hub: FakeHub, tmp_path: Path) -> 
 
 def test_the_config_is_read_without_the_weights(hub: FakeHub, files: dict[str, bytes]) -> None:
     hub.repository().commit(files)
-    assert read_config(Source(uri="hf://org/model@main"), _remote(hub)) == json.loads(files["config.json"])
+    with open_source(Source(uri="hf://org/model@main"), _remote(hub)) as checkpoint:
+        assert checkpoint.config == json.loads(files["config.json"])
     assert not any(name.endswith(".safetensors") for name in hub.downloads())
 
 

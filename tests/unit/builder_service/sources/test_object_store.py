@@ -12,9 +12,9 @@ from obstore.exceptions import GenericError, UnauthenticatedError
 from obstore.store import MemoryStore
 
 from builder_service.pipeline.messages import Order
-from builder_service.pipeline.pipeline import run
+from builder_service.pipeline.pipeline import run_build
 from builder_service.sources import object_store as object_source
-from builder_service.sources.locate import read_config
+from builder_service.sources.locate import open_source
 from builder_service.sources.object_store import Objects
 from builder_service.sources.uri import Prefix, Remote
 from common.errors import (
@@ -211,7 +211,7 @@ def _built(home: Path, uri: str, *, builds: bool = True) -> tuple[Manifest | Non
         store_url=str(home / "store"),
     )
     parent = Listener(builds=builds)
-    manifest = run(order, parent)
+    manifest = run_build(order, parent)
     return manifest, parent.keys[0]
 
 
@@ -241,5 +241,6 @@ def test_the_config_is_read_without_the_weights(
     asked: list[str] = []
     _put(store, files)
     _spy(monkeypatch, lambda name, more: asked.append(name))
-    assert read_config(Source(uri=PLACE.url), Remote())["model_type"] == "llama"
+    with open_source(Source(uri=PLACE.url), Remote()) as checkpoint:
+        assert checkpoint.config["model_type"] == "llama"
     assert not any(name.endswith(".safetensors") for name in asked)

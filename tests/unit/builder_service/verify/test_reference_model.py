@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
@@ -25,11 +25,10 @@ GEOMETRY = Geometry(4, 24, 8, 1)
 
 
 def reference_of(folder: Path) -> ReferenceModel:
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     model = read_model(checkpoint.config)
-    return ReferenceModel(
-        FakeQuantized(ModelTensors(checkpoint, model), WeightFormat(Precision.FP32)), model, read_rope(model, GEOMETRY)
-    )
+    weights = FakeQuantized(ModelTensors(checkpoint.tensors, model), WeightFormat(Precision.FP32))
+    return ReferenceModel(weights, model, read_rope(model, GEOMETRY))
 
 
 def whole(sinks: int, window: int, tokens: list[int]) -> Stream:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
@@ -41,9 +41,9 @@ def run(
     *,
     int4_block: int = 32,
 ) -> dict[str, float]:
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     model = read_model(checkpoint.config)
-    rope, tensors = read_rope(model, geometry), ModelTensors(checkpoint, model)
+    rope, tensors = read_rope(model, geometry), ModelTensors(checkpoint.tensors, model)
     return verify(engine, tensors, model, rope, geometry, WeightFormat(Precision(precision), int4_block), progress)
 
 
@@ -124,8 +124,8 @@ def test_one_wrong_matrix_is_stopped(folder: Path, tmp_path: Path, precision: st
     """The engine of one checkpoint, and the reference of another that differs in one layer's queries."""
     other = write_checkpoint(tmp_path, hidden=64, tokenizer=False)
     engine = build_engine(other, GEOMETRY, precision)
-    model = read_model(Checkpoint(folder).config)
-    turned = ModelTensors(Checkpoint(folder), model)
+    model = read_model(open_checkpoint(folder).config)
+    turned = ModelTensors(open_checkpoint(folder).tensors, model)
     wrong = "model.layers.1.self_attn.q_proj.weight"
     blocks = turned.blocks
     turned.blocks = lambda name: (b[::-1] if name == wrong else b for b in blocks(name))  # type: ignore[method-assign]
@@ -137,12 +137,13 @@ def test_one_wrong_matrix_is_stopped(folder: Path, tmp_path: Path, precision: st
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_frequencies_that_are_off_by_two_percent_are_stopped(folder: Path, precision: str) -> None:
     engine = build_engine(folder, GEOMETRY, precision)
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     model = read_model(checkpoint.config)
     rope = read_rope(model, GEOMETRY)
     wrong = rope.model_copy(update={"inverse_frequencies": tuple(f * 1.02 for f in rope.inverse_frequencies)})
     with pytest.raises(FailedPrecondition):
-        verify(engine, ModelTensors(checkpoint, model), model, wrong, GEOMETRY, WeightFormat(Precision(precision)))
+        tensors, weight_format = ModelTensors(checkpoint.tensors, model), WeightFormat(Precision(precision))
+        verify(engine, tensors, model, wrong, GEOMETRY, weight_format)
 
 
 def noise(largest: float, mean: float) -> dict[str, float]:

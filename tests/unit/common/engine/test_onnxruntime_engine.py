@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import BINDINGS_KEPT, OnnxRuntimeEngine
@@ -35,7 +35,7 @@ def engine(folder: Path) -> OnnxRuntimeEngine:
 
 
 def load(folder: Path, geometry: Geometry, graph: Path) -> OnnxRuntimeEngine:
-    config = Checkpoint(folder).config
+    config = open_checkpoint(folder).config
     model = read_model(config)
     return OnnxRuntimeEngine(graph, model.architecture, read_rope(model, geometry), geometry)
 

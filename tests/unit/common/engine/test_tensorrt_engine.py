@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from common.engine.engine import Feed
@@ -42,7 +42,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def make(
     folder: Path, geometry: Geometry = GEOMETRY, *, plan: Path | None = None, changes: dict[str, int] | None = None
 ) -> TensorRtEngine:
-    model = read_model(Checkpoint(folder).config)
+    model = read_model(open_checkpoint(folder).config)
     architecture = Architecture.model_validate(model.architecture.model_dump() | (changes or {}))
     plan = plan or compile_plan(folder, GEOMETRY, "fp16")
     return TensorRtEngine(plan, architecture, read_rope(model, geometry), geometry)
@@ -84,7 +84,7 @@ def test_a_plan_that_copies_its_caches_is_refused(
 def test_it_has_as_many_slots_as_fit_and_says_so(
     cuda: FakeCuda, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shapes = read_model(Checkpoint(folder).config).architecture
+    shapes = read_model(open_checkpoint(folder).config).architecture
     slot = kv_bytes_per_slot(shapes, GEOMETRY, Precision.FP16)
     staging = 4 * GEOMETRY.slots * (2 * GEOMETRY.chunk * GEOMETRY.rows + shapes.vocabulary)
     cuda.total_bytes = int((2.5 * slot + staging) / 0.9)

@@ -10,13 +10,16 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
+from builder_service.pipeline.estimate import Estimate
+from builder_service.sources.locate import open_source
+from builder_service.sources.uri import Remote
 from common.errors import InvalidArgument, NotFound
 from common.spec.manifest import Architecture
-from common.spec.model_spec import BuildOptions, Precision, Source, Target
+from common.spec.model_spec import BuildOptions, ModelSpec, Precision, Source, Target
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.app import make_app
 from sinkserve.cli.terminal.console import size
-from sinkserve.cli.terminal.suggest import Wishes, engine_name, read_needs, suggest_spec, suit_precision
+from sinkserve.cli.terminal.suggest import SpecChoices, engine_name, read_needs, source_of, suggest_spec, suit_precision
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
 
@@ -34,19 +37,29 @@ SHAPES = Architecture(
 )
 
 
+def suggested(folder: Path, choices: SpecChoices) -> ModelSpec:
+    with open_source(source := source_of(folder), Remote()) as checkpoint:
+        return suggest_spec(checkpoint, source, choices)
+
+
+def needed(spec: ModelSpec) -> tuple[Architecture, Estimate]:
+    with open_source(spec.source, Remote()) as checkpoint:
+        return read_needs(checkpoint, spec)
+
+
 def sinkserve(*args: str) -> Result:
     return CliRunner().invoke(make_app(args), args)
 
 
 def test_the_window_is_what_the_sinks_leave_of_the_trained_context(tmp_path: Path) -> None:
-    cache = suggest_spec(write_checkpoint(tmp_path / "a"), Wishes()).cache
+    cache = suggested(write_checkpoint(tmp_path / "a"), SpecChoices()).cache
     assert (cache.sink_tokens, cache.window_tokens) == (4, 508)
-    assert suggest_spec(tmp_path / "a", Wishes(sinks=12)).cache.window_tokens == 500
+    assert suggested(tmp_path / "a", SpecChoices(sinks=12)).cache.window_tokens == 500
 
 
 def test_a_long_trained_context_does_not_make_a_huge_cache(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a", max_position=131_072)
-    assert suggest_spec(folder, Wishes()).cache.window_tokens == 4096
+    assert suggested(folder, SpecChoices()).cache.window_tokens == 4096
 
 
 @pytest.mark.parametrize(
@@ -64,36 +77,36 @@ def test_a_long_trained_context_does_not_make_a_huge_cache(tmp_path: Path) -> No
 def test_there_are_sinks_for_a_system_prompt_where_the_context_allows(
     tmp_path: Path, context: int, sinks: int, window: int
 ) -> None:
-    cache = suggest_spec(write_checkpoint(tmp_path / "a", max_position=context), Wishes()).cache
+    cache = suggested(write_checkpoint(tmp_path / "a", max_position=context), SpecChoices()).cache
     assert (cache.sink_tokens, cache.window_tokens) == (sinks, window)
 
 
 def test_a_sliding_window_of_the_layers_is_all_there_is_to_share(tmp_path: Path) -> None:
-    cache = suggest_spec(write_family(tmp_path / "a", "mistral"), Wishes()).cache
+    cache = suggested(write_family(tmp_path / "a", "mistral"), SpecChoices()).cache
     assert (cache.sink_tokens, cache.window_tokens) == (4, 296), "of 512 tokens of context, layers see 300"
 
 
 @pytest.mark.parametrize(
-    ("wishes", "sinks", "window"),
+    ("choices", "sinks", "window"),
     [
-        (Wishes(sinks=12), 12, 2036),
-        (Wishes(sinks=0), 0, 2048),
-        (Wishes(window=1792), 256, 1792),
-        (Wishes(window=1793), 4, 1793),
-        (Wishes(window=2044), 4, 2044),
-        (Wishes(window=8), 256, 8),
+        (SpecChoices(sinks=12), 12, 2036),
+        (SpecChoices(sinks=0), 0, 2048),
+        (SpecChoices(window=1792), 256, 1792),
+        (SpecChoices(window=1793), 4, 1793),
+        (SpecChoices(window=2044), 4, 2044),
+        (SpecChoices(window=8), 256, 8),
     ],
 )
 def test_what_was_asked_for_goes_before_room_for_a_system_prompt(
-    tmp_path: Path, wishes: Wishes, sinks: int, window: int
+    tmp_path: Path, choices: SpecChoices, sinks: int, window: int
 ) -> None:
-    cache = suggest_spec(write_checkpoint(tmp_path / "a", max_position=2048), wishes).cache
+    cache = suggested(write_checkpoint(tmp_path / "a", max_position=2048), choices).cache
     assert (cache.sink_tokens, cache.window_tokens) == (sinks, window)
 
 
 def test_init_states_the_memory_of_a_slot_and_of_all(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a", max_position=131_072)
-    _, needs = read_needs(spec := suggest_spec(folder, Wishes()))
+    _, needs = needed(spec := suggested(folder, SpecChoices()))
     text = sinkserve("spec", "init", str(folder)).stdout
     assert re.search(rf"^cache: +# {size(needs.kv_bytes_per_slot)} of keys and values a slot$", text, re.MULTILINE)
     assert f"slots {size(needs.kv_bytes_per_slot * spec.cache.max_slots)}." in text
@@ -106,16 +119,16 @@ def test_every_line_of_a_written_spec_has_a_comment(tmp_path: Path) -> None:
 
 def test_wishes_come_true_or_are_refused_by_name(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a")
-    spec = suggest_spec(folder, Wishes(name="mine", precision=Precision.INT4, window=100, sinks=0, slots=2))
+    spec = suggested(folder, SpecChoices(name="mine", precision=Precision.INT4, window=100, sinks=0, slots=2))
     assert (spec.name, spec.precision) == ("mine", Precision.INT4)
     assert (spec.cache.sink_tokens, spec.cache.window_tokens, spec.cache.max_slots) == (0, 100, 2)
     with pytest.raises(InvalidArgument, match="window_tokens"):
-        suggest_spec(folder, Wishes(window=512))
+        suggested(folder, SpecChoices(window=512))
 
 
 def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no checkpoint folder"):
-        suggest_spec(tmp_path / "none", Wishes())
+        suggested(tmp_path / "none", SpecChoices())
 
 
 def test_small_models_stay_in_fp32_and_large_ones_take_eight_bits() -> None:
@@ -146,7 +159,7 @@ def test_init_shows_the_options_of_a_target_and_they_are_the_defaults(tmp_path: 
     folder, spec = write_checkpoint(tmp_path / "a"), tmp_path / "spec.yaml"
     ran = sinkserve("spec", "init", str(folder), "--target", target, "-o", str(spec))
     assert ran.exit_code == 0, ran.output
-    assert read_spec_file(spec) == suggest_spec(folder, Wishes(target=Target(target)))
+    assert read_spec_file(spec) == suggested(folder, SpecChoices(target=Target(target)))
     written = yaml.safe_load(spec.read_text())["options"]
     assert BuildOptions.model_validate(written) == BuildOptions()
     known = BuildOptions.model_fields[target].annotation
@@ -173,8 +186,8 @@ def test_check_states_the_halved_memory_of_a_slot_on_a_gpu(tmp_path: Path) -> No
     ran = sinkserve("spec", "check", str(spec), "--set", "options.tensorrt.optimization_level=5")
     assert ran.exit_code == 0, ran.output
     assert "tensorrt" in ran.stdout
-    _, wide = read_needs(suggest_spec(folder, Wishes()))
-    _, narrow = read_needs(read_spec_file(spec))
+    _, wide = needed(suggested(folder, SpecChoices()))
+    _, narrow = needed(read_spec_file(spec))
     assert 2 * narrow.kv_bytes_per_slot == wide.kv_bytes_per_slot
 
 
@@ -188,8 +201,8 @@ def test_names_of_folders_become_names_of_engines(tmp_path: Path, folder: str, n
 
 
 def test_the_memory_of_a_slot_is_that_of_its_rows(tmp_path: Path) -> None:
-    spec = suggest_spec(write_checkpoint(tmp_path / "a"), Wishes())
-    shapes, needs = read_needs(spec)
+    spec = suggested(write_checkpoint(tmp_path / "a"), SpecChoices())
+    shapes, needs = needed(spec)
     rows = 4 + (508 + 63) + 63
     assert needs.kv_bytes_per_slot == 2 * 4 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows
 
@@ -198,7 +211,7 @@ def test_init_writes_a_spec_that_reads_back_as_suggested(tmp_path: Path) -> None
     folder = write_checkpoint(tmp_path / "my model")
     ran = sinkserve("spec", "init", str(folder), "-o", str(tmp_path / "spec.yaml"))
     assert (ran.exit_code, ran.stdout) == (0, "")
-    assert read_spec_file(tmp_path / "spec.yaml") == suggest_spec(folder, Wishes())
+    assert read_spec_file(tmp_path / "spec.yaml") == suggested(folder, SpecChoices())
     assert "uri: ./my model" in (tmp_path / "spec.yaml").read_text()
 
 

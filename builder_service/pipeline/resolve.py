@@ -1,0 +1,75 @@
+"""RESOLVE: find the checkpoint, fetch it if it is elsewhere, and hash its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+
+from builder_service.chat.derive import asks_time
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.pipeline.build_key import build_key, tool_versions
+from builder_service.pipeline.messages import Order, Parent
+from builder_service.queue.build import Stage
+from builder_service.sources.folder import SourceFile, hash_files
+from builder_service.sources.locate import locate
+from common.engine.tensorrt_machine import find_machine
+from common.spec.hardware import Machine, check_asked
+from common.spec.model_spec import ModelSpec, Source, Target
+
+FETCHED = 0.9
+"""Of RESOLVE, where the checkpoint has to be fetched."""
+
+
+@dataclass(frozen=True)
+class ResolvedSource:
+    """A checkpoint, opened and hashed."""
+
+    origin: Source
+    """Where it comes from; of the hub, with the commit."""
+    checkpoint: Checkpoint
+    files: tuple[SourceFile, ...]
+    tools: dict[str, str]
+    """Versions of all that makes the engine."""
+    key: str
+    machine: Machine | None
+    """The machine that the engine is compiled for; None for a target that is not compiled for one."""
+    today: datetime
+    """The time that chat templates get."""
+
+
+def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
+    """The whole stage. Raises what `find_machine`, `check_asked`, `locate` and `open_checkpoint` do."""
+    parent.progress(Stage.RESOLVE, 0.0)
+    machine = _find_machine(order.spec)
+    found = locate(
+        order.spec,
+        roots=order.source_roots,
+        remote=order.remote,
+        work=order.work,
+        log=parent.log,
+        progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
+    )
+    checkpoint = open_checkpoint(found.folder)
+    files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
+    found.check(files)
+    today = datetime.combine(datetime.now(UTC), time.min, UTC)
+    tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(checkpoint, order.spec.chat_template) else None)
+    key = build_key([file.as_engine_file for file in files], order.spec, tools)
+    return ResolvedSource(found.origin, checkpoint, files, tools, key, machine, today)
+
+
+def _hash(checkpoint: Checkpoint, before: float, parent: Parent) -> tuple[SourceFile, ...]:
+    """Read all files; `before` is the share of RESOLVE that is done already."""
+    paths = checkpoint.files
+    size_bytes = sum(path.stat().st_size for path in paths)
+    return hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes))
+
+
+def _find_machine(spec: ModelSpec) -> Machine | None:
+    """The machine that a target is compiled for; None where it is not compiled for any."""
+    if spec.target is not Target.TENSORRT:
+        return None
+    machine = find_machine()
+    check_asked(spec.hardware, machine)
+    return machine

@@ -1,4 +1,4 @@
-"""Metrics of a builder: builds as they end here, and what the database says at each scrape."""
+"""Metrics of a builder: builds that end here, and the queue as the database has it at each scrape."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from common.rpc.metrics_server import Pulled, new_registry
 BUILD_S = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14400.0)
 
 
-class BuildMeter:
-    """Counts builds that this process ended; from any thread."""
+class BuildMetrics:
+    """Counts builds that this process ended. May be called from any thread."""
 
     def __init__(self) -> None:
         self.registry = new_registry()
@@ -34,7 +34,7 @@ class BuildMeter:
         )
 
     def build_ended(self, build: Build) -> None:
-        """A build ended, and that is committed."""
+        """Count a build whose end is committed."""
         reason = build.failure.reason.value if build.failure else ""
         self._ended.labels(build.state.value, reason).inc()
         if build.start_time is not None and build.end_time is not None:
@@ -42,7 +42,7 @@ class BuildMeter:
 
 
 class QueueCollector(Pulled):
-    """Reads the queue that all builders of a database share: each of them says the same."""
+    """Reads the queue at each scrape. All builders of a database share it, so all report the same."""
 
     def __init__(self, database: Database, now: Callable[[], datetime] = utc_now) -> None:
         self._database = database

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from builder_service.api.builder_servicer import BuilderServicer
 from builder_service.api.catalog_servicer import CatalogServicer
-from builder_service.collector import BuildMeter, QueueCollector
+from builder_service.collector import BuildMetrics, QueueCollector
 from builder_service.queue.capability import Capability
 from builder_service.queue.changes import Changes
 from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
 from builder_service.settings import BuilderSettings
-from builder_service.worker.attempt import Workshop
+from builder_service.worker.attempt import WorkerContext
 from builder_service.worker.worker import Worker
 from common.catalog.aliases import Aliases
 from common.catalog.catalog import Catalog
@@ -55,7 +55,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
     Raises OSError for an address that cannot be had, InvalidArgument for a URL that cannot be used,
     FailedPrecondition for a database of another schema.
     """
-    meter = BuildMeter()
+    meter = BuildMetrics()
     variable = "SINKSERVE_BUILDER_METRICS_LISTEN"
     metrics = await asyncio.to_thread(start_metrics, settings.metrics_listen, variable, meter.registry)
     try:
@@ -71,14 +71,14 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
 
 
 async def _start(
-    settings: BuilderSettings, shared: SharedSettings, database: Database, meter: BuildMeter, metrics: MetricsServer
+    settings: BuilderSettings, shared: SharedSettings, database: Database, meter: BuildMetrics, metrics: MetricsServer
 ) -> BuilderHandle:
     changes = Changes()
     builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
     remote = settings.remote
     capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
     catalog = Catalog(database, store := open_store(shared.store))
-    shop = Workshop(
+    context = WorkerContext(
         database=database,
         store=store,
         store_url=shared.store,
@@ -93,7 +93,7 @@ async def _start(
     )
     registrations = _registrations(BuilderServicer(builds, changes), CatalogServicer(catalog, Aliases(database)))
     server = await start_server(settings.listen, registrations)
-    worker = Worker(shop, settings.concurrency)
+    worker = Worker(context, settings.concurrency)
     try:
         await worker.start()
     except BaseException:

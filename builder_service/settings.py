@@ -34,7 +34,7 @@ def _check_endpoint(url: str) -> str:
 
 
 class BuilderSettings(Settings):
-    """What the builder can be told."""
+    """The builder's settings."""
 
     model_config = SettingsConfigDict(env_prefix="SINKSERVE_BUILDER_")
 
@@ -69,12 +69,12 @@ class BuilderSettings(Settings):
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """The folders among the source roots that count, with links resolved."""
+        """The source roots that are folders, with links resolved."""
         return tuple(root for root in self._all_roots if isinstance(root, Path))
 
     @property
     def remote(self) -> Remote:
-        """What may be fetched from elsewhere, and how."""
+        """What may be fetched from the hub and from object stores, and how."""
         return Remote(
             roots=tuple(root for root in self._all_roots if isinstance(root, str)),
             hub_endpoint=self.hub_endpoint,

@@ -1,4 +1,4 @@
-"""Digests as they are written everywhere: `sha256:HEX`."""
+"""Digests, written `sha256:HEX` everywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def digest_hex(digest: str) -> str:
 
 
 class Hasher:
-    """A digest in the making."""
+    """Computes a digest piece by piece."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
@@ -55,7 +55,7 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def digest_file(path: Path, read: Callable[[int], None] = lambda _: None) -> str:
-    """Digest of a file, read in pieces; `read` hears how many bytes each piece had."""
+    """Digest of a file, read in pieces; `read` is called with the size of each piece in bytes."""
     hasher = Hasher()
     with path.open("rb") as file:
         for data in chunks(file):

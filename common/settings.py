@@ -39,7 +39,7 @@ CommaSeparated = (NoDecode, BeforeValidator(_split))
 
 
 class Settings(BaseSettings):
-    """Base of every settings object. A value from `file` yields to the environment."""
+    """Base of every settings object. The environment overrides values from `file`."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
@@ -62,12 +62,12 @@ class Settings(BaseSettings):
 
 
 class SharedSettings(Settings):
-    """What both services use."""
+    """Settings that both services use."""
 
     model_config = SettingsConfigDict(env_prefix="SINKSERVE_")
 
     home: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=lambda: Path.home() / ".sinkserve")
-    """Folder of everything that is kept: database, store, caches."""
+    """Folder of all state: database, store, caches."""
     database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL; empty: SQLite in `home`."""
     store_url: str = Field(default="", repr=False)

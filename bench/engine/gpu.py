@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common.engine.tensorrt_machine import find_machine
 from common.errors import SinkServeError
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
@@ -66,7 +66,7 @@ def random_checkpoint(folder: Path) -> Path:
     )
 
 
-def measure(arguments: argparse.Namespace, machine: Machine, folder: Path, out: Path) -> None:
+def measure(arguments: argparse.Namespace, machine: GpuMachine, folder: Path, out: Path) -> None:
     from bench.engine.gpu_engine import Bench, copy_bandwidth  # noqa: PLC0415 - needs packages of GPU machines
 
     geometry = Geometry(arguments.sinks, arguments.window, arguments.chunk, arguments.slots)

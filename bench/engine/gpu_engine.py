@@ -18,7 +18,7 @@ from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.export import write_model
-from builder_service.tensorrt.compiler import Toolchain
+from builder_service.tensorrt.compiler import TensorRtCompiler
 from common.engine.cuda_device import CudaDevice
 from common.engine.engine import Feed
 from common.engine.tensorrt_engine import TensorRtEngine
@@ -46,7 +46,7 @@ class Bench:
         model, plan = read_model(checkpoint.config), out / PLAN_PATH
         tensors = ModelTensors(checkpoint.tensors, model)
         write_model(model, tensors, geometry, WeightFormat(precision), out, lambda _: None, target=Target.TENSORRT)
-        toolchain = Toolchain(geometry, precision, TensorRtOptions(), lambda _: None, _to_stderr)
+        toolchain = TensorRtCompiler(geometry, precision, TensorRtOptions(), lambda _: None, _to_stderr)
         seconds = _seconds(lambda: toolchain.compile(out / GRAPH_PATH, plan, b""))
         shapes = model.architecture
         engine = TensorRtEngine(plan, shapes, read_rope(model, geometry), geometry)

@@ -1,4 +1,4 @@
-"""BuilderService on the wire: requests to calls, and their results to messages. Decides nothing."""
+"""BuilderService over gRPC: turns requests into calls, and results into messages. Makes no decisions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire
-from builder_service.queue.changes import Changes, wait_a_while
+from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.repository import EVENT_PAGE, BuildRepository
 from builder_service.sources.uri import read_place
 from common.db.database import LOCAL_PRINCIPAL, utc_now
@@ -25,14 +25,14 @@ LONGEST_REQUEST_ID = 128
 
 
 class BuilderServicer(pb_grpc.BuilderServiceServicer):
-    """Five calls over a repository; `changes` hears of every change made in this process."""
+    """The five RPCs, on a repository; `changes` is notified of every change made in this process."""
 
     def __init__(self, builds: BuildRepository, changes: Changes) -> None:
         self._builds = builds
         self._changes = changes
 
     async def SubmitBuild(self, request: pb.SubmitBuildRequest, context: Context) -> pb.SubmitBuildResponse:
-        """Create a build, or return that of the request id."""
+        """Create a build, or return the one that this request id created."""
         if len(request.request_id) > LONGEST_REQUEST_ID:
             message = f"request_id has {len(request.request_id)} characters; at most {LONGEST_REQUEST_ID} are allowed"
             raise InvalidArgument(Reason.INVALID_FIELD, message, field="request_id")
@@ -47,18 +47,18 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         return pb.GetBuildResponse(build=build_to_wire(build))
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
-        """Return a page of builds."""
+        """Return one page of builds."""
         page = read_page(request.page_size, request.page_token, "builds", (int, str))
         builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page)
         return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
 
     async def CancelBuild(self, request: pb.CancelBuildRequest, context: Context) -> pb.CancelBuildResponse:
-        """End a build."""
+        """Cancel a build."""
         build = await asyncio.to_thread(self._builds.cancel, LOCAL_PRINCIPAL, _build_id(request.name))
         return pb.CancelBuildResponse(build=build_to_wire(build))
 
     async def WatchBuild(self, request: pb.WatchBuildRequest, context: Context) -> AsyncIterator[pb.WatchBuildResponse]:
-        """Stream the build as it is, then its events until it has ended."""
+        """Stream the build's present state, then its events until it has ended."""
         build_id, after = _build_id(request.name), request.after_sequence
         if after < 0:
             message = f"after_sequence is {after}; sequences start at 1"
@@ -76,11 +76,11 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
                     continue
                 if build.state.ended:
                     return
-                await wait_a_while(changed, POLL_S)
+                await wait_for_change(changed, POLL_S)
 
 
 def _build_id(name: str) -> str:
-    """The id in builds/ID; raises InvalidArgument, or NotFound for an id that none can have."""
+    """The id in builds/ID; raises InvalidArgument, or NotFound for an id that is too long to exist."""
     collection, _, build_id = name.partition("/")
     if collection != "builds" or not build_id:
         shown = name[:100]

@@ -1,4 +1,4 @@
-"""CatalogService on the wire: requests to calls, and their results to messages. Decides nothing."""
+"""CatalogService over gRPC: turns requests into calls, and results into messages. Makes no decisions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CatalogServicer(pb_grpc.CatalogServiceServicer):
-    """Eight calls over a catalog and its aliases."""
+    """The eight RPCs, on a catalog and its aliases."""
 
     def __init__(self, catalog: Catalog, aliases: Aliases) -> None:
         self._catalog = catalog
@@ -41,7 +41,7 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         return pb.DeleteEngineResponse()
 
     async def VerifyEngine(self, request: pb.VerifyEngineRequest, context: Context) -> pb.VerifyEngineResponse:
-        """Read every file again."""
+        """Read every file again and compare digests."""
         files, size_bytes = await asyncio.to_thread(self._catalog.verify, request.reference)
         return pb.VerifyEngineResponse(files=files, size_bytes=size_bytes)
 
@@ -61,7 +61,7 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         return pb.ListAliasesResponse(aliases=map(_alias, aliases))
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
-        """Delete blobs that nobody needs, or count them."""
+        """Delete blobs that no engine or build needs, or only count them."""
         collected = await asyncio.to_thread(self._catalog.collect_garbage, dry_run=request.dry_run)
         return pb.CollectGarbageResponse(
             deleted_blobs=collected.deleted_blobs,

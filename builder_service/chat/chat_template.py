@@ -1,6 +1,7 @@
-"""A chat template as transformers renders it: Jinja, sandboxed, with the same functions and the same blanks.
+"""A chat template as transformers renders it: Jinja in a sandbox, with the same functions and the same white space.
 
-Templates come with checkpoints and are foreign code: whatever one raises becomes `TemplateFailed`. Knows text only.
+Templates come with checkpoints and are untrusted code: any exception in one becomes `TemplateFailed`. Works on text,
+not on tokens.
 Source: transformers, `utils/chat_template_utils.py`.
 """
 
@@ -20,19 +21,19 @@ from jinja2.utils import Namespace
 from builder_service.chat.sandbox import MOST_TEXT, Sandbox, limited
 
 CLOCK = "strftime_now"
-"""What a template calls to ask for the time."""
+"""The function that a template calls to get the date and time."""
 
 
 class TemplateFailed(Exception):
-    """The template does not compile, or refuses what it was given; the text says why."""
+    """The template does not compile, or raises an error for these messages; the text says why."""
 
 
 class ChatTemplate:
-    """One compiled template. `told_time` is whether a rendering asked for the time, which stands still at `now`."""
+    """One compiled template. `asked_time` is whether a rendering called for the time; it always gets `now`."""
 
     def __init__(self, source: str, variables: Mapping[str, object], now: datetime) -> None:
         """`variables` are the named special tokens, such as `bos_token`. Raises TemplateFailed."""
-        self.told_time = False
+        self.asked_time = False
         self.now = now
         self._variables = dict(variables)
         try:
@@ -42,7 +43,7 @@ class ChatTemplate:
             raise _failed(error) from None
 
     def render(self, messages: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
-        """Text of `messages`, each a role and a content; with `generation` up to where a reply begins."""
+        """The text of `messages`, each a role and a content; with `generation` it ends where a reply would begin."""
         said = [{"role": role, "content": content} for role, content in messages]
         try:
             with limited():
@@ -54,7 +55,7 @@ class ChatTemplate:
             raise _failed(error) from None
 
     def _strftime_now(self, form: str) -> str:
-        self.told_time = True
+        self.asked_time = True
         return self.now.strftime(form)
 
 
@@ -94,7 +95,7 @@ class _Generation(Extension):
 
 
 class _PlainNamespace(Namespace):
-    """Refuses names that begin with an underscore: they lead out of the sandbox."""
+    """Refuses names that begin with an underscore: through them a template could leave the sandbox."""
 
     def __init__(*args: Any, **named: Any) -> None:  # noqa: ANN401 - `self` is a name that templates may use
         for name in dict(*args[1:], **named):
@@ -112,7 +113,7 @@ def _check_name(name: str) -> None:
 
 
 def _plain_dict(*pairs: Any, **named: Any) -> dict[Any, Any]:  # noqa: ANN401 - what `dict` takes
-    """In place of the class, whose attributes lead out of the sandbox."""
+    """A function instead of the class `dict`: through the class's attributes a template could leave the sandbox."""
     return dict(*pairs, **named)
 
 

@@ -1,7 +1,7 @@
-"""A tokenizer that puts a space before every text, made to leave texts as they are.
+"""Changes a tokenizer that puts a space before every text, so that it leaves texts as they are.
 
-Sentencepiece-style tokenizers begin every text with a space that nobody wrote. Behind a template's own text there is
-none, so contents that are encoded apart must not get one either; and what is decoded has none to lose.
+Sentencepiece-style tokenizers add a space before every text. In a rendered template there is none before a content, so
+a content that is encoded on its own must not get one; and the decoder must not remove one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def without_prefix_space(tokenizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(step: Step | None, change: Callable[[Step], Step | None]) -> Step | None:
-    """One step, or every one of a sequence, changed; None: nothing is left of it."""
+    """The step after `change`; of a sequence, every step. None: the step is removed."""
     if step is None:
         return None
     for parts in ("normalizers", "pretokenizers", "decoders"):

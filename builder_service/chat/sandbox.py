@@ -1,7 +1,9 @@
-"""What a chat template may use of this machine: templates are foreign code, and some never end or fill the memory.
+"""Limits what a chat template may use of this machine: templates are untrusted code and may never end or fill the
+memory.
 
-Steps are counted, which no loop, macro or filter escapes. Single operations of Python's core take no steps; they are
-bounded by the memory that they may ask for, and arithmetic, which needs little memory and much time, by its operands.
+Executed lines of Python are counted, in loops, macros and filters alike. A single built-in operation is not counted as
+lines; it is bounded by the memory that it may allocate. Arithmetic can take long with little memory, so the size of its
+operands is bounded.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def _size(operator: str, left: object, right: object) -> int:
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Let the block take MOST_STEPS and MOST_MEMORY; raises MemoryError, or SecurityError for steps."""
+    """Limit the block to MOST_STEPS and MOST_MEMORY; raises SecurityError for too many steps, and MemoryError."""
     tracing, (soft, hard) = sys.gettrace(), resource.getrlimit(resource.RLIMIT_AS)
     most = psutil.Process().memory_info().vms + MOST_MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (min([most, *(n for n in (soft, hard) if n >= 0)]), hard))

@@ -1,8 +1,8 @@
 """Compares conversations wrapped by the parts of a turn template with the template's own renderings, in tokens.
 
-What people mostly say has to come out the same, whatever the turn, or the parts are refused. Contents that begin or
-end with white space, or are empty, may come out otherwise, since a tokenizer looks across the border; that is a
-warning, for the tokens are still those of the same text.
+Ordinary contents must give the same tokens in every turn; otherwise the parts are refused. Contents that are empty, or
+begin or end with white space, may give other tokens, because a tokenizer may join characters on both sides of the
+border. That is only a warning: the text is the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from builder_service.chat.chat_template import TemplateFailed
-from builder_service.chat.turn_segments import ROLES, Said, Speech, TurnSegments, Unsplittable
+from builder_service.chat.turn_segments import ROLES, Said, TemplateTokenizer, TurnSegments, Unsplittable
 
 PLAIN = (
     "Hello there!",
@@ -27,60 +27,62 @@ EDGE = ("", " leading space", "trailing space ", "\nleading line", "trailing lin
 REASONING = "<think>\nLet me see.\n</think>\n\nYes."
 
 
-def prove(speech: Speech, parts: TurnSegments) -> TurnSegments:
-    """The parts with what is proven of them, and warnings for the rest.
+def prove(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
+    """The parts, reduced to what is proven, with warnings for the rest.
 
-    Raises Unsplittable where plain conversations do not come out as the template renders them. Where only those with
-    a system prompt do not, there are no system prompts.
+    Raises Unsplittable if ordinary conversations give other tokens than the template's rendering. If only conversations
+    with a system prompt do, the result has no system prompts.
     """
     for roles in ("u", "uau", "uauau"):
-        _check(speech, parts, roles)
+        _check(tokenizer, parts, roles)
     if parts.template.system_before is not None:
-        parts = _with_system(speech, parts)
-    found = (*_rewritten(speech, parts), *_edges(speech, parts))
+        parts = _with_system(tokenizer, parts)
+    found = (*_rewritten(tokenizer, parts), *_edges(tokenizer, parts))
     return replace(parts, warnings=(*parts.warnings, *found))
 
 
-def _with_system(speech: Speech, parts: TurnSegments) -> TurnSegments:
+def _with_system(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
     try:
         for roles in ("su", "suau"):
-            _check(speech, parts, roles)
+            _check(tokenizer, parts, roles)
     except Unsplittable as error:
         template = parts.template.model_copy(update={"system_before": None, "system_after": ()})
         return replace(parts, template=template, warnings=(*parts.warnings, f"no system prompts: {error}"))
     return parts
 
 
-def _check(speech: Speech, parts: TurnSegments, roles: str) -> None:
-    """Every plain content in every place, up to where a reply begins: some templates end elsewhere with more."""
+def _check(tokenizer: TemplateTokenizer, parts: TurnSegments, roles: str) -> None:
+    """Compare every plain content in every turn, up to where a reply begins: some templates add more when a
+    conversation ends elsewhere.
+    """
     for first in range(len(PLAIN)):
         said = [(ROLES[role], PLAIN[(first + at) % len(PLAIN)]) for at, role in enumerate(roles)]
-        if not _same(speech, parts, said):
+        if not _same(tokenizer, parts, said):
             message = "the chat template's own rendering has other tokens than contents wrapped by its parts"
             raise Unsplittable(f"{message}, such as for {said[-1][1]!r}")
 
 
-def _same(speech: Speech, parts: TurnSegments, said: Said) -> bool:
+def _same(tokenizer: TemplateTokenizer, parts: TurnSegments, said: Said) -> bool:
     try:
-        return speech.whole(said, generation=True) == parts.wrapped(speech, said)
+        return tokenizer.whole(said, generation=True) == parts.wrapped(tokenizer, said)
     except TemplateFailed as error:
         raise Unsplittable(f"the chat template refuses a conversation: {error}") from None
 
 
-def _rewritten(speech: Speech, parts: TurnSegments) -> Iterator[str]:
-    """Templates that show a turn otherwise once it is history: here turns stay as they were said."""
+def _rewritten(tokenizer: TemplateTokenizer, parts: TurnSegments) -> Iterator[str]:
+    """Warn of a template that renders earlier turns differently: in an engine, turns stay as they were."""
     said = [("user", PLAIN[0]), ("assistant", REASONING), ("user", PLAIN[1])]
     stays = "here earlier turns stay as they were"
     if parts.earlier_before != parts.template.assistant_before:
         yield f"the chat template begins earlier replies otherwise than the one to come; {stays}"
     with suppress(TemplateFailed):
-        if REASONING not in speech.template.render(said):
+        if REASONING not in tokenizer.template.render(said):
             yield f"the chat template rewrites earlier replies, such as their reasoning; {stays}"
 
 
-def _edges(speech: Speech, parts: TurnSegments) -> Iterator[str]:
-    """Contents whose border a tokenizer looks across."""
-    differ = [repr(text) for text in EDGE if not _same_at_edge(speech, parts, text)]
+def _edges(tokenizer: TemplateTokenizer, parts: TurnSegments) -> Iterator[str]:
+    """Warn of contents that give other tokens because the tokenizer joins characters across their border."""
+    differ = [repr(text) for text in EDGE if not _same_at_edge(tokenizer, parts, text)]
     if differ:
         yield (
             f"contents such as {', '.join(differ)} are tokenized apart from the chat template, "
@@ -88,7 +90,7 @@ def _edges(speech: Speech, parts: TurnSegments) -> Iterator[str]:
         )
 
 
-def _same_at_edge(speech: Speech, parts: TurnSegments, text: str) -> bool:
+def _same_at_edge(tokenizer: TemplateTokenizer, parts: TurnSegments, text: str) -> bool:
     conversations: list[Said] = [
         [("user", text)],
         [("user", PLAIN[0]), ("assistant", text), ("user", PLAIN[1])],
@@ -96,6 +98,6 @@ def _same_at_edge(speech: Speech, parts: TurnSegments, text: str) -> bool:
     if parts.template.system_before is not None:
         conversations.append([("system", text), ("user", PLAIN[0])])
     try:
-        return all(_same(speech, parts, said) for said in conversations)
+        return all(_same(tokenizer, parts, said) for said in conversations)
     except Unsplittable:  # the template refuses such a content, so there is nothing to compare with
         return True

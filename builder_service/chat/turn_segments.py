@@ -1,4 +1,6 @@
-"""Cuts renderings of a chat template into the parts of a turn, in tokens. Proves nothing: see `turn_proof`.
+"""Cuts renderings of a chat template into the parts of a turn, in tokens.
+
+Whether they are right is checked in `turn_proof`.
 
 With `|` where contents were, and u, a, s for what user, assistant and system say::
 
@@ -7,7 +9,7 @@ With `|` where contents were, and u, a, s for what user, assistant and system sa
     u a u   opening user_before | user_after assistant_before | assistant_after user_before | user_after
     s u     system_before | system_after user_before | user_after
 
-so that the parts follow by taking one from another.
+so that each part is the difference of two renderings.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ WORDS = ("Quokka", "Narwhal", "Axolotl", "Pangolin", "Okapi", "Ibex")
 
 
 class Unsplittable(Exception):
-    """The template has no parts that could wrap contents; the text says why."""
+    """The template cannot be cut into parts that wrap contents; the text says why."""
 
 
-class Speech:
-    """A template and a tokenizer together: conversations to tokens, as the checkpoint's own code does it."""
+class TemplateTokenizer:
+    """A chat template and a tokenizer: turns conversations into tokens, as the checkpoint's own code does."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, contents: dict[str, Any]) -> None:
-        """Renderings are tokenized whole by `tokenizer`, contents apart by `contents`, a parsed tokenizer.json."""
+        """`tokenizer` encodes whole renderings; `contents`, a parsed tokenizer.json, encodes contents on their own."""
         self.template = template
         self._contents = contents
         self._control = control_tokens(contents, ())
@@ -45,7 +47,7 @@ class Speech:
         self._encoder = ContentEncoder(contents, self._control)
 
     def reserve(self, used: Iterable[int]) -> None:
-        """From now on contents do not become these tokens either, where they are added ones, as in a runtime."""
+        """From now on contents never become the added tokens among `used`, as in a runtime."""
         control = control_tokens(self._contents, used)
         if control != self._control:
             self._control, self._encoder = control, ContentEncoder(self._contents, control)
@@ -56,11 +58,11 @@ class Speech:
         return tuple(self._whole.encode(text, add_special_tokens=False).ids)
 
     def content(self, text: str) -> Tokens:
-        """Tokens of a content, encoded apart."""
+        """Tokens of a content, encoded on its own."""
         return self._encoder.encode(text)
 
     def cut(self, roles: str, *, generation: bool = False) -> list[Tokens]:
-        """What stands before, between and behind the contents of a conversation, such as `uau`.
+        """The tokens before, between and after the contents of a conversation such as `uau`.
 
         Raises TemplateFailed and Unsplittable.
         """
@@ -83,14 +85,14 @@ class Speech:
 
 @dataclass(frozen=True)
 class TurnSegments:
-    """The turn template; `earlier_before` stands before a reply once it is history, where the template differs."""
+    """The turn template; `earlier_before` is what the template puts before a reply in an earlier turn."""
 
     template: TurnTemplate
     earlier_before: Tokens
     warnings: tuple[str, ...] = ()
 
-    def wrapped(self, speech: Speech, said: Said) -> Tokens:
-        """Tokens of a conversation put together from parts, as a runtime does it, up to where a reply begins."""
+    def wrapped(self, tokenizer: TemplateTokenizer, said: Said) -> Tokens:
+        """Tokens of a conversation built from the parts, as a runtime does, up to where a reply begins."""
         template = self.template
         before = {"system": template.system_before or (), "user": template.user_before}
         after = {"system": template.system_after, "user": template.user_after}
@@ -98,31 +100,31 @@ class TurnSegments:
         tokens = list(() if said[0][0] == "system" else template.opening)
         for role, content in said:
             text = content.strip() if template.strip_content else content
-            tokens += (*before[role], *speech.content(text), *after[role])
+            tokens += (*before[role], *tokenizer.content(text), *after[role])
         return (*tokens, *template.assistant_before)
 
 
-def derive_parts(speech: Speech) -> TurnSegments:
+def derive_parts(tokenizer: TemplateTokenizer) -> TurnSegments:
     """Segments of the turn template. Raises Unsplittable, also for a template that refuses plain conversations."""
     try:
-        return _derive(speech)
+        return _derive(tokenizer)
     except TemplateFailed as error:
         raise Unsplittable(f"the chat template refuses a conversation: {error}") from None
 
 
-def _derive(speech: Speech) -> TurnSegments:
-    first, alone = speech.cut("u")
-    prompt = speech.cut("u", generation=True)[1]
+def _derive(tokenizer: TemplateTokenizer) -> TurnSegments:
+    first, alone = tokenizer.cut("u")
+    prompt = tokenizer.cut("u", generation=True)[1]
     user_after = _common_prefix(alone, prompt)
     assistant_before = prompt[len(user_after) :]
-    _, header, between, _ = speech.cut("uau")
-    if speech.cut("uauau")[:-1] != [first, header, between, header, between]:
+    _, header, between, _ = tokenizer.cut("uau")
+    if tokenizer.cut("uauau")[:-1] != [first, header, between, header, between]:
         raise Unsplittable("the chat template does not wrap all turns alike")
     earlier_before = _without_prefix(header, user_after)
     if earlier_before is None:
         raise Unsplittable("the chat template ends what a user says otherwise when a reply follows")
-    opening, user_before, assistant_after = _borders(first, between, speech.cut("ua")[-1])
-    system_before, system_after, warnings = _system(speech, user_before)
+    opening, user_before, assistant_after = _borders(first, between, tokenizer.cut("ua")[-1])
+    system_before, system_after, warnings = _system(tokenizer, user_before)
     template = TurnTemplate(
         opening=opening,
         system_before=system_before,
@@ -131,15 +133,16 @@ def _derive(speech: Speech) -> TurnSegments:
         user_after=user_after,
         assistant_before=assistant_before,
         assistant_after=assistant_after,
-        strip_content=_strips(speech.template),
+        strip_content=_strips(tokenizer.template),
     )
     return TurnSegments(template, earlier_before, warnings)
 
 
 def _borders(first: Tokens, between: Tokens, last: Tokens) -> tuple[Tokens, Tokens, Tokens]:
-    """Opening, user_before and assistant_after, from what stands before the first turn, between two, and at the end.
+    """Opening, user_before and assistant_after, from the tokens before the first turn, between two turns, and at the
+    end.
 
-    A reply at the end mostly ends as others do; a template that leaves out the last end is cut where turns agree.
+    Usually the last reply ends like the others. If a template omits the last end, the cut is where the turns agree.
     """
     agreed = _common_prefix(first[::-1], between[::-1])[::-1]
     for closing in (last, between[: len(between) - len(agreed)]):
@@ -149,10 +152,10 @@ def _borders(first: Tokens, between: Tokens, last: Tokens) -> tuple[Tokens, Toke
     raise Unsplittable("the chat template wraps the first turn unlike the others")
 
 
-def _system(speech: Speech, user_before: Tokens) -> tuple[Tokens | None, Tokens, tuple[str, ...]]:
-    """Segments around a system prompt; None where it has no place of its own, with the reason as a warning."""
+def _system(tokenizer: TemplateTokenizer, user_before: Tokens) -> tuple[Tokens | None, Tokens, tuple[str, ...]]:
+    """Parts around a system prompt; None and a warning if the template has no separate place for one."""
     try:
-        before, between, _ = speech.cut("su")
+        before, between, _ = tokenizer.cut("su")
     except (TemplateFailed, Unsplittable) as error:
         return None, (), (f"no system prompts: {error}",)
     reversed_after = _without_prefix(between[::-1], user_before[::-1])
@@ -162,7 +165,7 @@ def _system(speech: Speech, user_before: Tokens) -> tuple[Tokens | None, Tokens,
 
 
 def _strips(template: ChatTemplate) -> bool:
-    """Whether white space around what a user says is lost."""
+    """Whether the template strips white space around contents."""
     plain, padded = (template.render([("user", text)]) for text in (WORDS[0], f" \n{WORDS[0]}\n "))
     return plain == padded
 

@@ -1,4 +1,4 @@
-"""Files of a checkpoint, read whole: a file's name may be that of a pipe, a device or a folder, and hold rubbish."""
+"""Reads whole files of a checkpoint. A name may belong to a pipe, a device or a folder, and a file may be damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_BYTES = 512 << 20  # of a file that is read whole; tokenizers take some ten
 
 
 def present(path: Path) -> bool:
-    """Whether there is a file. Raises InvalidArgument (CHECKPOINT_INVALID) for what is none that can be read."""
+    """Whether the file exists. Raises InvalidArgument (CHECKPOINT_INVALID) if it is not a regular, readable file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of generation: which tokens end a turn, and its defaults for sampling."""
+"""What a checkpoint says about generation: the tokens that end a turn, and its defaults for sampling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 2**53  # what the manifest, being JSON, can say exactly
 def end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
     """Tokens that end a turn: `eos_token_id` of generation_config.json, else of config.json.
 
-    Raises InvalidArgument (CHECKPOINT_INVALID) for what is not a token id or a list of them.
+    Raises InvalidArgument (CHECKPOINT_INVALID) for anything but a token id or a list of token ids.
     """
     found = generation.get("eos_token_id")
     file = _FILE if found is not None else "config.json"
@@ -33,7 +33,7 @@ def end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabul
 def generation_defaults(generation: Mapping[str, Any]) -> GenerationDefaults:
     """Defaults for sampling; raises InvalidArgument (CHECKPOINT_INVALID) for one of the wrong kind.
 
-    One that is merely out of range, such as a `top_p` of 7, stays as the checkpoint has it: a runtime passes over it.
+    A value that is only out of range, such as a `top_p` of 7, is kept as it is: a runtime ignores it.
     """
     known = {name: generation.get(name) for name in GenerationDefaults.model_fields}
     for name, value in known.items():

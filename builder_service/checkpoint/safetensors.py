@@ -139,7 +139,7 @@ def _read_entry(file: Path, size: int, data_start: int, name: str, fields: objec
         message = f"tensor {name} has no valid dtype, shape and data_offsets in the header of {file.name}"
         raise invalid(message, file=file.name, tensor=name) from None
     if entry.dtype not in STORAGE:
-        return entry  # refused when somebody asks for it; what nobody needs may be anything
+        return entry  # refused when it is read; a tensor that nobody reads may have any type
     if stop - entry.offset != entry.size_bytes:
         message = f"tensor {name} in {file.name} has {stop - entry.offset} bytes; its shape needs {entry.size_bytes}"
         raise invalid(message, file=file.name, tensor=name)

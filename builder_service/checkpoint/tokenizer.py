@@ -29,9 +29,9 @@ class TokenizerDescription:
     library: Tokenizer
     """The same, loaded."""
     source: bytes
-    """The same as bytes: those that were read, where they are the same."""
+    """The same as bytes: the original ones if nothing was changed."""
     special: dict[str, str | list[str]]
-    """Special tokens by name, such as `bos_token`: what a chat template sees."""
+    """Special tokens by name, such as `bos_token`: the variables of a chat template."""
     adds_bos: bool | None
     """Whether texts begin with the begin token; None: as tokenizer.json does it."""
 
@@ -87,7 +87,7 @@ def _content(value: Any) -> str | None:  # noqa: ANN401 - whatever stands in a J
 def _with_special(
     tokenizer: dict[str, Any], config: Mapping[str, Any], special: Mapping[str, str | list[str]]
 ) -> dict[str, Any]:
-    """Transformers adds tokens of the other files, and makes the named ones special; so does this."""
+    """Add the tokens of the other files, and make the named ones special, as transformers does."""
     added = {token["content"]: token for token in tokenizer["added_tokens"]}
     for token_id, token in sorted(_declared(config).items()):
         added.setdefault(token["content"], _PLAIN | token | {"id": token_id})
@@ -124,7 +124,9 @@ def _flat(special: Mapping[str, str | list[str]]) -> list[str]:
 
 
 def _checked(tokenizer: dict[str, Any]) -> Tokenizer:
-    """The library numbers added tokens by itself: it has to come to the ids that the files say."""
+    """Load the tokenizer; raise unless the library, which numbers added tokens itself, gives them the ids in the
+    files.
+    """
     loaded = _load(dumped(tokenizer))
     for token in tokenizer["added_tokens"]:
         found = loaded.token_to_id(token["content"])

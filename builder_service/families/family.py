@@ -1,4 +1,4 @@
-"""What a family of checkpoints has to say: its names, the fields of its config.json, and how they are read."""
+"""What describes a family of checkpoints: its names, the fields of its config.json, and how they are read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Sink and window attention over a slot's rows, as nodes.
 
 Keys lie in the cache rotated at their own positions. A query meets the ring's rows at its own angle and the sinks'
-rows at the angle of its place in the cache; the two blocks of scores meet before one softmax. Which rows a query
-sees is the mask's business: nothing here knows positions.
+rows at the angle of its place in the cache; the two blocks of scores meet before one softmax. The mask says which rows
+a query sees: this file knows no positions.
 
 Query heads that share a key/value head are stacked along the step, so that a batch of plain matrix products does
 grouped attention without repeating keys. `FusedMatMul` multiplies by the transposed keys; where values lie in columns,

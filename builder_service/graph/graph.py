@@ -1,6 +1,6 @@
 """An ONNX graph in the making: nodes, small constants inside it, and weights that lie in a file beside it.
 
-Knows ONNX and no model. Weights are only described here, with what will produce their bytes; `weights` writes them.
+Knows ONNX, but no model. Weights are only described here, with what will produce their bytes; `weights` writes them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WeightGroup:
 class Graph:
     """Nodes in order of execution. Every method that adds one returns the name of its output.
 
-    `prefix` begins the names that are drawn here: what a pass adds never meets a name of the graph it reads.
+    Names made here begin with `prefix`, so that a pass never reuses a name of the graph that it reads.
     """
 
     prefix: str = ""
@@ -78,7 +78,7 @@ class Graph:
         self.outputs.append(helper.make_tensor_value_info(name, onnx_type(np.dtype(dtype)), shape))
 
     def shaped(self, name: str, dtype: type[np.generic], shape: Shape) -> str:
-        """Declare the shape of an inner value, where onnxruntime needs it to see that two values can share memory."""
+        """Declare the shape of an inner value: onnxruntime needs it to see that two values can share memory."""
         self._shaped.append(helper.make_tensor_value_info(name, onnx_type(np.dtype(dtype)), shape))
         return name
 
@@ -89,7 +89,7 @@ class Graph:
     def split(
         self, operator: str, *inputs: str, out: tuple[str, ...], domain: str = "", **attributes: object
     ) -> list[str]:
-        """Add a node with an output for every name in `out`; an empty name is drawn here."""
+        """Add a node with an output for every name in `out`; for an empty name one is made."""
         stem = f"{self.prefix}{operator}_{len(self.nodes)}"
         names = [name or f"{stem}_{index}" for index, name in enumerate(out)]
         self.nodes.append(helper.make_node(operator, inputs, names, name=stem, domain=domain, **attributes))

@@ -1,9 +1,10 @@
-"""A lowered graph in 16 bits, strongly typed: every value has the type that it is computed in, and casts say where.
+"""A lowered graph in 16 bits, strongly typed: every value has the type that it is computed in, with explicit casts.
 
-Narrow is what moves bytes: weights, keys and values, matrix products. Wide, in float32, is what loses by rounding and
-moves little: norms, rotation, softmax, masks, activations, and the residual stream, which every layer adds to (in 8
-bits of mantissa small additions vanish; in float16 its few huge numbers come close to 65,504). What only moves
-numbers follows what it moves. So a number is rounded when it enters a product, the cache, or leaves a product.
+Narrow (16 bits) are the values that take memory bandwidth: weights, keys and values, matrix products. Wide (float32)
+are those that rounding would harm and that are small: norms, rotation, softmax, masks, activations, and the residual
+stream, to which every layer adds (with 8 bits of mantissa small additions vanish; in float16 its few huge numbers come
+close to 65,504). An operator that only moves numbers keeps their type. So a number is rounded when it enters or leaves
+a product, and when it enters the cache.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ WIDE = np.dtype(np.float32)
 
 
 def narrow(graph: Graph, precision: Precision) -> Graph:
-    """`graph`, all of whose numbers are float32, in `precision`; as it is for fp32."""
+    """The float32 `graph` in `precision`; for fp32 the same graph."""
     return graph if precision is Precision.FP32 else _Narrowing(graph, precision).run()
 
 
@@ -52,7 +53,7 @@ class _Narrowing:
         return self._graph
 
     def _type_weights(self) -> None:
-        """Narrow what a product reads, wide the scales of norms."""
+        """Make the weights that a product reads narrow, and leave the scales of norms wide."""
         read = {name for node in self._source.nodes if node.op_type in NARROW for name in node.input}
         for index, group in enumerate(self._source.groups):
             types = {self._narrow if weight.name in read else weight.dtype for weight in group.weights}
@@ -63,7 +64,7 @@ class _Narrowing:
                 self._graph.groups[index] = _rounded(group, self._precision)
 
     def _type_ports(self) -> None:
-        """Narrow the caches, on both sides; all else stays."""
+        """Make the caches narrow, as inputs and as outputs; leave the rest."""
         scatters = [node for node in self._source.nodes if node.op_type == "TensorScatter"]
         caches = {node.input[0] for node in scatters} | {node.output[0] for node in scatters}
         for ports in (self._graph.inputs, self._graph.outputs):

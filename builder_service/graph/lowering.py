@@ -1,8 +1,8 @@
 """A graph in operators that TensorRT documents, from one in those that ONNX Runtime's CPU runs fastest.
 
-A pass over the finished graph, so that every family has it. What an operator of ONNX Runtime's own does, and what a
-standard one does in a form that TensorRT does not document, is said in documented operators; all else is copied.
-`tensorrt_rules` checks the outcome.
+A pass over the finished graph, so that it works for every family. Operators of ONNX Runtime's own, and standard
+operators in a form that TensorRT does not document, are rewritten in documented operators; all other nodes are copied.
+`tensorrt.parser_rules` checks the result.
 """
 
 from __future__ import annotations

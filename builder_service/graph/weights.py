@@ -1,6 +1,6 @@
-"""The weights file: tensors behind one another, each at a page's start, written as they are made.
+"""The weights file: one tensor after another, each at the start of a page, written as they are made.
 
-onnxruntime maps the file into memory, which wants the alignment. Offsets follow from shapes alone, so the graph is
+onnxruntime maps the file into memory, which needs the alignment. Offsets follow from shapes alone, so the graph is
 complete before a byte of weights is read.
 """
 

@@ -1,4 +1,4 @@
-"""The control group that limits this process's memory, of either version, and the groups that it lies in."""
+"""The control group (version 1 or 2) that limits this process's memory, and the groups around it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 _NO_LIMIT = 2**60
-"""Version 1 says `none` by a number that no machine has."""
+"""Version 1 writes 'no limit' as a number larger than any machine's memory."""
 
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """Files of a memory group: those of version 2, or of version 1 by `legacy`."""
+    """The files of a memory group: of version 1 if `legacy`, else of version 2."""
 
     folder: Path
     legacy: bool = False
@@ -27,7 +27,10 @@ class ControlGroup:
 
     @property
     def free_bytes(self) -> int | None:
-        """What is left below the limit; None where there is none. Page cache is free: it goes when memory is wanted."""
+        """What is left below the limit; None if there is no limit.
+
+        Page cache counts as free: the kernel drops it when memory is needed.
+        """
         limit, used = self.limit_bytes, self._number("memory.usage_in_bytes" if self.legacy else "memory.current")
         if limit is None or used is None:
             return None
@@ -36,7 +39,7 @@ class ControlGroup:
 
     @property
     def kills(self) -> int:
-        """Processes of it that the kernel has killed for want of memory."""
+        """Number of its processes that the kernel has killed because memory ran out."""
         return field(self.folder / ("memory.oom_control" if self.legacy else "memory.events"), "oom_kill")
 
     def _number(self, name: str) -> int | None:

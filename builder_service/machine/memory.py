@@ -1,4 +1,6 @@
-"""What the machine has left for a build, what a process has taken of it, and whether its kernel killed for it."""
+"""Memory and disk that are free for a build, memory that a process has used, and kills by the kernel when it ran
+out.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,13 @@ from builder_service.machine.cgroup import ControlGroup, field, own_groups
 
 _PROC = Path("/proc")
 _RLIMITS = ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize"))
-"""Limits of a process, and the line of its status that counts against each."""
+"""Each limit of a process, and the line of /proc/PID/status that counts against it."""
 
 
 def free_memory_bytes(groups: Sequence[ControlGroup] | None = None) -> int:
-    """Memory that this process may take in all: of the machine, of its control groups, below its own limits."""
+    """Memory that this process can still take: the least of what the machine, its control groups and its own limits
+    leave.
+    """
     room = [group.free_bytes for group in (own_groups() if groups is None else groups)]
     resident = _status("self", "VmRSS")
     room += [min(limit, max(0, limit - _status("self", counted) + resident)) for limit, counted in _rlimits()]
@@ -32,7 +36,7 @@ def memory_limit_bytes(groups: Sequence[ControlGroup] | None = None) -> int:
 
 
 def limit_memory(size_bytes: int) -> None:
-    """From now on this process may have so much memory of its own; what it asks for beyond that it is refused."""
+    """Limit this process's own memory from now on; allocations beyond it fail."""
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     least = size_bytes if most == resource.RLIM_INFINITY else min(size_bytes, most)
     resource.setrlimit(resource.RLIMIT_DATA, (least, most))
@@ -49,7 +53,10 @@ def free_disk_bytes(folder: Path) -> int:
 
 
 def out_of_memory_kills(groups: Sequence[ControlGroup] | None = None, vmstat: Path = _PROC / "vmstat") -> int:
-    """Processes that the kernel has killed for want of memory, here or on the machine; only its rise says anything."""
+    """Number of processes that the kernel has killed because memory ran out, in these groups or on the machine.
+
+    Only a rise of it means something.
+    """
     of_groups = [group.kills for group in (own_groups() if groups is None else groups)]
     return sum(of_groups) + field(vmstat, "oom_kill")
 

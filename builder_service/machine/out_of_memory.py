@@ -1,4 +1,4 @@
-"""How a build says that memory ran out: what was thought to be enough, what it took, and what it may have."""
+"""The error of a build that ran out of memory, with its estimate, its peak, and its limit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from common.errors import Reason, ResourceExhausted
 
 _SIGNS = ("bad_alloc", "cannot allocate memory", "failed to allocate memory", "memory allocation still failed")
-"""What libraries say that have an error of their own for it, which may be wrapped in one of ours."""
+"""Words in the messages of libraries that report it by an error of their own, which may be wrapped in one of ours."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Of one build, in bytes; 0 where nobody knows: no estimate before PLAN, no peak of what ended at once."""
+    """Memory of one build, in bytes; 0 where unknown: no estimate before PLAN, no peak of a process that ended at
+    once.
+    """
 
     estimate_bytes: int = 0
     peak_bytes: int = 0
@@ -32,7 +34,7 @@ def out_of_memory(what: str, use: MemoryUse, **metadata: object) -> ResourceExha
 
 
 def sounds_like(text: str) -> bool:
-    """Whether these are words of a library that got no memory."""
+    """Whether this is a library's message about memory that it did not get."""
     return any(sign in text.lower() for sign in _SIGNS)
 
 

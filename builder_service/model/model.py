@@ -1,4 +1,4 @@
-"""A decoder as the graph computes it, whatever family it came from: its shapes, and the choices of its layers.
+"""A decoder as the graph computes it, for every family: its shapes, and the choices of its layers.
 
 Families differ by this description, and by where their checkpoints keep the tensors (`tensor_names`). The graph, the
 reference and the quantization know tensors by one set of names, those of Llama.
@@ -77,7 +77,7 @@ def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def check_geometry(architecture: Architecture, geometry: Geometry) -> None:
-    """Raise InvalidArgument (INVALID_SPEC) where sinks and window do not fit what every layer was trained to see."""
+    """Raise InvalidArgument (INVALID_SPEC) if sinks and window are more tokens than a layer was trained to see."""
     tokens, most = geometry.sinks + geometry.window, architecture.longest_context
     if tokens <= most:
         return

@@ -1,4 +1,4 @@
-"""The tensors of a model, by Llama's names, out of a checkpoint of any family."""
+"""The tensors of a model by Llama's names, read from a checkpoint of any family."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ModelTensors:
         return self._stored.blocks(piece.tensor, piece.rows)
 
     def check(self) -> None:
-        """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is left over.
+        """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is unknown.
 
-        A tensor of a layer that config.json does not speak of (a bias, a norm of queries) would change the maths.
+        A tensor of a layer that config.json does not mention (a bias, a norm of queries) would change the maths.
         """
         wanted = source_shapes(self._model)
         for name, shape in wanted.items():

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.digest import digest_of
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 from common.spec.manifest import EngineFile
 from common.spec.model_spec import ModelSpec
 
@@ -30,10 +30,9 @@ _OWN_PACKAGES = ("builder_service", "common")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def tool_versions(machine: Machine | None = None, date: str | None = None) -> dict[str, str]:
-    """Versions of all that makes an engine, this program's own code among them.
-
-    Besides, the `machine` it is compiled on, and the `date` where the chat template tells it.
+def tool_versions(machine: GpuMachine | None = None, date: str | None = None) -> dict[str, str]:
+    """Versions of everything that an engine depends on, this program's own code included, and the `machine` that it is
+    compiled on. `date` is given if the chat template uses the date.
     """
     versions = {name: version(name) for name in TOOLS}
     versions |= {"python": platform.python_version(), "builder": own_digest()}
@@ -41,8 +40,8 @@ def tool_versions(machine: Machine | None = None, date: str | None = None) -> di
     return versions | ({} if date is None else {"date": date})
 
 
-def _machine_facts(machine: Machine) -> dict[str, str]:
-    """What a compiled engine depends on; the driver and the free memory are not the engine's."""
+def _machine_facts(machine: GpuMachine) -> dict[str, str]:
+    """What a compiled engine depends on; it depends neither on the driver nor on the free memory."""
     return {
         "tensorrt": machine.tensorrt_version,
         "cuda": machine.cuda_version,
@@ -52,9 +51,9 @@ def _machine_facts(machine: Machine) -> dict[str, str]:
 
 
 def build_key(files: Sequence[EngineFile], spec: ModelSpec, tools: Mapping[str, str]) -> str:
-    """Digest over the files' names and bytes, the spec but for name and source, and the tools.
+    """Digest of the files' names and bytes, the spec without name and source, and the tools.
 
-    The GPU that the spec asks for is not in it: the one that compiles is among the tools.
+    The GPU that the spec asks for is left out: the tools have the GPU that compiles.
     """
     parts = {
         "files": {file.path: file.digest for file in files},
@@ -65,7 +64,9 @@ def build_key(files: Sequence[EngineFile], spec: ModelSpec, tools: Mapping[str, 
 
 
 def own_digest(root: Path = _ROOT) -> str:
-    """Short digest of the code that builds, found under `root`: between releases the version says too little."""
+    """Short digest of the code that builds, found under `root`: between two releases the code changes and the version
+    does not.
+    """
     digest = hashlib.sha256()
     for package in _OWN_PACKAGES:
         for path in sorted((root / package).rglob("*.py")):

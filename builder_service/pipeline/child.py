@@ -1,7 +1,7 @@
 """The process of one build: `python -m builder_service.pipeline.child`, started by a worker and by nobody else.
 
-Messages come on stdin and go to stdout; what libraries print to either goes to stderr, which the worker reads as
-the build's log. The process ends with its worker: when stdin closes, or by the kernel's signal.
+It reads messages from stdin and writes messages to stdout. What libraries print goes to stderr, which the worker reads
+as the build's log. The process ends when its worker ends: stdin closes, or the kernel sends a signal.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from common.spec.model_spec import Target
 
 _PR_SET_PDEATHSIG = 1
 _LEAST_S, _MOST_S = 0.1, 1.0
-"""Between two reports of progress in a stage: as often as a person reads at first, later a hundredth of the time."""
+"""Least time between two reports of progress in a stage: short at first, later a hundredth of the time so far."""
 _NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FIRST_TO_DIE = 500
-"""Of -1000 to 1000: the kernel that needs memory takes the build, and not the services beside it."""
+"""Score from -1000 to 1000: when memory runs out, the kernel kills the build and not the services beside it."""
 
 
 class PipeParent:
@@ -65,7 +65,7 @@ class PipeParent:
         self.send(Progress(**vars(replace(report, remaining_s=self._remaining.after(report, now)))))
 
     def expect(self, needs: Estimate) -> None:
-        """Tell what may be wanted to explain this process's end, if it has no time to do so itself."""
+        """Send the estimate early: the worker needs it to explain an end that this process cannot report itself."""
         self.needs = needs
         self.send(Planned(estimate_bytes=needs.memory_bytes, limit_bytes=memory_limit_bytes()))
 
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def explain(error: Exception, stage: Stage, work: Path, needs: Estimate | None = None) -> SinkServeError:
-    """The cause of a failed build, as a person can act on it; what is a fault of ours goes to the log as well."""
+    """The error of a failed build, for a person to act on; a fault of this program is also written to the log."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _NO_DISK:
         return _out_of_disk(error, stage, work, needs)
@@ -137,14 +137,14 @@ def _take_limits(order: Order) -> None:
 
 
 def _keep_stdout() -> BinaryIO:
-    """Take stdout for messages, and let whatever prints write to stderr."""
+    """Keep stdout for messages; whatever prints writes to stderr."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return out
 
 
 def _receive() -> queue.SimpleQueue[bytes]:
-    """Lines of stdin; the end of stdin is the end of the worker, and so of this process and all it started."""
+    """The lines of stdin. When stdin ends the worker has ended, and this process kills its process group."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:  # by hand: Python aborts when it ends while a thread holds the lock of sys.stdin

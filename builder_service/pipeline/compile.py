@@ -1,4 +1,4 @@
-"""COMPILE, target by target: from the graph to what a runtime loads, and loaded as it will be."""
+"""COMPILE, for each target: make the files that a runtime loads, and load them in the same way."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _COMPILED = 0.9  # of COMPILE; the rest is loading
 
 
 def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine | None:
-    """COMPILE: make what a runtime loads, and load it; what cannot be loaded is not worth verifying.
+    """The whole stage: make what a runtime loads, and load it for VERIFY.
 
-    None for a target that compiles for itself, when it is started.
+    None for a target that compiles at load.
     """
     parent.progress(Stage.COMPILE, 0.0)
     compiler = _COMPILERS.get(order.spec.target)
@@ -31,7 +31,7 @@ def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Par
 
 
 def _for_onnxruntime(_order: Order, _source: ResolvedSource, plan: Plan, _parent: Parent) -> Engine:
-    """The graph is what is loaded. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
+    """Load the graph itself. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
     try:
         return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
     except FailedPrecondition as error:  # it is not the machine that differs: the graph was made for this one
@@ -39,11 +39,11 @@ def _for_onnxruntime(_order: Order, _source: ResolvedSource, plan: Plan, _parent
 
 
 def _for_tensorrt(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine:
-    """A plan, with what TensorRT says of it beside it. Needs the GPU that it is for."""
-    from builder_service.tensorrt.compiler import Toolchain  # noqa: PLC0415 - needs packages of GPU machines
+    """Write a plan, and TensorRT's report on it, and load the plan. Needs the GPU that it is for."""
+    from builder_service.tensorrt.compiler import TensorRtCompiler  # noqa: PLC0415 - needs packages of GPU machines
     from common.engine.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - likewise
 
-    toolchain = Toolchain(
+    toolchain = TensorRtCompiler(
         geometry=plan.geometry,
         precision=order.spec.precision,
         options=order.spec.options.tensorrt,

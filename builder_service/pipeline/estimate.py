@@ -1,4 +1,4 @@
-"""What a build will need of memory and disk, before it starts: it is refused early rather than killed late."""
+"""Estimates the memory and disk that a build needs, so that it is refused early rather than killed late."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _BYTES = {
     Precision.INT8: 1.0,
     Precision.INT4: 1.0,
 }
-"""Bytes of a weight: in int4 of the embedding's, in all others of every one."""
+"""Bytes of a weight; in int4, of a weight of the embedding."""
 _INT4_BYTES, _BLOCK_BYTES = 0.5, 4.5
-"""In int4 those of any other weight, and what a block has besides: a scale and a zero point."""
+"""In int4: bytes of any other weight, and of a block's scale and zero point."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""
 _WEIGHTS_IN_MEMORY = 1.5
@@ -58,7 +58,7 @@ def estimate(
 
 
 def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision: Precision) -> int:
-    """Keys and values of one slot: in 16 bits where weights are 16-bit floats, else in float32."""
+    """Bytes of one slot's keys and values: 16-bit if weights are 16-bit floats, else float32."""
     number_bytes = 2 if precision in (Precision.FP16, Precision.BF16) else 4
     return 2 * number_bytes * architecture.layers * architecture.kv_heads * architecture.head_dim * geometry.rows
 

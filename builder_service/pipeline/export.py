@@ -1,4 +1,4 @@
-"""From a model's tensors to an engine's files: `model.onnx` and `weights.bin` beside it.
+"""EXPORT and QUANTIZE: write `model.onnx` and `weights.bin` from a model's tensors.
 
 The graph is made first, from shapes alone; then the weights stream through memory a matrix at a time.
 """
@@ -28,9 +28,9 @@ from common.window import Geometry
 
 
 def export_engine(order: Order, plan: Plan, parent: Parent) -> None:
-    """EXPORT and QUANTIZE: the graph, then the weights in the spec's precision, then the tokenizer.
+    """Both stages: write the graph, then the weights in the spec's precision, then the tokenizer.
 
-    TensorRT-LLM reads the checkpoint itself: of an engine for it there is the tokenizer alone.
+    TensorRT-LLM reads the checkpoint itself: an engine for it has the tokenizer only.
     """
     parent.progress(Stage.EXPORT, 0.0)
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,9 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
 
 
 def write_resized(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:
-    """Write `out`/model.onnx alone, for ONNX Runtime: weights do not depend on the cache, and may come from elsewhere.
-
-    Who puts them beside it answers for their being those of the same model, in the same format, by this release.
+    """Write `out`/model.onnx without weights, for ONNX Runtime: weights do not depend on the cache, so those of another
+    engine can be used. The caller has to make sure that they are of the same model, in the same format, by this
+    release.
     """
     graph = engine_graph(model, geometry, weight_format, Target.ONNXRUNTIME)
     out.mkdir(parents=True, exist_ok=True)

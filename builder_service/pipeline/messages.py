@@ -1,4 +1,4 @@
-"""What a build's process and its worker say to each other: JSON, a line a message, over the child's pipes.
+"""Messages between a build's process and its worker: one JSON object a line, over the child's pipes.
 
 The stages of a build see the worker as a `Parent`.
 """
@@ -21,22 +21,24 @@ LONGEST_LINE = 64 * 1024 * 1024
 
 
 class Parent(Protocol):
-    """The worker, as a build sees it."""
+    """The worker, as the stages of a build use it."""
 
     def progress(self, stage: Stage, done: float, bytes_total: int = 0) -> None:
-        """`done` of `stage` is done, 0 to 1, and of the bytes that it moves, if it counts them."""
+        """Report that the share `done` of `stage`, 0 to 1, is done; `bytes_total` is what the stage moves, if it counts
+        bytes.
+        """
 
     def expect(self, needs: Estimate) -> None:
-        """What the build will need, as far as can be known before it begins."""
+        """Report the estimate of what the build needs."""
 
     def log(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Write a line to the build's log."""
 
     def may_build(self, key: str) -> bool:
-        """Ask whether to build this key; False: somebody has, or does."""
+        """Ask whether to build this key; False: the engine exists, or another build makes it."""
 
     def may_store(self, digests: tuple[str, ...]) -> bool:
-        """Ask whether to store these blobs; nobody deletes them after that."""
+        """Ask whether to store these blobs; once allowed, they are claimed and not deleted."""
 
 
 class _Message(BaseModel):
@@ -57,13 +59,13 @@ class Order(_Message):
 
 
 class Answer(_Message):
-    """To the child, after each of its questions: whether to go on. If not, it ends."""
+    """To the child, after each of its questions: whether to go on. If not, the child ends."""
 
     go_on: bool
 
 
 class Progress(_Message):
-    """From the child: a stage is so far; see `StageProgress`."""
+    """From the child: progress of a stage; see `StageProgress`."""
 
     kind: Literal["progress"] = "progress"
     stage: Stage
@@ -74,12 +76,12 @@ class Progress(_Message):
 
     @property
     def report(self) -> StageProgress:
-        """As a build takes it."""
+        """The same as `StageProgress`."""
         return StageProgress(self.stage, self.done, self.bytes_done, self.bytes_total, self.remaining_s)
 
 
 class Planned(_Message):
-    """From the child, once: what it thinks it needs, and may have."""
+    """From the child, once: its estimate of memory, and its limit."""
 
     kind: Literal["planned"] = "planned"
     estimate_bytes: int
@@ -115,7 +117,7 @@ class Built(_Message):
 
 
 class Failed(_Message):
-    """From the child, last: it cannot be built."""
+    """From the child, last: the build failed."""
 
     kind: Literal["failed"] = "failed"
     failure: Failure

@@ -1,4 +1,4 @@
-"""PUBLISH: describe the engine, and store its files. The version itself is the worker's to publish."""
+"""PUBLISH: write the engine's manifest, and store its files. The worker then publishes the version."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FILES_AT_ONCE = 4
 
 
 def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: dict[str, float]) -> Manifest:
-    """The manifest of the engine, but for its version, which is counted when it is published."""
+    """The manifest of the engine, with version 0: the version is counted when the engine is published."""
     spec, files = order.spec, _digest_files(plan, order.spec.target)
     return Manifest(
         name=spec.name,
@@ -88,7 +88,7 @@ def _hardware(source: ResolvedSource, spec: ModelSpec) -> Hardware | None:
 
 
 def _share_of(total: int, progress: Callable[[float], None]) -> Callable[[int], None]:
-    """Count bytes and report their share of `total`; many threads may, and the reports are in order."""
+    """A function that adds up bytes and reports their share of `total`, in order; many threads may call it."""
     done, turn = 0, Lock()
 
     def read(size_bytes: int) -> None:

@@ -14,11 +14,11 @@ from builder_service.queue.build import Stage
 from builder_service.sources.folder import SourceFile, hash_files
 from builder_service.sources.locate import locate
 from common.engine.tensorrt_machine import find_machine
-from common.spec.hardware import Machine, check_asked
+from common.spec.hardware import GpuMachine, check_asked
 from common.spec.model_spec import ModelSpec, Source, Target
 
 FETCHED = 0.9
-"""Of RESOLVE, where the checkpoint has to be fetched."""
+"""Share of RESOLVE that fetching takes, if the checkpoint has to be fetched."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class ResolvedSource:
     """A checkpoint, opened and hashed."""
 
     origin: Source
-    """Where it comes from; of the hub, with the commit."""
+    """Where it comes from; for the hub, with the commit."""
     checkpoint: Checkpoint
     files: tuple[SourceFile, ...]
     tools: dict[str, str]
     """Versions of all that makes the engine."""
     key: str
-    machine: Machine | None
+    machine: GpuMachine | None
     """The machine that the engine is compiled for; None for a target that is not compiled for one."""
     today: datetime
     """The time that chat templates get."""
@@ -52,7 +52,7 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
     )
     checkpoint = open_checkpoint(found.folder)
     files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
-    found.check(files)
+    found.check_digests(files)
     today = datetime.combine(datetime.now(UTC), time.min, UTC)
     tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(checkpoint, order.spec.chat_template) else None)
     key = build_key([file.as_engine_file for file in files], order.spec, tools)
@@ -66,7 +66,7 @@ def _hash(checkpoint: Checkpoint, before: float, parent: Parent) -> tuple[Source
     return hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes))
 
 
-def _find_machine(spec: ModelSpec) -> Machine | None:
+def _find_machine(spec: ModelSpec) -> GpuMachine | None:
     """The machine that a target is compiled for; None where it is not compiled for any."""
     if spec.target is not Target.TENSORRT:
         return None

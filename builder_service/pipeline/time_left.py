@@ -1,8 +1,8 @@
-"""How long a build will still take, from what was measured of it so far. Pure: the caller has the clock.
+"""Estimates how long a build will still take, from its progress so far. Pure: the caller passes the time.
 
-The rest of the current stage goes at the stage's own pace, where what happened long ago counts for less; the stages
-to come at the pace of the whole build, by the shares that stages usually have. The moment of the end that follows is
-smoothed, so that what a person reads does not jump.
+The rest of the current stage is taken to go at the stage's own pace, in which recent progress counts more. The stages
+to come are taken to go at the pace of the whole build, by the shares that stages usually have. The resulting time of
+the end is smoothed, so that the display does not jump.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from builder_service.queue.build import Stage, StageProgress, overall_progress
 from common.spec.model_spec import Target
 
 _MEMORY_S = 10.0
-"""After so long, what was measured of a stage counts for a third."""
+"""After so many seconds, a measurement of a stage counts a third (1/e)."""
 _LEAST_S, _LEAST_PROGRESS = 0.5, 0.02
-"""Of time and of the build: with less, nothing has been measured."""
+"""Least time, and least share of the build, before there is an estimate."""
 _TRUST = 0.05
-"""Of a stage: as long as less of it is done, the pace of the build before it counts for more than its own."""
+"""Share of a stage: until so much is done, the build's pace before the stage counts more than the stage's own."""
 _SMOOTHING = 0.1
-"""Over this part of what is left, the end that was said before counts for a third."""
+"""After this share of the time left, the former estimate counts a third (1/e)."""
 
 
 class TimeLeft:
-    """Of one attempt that began at `start`; times are seconds of a clock that never goes back."""
+    """Time left of one attempt that began at `start`. Times are seconds of a monotonic clock."""
 
     def __init__(self, start: float, target: Target = Target.ONNXRUNTIME) -> None:
         self._start = self._now = start
@@ -53,13 +53,13 @@ class TimeLeft:
         self._progress = progress
 
     def _begin(self, stage: Stage, since: float) -> None:
-        """A stage's own pace is at first that of the build: what passes before its first report says little."""
+        """Start a stage with the pace of the build so far: before its first report there is little to measure."""
         share = overall_progress(stage, 1.0, self._target) - overall_progress(stage, 0.0, self._target)
         self._stage, self._stage_work = stage, _TRUST * share
         self._stage_time = self._stage_work * (since - self._start) / max(self._progress, _LEAST_PROGRESS)
 
     def _left(self, stage: Stage) -> float:
-        """Seconds, as measured now."""
+        """Seconds left, before smoothing."""
         pace = (self._now - self._start) / self._progress
         own = self._stage_time / self._stage_work if self._stage_work > 0 else pace
         end_of_stage = overall_progress(stage, 1.0, self._target)

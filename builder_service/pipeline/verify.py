@@ -11,7 +11,10 @@ from common.engine.engine import Engine
 
 
 def verify_engine(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> dict[str, float]:
-    """VERIFY: run the engine against the reference and close it; what others execute nobody verifies here."""
+    """The whole stage: compare the engine with the reference, and close it.
+
+    An engine that is not loaded here is not verified.
+    """
     parent.progress(Stage.VERIFY, 0.0)
     if engine is None:
         return {}

@@ -7,8 +7,8 @@
       |  `--------------|-+----cancel---> CANCELLED
       `-----requeue-----'
 
-Requeued is what its worker gave up: it was lost, it stops, or another build of the same key goes first. A build that
-waits for another of its key takes over that one's attempt if it is cancelled.
+A build is requeued when its worker is lost or stops, or when another build of the same key goes first. If a running
+build is cancelled, a build that waits for the same key takes over its attempt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_ATTEMPTS = 3
 
 
 class State(StrEnum):
-    """Where in its life a build is."""
+    """States of a build."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -36,12 +36,12 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more happens."""
+        """Whether this state is final."""
         return self not in (State.QUEUED, State.RUNNING)
 
 
 class Stage(StrEnum):
-    """What a running build is doing."""
+    """Stages of a running build, in order."""
 
     RESOLVE = "RESOLVE"
     PLAN = "PLAN"
@@ -72,7 +72,7 @@ def _order(stage: Stage) -> int:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """How far a stage is: `done` from 0 to 1, bytes where it moves any, and what is left of the build if known."""
+    """Progress of a stage: `done` from 0 to 1, bytes if it moves any, and seconds left of the build if known."""
 
     stage: Stage
     done: float
@@ -83,7 +83,7 @@ class StageProgress:
 
 @dataclass(frozen=True)
 class Build:
-    """One job that turns a spec into an engine. Changes by the methods below alone, each giving the next build."""
+    """One job that turns a spec into an engine. Immutable: each method returns the changed build."""
 
     build_id: str
     principal: str
@@ -116,11 +116,11 @@ class Build:
         )
 
     def take_over(self, other: Build, now: datetime) -> Build:
-        """It goes on with the attempt of another build of its key, which was cancelled."""
+        """Continue the attempt of another build of its key, which was cancelled."""
         return replace(self.take(now), stage=other.stage, progress=other.progress)
 
     def advance(self, report: StageProgress) -> Build:
-        """A stage is so far; neither stage nor progress goes back within an attempt."""
+        """Take progress of a stage; neither stage nor progress goes back within an attempt."""
         self._require(State.RUNNING)
         assert self.stage is not None
         if _order(report.stage) < _order(self.stage):
@@ -129,7 +129,7 @@ class Build:
         return replace(self, stage=report.stage, progress=max(self.progress, overall))
 
     def requeue(self, *, counted: bool) -> Build:
-        """Its worker gives it up; `counted`: the attempt counts, as the build may be what killed the worker."""
+        """Back into the queue; `counted`: the attempt counts, since the build may have killed its worker."""
         self._require(State.RUNNING)
         attempt = self.attempt if counted else self.attempt - 1
         return replace(self, state=State.QUEUED, stage=None, progress=0.0, attempt=attempt)
@@ -153,13 +153,15 @@ class Build:
         return replace(self, state=State.FAILED, failure=failure, end_time=now)
 
     def cancel(self, now: datetime) -> Build:
-        """Somebody asked for its end."""
+        """A client cancels it."""
         self._require(State.QUEUED, State.RUNNING)
         failure = Failure.of(Cancelled(Reason.BUILD_CANCELLED, f"{self.name} was cancelled", build=self.name))
         return replace(self, state=State.CANCELLED, failure=failure, end_time=now)
 
     def _require(self, *states: State) -> None:
-        """Raise FailedPrecondition: BUILD_ENDED for a build that has, else a fault of ours."""
+        """Raise FailedPrecondition (BUILD_ENDED) if the build has ended; any other wrong state is a fault of this
+        program.
+        """
         if self.state in states:
             return
         raise FailedPrecondition(

@@ -1,7 +1,7 @@
-"""The builders of a database: who is alive, for how long nobody needs to ask, and what each can build.
+"""The registry of builders in the database: which are alive, until when their leases hold, and what each can build.
 
-A lease is a time on the database's clock, so that builders need not agree on theirs. Rows, inside a transaction that
-somebody else has begun.
+Lease times are on the database's clock, so that builders' clocks need not agree. All functions work inside the caller's
+transaction.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LEASE = timedelta(seconds=30)
 RENEW_S = 10.0
 
 
-def renew(connection: Connection, builder: str, capability: Capability, runs: Collection[str]) -> None:
-    """Say that `builder` is alive, and keep the attempts that it runs for another LEASE."""
+def renew_leases(connection: Connection, builder: str, capability: Capability, runs: Collection[str]) -> None:
+    """Renew the lease of `builder` and of the attempts `runs` that it runs, for another LEASE."""
     until = database_time(connection) + LEASE
     row = {"capability": capability.model_dump_json(), "lease_expires": until}
     if not connection.execute(update(builders).where(builders.c.builder == builder).values(row)).rowcount:
@@ -30,13 +30,13 @@ def renew(connection: Connection, builder: str, capability: Capability, runs: Co
     connection.execute(update(builds).where(mine).values(lease_expires=until))
 
 
-def leave(connection: Connection, builder: str) -> None:
-    """Say that `builder` takes no more builds."""
+def unregister(connection: Connection, builder: str) -> None:
+    """Remove `builder`: it takes no more builds."""
     connection.execute(delete(builders).where(builders.c.builder == builder))
 
 
-def others(connection: Connection, builder: str, is_alive: Callable[[str], bool]) -> list[Capability]:
-    """What the other builders that are alive can build."""
+def other_capabilities(connection: Connection, builder: str, is_alive: Callable[[str], bool]) -> list[Capability]:
+    """Capabilities of the other builders that are alive."""
     now = database_time(connection)
     rows = connection.execute(select(builders).where(builders.c.builder != builder)).all()
     return [
@@ -49,10 +49,9 @@ def others(connection: Connection, builder: str, is_alive: Callable[[str], bool]
 def lost_builds(
     connection: Connection, builder: str, runs: Collection[str], is_alive: Callable[[str], bool]
 ) -> list[str]:
-    """Ids of running builds that nobody runs.
+    """Ids of builds in state RUNNING that no worker runs.
 
-    Their workers have died, or were not heard of for longer than their lease, or are `builder`, whose attempts `runs`
-    are all.
+    Their worker has died, or its lease has expired, or it is `builder` itself, which runs only `runs`.
     """
     now = database_time(connection)
     columns = (builds.c.build_id, builds.c.worker, builds.c.run, builds.c.lease_expires)
@@ -67,6 +66,6 @@ def lost_builds(
     ]
 
 
-def forget_dead(connection: Connection) -> None:
-    """Remove builders that have not been heard of for long."""
+def remove_expired(connection: Connection) -> None:
+    """Remove builders whose leases expired long ago."""
     connection.execute(delete(builders).where(builders.c.lease_expires < database_time(connection) - 10 * LEASE))

@@ -17,7 +17,7 @@ _ANYWHERE = (Target.ONNXRUNTIME, Target.TENSORRT_LLM)
 
 
 class Capability(BaseModel):
-    """Said by every builder to all others, in the database."""
+    """What one builder can build; every builder writes its own into the registry."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,7 +30,7 @@ class Capability(BaseModel):
 
     @classmethod
     def here(cls, folders: tuple[Path, ...], prefixes: tuple[str, ...]) -> Self:
-        """Of this process."""
+        """The capability of this process."""
         try:
             gpu = find_machine().compute_capability
         except FailedPrecondition:
@@ -38,7 +38,7 @@ class Capability(BaseModel):
         return cls(compute_capability=gpu, folders=folders, prefixes=prefixes)
 
     def can_build(self, spec: ModelSpec) -> bool:
-        """Whether it has the hardware, and may read the source; says nothing of whether the source is there."""
+        """Whether it has the hardware and may read the source. Does not check that the source exists."""
         return self._has_hardware(spec) and self._may_read(spec)
 
     def _has_hardware(self, spec: ModelSpec) -> bool:

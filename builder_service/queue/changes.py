@@ -1,4 +1,4 @@
-"""Word from whoever changes a build to whoever waits for it, within one process. Says that, not what."""
+"""Notifies those who wait for a change of a build, within one process. Says that a build changed, not how."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 ANY = ""
-"""Key of those who wait for a change of whatever build."""
+"""The key to wait for a change of any build."""
 
 
 class Changes:
-    """Made in the event loop that its waiters run in. `notify` may be called from any thread."""
+    """Create it in the event loop of those who wait. `notify` may be called from any thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ class Changes:
 
     @contextmanager
     def listen(self, key: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever `key` changes; whoever waits clears it before looking."""
+        """An event that is set whenever `key` changes; clear it before you look at the build."""
         event = asyncio.Event()
         self._waiting[key].add(event)
         try:
@@ -37,7 +37,7 @@ class Changes:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many listeners there are."""
         return sum(map(len, self._waiting.values()))
 
     def _wake(self, key: str) -> None:
@@ -45,8 +45,8 @@ class Changes:
             event.set()
 
 
-async def wait_a_while(event: asyncio.Event, seconds: float) -> None:
-    """Wait until `event` is set, but not for ever: another process may have made the change."""
+async def wait_for_change(event: asyncio.Event, seconds: float) -> None:
+    """Wait until `event` is set, or for `seconds`: a change by another process does not set it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""What happens to a build, as it is stored and watched."""
+"""Events of a build, as they are stored and watched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from builder_service.queue.build import Build, Stage, StageProgress
 
 @dataclass(frozen=True)
 class Changed:
-    """The build changed state; this is how it is now."""
+    """The build changed state; `build` is the new one."""
 
     build: Build
     kind: Literal["changed"] = "changed"
@@ -21,7 +21,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Progressed:
-    """The build went on; bytes are 0 in a stage that counts none, `remaining_s` is None while nobody can know."""
+    """Progress; bytes are 0 in a stage that counts none, `remaining_s` is None while it is unknown."""
 
     stage: Stage
     stage_progress: float
@@ -33,7 +33,7 @@ class Progressed:
 
     @classmethod
     def of(cls, report: StageProgress, progress: float) -> Self:
-        """What a stage reports, with the progress of the whole build."""
+        """From a stage's report and the progress of the whole build."""
         return cls(report.stage, report.done, progress, report.bytes_done, report.bytes_total, report.remaining_s)
 
 
@@ -50,7 +50,7 @@ Event = Annotated[Changed | Progressed | Logged, Field(discriminator="kind")]
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """An event with its place among the events of its build."""
+    """An event with its sequence number within its build."""
 
     sequence: int
     time: datetime
@@ -61,10 +61,10 @@ _events: TypeAdapter[Changed | Progressed | Logged] = TypeAdapter(Event)
 
 
 def event_to_json(event: Changed | Progressed | Logged) -> str:
-    """To the database."""
+    """JSON for the database."""
     return _events.dump_json(event).decode()
 
 
 def event_from_json(text: str) -> Changed | Progressed | Logged:
-    """From the database."""
+    """From the database's JSON."""
     return _events.validate_json(text)

@@ -1,4 +1,4 @@
-"""An error as a build keeps it: in a row, and on the pipe from the child that met it."""
+"""An error as data: in a build's row, and in a message from its child process."""
 
 from __future__ import annotations
 

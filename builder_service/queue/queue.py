@@ -1,8 +1,8 @@
-"""Builds as their workers see them, in SQL: leased, reported on, ended.
+"""The queue of builds in SQL, for workers: lease a build, report on it, end it.
 
-Any number of builders work on one queue. Every change by a worker is refused if the build has ended or been taken
-again meanwhile: attempts fence. Calls block. `changed` hears the id of a build after each commit, and `ended` the
-build if that ended it, in the thread that made the change.
+Any number of builders work on one queue. A change by a worker is refused if the build has ended or was leased again
+meanwhile: the attempt number is the fence. Calls block. After each commit `changed` is called with the build's id, and
+`ended` with the build if it ended, in the thread that made the change.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from common.spec.published_engine import PublishedEngine
 
 @dataclass(frozen=True)
 class Lease:
-    """A build that this worker runs. `run` names the attempt, and what it leaves behind."""
+    """A build that this worker runs. `run` is the attempt's name, also of its folder and its claims."""
 
     build: Build
     run: str
 
 
 class BuildQueue:
-    """The builds that wait, and those that `worker` runs.
+    """The queued builds, and those that `worker` runs.
 
-    A worker takes what it can build, and what its own process accepted and no builder that is alive can build: that
-    fails, with a cause.
+    A worker leases builds that it can build. It also leases builds that its own process accepted and that no live
+    builder can build: they then fail with a cause.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class BuildQueue:
 
     # Leases
 
-    def renew(self, runs: Collection[str] = ()) -> None:
-        """Keep the attempts that this worker runs, and say that it is alive: more often than a lease is long."""
+    def renew_leases(self, runs: Collection[str] = ()) -> None:
+        """Renew the leases of this worker and of its attempts `runs`. Call it more often than a lease is long."""
         with self._database.write() as connection:
-            builders.renew(connection, self._worker, self._capability, runs)
+            builders.renew_leases(connection, self._worker, self._capability, runs)
 
-    def leave(self) -> None:
-        """This worker takes no more builds."""
+    def unregister(self) -> None:
+        """Remove this worker from the registry: it takes no more builds."""
         with self._database.write() as connection:
-            builders.leave(connection, self._worker)
+            builders.unregister(connection, self._worker)
 
-    def take(self) -> Lease | None:
-        """Start on the build that has waited longest and may run now; None: there is none for this worker."""
+    def lease_next(self) -> Lease | None:
+        """Lease the build that has waited longest and may run now; None: there is none for this worker."""
         if not self._any_waiting():
             return None
         with self._database.write() as connection:
@@ -89,13 +89,13 @@ class BuildQueue:
         self._changed(build.build_id)
         return Lease(build, run)
 
-    def abandoned(self, runs: Collection[str] = ()) -> list[Build]:
-        """Running builds that nobody runs are queued again, or fail after the last attempt; `runs` are this worker's.
+    def requeue_lost(self, runs: Collection[str] = ()) -> list[Build]:
+        """Requeue the builds whose workers were lost, or fail them after the last attempt; returns them.
 
-        Their workers were lost, or this one could not say how they ended.
+        `runs` are this worker's own attempts: a build of this worker that is not among them is lost too.
         """
         with self._database.write() as connection:
-            builders.forget_dead(connection)
+            builders.remove_expired(connection)
             lost = builders.lost_builds(connection, self._worker, runs, self._is_alive)
             taken = [change_build(connection, each, lambda found: found.abandon(utc_now())) for each in lost]
         for build in taken:
@@ -104,39 +104,42 @@ class BuildQueue:
                 self._ended(build)
         return taken
 
-    def runs(self) -> set[str]:
-        """Names of all attempts that go on, wherever."""
+    def running_attempts(self) -> set[str]:
+        """Names of all running attempts, of all workers."""
         with self._database.read() as connection:
             return set(connection.scalars(select(builds.c.run).where(builds.c.state == State.RUNNING.value)))
 
-    def current(self, lease: Lease) -> Build | None:
-        """The build that this attempt is for now; None: it has ended, or another worker has it.
+    def current_build(self, lease: Lease) -> Build | None:
+        """The build that this attempt works for; None: it has ended, or another worker leased it.
 
-        Another build than it began with, where that was cancelled and others wait for the same key.
+        If the first build was cancelled, it is the next one that waits for the same key.
         """
         mine = and_(builds.c.run == lease.run, builds.c.state == State.RUNNING.value, builds.c.worker == self._worker)
         with self._database.read() as connection:
             row = connection.execute(select(builds).where(mine)).mappings().one_or_none()
         return None if row is None else to_build(row)
 
-    # What a worker says of a build
+    # Reports of a worker
 
     def advance(self, build: Build, report: StageProgress) -> None:
-        """A stage is so far."""
+        """Store progress of a stage."""
         with self._database.write() as connection:
             after = self._change(connection, build, lambda found: found.advance(report))
             append_event(connection, build.build_id, Progressed.of(report, after.progress))
         self._changed(build.build_id)
 
     def log(self, build: Build, text: str) -> None:
-        """The build wrote a line."""
+        """Store a line of the build's log."""
         with self._database.write() as connection:
             self._change(connection, build, lambda found: found)
             append_event(connection, build.build_id, Logged(text))
         self._changed(build.build_id)
 
     def claim_key(self, build: Build, build_key: str) -> str | None:
-        """Become the one running build of a key, until it ends; if another is, nothing changes: returns its id."""
+        """Claim the key for this build until it ends.
+
+        If another build has the key, change nothing and return that build's id.
+        """
         found = select(running_keys.c.build_id).where(running_keys.c.build_key == build_key)
         with self._database.write() as connection:
             self._change(connection, build, lambda found: found)
@@ -147,7 +150,7 @@ class BuildQueue:
         return None
 
     def wait_for_key(self, build: Build, build_key: str) -> None:
-        """Put the build back into the queue until no other of its key runs; the attempt does not count."""
+        """Requeue the build until no other build of its key runs; the attempt does not count."""
         with self._database.write() as connection:
             self._change(connection, build, lambda found: found.requeue(counted=False))
             set_columns(connection, build.build_id, waits_for_key=build_key)
@@ -172,14 +175,14 @@ class BuildQueue:
         self._changed(build.build_id)
         self._ended(end)
 
-    def give_up(self, build: Build) -> None:
-        """Put the build back into the queue, as its worker stops; the attempt does not count."""
+    def requeue(self, build: Build) -> None:
+        """Requeue the build because its worker stops; the attempt does not count."""
         with self._database.write() as connection:
             self._change(connection, build, lambda found: found.requeue(counted=False))
         self._changed(build.build_id)
 
     def _any_waiting(self) -> bool:
-        """Whether a look is worth a transaction that writes, of which there is one at a time."""
+        """Whether any build is queued: checked first, since only one writing transaction runs at a time."""
         query = select(builds.c.build_id).where(builds.c.state == State.QUEUED.value).limit(1)
         with self._database.read() as connection:
             return connection.scalar(query) is not None
@@ -192,7 +195,9 @@ class BuildQueue:
             if self._capability.can_build(build.spec):
                 return build
             if row["builder"] == self._worker:
-                others = builders.others(connection, self._worker, self._is_alive) if others is None else others
+                others = (
+                    builders.other_capabilities(connection, self._worker, self._is_alive) if others is None else others
+                )
                 if not any(other.can_build(build.spec) for other in others):
                     return build
         return None

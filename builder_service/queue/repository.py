@@ -1,7 +1,7 @@
-"""Builds as their clients see them, in SQL. Every change is one transaction with the event that tells of it.
+"""Builds in SQL, for clients: submit, get, list, watch, cancel.
 
-Calls block: from asyncio, use `asyncio.to_thread`. `changed` hears the id of a build after each commit, and `ended`
-the build if that ended it, in the thread that made the change.
+Every change and its event are one transaction. Calls block: from asyncio, use `asyncio.to_thread`. After each commit
+`changed` is called with the build's id, and `ended` with the build if it ended, in the thread that made the change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from common.spec.model_spec import ModelSpec
 EVENT_PAGE = 200
 """Most events that one read returns."""
 FULL_RETRY_S = 30.0
-"""When to try again where too many builds wait."""
+"""Seconds after which a client should try again when the queue is full."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
@@ -34,7 +34,7 @@ def _nobody(_build: object) -> None:
 
 
 class BuildRepository:
-    """Builds in a database; `builder` is the process that accepts those submitted here, if fewer than `most` wait."""
+    """Builds in a database. `builder` is this process, which accepts a build if fewer than `most` are queued."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class BuildRepository:
         self._ended = ended
 
     def submit(self, principal: str, spec: ModelSpec, request_id: str = "") -> Build:
-        """Create a build, or return the one of the request id.
+        """Create a build, or return the one that this request id created.
 
         Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
         (CAPACITY_EXHAUSTED) while too many wait.
@@ -91,7 +91,9 @@ class BuildRepository:
         return kept, page.next_token(_key(kept[-1]) if len(found) > page.size else None)
 
     def watch(self, principal: str, build_id: str, after: int) -> tuple[Build, Sequence[StoredEvent]]:
-        """A build and its next events after a sequence, of one moment; fewer than EVENT_PAGE are all there are."""
+        """A build and its next events after a sequence number, from one snapshot; fewer than EVENT_PAGE events are
+        all.
+        """
         following = and_(events.c.build_id == build_id, events.c.sequence > after)
         query = select(events).where(following).order_by(events.c.sequence).limit(EVENT_PAGE)
         with self._database.read() as connection:
@@ -100,9 +102,9 @@ class BuildRepository:
         return build, [StoredEvent(row["sequence"], row["time"], event_from_json(row["event"])) for row in rows]
 
     def cancel(self, principal: str, build_id: str) -> Build:
-        """End a build; its worker hears of it. Raises FailedPrecondition (BUILD_ENDED), NotFound.
+        """Cancel a build and notify its worker. Raises FailedPrecondition (BUILD_ENDED), NotFound.
 
-        What it had done so far goes on for a build that waits for the same key, if there is one.
+        If another build waits for the same key, it takes over the attempt.
         """
         with self._database.write() as connection:
             build, heir = cancel_build(connection, build_id, principal)

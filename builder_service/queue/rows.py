@@ -1,4 +1,4 @@
-"""Rows of builds and events, inside a transaction that somebody else has begun."""
+"""Rows of builds and events. All functions work inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AS_THEY_ARE = ("principal", "progress", "attempt", "create_time", "start_time",
 def find_build(connection: Connection, build_id: str, principal: str | None = None, *, lock: bool = False) -> Build:
     """A build; raises NotFound (BUILD_NOT_FOUND), also for one that is not the principal's.
 
-    `lock`: nobody else changes it until the transaction ends.
+    `lock`: no other transaction changes it until this one ends.
     """
     query = select(builds).where(builds.c.build_id == build_id)
     if lock:
@@ -73,7 +73,7 @@ def change_build(
 
 
 def cancel_build(connection: Connection, build_id: str, principal: str) -> tuple[Build, str | None]:
-    """Cancel a build; if others wait for its key, the oldest of them goes on with its attempt: returns its id too.
+    """Cancel a build. If others wait for its key, the oldest of them takes over the attempt; its id is returned too.
 
     Raises FailedPrecondition (BUILD_ENDED) and NotFound.
     """
@@ -91,7 +91,7 @@ def cancel_build(connection: Connection, build_id: str, principal: str) -> tuple
 
 
 def _waiting_for(key: str) -> Select[Any]:
-    """The build that has waited longest for others of a key."""
+    """The build that has waited longest for a key."""
     waits = and_(builds.c.state == State.QUEUED.value, builds.c.waits_for_key == key)
     return select(builds.c.build_id).where(waits).order_by(builds.c.create_time, builds.c.build_id).limit(1)
 

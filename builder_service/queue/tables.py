@@ -35,8 +35,8 @@ builds = Table(
     Column("failure", Text),
     Column("builder", String(255), nullable=False),  # the process that accepted it
     Column("worker", String(255)),  # the process that runs it
-    Column("lease_expires", Time),  # on the database's clock; the worker has it until then
-    Column("run", String(48)),  # the attempt, by name; a build that goes on with a cancelled one's keeps its name
+    Column("lease_expires", Time),  # on the database's clock; the worker's lease holds until then
+    Column("run", String(48)),  # the attempt's name; a build that takes over an attempt keeps the name
     Column("waits_for_key", String(71)),  # queued until no other build runs with this key
     Column("last_sequence", BigInteger, nullable=False),
     UniqueConstraint("principal", "request_id"),
@@ -50,7 +50,7 @@ events = Table(
     Column("build_id", ForeignKey(builds.c.build_id, ondelete="CASCADE"), primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
     Column("time", Time, nullable=False),
-    Column("event", Text, nullable=False),  # JSON of a build_events.Event
+    Column("event", Text, nullable=False),  # JSON of an events.Event
 )
 
 running_keys = Table(
@@ -63,7 +63,7 @@ running_keys = Table(
 builders = Table(
     "builders",
     metadata,
-    Column("builder", String(255), primary_key=True),  # a process that says that it is alive
+    Column("builder", String(255), primary_key=True),  # a process that renews its lease
     Column("capability", Text, nullable=False),  # JSON of a capability.Capability
     Column("lease_expires", Time, nullable=False),  # on the database's clock
 )

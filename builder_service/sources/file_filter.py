@@ -1,4 +1,4 @@
-"""Which files of a checkpoint that lies elsewhere are fetched: those that a build reads, and no other format's."""
+"""Selects the files of a remote checkpoint to fetch: those that a build reads, and none of other formats."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from builder_service.checkpoint.folder import (
 from common.errors import NotFound, Reason, ResourceExhausted
 
 SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
-"""Files that say what the weights are, as far as a checkpoint has them."""
+"""All files beside the weights; a checkpoint has some of them."""
 
 
 def small_files(names: Collection[str], where: str) -> tuple[str, ...]:
-    """Those of `names` that say what the weights are; raises NotFound (SOURCE_NOT_FOUND) if config.json is not one."""
+    """Those of `names` that are not weights; raises NotFound (SOURCE_NOT_FOUND) if config.json is missing."""
     if CONFIG not in names:
         message = f"{FIELD}: {where} has no {CONFIG}; a checkpoint in Hugging Face's layout is needed"
         raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=CONFIG)
@@ -35,7 +35,7 @@ def weight_files(names: Collection[str], folder: Path, where: str, get_there: st
     """Those of `names` with the weights; `folder` holds the small files.
 
     Raises NotFound (SOURCE_NOT_FOUND) for what is missing, and InvalidArgument (CHECKPOINT_INVALID) for a checkpoint
-    in another format, with the command that converts it; `get_there` is how it begins.
+    in another format, with the command that converts it, which begins with `get_there`.
     """
     if INDEX in names:
         shards = shard_names(read_weight_map(folder))

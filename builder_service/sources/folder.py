@@ -1,7 +1,7 @@
-"""The folder of a checkpoint, whether the builder may read it, and the digests of its files.
+"""Finds the folder of a checkpoint if the builder may read it, and hashes its files.
 
-Links are followed first, and then the real place has to lie under a source root: so the Hugging Face cache, which is
-made of links, works, and a link that leads out does not. Knows nothing of what the files say.
+Links are followed first; then the real path must lie under a source root. So the Hugging Face cache works, which is
+made of links, and a link that leads out of the roots does not. Knows nothing about the files' contents.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a checkpoint as it was read: if `stamp` is another one now, somebody has written to it."""
+    """A file of a checkpoint when it was hashed: if `stamp` has changed since, the file was written to."""
 
     path: Path
     digest: str
@@ -44,8 +44,8 @@ class SourceFile:
 def find_folder(path: Path, roots: Sequence[Path]) -> Path:
     """The checkpoint folder at a path, links followed.
 
-    Raises InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound (SOURCE_NOT_FOUND). The order is such
-    that nobody learns what exists outside the roots.
+    Raises InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, and NotFound (SOURCE_NOT_FOUND). The root is checked
+    first, so that a client does not learn what exists outside the roots.
     """
     folder = _real(path)
     _check_under(folder, roots, str(path))
@@ -94,7 +94,7 @@ def _stat(path: Path) -> tuple[int, int, int]:
 
 
 def _real(path: Path) -> Path:
-    """The path with its links followed; like all of os.path, it takes links in circles and names that are too long."""
+    """The path with its links followed; os.path, unlike Path, accepts circular links and names that are too long."""
     try:
         return Path(os.path.realpath(path))
     except OSError as error:  # a link that may not be read

@@ -1,8 +1,8 @@
 """Checkpoints from the Hugging Face hub, in the user's own Hugging Face cache.
 
-There because what other tools have downloaded is there already, and what we download serves them too. A file gets its
-name in the cache when it is whole, so no torn one is ever used; a cut connection is taken up where it was cut, and of
-a process that died the whole files stay. Importing this imports huggingface_hub.
+The cache is shared with other tools: what they have downloaded is used, and they use what is downloaded here. A file
+gets its name in the cache when it is complete, so a partial file is never used. A broken download resumes where it
+stopped, and the complete files of a process that died are kept. Importing this imports huggingface_hub.
 
 Source: https://huggingface.co/docs/huggingface_hub, "Understand caching", "Download files".
 """
@@ -26,7 +26,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import SMALL, check_room, small_files, weight_files
 from builder_service.sources.folder import SourceFile
-from builder_service.sources.hub_errors import in_our_words, not_in_cache, strange
+from builder_service.sources.hub_errors import not_in_cache, strange, translated_errors
 from builder_service.sources.uri import Remote, Repository
 from common.errors import DataLoss, NotFound, Reason
 
@@ -43,7 +43,7 @@ def _ignore(_done: float) -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Files of a repository as one commit has them."""
+    """The files of a repository at one commit."""
 
     folder: Path
     commit: str
@@ -58,7 +58,7 @@ class _Listing:
 
 
 class Hub:
-    """The hub as the builder gets into it: its own token if it has one, else what huggingface_hub finds."""
+    """Access to the hub: with the builder's own token if it has one, else with what huggingface_hub finds."""
 
     def __init__(self, remote: Remote) -> None:
         logging.getLogger("huggingface_hub").setLevel(
@@ -78,13 +78,13 @@ class Hub:
         *,
         weights: bool = True,
     ) -> Snapshot:
-        """Have what a build reads of a repository; without `weights`, only what says what they are.
+        """Fetch the files that a build reads; without `weights`, only the small files beside them.
 
         Raises NotFound and FailedPrecondition (SOURCE_NOT_FOUND), Unavailable if the hub does not answer,
         InvalidArgument for what is not allowed or in another format, ResourceExhausted (OUT_OF_DISK).
         """
         self._remote.check_allowed(place)
-        with in_our_words(place, self._endpoint, self._cache):
+        with translated_errors(place, self._endpoint, self._cache):
             return self._cached(place) if self._offline else self._downloaded(place, log, progress, weights=weights)
 
     def _downloaded(
@@ -112,7 +112,10 @@ class Hub:
         return _Listing(str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()})
 
     def _snapshot(self, place: Repository, commit: str, names: Sequence[str], counter: _Counter | None = None) -> Path:
-        """The folder of a commit with these files in it. Asked for by its branch the hub's cache knows that too."""
+        """The folder of a commit, with these files in it.
+
+        The branch is passed on, so that the cache remembers its commit.
+        """
         folder = self._ask(place, place.revision or None, names, counter)
         if folder.name != commit:  # the branch has moved meanwhile
             folder = self._ask(place, commit, names, counter)
@@ -138,7 +141,7 @@ class Hub:
         return Path(found)
 
     def _cached(self, place: Repository) -> Snapshot:
-        """What was downloaded before, by whomever."""
+        """The files that were downloaded before, by any tool."""
         try:
             folder = self._ask(place, place.revision or None, SMALL)
             names = {path.name for path in folder.iterdir() if path.exists()}
@@ -150,7 +153,7 @@ class Hub:
         return Snapshot(folder, folder.name)
 
     def _make_room(self, place: Repository, listing: _Listing, folder: Path, names: Sequence[str]) -> None:
-        """Remove what downloads that died have left of this repository, and see whether the rest fits."""
+        """Remove what interrupted downloads of this repository have left, and check that the rest fits on the disk."""
         for left in (folder.parent.parent / "blobs").glob("*.incomplete"):
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 left.unlink(missing_ok=True)
@@ -163,7 +166,7 @@ class Hub:
                 raise strange(self._endpoint, f"gave a {name} that leads out of {cache}")
 
 
-def check_whole(files: Sequence[SourceFile]) -> None:
+def check_digests(files: Sequence[SourceFile]) -> None:
     """Raise DataLoss (CHECKPOINT_INVALID) for a file of the cache that does not have the digest it is named after."""
     for file in files:
         named = file.path.readlink().name if file.path.is_symlink() else ""
@@ -184,7 +187,7 @@ def _get_there(place: Repository, commit: str) -> str:
 
 
 class _Counter:
-    """The share of `total` bytes that has come; told by several threads."""
+    """Counts received bytes and reports their share of `total`; several threads call it."""
 
     def __init__(self, total: int, progress: Callable[[float], None]) -> None:
         self._total = total
@@ -200,7 +203,7 @@ class _Counter:
 
 
 def _bar(counter: _Counter) -> type[tqdm]:
-    """What huggingface_hub takes for progress bars: shows nothing, and tells the counter of those that count bytes."""
+    """A class that huggingface_hub uses as its progress bar: it shows nothing, and passes byte counts to `counter`."""
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the base has it

@@ -1,4 +1,4 @@
-"""What the hub's client raises, as a person can act on it. Importing this imports huggingface_hub."""
+"""Turns what the hub's client raises into errors that a person can act on. Importing this imports huggingface_hub."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _REASON = Reason.SOURCE_NOT_FOUND
 
 
 @contextmanager
-def in_our_words(place: Repository, endpoint: str, cache: Path) -> Iterator[None]:
-    """Turn what the client raises into SinkServeError; a full disk is left to who knows the stage.
+def translated_errors(place: Repository, endpoint: str, cache: Path) -> Iterator[None]:
+    """Turn what the client raises into SinkServeError; a full disk is left to the caller, who knows the stage.
 
-    Of HTTP errors only the status is passed on: their text can hold signed URLs.
+    Only the status of an HTTP error is shown: its text can hold signed URLs.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def in_our_words(place: Repository, endpoint: str, cache: Path) -> Iterator[None
 
 
 def not_in_cache(place: Repository, cache: Path) -> FailedPrecondition:
-    """The error for what would have to be downloaded where nothing may be."""
+    """The error for a file that is not in the cache when downloads are off."""
     revision = f" --revision {place.revision}" if place.revision else ""
     message = (
         f"{FIELD}: {place} is not whole in {cache}, and the builder is offline ({_OFFLINE} or HF_HUB_OFFLINE); where "
@@ -57,7 +57,7 @@ def not_in_cache(place: Repository, cache: Path) -> FailedPrecondition:
 
 
 def strange(endpoint: str, what: str) -> FailedPrecondition:
-    """The error for a hub that does not behave like one."""
+    """The error for an unexpected answer of the hub."""
     return FailedPrecondition(_REASON, f"{FIELD}: the hub at {endpoint} {what}", field=FIELD, endpoint=endpoint)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint made ready to be read, wherever it is: found in its folder, or fetched from elsewhere."""
+"""Makes a checkpoint ready to read: finds its folder, or fetches it from the hub or an object store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from builder_service.sources.folder import SourceFile, find_folder
-from builder_service.sources.object_store import Objects
+from builder_service.sources.object_store import ObjectStorePrefix
 from builder_service.sources.uri import Folder, Place, Prefix, Remote, Repository, read_place
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import ModelSpec, Source, Target
@@ -20,18 +20,18 @@ from common.spec.model_spec import ModelSpec, Source, Target
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint's folder, and where it comes from: of the hub, with the commit."""
+    """A checkpoint's folder, and where it comes from; for the hub, with the commit."""
 
     folder: Path
     origin: Source
     fetched: bool
 
-    def check(self, files: Sequence[SourceFile]) -> None:
-        """Raise DataLoss (CHECKPOINT_INVALID) for a file that is not what its place says it is."""
+    def check_digests(self, files: Sequence[SourceFile]) -> None:
+        """Raise DataLoss (CHECKPOINT_INVALID) for a file whose digest is not the hub's."""
         if self.fetched and self.origin.revision:
-            from builder_service.sources.hub import check_whole  # noqa: PLC0415 - loaded already if it is needed
+            from builder_service.sources.hub import check_digests  # noqa: PLC0415 - loaded already if it is needed
 
-            check_whole(files)
+            check_digests(files)
 
 
 def locate(
@@ -45,7 +45,8 @@ def locate(
 ) -> Located:
     """The folder of a spec's checkpoint, with all its files; `progress` gets the share fetched, 0 to 1.
 
-    Raises InvalidArgument (INVALID_SPEC, SOURCE_NOT_ALLOWED), what `find_folder`, `Hub.fetch` and `Objects.fetch` do.
+    Raises InvalidArgument (INVALID_SPEC, SOURCE_NOT_ALLOWED), and what `find_folder`, `Hub.fetch` and
+    `ObjectStorePrefix.fetch` do.
     """
     place = read_place(spec.source)
     if isinstance(place, Folder):
@@ -53,7 +54,7 @@ def locate(
     remote.check_allowed(place)
     _check_target(spec.target, place)
     if isinstance(place, Prefix):
-        Objects(place).fetch(folder := _made(work / "checkpoint"), progress)
+        ObjectStorePrefix(place).fetch(folder := _made(work / "checkpoint"), progress)
         log(f"fetched {place}")
         return Located(folder, spec.source, fetched=True)
     from builder_service.sources.hub import Hub  # noqa: PLC0415 - a second that most builds need not wait
@@ -64,16 +65,17 @@ def locate(
 
 @contextmanager
 def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
-    """A checkpoint to look at before it is built: a folder, opened, or the files beside the weights of one elsewhere.
+    """A checkpoint to look at before it is built.
 
-    Raises what `open_checkpoint` does for a folder, which needs not lie under a source root, and what `locate` does.
+    A folder is opened and checked; of a remote checkpoint only the files beside the weights are fetched. Raises what
+    `open_checkpoint` and `locate` do; a folder need not lie under a source root.
     """
     place = read_place(source)
     if isinstance(place, Folder):
         yield open_checkpoint(place.path)
     elif isinstance(place, Prefix):
         with tempfile.TemporaryDirectory() as folder:
-            Objects(place).fetch(Path(folder), weights=False)
+            ObjectStorePrefix(place).fetch(Path(folder), weights=False)
             yield FolderCheckpoint(Path(folder))
     else:
         from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise
@@ -82,7 +84,7 @@ def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
 
 
 def _check_target(target: Target, place: Place) -> None:
-    """TensorRT-LLM engines hold no weights: a runtime reads them where the spec says, which has to be a folder."""
+    """TensorRT-LLM engines hold no weights: a runtime reads them from the spec's source, which has to be a folder."""
     if target is not Target.TENSORRT_LLM:
         return
     name = place.name if isinstance(place, Repository) else "MODEL"

@@ -1,4 +1,4 @@
-"""Checkpoints under a prefix in an object store: what a build reads of them, copied into the build's own folder."""
+"""Checkpoints under a prefix in an object store: copies the files that a build reads into the build's own folder."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ def _ignore(_done: float) -> None:
 
 @dataclass(frozen=True)
 class _Object:
-    """An object as it was listed; `tag` is another one when somebody has written to it."""
+    """An object as it was listed; `tag` changes when the object is written to."""
 
     size_bytes: int
     tag: str | None
 
 
-class Objects:
+class ObjectStorePrefix:
     """The objects directly under a prefix.
 
     Opening raises InvalidArgument (INVALID_SPEC) for a URL that cannot be used, NotFound (SOURCE_NOT_FOUND) where
-    there is nothing, FailedPrecondition and Unavailable (STORE_UNAVAILABLE) for a store that refuses or is silent.
+    there is nothing, FailedPrecondition and Unavailable (STORE_UNAVAILABLE) for a store that refuses or does not
+    answer.
     """
 
     def __init__(self, place: Prefix) -> None:
@@ -54,8 +55,8 @@ class Objects:
             raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=place)
 
     def fetch(self, folder: Path, progress: Callable[[float], None] = _ignore, *, weights: bool = True) -> None:
-        """Copy what a build reads into `folder`, which is there and empty; without `weights`, only what says what they
-        are. `progress` gets the share done, 0 to 1.
+        """Copy the files that a build reads into `folder`, which exists and is empty; without `weights`, only the small
+        files beside them. `progress` gets the share done, 0 to 1.
 
         Raises what opening does, what `weight_files` does, FailedPrecondition (CHECKPOINT_INVALID) if an object is
         written to meanwhile, and ResourceExhausted (OUT_OF_DISK).
@@ -72,7 +73,7 @@ class Objects:
         return sum(self._objects[name].size_bytes for name in names)
 
     def _copy(self, names: tuple[str, ...], folder: Path, progress: Callable[[float], None]) -> None:
-        """Several files at once; the first that fails ends them all."""
+        """Copy several files at once; the first failure stops all."""
         heard = _Share(self._size(names), progress)
         with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
             copies = [pool.submit(self._copy_one, name, folder / name, heard) for name in names]
@@ -93,7 +94,7 @@ class Objects:
                 heard.add(len(part))
 
     def _part(self, name: str, start: int, end: int) -> bytes:
-        """Bytes of an object as it was listed, so that parts of two versions never meet."""
+        """Bytes of an object if it is still the one that was listed, so that parts of two versions are never mixed."""
         tag = self._objects[name].tag
         with explained(self._place.url):
             try:
@@ -108,7 +109,7 @@ class Objects:
 
 
 class _Share:
-    """The share of `total` bytes that has come; told by several threads."""
+    """Counts received bytes and reports their share of `total`; several threads call it."""
 
     def __init__(self, total: int, progress: Callable[[float], None]) -> None:
         self.stopped = False

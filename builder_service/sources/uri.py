@@ -57,7 +57,7 @@ Place = Folder | Repository | Prefix
 
 
 class Remote(BaseModel):
-    """What the builder may fetch from elsewhere, and how it gets into the hub."""
+    """What the builder may fetch from the hub and from object stores, and its token for the hub."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
@@ -68,11 +68,11 @@ class Remote(BaseModel):
     hub_token: SecretStr | None = None
     """Token for the hub; None: what huggingface_hub finds."""
     hub_offline: bool = False
-    """Whether the hub is never asked."""
+    """Whether to use the cache only and never ask the hub."""
 
     @field_serializer("hub_token", when_used="json")
     def _reveal(self, token: SecretStr | None) -> str | None:
-        """A child has to know it; its order goes through a pipe and nowhere else."""
+        """Write the token in plain text: the child needs it, and its order goes through a pipe only."""
         return token.get_secret_value() if token else None
 
     def check_allowed(self, place: Repository | Prefix) -> None:

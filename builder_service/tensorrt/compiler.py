@@ -1,6 +1,6 @@
 """From a lowered graph to a TensorRT plan: parsed, given its profiles, compiled. TensorRT 10.15 and newer, and 11.
 
-Strong types come from the graph. Compiling takes minutes and the GPU, and says how far it is.
+Types are strong and come from the graph. Compiling takes minutes, needs the GPU, and reports progress.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Toolchain:
-    """How plans are compiled, and who hears of it.
-
-    `progress` gets the share done, from 0 to 1; an exception of its own cancels the compilation and is raised again.
+class TensorRtCompiler:
+    """Compiles plans. `progress` gets the share done, from 0 to 1; if it raises, the compilation is cancelled and the
+    exception raised again.
     """
 
     geometry: Geometry
@@ -83,7 +82,7 @@ class Toolchain:
         return config
 
     def _use_timing_cache(self, config: trt.IBuilderConfig, timing_cache: bytes) -> None:
-        """A cache that TensorRT does not take is a cache that nobody has."""
+        """Use the cache if TensorRT accepts it, else an empty one."""
         for data in dict.fromkeys((timing_cache, b"")):
             cache = config.create_timing_cache(data)
             if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -92,7 +91,7 @@ class Toolchain:
 
 
 class _Monitor(trt.IProgressMonitor):
-    """Hears TensorRT's phases. Nothing may be raised through TensorRT: a failure is kept, and ends the compilation."""
+    """Receives TensorRT's phases. No exception may pass through TensorRT: it is kept, and ends the compilation."""
 
     def __init__(self, progress: Callable[[float], None]) -> None:
         trt.IProgressMonitor.__init__(self)

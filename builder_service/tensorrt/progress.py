@@ -1,4 +1,4 @@
-"""How far a toolchain is that reports nested phases of steps: one number from 0 to 1 that never falls."""
+"""Turns TensorRT's nested phases of steps into one number from 0 to 1 that never falls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class _Phase:
 
 
 class CompileProgress:
-    """Progress by phase. A phase inside another is worth one step of it; one of several at the top, what is left."""
+    """Progress by phase. A phase inside another counts as one step of it.
+
+    Each phase at the top takes the share that is left.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, _Phase] = {}

@@ -1,7 +1,7 @@
-"""TensorRT's timing caches in the object store: what it has measured of its kernels, so that later builds need not.
+"""TensorRT's timing caches in the object store: its measurements of kernels, so that later builds need not repeat them.
 
 There is one for each GPU architecture and version of TensorRT. The last writer wins: a lost entry costs time, never
-correctness. A digest goes in front of the bytes, so a cache that was written half is none.
+correctness. A digest precedes the bytes, so a partial cache is not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One attempt at one build: its child process ordered, answered, listened to and, in every case, cleaned up after."""
+"""One attempt at one build: start the child process, send it its order, answer it, and always clean up afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from builder_service.machine.memory import out_of_memory_kills
 from builder_service.pipeline.messages import Answer, AskKey, AskStore, Built, Failed, FromChild, Log, Order, Progress
 from builder_service.queue.build import Build
 from builder_service.queue.builder_registry import LEASE
-from builder_service.queue.changes import Changes, wait_a_while
+from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.failure import Failure
 from builder_service.queue.queue import BuildQueue, Lease
 from builder_service.sources.uri import Remote
 from builder_service.worker.child_process import ChildProcess, start_child
-from builder_service.worker.crash_report import crash
+from builder_service.worker.crash_report import crash_error
 from common.catalog.blob_claims import claim_blobs, claim_holders
 from common.catalog.catalog import Catalog
 from common.db.database import Database
@@ -42,8 +42,8 @@ P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """What every build of a worker needs."""
+class WorkerContext:
+    """What all attempts of a worker share."""
 
     database: Database
     store: BlobStore
@@ -58,12 +58,12 @@ class Workshop:
     memory_limit_mib: int
 
     def leftovers(self) -> set[str]:
-        """Names of attempts that have something to clean up, or run."""
+        """Names of attempts that have left files or claims, or still run."""
         claims = {holder.removeprefix(_HOLDER) for holder in claim_holders(self.database) if holder.startswith(_HOLDER)}
         return claims | {folder.name for folder in self.work.iterdir()}
 
     def clean_up(self, run: str) -> None:
-        """Remove what an attempt leaves: its folder, its claims, blobs that nobody else needs."""
+        """Remove what an attempt has left: its folder, its claims, and blobs that nothing else needs."""
         self.catalog.drop_claims(_HOLDER + run)
         self.store.remove_abandoned()
         shutil.rmtree(self.work / run, ignore_errors=True)
@@ -78,17 +78,17 @@ class WaitsForKey(Exception):
 
 
 class BuildAttempt:
-    """One attempt, at one build or, where that is cancelled and others wait for its key, at the next of them."""
+    """One attempt at a build; if that is cancelled and others wait for its key, the attempt goes on for the next."""
 
-    def __init__(self, shop: Workshop, lease: Lease) -> None:
-        self._shop = shop
+    def __init__(self, context: WorkerContext, lease: Lease) -> None:
+        self._context = context
         self._lease = lease
         self._build = lease.build
         self._lines = 0
 
     @property
     def build(self) -> Build:
-        """The build that it is for now."""
+        """The build that it works for now."""
         return self._build
 
     @property
@@ -97,7 +97,7 @@ class BuildAttempt:
         return self._lease.run
 
     async def run(self) -> None:
-        """Build, and say in the queue how it ended.
+        """Run the build, and store in the queue how it ended.
 
         If this is cancelled the child is killed and the queue keeps the build as running.
         """
@@ -106,7 +106,7 @@ class BuildAttempt:
             await self._cleanly_attempt()
         except WaitsForKey as waits:
             log.info("build.waits", build=self._build.name, key=waits.build_key)
-            await self._unless_ended(self._shop.queue.wait_for_key, waits.build_key)
+            await self._unless_ended(self._context.queue.wait_for_key, waits.build_key)
         except SinkServeError as error:
             await self._fail(error)
         except Exception as error:
@@ -114,14 +114,14 @@ class BuildAttempt:
             await self._fail(Internal(Reason.INTERNAL, "the builder failed; its log has the details"))
 
     async def _cleanly_attempt(self) -> None:
-        """Leave nothing behind. Before the build's end is known: who takes it next starts clean as well."""
+        """Clean up before the build's end is stored: the next worker then starts clean as well."""
         try:
             await self._attempt()
         finally:
-            await asyncio.to_thread(self._shop.clean_up, self.name)
+            await asyncio.to_thread(self._context.clean_up, self.name)
 
     async def _attempt(self) -> None:
-        folder = self._shop.work / self.name
+        folder = self._context.work / self.name
         folder.mkdir(parents=True, exist_ok=True)
         kills = out_of_memory_kills()
         child = await start_child()
@@ -132,35 +132,35 @@ class BuildAttempt:
             status = await child.kill()
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         if outcome is None:
-            raise crash(status, child, ran_out=out_of_memory_kills() > kills)
+            raise crash_error(status, child, ran_out=out_of_memory_kills() > kills)
         await self._end(outcome)
 
     def _order(self, folder: Path) -> Order:
-        shop = self._shop
+        context = self._context
         return Order(
             spec=self._build.spec,
             work=folder,
-            source_roots=shop.source_roots,
-            remote=shop.remote,
-            store_url=shop.store_url,
-            memory_limit_mib=shop.memory_limit_mib,
+            source_roots=context.source_roots,
+            remote=context.remote,
+            store_url=context.store_url,
+            memory_limit_mib=context.memory_limit_mib,
         )
 
     async def _in_time(self, child: ChildProcess) -> Built | Failed | None:
-        """Listen to the child; raises DeadlineExceeded (BUILD_TIMED_OUT) when it takes too long."""
-        patience = asyncio.timeout(self._shop.timeout_s)
+        """Handle the child's messages; raises DeadlineExceeded (BUILD_TIMED_OUT) if it takes too long."""
+        patience = asyncio.timeout(self._context.timeout_s)
         try:
             async with patience:
                 return await self._while_running(child)
         except TimeoutError:
             if not patience.expired():
                 raise
-            stage, limit_s = child.stage or "its start", self._shop.timeout_s
+            stage, limit_s = child.stage or "its start", self._context.timeout_s
             message = f"the build took longer than {limit_s:g} s, and was in {stage}; the builder allows no more"
             raise DeadlineExceeded(Reason.BUILD_TIMED_OUT, message, stage=stage, limit_s=limit_s) from None
 
     async def _while_running(self, child: ChildProcess) -> Built | Failed | None:
-        """Listen to the child for as long as the build runs; raises Aborted when it no longer does."""
+        """Handle the child's messages while the build is RUNNING; raises Aborted when it no longer is."""
         listening = asyncio.create_task(self._listen(child))
         ended = asyncio.create_task(self._until_ended())
         try:
@@ -175,14 +175,14 @@ class BuildAttempt:
 
     async def _until_ended(self) -> None:
         while True:
-            with self._shop.changes.listen(self._build.build_id) as changed:
+            with self._context.changes.listen(self._build.build_id) as changed:
                 if not await self._goes_on():
                     return
-                await wait_a_while(changed, POLL_S)
+                await wait_for_change(changed, POLL_S)
 
     async def _goes_on(self) -> bool:
-        """Whether the attempt is still wanted, for whichever build."""
-        current = await _patiently(self._shop.queue.current, self._lease)
+        """Whether the attempt still works for a build that runs."""
+        current = await _patiently(self._context.queue.current_build, self._lease)
         if current is None:
             return False
         if current.build_id != self._build.build_id:
@@ -192,7 +192,7 @@ class BuildAttempt:
         return True
 
     async def _tell(self, change: Callable[Concatenate[Build, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """Change the build in the queue, or the one that goes on with this attempt; raises Aborted if none does."""
+        """Change the build in the queue, or the one that took over this attempt; raises Aborted if there is none."""
         try:
             return await _patiently(change, self._build, *args, **named)
         except Aborted:
@@ -202,7 +202,7 @@ class BuildAttempt:
             return await _patiently(change, self._build, *args, **named)
 
     async def _listen(self, child: ChildProcess) -> Built | Failed | None:
-        """Keep and answer what the child says until it ends; returns how it said that it ended, None if it did not."""
+        """Store and answer the child's messages until it ends; returns its last message, None if it sent none."""
         outcome: Built | Failed | None = None
         with suppress(TimeoutError):
             async with aclosing(child.messages()) as messages, asyncio.timeout(None) as patience:
@@ -221,9 +221,9 @@ class BuildAttempt:
 
     async def _keep(self, message: FromChild, child: ChildProcess) -> None:
         if isinstance(message, Progress):
-            await self._tell(self._shop.queue.advance, message.report)
+            await self._tell(self._context.queue.advance, message.report)
         elif isinstance(message, AskStore):
-            await asyncio.to_thread(claim_blobs, self._shop.database, message.digests, _HOLDER + self.name)
+            await asyncio.to_thread(claim_blobs, self._context.database, message.digests, _HOLDER + self.name)
             await child.send(Answer(go_on=True))
         elif isinstance(message, Log):
             await self._log(message.text)
@@ -233,29 +233,29 @@ class BuildAttempt:
         if self._lines == MOST_LOG_LINES:
             text = f"this was the line {MOST_LOG_LINES}; no more are kept"
         if self._lines <= MOST_LOG_LINES:
-            await self._tell(self._shop.queue.log, text)
+            await self._tell(self._context.queue.log, text)
 
     async def _made_before(self, build_key: str) -> Manifest | None:
         """The manifest of this build if its engine exists under another name or version.
 
         Raises WaitsForKey if another build of the key runs.
         """
-        if owner := await self._tell(self._shop.queue.claim_key, build_key):
+        if owner := await self._tell(self._context.queue.claim_key, build_key):
             await self._log(f"waits for builds/{owner}, which builds the same")
             raise WaitsForKey(build_key)
         return await asyncio.to_thread(self._find_made, build_key)
 
     def _find_made(self, build_key: str) -> Manifest | None:
-        for engine in self._shop.catalog.with_build_key(build_key):
+        for engine in self._context.catalog.with_build_key(build_key):
             digests = [file.digest for file in engine.manifest.files]
-            claim_blobs(self._shop.database, digests, _HOLDER + self.name)
+            claim_blobs(self._context.database, digests, _HOLDER + self.name)
             try:
                 for digest in digests:
-                    self._shop.store.verify(digest)
+                    self._context.store.verify(digest)
             except DataLoss as error:
-                self._shop.queue.log(self._build, f"{engine.reference} is the same, but {error.message}")
+                self._context.queue.log(self._build, f"{engine.reference} is the same, but {error.message}")
                 continue
-            self._shop.queue.log(self._build, f"{engine.reference} is the same; its files are used")
+            self._context.queue.log(self._build, f"{engine.reference} is the same; its files are used")
             return engine.manifest
         return None
 
@@ -266,18 +266,18 @@ class BuildAttempt:
         log.info("build.succeeded", build=self._build.name, engine=engine.reference)
 
     def _publish(self, build: Build, manifest: Manifest) -> PublishedEngine:
-        """What was built, or found, for another build of the key is published as this one's."""
+        """Publish the manifest as this build's engine."""
         is_own = manifest.version == 0 and build.build_id == self._lease.build.build_id
         if not is_own:
             manifest = manifest.model_copy(update={"name": build.spec.name, "spec": build.spec})
-        return self._shop.queue.succeed(build, self._shop.catalog, manifest, _HOLDER + self.name)
+        return self._context.queue.succeed(build, self._context.catalog, manifest, _HOLDER + self.name)
 
     async def _fail(self, error: SinkServeError) -> None:
         if error.reason is Reason.BUILD_ENDED:  # cancelled, or taken up by another worker
             log.info("build.detached", build=self._build.name)
             return
         log.info("build.failed", build=self._build.name, reason=error.reason, cause=error.message)
-        await self._unless_ended(self._shop.queue.fail, Failure.of(error))
+        await self._unless_ended(self._context.queue.fail, Failure.of(error))
 
     async def _unless_ended(self, change: Callable[[Build, T], None], value: T) -> None:
         """Change the build in the queue, unless somebody else has ended it."""
@@ -286,7 +286,7 @@ class BuildAttempt:
 
 
 async def _patiently(act: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-    """Call `act` in a thread; a database that is away is waited for, about as long as the lease lasts."""
+    """Call `act` in a thread; if the database is unavailable, try again for about as long as the lease lasts."""
     clock = asyncio.get_running_loop().time
     ends = clock() + LEASE.total_seconds()
     while True:

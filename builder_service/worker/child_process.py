@@ -1,4 +1,4 @@
-"""A build's process as its worker holds it: started in a group of its own, spoken to, killed whole."""
+"""A build's process, for its worker: started in its own process group, which is killed as a whole."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _LOOK_S = 0.1
 
 @dataclass
 class ChildProcess:
-    """A running `builder_service.pipeline.child`. Whoever starts one calls `kill`, however it ends."""
+    """A running `builder_service.pipeline.child`. Always call `kill` at the end."""
 
     process: asyncio.subprocess.Process
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_WORDS))
-    """The end of what it printed."""
+    """The last lines that it printed."""
     stage: Stage | None = None
-    """What it was last doing."""
+    """Its last stage."""
     estimate_bytes: int = 0
     limit_bytes: int = 0
-    """Memory that it thought to need, and may have; 0 before PLAN."""
+    """Its estimate of memory, and its limit; 0 before PLAN."""
     peak_bytes: int = 0
-    """The most memory that it has had, as seen every now and then."""
+    """Its peak of memory, sampled."""
 
     async def send(self, message: BaseModel) -> None:
         """Send one message; nothing happens if the child has ended."""
@@ -47,7 +47,7 @@ class ChildProcess:
             await self.process.stdin.drain()
 
     async def messages(self) -> AsyncGenerator[FromChild]:
-        """What it says and prints, until it closes both pipes."""
+        """Its messages and its printed lines, until it closes both pipes."""
         inbox: asyncio.Queue[FromChild | None] = asyncio.Queue(maxsize=64)
         pumps = [asyncio.create_task(self._pump(lines, inbox)) for lines in (self._said(), self._printed())]
         open_pipes = len(pumps)
@@ -64,7 +64,7 @@ class ChildProcess:
             await asyncio.gather(*pumps, return_exceptions=True)
 
     async def wait(self, seconds: float) -> None:
-        """Wait for its end, but not for ever: its own status says more than that of a kill."""
+        """Wait up to `seconds` for its end: its own exit status says more than that of a kill."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), seconds)
 
@@ -85,7 +85,7 @@ class ChildProcess:
         await inbox.put(None)
 
     async def _watch_memory(self) -> None:
-        """The kernel forgets what a process has had when it ends."""
+        """Sample the peak: the kernel forgets it when the process ends."""
         while True:
             self.peak_bytes = max(self.peak_bytes, peak_memory_bytes(self.process.pid))
             await asyncio.sleep(_LOOK_S)
@@ -110,7 +110,7 @@ class ChildProcess:
 
 
 async def start_child() -> ChildProcess:
-    """Start a child; it waits for its order."""
+    """Start a child; it then waits for its order."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         stdin=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Why a build's process ended without a word, from what is left of it."""
+"""The error of a build whose process ended without a last message."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from builder_service.worker.child_process import ChildProcess
 from common.errors import Internal, Reason, SinkServeError
 
 
-def crash(status: int, child: ChildProcess, *, ran_out: bool) -> SinkServeError:
-    """The cause, by exit status (negative: a signal); `ran_out`: the kernel has killed for want of memory meanwhile."""
+def crash_error(status: int, child: ChildProcess, *, ran_out: bool) -> SinkServeError:
+    """The cause, by exit status (negative: a signal); `ran_out`: the kernel has killed processes meanwhile because
+    memory ran out.
+    """
     stage = {"stage": child.stage} if child.stage else {}
     words = f"; its last line: {child.last_words[-1]}" if child.last_words else ""
     name = signal.Signals(-status).name if status < 0 else ""

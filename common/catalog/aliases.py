@@ -1,4 +1,4 @@
-"""Aliases: movable names for versions. `latest` is the highest published version, counted and never stored."""
+"""Aliases: movable names for versions. `latest` is always the highest published version; it is computed, not stored."""
 
 from __future__ import annotations
 

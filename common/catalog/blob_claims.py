@@ -1,10 +1,10 @@
-"""When a blob may be deleted: the rule, in SQL. Touches no blob itself, but for `Sweeper`.
+"""The rule for when a blob may be deleted, in SQL. Only `Sweeper` touches the blobs themselves.
 
-A blob is needed while a published engine has it, or somebody claims it. Whoever is about to store or to publish a
-blob claims it first, in a transaction of its own; whoever deletes puts up a tombstone first, in a transaction that
-finds the blob needed by nobody, then deletes the bytes, then takes the tombstone down. A claim waits for a tombstone
-to go. So of a claim and a tombstone one comes first, and the other sees it: a claimed blob is never deleted, and a
-blob is never looked for while it is being deleted.
+A blob is needed while a published engine has it or a holder claims it. Before a process stores or publishes a blob, it
+claims the blob in a transaction of its own. Before a process deletes a blob, it adds a tombstone, in a transaction that
+finds no need for the blob; then it deletes the bytes, then the tombstone. A claim waits until there is no tombstone. So
+of a claim and a tombstone one comes first and the other sees it: a claimed blob is never deleted, and nobody looks for
+a blob while it is being deleted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def claimed_by(connection: Connection, holder: str) -> set[str]:
 
 
 def claim_holders(database: Database) -> set[str]:
-    """Everybody who claims a blob."""
+    """All holders of claims."""
     with database.read() as connection:
         return set(connection.scalars(select(blob_claims.c.holder).distinct()))
 
@@ -71,7 +71,7 @@ def release_claims(connection: Connection, holder: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Needs:
-    """Which blobs of some are needed, and why; one may be in both."""
+    """Which of some blobs are needed, and why; a blob may be in both sets."""
 
     claimed: set[str]
     published: set[str]
@@ -86,7 +86,7 @@ class Needs:
 
     @property
     def all(self) -> set[str]:
-        """Whatever must stay."""
+        """All blobs that must stay."""
         return self.claimed | self.published
 
 
@@ -100,21 +100,21 @@ class Sweeper:
     def sweep(self, digests: Iterable[str]) -> set[str]:
         """Delete those of a few hundred `digests` that no engine has and nobody claims; returns them."""
         with self._database.write() as connection:
-            doomed = self._entomb(connection, set(digests))
-        self._bury(doomed)
+            doomed = self._add_tombstones(connection, set(digests))
+        self._delete_blobs(doomed)
         return doomed
 
     def finish(self) -> None:
-        """Finish what processes that died had begun."""
+        """Finish deletions that dead processes had begun."""
         with self._database.write() as connection:
             rows = connection.execute(select(blob_tombstones)).all()
             doomed = {row.digest for row in rows if not is_alive(row.sweeper)}
             mine = update(blob_tombstones).where(blob_tombstones.c.digest.in_(doomed))
             connection.execute(mine.values(sweeper=this_process()))
-        self._bury(doomed)
+        self._delete_blobs(doomed)
 
-    def _entomb(self, connection: Connection, digests: set[str]) -> set[str]:
-        """Put up tombstones for those that nobody needs, and nobody deletes already; returns them."""
+    def _add_tombstones(self, connection: Connection, digests: set[str]) -> set[str]:
+        """Add tombstones for those of `digests` that are not needed and not being deleted; returns these."""
         dying = connection.scalars(select(blob_tombstones.c.digest).where(blob_tombstones.c.digest.in_(digests)))
         doomed = digests - Needs.among(connection, digests).all - set(dying)
         if doomed:
@@ -122,8 +122,8 @@ class Sweeper:
             connection.execute(insert(blob_tombstones), rows)
         return doomed
 
-    def _bury(self, doomed: set[str]) -> None:
-        """Delete, and take the tombstones down in every case: nothing is deleted after that."""
+    def _delete_blobs(self, doomed: set[str]) -> None:
+        """Delete the blobs, and then the tombstones in every case: nothing is deleted after that."""
         try:
             for digest in doomed:
                 self._store.delete(digest)

@@ -67,7 +67,7 @@ class Catalog:
         return kept, page.next_token((kept[-1].name, kept[-1].version) if len(found) > page.size else None)
 
     def with_build_key(self, build_key: str) -> Sequence[PublishedEngine]:
-        """Engines of a build key, the newest first."""
+        """Engines with a build key, the newest first."""
         query = select(engines).where(engines.c.build_key == build_key).order_by(engines.c.create_time.desc())
         with self._database.read() as connection:
             return [to_engine(connection, row) for row in connection.execute(query).mappings()]
@@ -86,7 +86,7 @@ class Catalog:
         return engine
 
     def drop_claims(self, holder: str) -> None:
-        """End what a publisher claimed, and delete what of it nobody else needs."""
+        """Release the claims of a publisher, and delete those of its blobs that nothing else needs."""
         with self._database.write() as connection:
             released = release_claims(connection, holder)
         self._sweeper.sweep(released)
@@ -95,7 +95,7 @@ class Catalog:
         """Delete a version and the blobs that only it has; its number is never used again.
 
         Raises InvalidArgument for a reference that names no fixed version, NotFound, and FailedPrecondition
-        (ENGINE_IN_USE) while somebody holds it, unless forced.
+        (ENGINE_IN_USE) while it is held, unless forced.
         """
         parsed = parse_reference(reference)
         if not parsed.is_pinned:
@@ -109,11 +109,11 @@ class Catalog:
         self._sweeper.sweep({file.digest for file in engine.manifest.files})
 
     def finish_deletions(self) -> None:
-        """Finish what processes that died had begun to delete."""
+        """Finish deletions that dead processes had begun."""
         self._sweeper.finish()
 
     def collect_garbage(self, *, dry_run: bool) -> Collected:
-        """Delete blobs that no engine has and nobody claims, or only count them."""
+        """Delete blobs that no engine has and no holder claims, or only count them."""
         return collect_garbage(self._database, self._store, dry_run=dry_run)
 
     def verify(self, reference: str) -> tuple[int, int]:
@@ -143,7 +143,7 @@ class Catalog:
     def hold(self, engine: PublishedEngine, holder: str) -> None:
         """Keep a version from being deleted; the same hold twice is one. Raises NotFound if it has gone.
 
-        `holder` is told to whoever is refused a deletion, such as `runtime 127.0.0.1:50071` or `sessions/ID`.
+        The error of a refused deletion names the `holder`, such as `runtime 127.0.0.1:50071` or `sessions/ID`.
         """
         try:
             with self._database.write() as connection:
@@ -157,7 +157,7 @@ class Catalog:
             drop_hold(connection, engine.name, engine.version, holder)
 
     def release_gone(self, is_gone: Callable[[str], bool]) -> None:
-        """End every hold of holders that are gone, such as processes that died."""
+        """Release every hold whose holder is gone, such as a process that died."""
         with self._database.write() as connection:
             gone = [holder for holder in connection.scalars(select(holds.c.holder).distinct()) if is_gone(holder)]
             connection.execute(delete(holds).where(holds.c.holder.in_(gone)))

@@ -1,4 +1,4 @@
-"""Collecting blobs that no engine has and nobody claims: what deletions and builds that were killed have left.
+"""Collects blobs that no engine has and no holder claims: leftovers of deletions and builds that were killed.
 
 The rule is that of `blob_claims`: a blob that a build stores or is about to publish is claimed, and never touched.
 Only blobs are looked at: uploads that are not finished and timing caches stay.
@@ -39,7 +39,7 @@ class Collected:
 
 
 def collect_garbage(database: Database, store: BlobStore, *, dry_run: bool) -> Collected:
-    """Delete what nobody needs, or only count it; builds may go on meanwhile.
+    """Delete blobs that are not needed, or only count them; builds may run meanwhile.
 
     Reads the names of all blobs, a hundred at a time. Raises what the store does if it cannot be used; then what was
     deleted before stays deleted, and the rest is left to the next time.

@@ -1,4 +1,4 @@
-"""Rows of the catalog to engines and back, inside a transaction that somebody else has begun."""
+"""Rows of the catalog to engines and back. All functions work inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def insert_engine(connection: Connection, draft: Manifest) -> PublishedEngine:
 
 
 def refuse_if_held(connection: Connection, engine: PublishedEngine) -> None:
-    """Raise FailedPrecondition (ENGINE_IN_USE) if somebody holds the engine, saying who."""
+    """Raise FailedPrecondition (ENGINE_IN_USE), naming the holders, if the engine is held."""
     query = select(holds.c.holder).where(is_version(holds, engine.name, engine.version)).order_by(holds.c.holder)
     if not (holders := list(connection.scalars(query))):
         return
@@ -104,7 +104,7 @@ def _version(connection: Connection, reference: EngineReference) -> int | None:
 
 
 def _next_version(connection: Connection, name: str) -> int:
-    """Count one up, in the row that every publisher of the name has to lock."""
+    """Increment the counter of the name, in a row that every publisher has to lock."""
     counted = update(names).where(names.c.name == name).values(last_version=names.c.last_version + 1)
     version: int | None = connection.scalar(counted.returning(names.c.last_version))
     if version is None:

@@ -21,7 +21,7 @@ from common.db.errors import meaning
 from common.errors import Reason, Unavailable
 
 LOCAL_PRINCIPAL = "local"
-"""Owner of everything as long as nobody is authenticated."""
+"""Owner of everything while there is no authentication."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -97,7 +97,7 @@ class Database:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it is a file of ours, and no server."""
+        """Whether it is an SQLite file, not a server."""
         return self._engine.name == "sqlite"
 
     @property

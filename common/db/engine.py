@@ -1,4 +1,4 @@
-"""A connection to SQLite or PostgreSQL that behaves the same: one writer at a time, nobody waits for ever."""
+"""Connections to SQLite and PostgreSQL that behave the same: one writer at a time, and every wait is bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE_S, _RETRY_S = 30, 0.05
 _WRITER = 0x51_4B_53_56  # the lock's number: any, but the same for every process
 _POSTGRES_OPTIONS = (
     f"-c lock_timeout={_PATIENCE_S}s "
-    # Whoever stops in the middle of a transaction must not stop all the others.
+    # A process that hangs inside a transaction must not block all others.
     f"-c idle_in_transaction_session_timeout={_PATIENCE_S}s"
 )
 

@@ -1,4 +1,4 @@
-"""What a database's own errors mean to a person: no room left, or not there now. All else is a fault of ours."""
+"""Turns a database's errors into ours: no room left, or unavailable now. Any other is a fault of this program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RETRY_S = 5.0
 
 
 def meaning(error: DBAPIError, name: str) -> SinkServeError | None:
-    """The error to raise instead, for the database `name`; None: it says nothing that a person could act on."""
+    """The error to raise instead, for the database `name`; None: it is not one that a person could act on."""
     cause = error.orig
     code, state = getattr(cause, "sqlite_errorcode", None), getattr(cause, "sqlstate", None) or ""
     if code == sqlite3.SQLITE_FULL or state in _FULL:

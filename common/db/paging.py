@@ -16,12 +16,12 @@ MOST = 1000
 
 @dataclass(frozen=True)
 class Page:
-    """What a listing was asked for: at most `size` items after the one with the key `after` (None: the first)."""
+    """One page of a listing: at most `size` items after the one with the key `after` (None: from the start)."""
 
     size: int
     after: tuple[str | int, ...] | None
     listing: str
-    """What is listed, with its filters: a token of another listing is refused."""
+    """Name of the listing, with its filters: a token of another listing is refused."""
 
     def next_token(self, last: tuple[str | int, ...] | None) -> str:
         """Token of the page after the item with the key `last`; None: there is none."""

@@ -1,8 +1,8 @@
 """Angles of the rotary position embedding, on the host: the graph knows no positions.
 
 Inverse frequencies come as float32, as Hugging Face rounds them. Their product with a position is exact in
-float64 for every position below 2**29, and the cosine of float64 reduces it, so that far positions are no less
-exact than near ones: what a query and a key differ by depends on their distance alone.
+float64 for every position below 2**29, and the cosine of float64 reduces it, so that far positions are as exact as near
+ones: the angle between a query and a key depends on their distance alone.
 
 Source: RoFormer (arXiv 2104.09864); the two angles of a query: `window.SessionWindow.cache_index`.
 """
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from common.spec.manifest import Rope
-from common.window import SessionWindow
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,3 @@ class Angles:
         angle = positions[..., None] * self.inverse_frequencies
         np.multiply(np.cos(angle), self.attention_scale, out=cosines, casting="same_kind")
         np.multiply(np.sin(angle), self.attention_scale, out=sines, casting="same_kind")
-
-
-def sink_position(window: SessionWindow, position: int) -> int:
-    """Position that the query at `position` is rotated to when it looks at sinks: its place in the cache."""
-    return window.cache_index(position)

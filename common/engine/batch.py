@@ -1,4 +1,7 @@
-"""One step laid out over slots: who is in the batch, how far it is padded, where everybody writes. No tensors."""
+"""Lays out one step over slots: which slots are in the batch, how far it is padded, and which rows each writes.
+
+No tensors.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Batch:
     """One step over the slots ``first .. first + size - 1``, every one padded to `step` tokens.
 
     A slot writes rows ``rows[i] .. rows[i] + step - 1``: its own tokens, then padding. Idle slots in between
-    write nothing but padding, at the row of their next token; slots that nobody named, at row 0.
+    write nothing but padding, at the row of their next token; slots that are not named in `feeds`, at row 0.
     """
 
     first: int

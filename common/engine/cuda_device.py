@@ -25,7 +25,7 @@ _OUT = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a GPU says of itself, and its driver of what it can run."""
+    """Properties of a GPU and its driver."""
 
     name: str
     compute_capability: str
@@ -61,8 +61,8 @@ def find_gpu() -> Gpu:
 class CudaDevice:
     """Owns all that it allocates until `close`.
 
-    Raises ResourceExhausted (OUT_OF_MEMORY) where there is no room, and Internal for whatever else CUDA says: most of
-    that is for good, and whoever gets it once gets it again.
+    Raises ResourceExhausted (OUT_OF_MEMORY) where there is no room, and Internal for any other CUDA error: most of them
+    are permanent, so every later call fails too.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class CudaDevice:
         return array
 
     def free_bytes(self) -> int:
-        """Device memory that nobody has taken."""
+        """Free device memory."""
         free, _ = _done(cudart.cudaMemGetInfo())
         return int(free)
 
@@ -120,11 +120,11 @@ class CudaDevice:
         _done(cudart.cudaMemcpy2DAsync(host, host_pitch, address, pitch, width, height, _OUT, self.stream))
 
     def synchronize(self) -> None:
-        """Wait for all that was asked for."""
+        """Wait until all copies and fills are done."""
         _done(cudart.cudaStreamSynchronize(self.stream))
 
     def close(self) -> None:
-        """Free everything; whatever CUDA says to that, the process has no use for the device any more."""
+        """Free everything. Errors are ignored: the process no longer uses the device."""
         cudart.cudaStreamSynchronize(self.stream)
         for address in self._memory:
             cudart.cudaFree(address)

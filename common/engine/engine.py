@@ -1,7 +1,7 @@
-"""What executes an engine, whatever the target: a batch plan in, logits after the tokens that are asked for out.
+"""The interface of everything that executes an engine: a batch goes in, logits after the wanted tokens come out.
 
-An engine holds `geometry.slots` slots of keys and values and knows nothing of sessions: who calls `step` keeps
-the position of every slot in use and passes it each time. Calls come from one thread at a time.
+An engine holds `geometry.slots` slots of keys and values and knows nothing of sessions: the caller of `step` keeps the
+position of every slot in use and passes it each time. Calls come from one thread at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 class Feed:
     """Tokens for one slot in one step: `tokens` go to positions `position`, `position + 1`, ...
 
-    An idle slot has no tokens; it is named so that the step's padding lands where it harms nothing.
+    An idle slot has no tokens; it is named so that the step's padding is written where it does no harm.
     The tokens' rows follow one another: at most `linear_run(geometry, window.sinks, position)` tokens.
     Logits are `wanted` after that many of the last tokens: after more than one, see `Engine.draft_rows`.
     """

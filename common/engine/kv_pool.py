@@ -1,6 +1,6 @@
 """Keys and values of all slots in host memory: one contiguous zeroed array a layer and kind.
 
-Knows which rows a session holds; knows nothing of who computes with them.
+Knows which rows a session holds, but nothing about the computation.
 """
 
 from __future__ import annotations

@@ -23,11 +23,12 @@ from common.spec.manifest import Architecture, Rope
 from common.window import Geometry, SessionWindow
 
 DRAFT_ROWS = 16
-"""Rows up to which a step costs no more than about two of one row: reading weights is what it waits for."""
+"""A step of up to so many rows takes at most about twice as long as one of one row: it waits for the weights to be
+read."""
 BINDINGS_KEPT = 64
 """Shapes of steps whose binding is kept; making one takes up to some milliseconds in a deep model."""
 SPIN_US = "50"
-"""How long its threads look for work before they sleep: from one node to the next, and not from one step to another."""
+"""How long its threads spin before they sleep: long enough from one node to the next, not from one step to the next."""
 
 
 class OnnxRuntimeEngine:
@@ -97,7 +98,7 @@ class OnnxRuntimeEngine:
         del self._session, self._pool, self._inputs, self._logits
 
     def _prepare(self, feeds: tuple[Feed, ...]) -> tuple[Batch, Any]:
-        """All of a step that is ours: its layout, the inputs' numbers, and pointers to them."""
+        """Everything of a step before onnxruntime runs: its layout, the inputs' numbers, and pointers to them."""
         check_tokens(feeds, self._vocabulary)
         batch = plan_batch(self._geometry, feeds, draft_rows=DRAFT_ROWS)
         self._inputs.fill(batch)

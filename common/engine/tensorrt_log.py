@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: it returns nothing where it fails, and its log has the cause."""
+"""TensorRT's log: a call that fails returns nothing, and only the log has the cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BAD = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
 
 class TensorRtLog(trt.ILogger):
-    """Hands on warnings and errors, and keeps the last errors."""
+    """Passes on warnings and errors, and keeps the last errors."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         trt.ILogger.__init__(self)

@@ -1,4 +1,4 @@
-"""What this machine has for TensorRT's engines; imports TensorRT and CUDA only when somebody asks."""
+"""Detects the GPU and the TensorRT of this machine; imports TensorRT and CUDA only when called."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import platform
 import re
 
 from common.errors import FailedPrecondition, Reason
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 
 
-def find_machine() -> Machine:
-    """The GPU and the versions here; raises FailedPrecondition (ENGINE_INCOMPATIBLE) for whatever is missing."""
+def find_machine() -> GpuMachine:
+    """The GPU and the versions here; raises FailedPrecondition (ENGINE_INCOMPATIBLE) naming what is missing."""
     try:
         from common.engine.cuda_device import find_gpu  # noqa: PLC0415 - needs packages of GPU machines
         from common.engine.tensorrt_plan import tensorrt_version  # noqa: PLC0415 - likewise
@@ -18,7 +18,7 @@ def find_machine() -> Machine:
         message = f"target tensorrt needs TensorRT and CUDA's bindings, pip install 'sinkserve[tensorrt]': {error}"
         raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message) from None
     gpu = find_gpu()
-    return Machine(
+    return GpuMachine(
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
         tensorrt_version=".".join(re.findall(r"\d+", tensorrt_version())[:4]),

@@ -1,4 +1,4 @@
-"""A compiled TensorRT engine, ready to be told where its tensors lie and to be run.
+"""A compiled TensorRT engine, loaded: takes the addresses of its tensors, and runs.
 
 A plan has two profiles: one token for any number of slots, and a chunk. Each has a context of its own, so that going
 from one to the other costs nothing. Caches are written in place: the output of each shares its input's memory.

@@ -1,7 +1,7 @@
-"""`grpc.health.v1` with a Watch that always tells: each watcher has an event of its own.
+"""`grpc.health.v1` with a Watch that never misses a change: each watcher has an event of its own.
 
 The servicer of grpcio-health-checking shares one condition between watchers and forgets the others when one
-leaves (grpc/grpc pull request 43403).
+disconnects (grpc/grpc pull request 43403).
 
 Names: "" and "readiness" say whether to send traffic here, as does every service's full name; "liveness" says
 whether the process is worth keeping, and stays SERVING while it drains.
@@ -33,7 +33,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
         self._watchers: set[asyncio.Event] = set()
 
     def set_ready(self, ready: bool) -> None:
-        """Tell everybody whether to send traffic here."""
+        """Set, and report to all watchers, whether to send traffic here."""
         self._status |= dict.fromkeys(self._ready_names, _Status.SERVING if ready else _Status.NOT_SERVING)
         for changed in self._watchers:
             changed.set()

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class MetricsServer:
-    """Serves a registry at http://ADDRESS/metrics. One that is turned off has no address."""
+    """Serves a registry at http://ADDRESS/metrics. The address is empty if metrics are off."""
 
     address: str = ""
     http: WSGIServer | None = None
@@ -66,7 +66,7 @@ def new_registry() -> CollectorRegistry:
 
 
 class Pulled(Collector, ABC):
-    """Metrics that are read at each scrape. What cannot be read is left out, and the log says why."""
+    """Metrics that are read at each scrape. If reading fails, they are left out and the cause is logged."""
 
     @abstractmethod
     def families(self) -> tuple[Metric, ...]:

@@ -1,4 +1,4 @@
-"""`python -m common.rpc.probe ADDRESS [SERVICE]`: exit 0 if the server there says that it serves."""
+"""`python -m common.rpc.probe ADDRESS [SERVICE]`: exits with 0 if the server there is SERVING."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TIMEOUT_S = 3.0
 
 
 def probe(address: str, service: str = "") -> str:
-    """What a server says of itself, such as SERVING, or why it does not answer."""
+    """The health status of a server, such as SERVING, or why it does not answer."""
     with grpc.insecure_channel(address) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
@@ -22,7 +22,7 @@ def probe(address: str, service: str = "") -> str:
 
 
 def main() -> None:
-    """Probe, and say it by the exit code."""
+    """Probe, and exit with 0 or 1."""
     said = probe(*sys.argv[1:3])
     sys.exit(0 if said == "SERVING" else f"{sys.argv[1]}: {said}")
 

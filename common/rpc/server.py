@@ -1,4 +1,4 @@
-"""A gRPC server as both services run it: our statuses, health, reflection, keepalive, and an orderly stop."""
+"""The gRPC server that both services use: statuses, health, reflection, keepalive, and a graceful stop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from common.rpc.health import HealthServicer
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a coin toss
-    ("grpc.keepalive_time_ms", 60_000),  # finds clients that vanished without a word
+    ("grpc.so_reuseport", 0),  # a second server on the same port is an error instead of sharing connections at random
+    ("grpc.keepalive_time_ms", 60_000),  # finds clients whose machine or network is gone
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients may ping more often than gRPC's 5 minutes
     ("grpc.keepalive_permit_without_calls", 1),

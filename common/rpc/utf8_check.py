@@ -1,4 +1,4 @@
-"""Which field of a message that would not parse is not UTF-8: protobuf's own error does not say."""
+"""Finds the field of a message that is not UTF-8: protobuf's own error does not name it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
 
 
 def _check_known(message: Message) -> None:
-    """Refuse what only a newer protocol knows: without it, another engine would be built than was asked for."""
+    """Refuse fields of a newer protocol: ignoring them would build another engine than was asked for."""
     if strange := tuple(_strange_fields(message, "spec")):
         text = "; ".join(f"{violation.field}: {violation.description}" for violation in strange)
         raise InvalidArgument(Reason.INVALID_SPEC, text, violations=strange)
@@ -83,7 +83,7 @@ def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
 
 
 def _given(message: Message) -> dict[str, Any]:
-    """The fields of a flat message that say something; what is unset is left to its default."""
+    """The set fields of a flat message; unset ones keep their defaults."""
     given: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
@@ -125,7 +125,7 @@ def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
 
 
 def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
-    """What a client may know of a manifest."""
+    """The part of a manifest that clients get."""
     shapes = manifest.architecture
     return engine_pb2.EngineManifest(
         family=shapes.family,
@@ -152,7 +152,7 @@ def _hardware_to_wire(hardware: Hardware) -> engine_pb2.Hardware:
 
 
 def _word(enum: EnumDescriptor, number: int) -> str:
-    """The word of an enum value as a spec has it, `int8` of PRECISION_INT8; of an unknown one, its number."""
+    """An enum value as a spec writes it, such as `int8` for PRECISION_INT8; the number if it is unknown."""
     value = enum.values_by_number.get(number)
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return str(number) if value is None else value.name.removeprefix(prefix).lower()

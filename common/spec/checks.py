@@ -1,6 +1,6 @@
-"""Plain data to a model spec, with an error a person can act on for every field that is wrong.
+"""Makes a model spec from plain data; the error names every field that is wrong.
 
-Shared by the wire and by YAML files, so that both say the same.
+Used for the wire and for YAML files, so that both report the same.
 """
 
 from __future__ import annotations

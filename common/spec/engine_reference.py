@@ -1,4 +1,4 @@
-"""Engine references, what people type: NAME, NAME:ALIAS, NAME@VERSION, NAME@sha256:HEX."""
+"""Engine references, as people type them: NAME, NAME:ALIAS, NAME@VERSION, NAME@sha256:HEX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a compiled engine needs of a machine, and whether a machine has it. Rules on numbers: knows no CUDA.
+"""The hardware that a compiled engine needs, and whether a machine has it. Only compares numbers: uses no CUDA.
 
 The rules are TensorRT's, from its pages on engine compatibility: a plan runs on the system it was built for, on GPUs of
 the same compute capability, under the same version of TensorRT, unless it was built for more.
@@ -43,8 +43,8 @@ class Hardware(BaseModel):
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A machine as a runtime finds it; texts are written as in `Hardware`."""
+class GpuMachine:
+    """A machine with a GPU, as detected; texts are written as in `Hardware`."""
 
     gpu: str
     compute_capability: str
@@ -55,9 +55,9 @@ class Machine:
     """Newest CUDA that the driver supports, such as 13.1."""
     platform: str
     free_bytes: int
-    """Device memory that nobody uses now."""
+    """Free device memory."""
     total_bytes: int
-    """Device memory in all."""
+    """Total device memory."""
 
 
 class _Rule(NamedTuple):
@@ -67,8 +67,10 @@ class _Rule(NamedTuple):
     found: str
 
 
-def check_runs(reference: str, needed: Hardware, found: Machine) -> None:
-    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE), with all that is expected and was not found, if it cannot run."""
+def check_runs(reference: str, needed: Hardware, found: GpuMachine) -> None:
+    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE), listing every requirement that is not met, if the engine cannot
+    run.
+    """
     wrong = [rule for rule in _rules(needed, found) if not rule.holds]
     if not wrong:
         return
@@ -78,7 +80,7 @@ def check_runs(reference: str, needed: Hardware, found: Machine) -> None:
     raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=reference, expected=expected, found=there)
 
 
-def check_asked(asked: TargetHardware, found: Machine) -> None:
+def check_asked(asked: TargetHardware, found: GpuMachine) -> None:
     """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) if the GPU here is not the kind that is asked for."""
     expected = asked.compute_capability
     if expected in ("", found.compute_capability):
@@ -91,8 +93,8 @@ def check_asked(asked: TargetHardware, found: Machine) -> None:
     raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, expected=expected, found=there)
 
 
-def warnings(needed: Hardware, found: Machine) -> tuple[str, ...]:
-    """What a person should know of an engine that runs here, though it was not made for just this."""
+def warnings(needed: Hardware, found: GpuMachine) -> tuple[str, ...]:
+    """Warnings about an engine that runs here but was compiled for other hardware."""
     if found.gpu == needed.gpu:
         return ()
     what = f"the engine was compiled on {needed.gpu} and runs on {found.gpu}"
@@ -117,7 +119,7 @@ def fitting_slots(wanted: int, kv_bytes_per_slot: int, other_bytes: int, free_by
     raise ResourceExhausted(Reason.OUT_OF_MEMORY, message, needed_bytes=needed, free_bytes=free_bytes)
 
 
-def _rules(needed: Hardware, found: Machine) -> tuple[_Rule, ...]:
+def _rules(needed: Hardware, found: GpuMachine) -> tuple[_Rule, ...]:
     return (
         _Rule("platform", needed.platform == found.platform, needed.platform, found.platform),
         _capability(needed, found.compute_capability),

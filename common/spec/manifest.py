@@ -11,7 +11,6 @@ from common.spec.hardware import Hardware
 from common.spec.model_spec import ModelSpec, Target
 from common.window import Geometry
 
-MANIFEST_MEDIA_TYPE = "application/vnd.sinkserve.manifest.v1+json"
 GRAPH_PATH = "model.onnx"
 WEIGHTS_PATH = "weights.bin"
 TOKENIZER_PATH = "tokenizer.json"

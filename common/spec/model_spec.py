@@ -12,7 +12,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from common.window import Geometry
 
 INT4_BLOCK: Final = 32
-"""Inputs that share a scale in int4 where nothing else is said."""
+"""Inputs that share a scale in int4, unless the spec says otherwise."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -174,7 +174,7 @@ class ModelSpec(_Part):
     @field_validator("precision")
     @classmethod
     def _check_precision(cls, precision: Precision, info: ValidationInfo) -> Precision:
-        """The target comes first among the fields; where it is wrong itself, there is nothing to compare with."""
+        """Validated after `target`; if the target is wrong itself, the precision is not compared."""
         target = info.data.get("target")
         if target is not None and precision not in PRECISIONS[target]:
             known = ", ".join(PRECISIONS[target])
@@ -194,17 +194,17 @@ class ModelSpec(_Part):
     @field_validator("options")
     @classmethod
     def _check_options(cls, options: BuildOptions, info: ValidationInfo) -> BuildOptions:
-        """What another target or precision would take is refused: here it would do nothing, and nobody would know."""
+        """Refuse options of other targets and precisions: they would have no effect, and nobody would notice."""
         target, precision = info.data.get("target"), info.data.get("precision")
-        strange = _strange_options(options, target) if target is not None else []
+        refused = _foreign_options(options, target) if target is not None else []
         if target is Target.ONNXRUNTIME and precision is not None:
-            strange += _strange_block(options.onnxruntime, precision)
-        if strange:
-            raise ValidationError.from_exception_data("options", strange)
+            refused += _unused_block(options.onnxruntime, precision)
+        if refused:
+            raise ValidationError.from_exception_data("options", refused)
         return options
 
 
-def _strange_options(options: BuildOptions, target: Target) -> list[InitErrorDetails]:
+def _foreign_options(options: BuildOptions, target: Target) -> list[InitErrorDetails]:
     """An error, with its path and value, for each option that was set and is not the target's."""
     message = "only target {owner} takes it, and the target is {target}"
     return [
@@ -219,8 +219,8 @@ def _strange_options(options: BuildOptions, target: Target) -> list[InitErrorDet
     ]
 
 
-def _strange_block(options: OnnxRuntimeOptions, precision: Precision) -> list[InitErrorDetails]:
-    """An error where a block was chosen for a precision that has none."""
+def _unused_block(options: OnnxRuntimeOptions, precision: Precision) -> list[InitErrorDetails]:
+    """An error if a block was chosen for a precision that has no blocks."""
     if precision is Precision.INT4 or options.int4_block == INT4_BLOCK:
         return []
     message = "only precision int4 takes it, and the precision is {precision}"

@@ -1,4 +1,4 @@
-"""A published engine: its manifest, and what the catalog knows besides."""
+"""A published engine: its manifest, its digest, its aliases, and when it was published."""
 
 from __future__ import annotations
 

@@ -72,9 +72,8 @@ def _parse(text: str, name: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what the library takes and nobody can use.
-
-    That is a key twice and half of a character, which YAML forbids, and names for parts, which can grow without end.
+    """Refuses input that the library accepts and that cannot be used: duplicate keys and half of a surrogate pair,
+    which YAML forbids, and anchors, which can expand without bound.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as the base has it

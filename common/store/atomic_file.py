@@ -1,6 +1,6 @@
-"""Files of a local store: written aside, on the disk before they get their name, read-only under it.
+"""Files of a local store: written under a temporary name, synced to the disk, then renamed and read-only.
 
-No crash and no power failure leaves half a file under its name; `remove_abandoned` takes away what they leave aside.
+A crash or a power failure never leaves a partial file under its name; `remove_abandoned` deletes the temporary files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ _NEW_S = 60.0
 
 
 def write_whole(path: Path, pieces: Iterable[bytes], aside: Path) -> None:
-    """Write a file by way of the folder `aside`, on the same disk; if `pieces` raise, there is no file."""
+    """Write a file by way of a temporary one in the folder `aside`, on the same disk; if `pieces` raises, there is no
+    file.
+    """
     with _file_in(aside) as written, written.open("xb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: see `_remove_if_abandoned`
         for data in pieces:
@@ -31,7 +33,7 @@ def write_whole(path: Path, pieces: Iterable[bytes], aside: Path) -> None:
 
 
 def remove_abandoned(aside: Path) -> None:
-    """Remove what writers that died have left in the folder `aside`."""
+    """Remove the temporary files that dead writers have left in the folder `aside`."""
     for file in aside.glob("*"):
         _remove_if_abandoned(file)
 
@@ -47,7 +49,7 @@ def _file_in(folder: Path) -> Iterator[Path]:
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    """Remove a file that nobody has locked; a new one may be about to be."""
+    """Remove a temporary file unless its writer holds the lock; a new file may not be locked yet."""
     with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
         if time.time() - path.stat().st_mtime > _NEW_S:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

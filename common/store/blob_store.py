@@ -1,13 +1,13 @@
 """The blob store: files by digest, in a local folder or in an object store. Knows nothing of engines.
 
-Life of a blob: written aside and digested on the way, on a disk before it gets its name, never changed after; a
-reader gets it whole and with the right digest, or an error. `blobs/sha256/HEX` is where it is.
+Life of a blob: it is written under a temporary name while its digest is computed, synced to the disk, then renamed, and
+never changed after. A reader gets the whole blob with the right digest, or an error. `blobs/sha256/HEX` is where it is.
 
-Two who put the same blob at once both write it, and the last one's stays: it has the same bytes, since neither gives
-a blob its name before it has digested the whole of it. So create-once needs no lock, and no condition on the write.
+If two processes put the same blob at once, both write it and the last one stays. The bytes are the same, since a blob
+gets its name only after the digest of all its bytes is checked. So no lock and no conditional write is needed.
 
-A local folder is written by hand, because obstore does not sync what it writes. An object store gets parts, several
-at once, which become the blob when all are there; then it is read back, since nobody else checks what it keeps.
+A local folder is written without obstore, because obstore does not sync. To an object store, several parts are uploaded
+at once and become the blob when all are there; then the blob is read back, since nothing else checks what was stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from common.store.object_store import local_root, open_object_store, store_name
 ReadBytes = Callable[[int], None]
 _ASIDE = "uploads"
 _PREFIX = "sha256:"
-_PARTS_AT_ONCE = 8  # of one blob: what is in memory of it is about so many parts
+_PARTS_AT_ONCE = 8  # of one blob: about so many parts are in memory
 _PART_BYTES = 8 * 1024 * 1024  # S3 takes no smaller ones than 5 MiB
 _MOST_PARTS = 10_000  # of S3
 
@@ -38,28 +38,28 @@ def _ignore(_size: int) -> None:
     pass
 
 
-class _Told:
-    """Progress over bytes that may be gone over several times: tells `read` of each once."""
+class _Progress:
+    """Progress over bytes that may be read more than once: `read` gets the size of each byte range once."""
 
     def __init__(self, read: ReadBytes) -> None:
         self._read = read
-        self._told = 0
+        self._reported = 0
 
-    def hears(self, done: Callable[[int], int] = lambda heard: heard) -> ReadBytes:
-        """A listener to one time; `done` is how many bytes are done with once so many were heard of."""
+    def listener(self, done: Callable[[int], int] = lambda count: count) -> ReadBytes:
+        """To be called with the size of each piece of one pass; `done` maps bytes of the pass to bytes in all."""
         heard = 0
 
         def hear(size_bytes: int) -> None:
             nonlocal heard
             heard += size_bytes
-            self._tell(done(heard))
+            self._report(done(heard))
 
         return hear
 
-    def _tell(self, done: int) -> None:
-        if done > self._told:
-            self._read(done - self._told)
-            self._told = done
+    def _report(self, done: int) -> None:
+        if done > self._reported:
+            self._read(done - self._reported)
+            self._reported = done
 
 
 class BlobStore:
@@ -85,20 +85,20 @@ class BlobStore:
         return True
 
     def put(self, path: Path, digest: str, read: ReadBytes = _ignore) -> None:
-        """Store a file under its digest; `read` hears the progress, which adds up to the file's bytes.
+        """Store a file under its digest; `read` is called with numbers of bytes that add up to the file's size.
 
         A blob that is there already is read and kept if it is right, replaced if it is not. Raises DataLoss
         (STORE_CORRUPT) if the file does not have the digest; then nothing was stored.
         """
-        told = _Told(read)
+        progress = _Progress(read)
         if self.has(digest):
             with suppress(DataLoss):
-                self.verify(digest, told.hears())
+                self.verify(digest, progress.listener())
                 return
         if self._root is None:
-            self._upload(path, digest, told)
+            self._upload(path, digest, progress)
         else:
-            write_whole(self._root / _key(digest), _checked(path, digest, told.hears()), self._root / _ASIDE)
+            write_whole(self._root / _key(digest), _checked(path, digest, progress.listener()), self._root / _ASIDE)
 
     def fetch(self, digest: str, path: Path, read: ReadBytes = _ignore) -> None:
         """Copy a blob to `path`, which must not exist; verified. Raises DataLoss if it is missing or wrong."""
@@ -114,7 +114,7 @@ class BlobStore:
     def place(self, digest: str, path: Path, read: ReadBytes = _ignore) -> None:
         """Put a verified blob at `path`, which must not exist: a hard link if the store is on its disk, else a copy.
 
-        Whoever gets a link must not write to it: it is the store's own file, and read-only.
+        The link must not be written to: it is the store's own file, and read-only.
         """
         if (blob := self.local_path(digest)) is None:
             return self.fetch(digest, path, read)
@@ -138,7 +138,9 @@ class BlobStore:
             obstore.delete(self._store, _key(digest))
 
     def remove_abandoned(self) -> None:
-        """Remove what writers that died have written aside in a folder; of an object store its owner's rules do."""
+        """Remove temporary files of dead writers in a folder; for an object store, its owner's lifecycle rules do
+        it.
+        """
         if self._root:
             remove_abandoned(self._root / _ASIDE)
 
@@ -147,19 +149,19 @@ class BlobStore:
         return (digest for digest, _ in self.blobs())
 
     def blobs(self) -> Iterator[tuple[str, int]]:
-        """Digest and size in bytes of all blobs, page by page. What is no blob is passed over."""
+        """Digest and size in bytes of all blobs, page by page. Other objects are skipped."""
         with explained(self._name):
             for page in obstore.list(self._store, prefix="blobs/sha256"):
                 named = ((_PREFIX + item["path"].rpartition("/")[2], item["size"]) for item in page)
                 yield from (blob for blob in named if is_digest(blob[0]))
 
-    def _upload(self, path: Path, digest: str, told: _Told) -> None:
-        """Send and read back, each half of the progress. If the file is wrong its parts are taken back."""
+    def _upload(self, path: Path, digest: str, progress: _Progress) -> None:
+        """Upload and read back, each half of the progress. If the file has the wrong digest, the upload is aborted."""
         size = path.stat().st_size
-        pieces = _checked(path, digest, told.hears(lambda sent: sent // 2))
+        pieces = _checked(path, digest, progress.listener(lambda sent: sent // 2))
         with explained(self._name):
             obstore.put(self._store, _key(digest), pieces, chunk_size=_part_bytes(size), max_concurrency=_PARTS_AT_ONCE)
-        self.verify(digest, told.hears(lambda checked: size // 2 + (checked + 1) // 2))
+        self.verify(digest, progress.listener(lambda checked: size // 2 + (checked + 1) // 2))
 
     def _verified(self, digest: str, read: ReadBytes) -> Iterator[bytes]:
         hasher = Hasher()

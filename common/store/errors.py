@@ -1,7 +1,7 @@
-"""What the client of an object store raises, as errors that a person can act on. Their messages hold no secrets.
+"""Turns what an object store's client raises into errors that a person can act on.
 
-Of what the store answered only the code and the first line of its message are told: the rest of it, and all of what
-the client adds, may have keys, signatures and addresses in it.
+Their messages hold no secrets: of the store's answer only the code and the first line of the message are shown, since
+the rest, and what the client adds, may contain keys, signatures and addresses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<\n]{1,200})")
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
-# Who is asked for credentials if the environment has none:
+# Services that the client asks for credentials if the environment has none:
 _METADATA_SERVERS = ("169.254.", "metadata.google.internal", "/latest/api/token", "/latest/meta-data")
 _BUSY = frozenset({408, 429})
 _RETRY_AFTER_S = 10.0
@@ -71,7 +71,7 @@ def _code(text: str) -> str:
 
 
 def _said(text: str) -> str:
-    """Code and message of its answer, or else the status."""
+    """Code and message of the store's answer, or else the status."""
     found = _MESSAGE.search(text)
     status = _STATUS.search(text)
     said = ": ".join(part for part in (_code(text), found[1].rstrip(". ") if found else "") if part)

@@ -1,8 +1,8 @@
-"""From what people say to tokens, never to control tokens.
+"""Encodes what users write into tokens, never into control tokens.
 
-A tokenizer matches its added tokens wherever their text stands, so somebody who types `<|end|>` would end a turn.
-Contents are therefore encoded by a copy of the tokenizer that does not know the control tokens: their text becomes
-ordinary tokens. Control tokens are the special ones, and added ones that a template or the end of a turn uses.
+A tokenizer matches its added tokens anywhere in a text, so a user who types `<|end|>` would end a turn.
+So contents are encoded by a copy of the tokenizer without the control tokens: their text becomes ordinary
+tokens. Control tokens are the special ones, and added ones that a template or the end of a turn uses.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def template_tokens(template: TurnTemplate) -> frozenset[int]:
 def _without(tokenizer: dict[str, Any], control: frozenset[int]) -> dict[str, Any]:
     """The same tokenizer, in which no text leads to the tokens `control`.
 
-    Taking tokens out would move the ids of others (an added token that the model does not have gets the next id),
-    so they stay where they are and are given names that nobody can type: nobody can guess them.
+    Removing tokens would move the ids of others (an added token that the model does not have gets the next id), so they
+    keep their ids and are renamed to random names that nobody can guess.
     """
     secret = secrets.token_hex(16)
     names = {

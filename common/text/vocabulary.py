@@ -28,7 +28,9 @@ class _Decoding:
 
 
 class Vocabulary:
-    """Bytes of tokens. `special` are the ids that never are text; `leading_spaces` begin a text and are not of it."""
+    """Bytes of tokens. `special` are ids that are never text; `leading_spaces` are spaces that the tokenizer adds
+    before a text.
+    """
 
     def __init__(self, tokenizer: dict[str, Any]) -> None:
         """`tokenizer` is a parsed tokenizer.json. Raises InvalidArgument (CHECKPOINT_INVALID)."""

@@ -38,7 +38,7 @@ class Membership:
         self._periodic.start("replica heartbeat", self._claims.lease_s / RENEWALS, self._renew)
         self._periodic.start("replica hand-over", HAND_OVER_POLL_S, self._hand_over)
         self._periodic.start("replica cancels", HAND_OVER_POLL_S, self._cancel)
-        self._periodic.start("replica look-around", self._claims.lease_s, self._look_around)
+        self._periodic.start("replica look-around", self._claims.lease_s, self._recover_lost)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -59,7 +59,7 @@ class Membership:
     async def _renew(self) -> None:
         await self._do(self._claims.renew)
 
-    async def _look_around(self) -> None:
+    async def _recover_lost(self) -> None:
         await self._do(self._claims.set_missing_expiries)
 
     async def _hand_over(self) -> None:

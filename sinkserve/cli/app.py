@@ -83,7 +83,7 @@ def _load(module: str) -> ModuleType:
 
 
 def _nothing() -> None:
-    """Stand for a command that was not asked for."""
+    """Placeholder of a command that was not asked for."""
 
 
 def _show_version(asked: bool) -> None:
@@ -97,4 +97,4 @@ def _root(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Nothing of its own."""
+    """The root command; it does nothing itself."""

@@ -101,7 +101,7 @@ def speed(
 
 @contextmanager
 def _opened(engine: str, output: Path | None) -> Iterator[Workbench]:
-    """The engine on the bench; what the command lacks is said before anything takes its time."""
+    """Load the engine; what is missing is reported before anything slow begins."""
     with explained():
         if output is not None and find_spec("matplotlib") is None:
             raise Failure("--output draws plots with matplotlib", hint="pip install 'sinkserve[eval]'", code=WRONG)

@@ -6,7 +6,7 @@
             async for delta in turn:
                 print(delta.text, end="", flush=True)
 
-A conversation comes back by itself when its stream is lost, and never runs a turn twice.
+A conversation resumes by itself when its stream is lost, and never runs a turn twice.
 """
 
 from sinkserve.client.client import Client

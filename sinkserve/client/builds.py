@@ -16,11 +16,9 @@ from sinkserve.client.requests import new_id
 from sinkserve.client.retry import Retry, is_lost_connection
 from sinkserve.engine.v1 import engine_pb2
 
-ENDED = frozenset({pb.Build.STATE_SUCCEEDED, pb.Build.STATE_FAILED, pb.Build.STATE_CANCELLED})
-
 
 class Builds:
-    """Submit a spec, and watch what becomes of it.
+    """Submit a spec, and watch the build.
 
     build = await client.builds.submit(spec)
     async for event in client.builds.watch(build.name):
@@ -55,11 +53,14 @@ class Builds:
             yield build
 
     async def cancel(self, name: str) -> pb.Build:
-        """End a build. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
+        """Cancel a build. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
         return (await answer(self._stub.CancelBuild(pb.CancelBuildRequest(name=name)), self._address)).build
 
     async def watch(self, name: str, *, after_sequence: int | None = None) -> AsyncIterator[pb.WatchBuildResponse]:
-        """What a build does: the build as it is, then its events, until it has ended. Comes back when lost."""
+        """The build's present state, then its events, until it has ended.
+
+        Resumes when the connection is lost.
+        """
         failures = 0
         while True:
             call = self._stub.WatchBuild(pb.WatchBuildRequest(name=name, after_sequence=after_sequence))
@@ -73,12 +74,12 @@ class Builds:
             else:
                 return
             finally:
-                call.cancel()  # who leaves the loop early leaves the call open otherwise
+                call.cancel()  # otherwise the call stays open when the caller leaves the loop early
             failures += 1
             await self._wait(failures, error)
 
     async def wait(self, name: str) -> pb.Build:
-        """The build when it has succeeded. Raises what it failed of, or Cancelled (BUILD_CANCELLED)."""
+        """The build when it has succeeded. Raises the build's error, or Cancelled (BUILD_CANCELLED)."""
         async for _ in self.watch(name):
             pass
         build = await self.get(name)
@@ -87,7 +88,7 @@ class Builds:
         return build
 
     async def _wait(self, failures: int, error: SinkServeError) -> None:
-        """Wait before the next try; raises `error` when there should be none."""
+        """Wait before the next try; raises `error` if there should be no further try."""
         waited_s = sum(self._retry.wait_s(attempt, 1.0) for attempt in range(failures))
         if not is_lost_connection(error) or waited_s > self._retry.give_up_after_s:
             raise error

@@ -1,4 +1,4 @@
-"""The client: two connections, and what can be asked over them."""
+"""The client: connections to a builder and a runtime, and their resources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
 CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 60_000),  # finds servers that vanished without a word
+    ("grpc.keepalive_time_ms", 60_000),  # finds servers whose machine or network is gone
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.max_receive_message_length", 64 << 20),  # a page of long turns
     ("grpc.initial_reconnect_backoff_ms", 100),

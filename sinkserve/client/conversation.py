@@ -1,4 +1,4 @@
-"""A conversation as its caller holds it: say, send, close. What keeps it alive is in `stream` and `ledger`."""
+"""A conversation for its caller: say, send, close. Reconnecting and resuming are in `stream` and `ledger`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FAREWELL_S = 2.0
 
 
 class Conversation:
-    """One session over one stream, which comes back by itself when it is lost. From `Client.conversation`.
+    """One session over one stream, which resumes by itself when it is lost. From `Client.conversation`.
 
         async with client.conversation("demo", system_prompt="Be brief.") as conversation:
             turn = await conversation.say("hello", max_new_tokens=50)
@@ -136,7 +136,7 @@ class Conversation:
         return turn
 
     async def _leave(self) -> None:
-        """Cancel what runs, if the server can be told so quickly, and drop the stream."""
+        """Cancel running turns, if the server can be reached quickly, and close the stream."""
         for turn in self._ledger.unfinished:
             await turn.cancel()
         with contextlib.suppress(TimeoutError):

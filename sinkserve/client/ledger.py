@@ -1,11 +1,11 @@
-"""What a client wants of a session and what it has seen, whatever happens to its streams. Pure: no I/O, no clock.
+"""The requests of a client's session and the events it has received, kept across streams. Pure: no I/O, no clock.
 
-The stream of a conversation may be lost at any event. So nothing is queued for sending: at any time the ledger
-knows which requests the present stream (a `Link`) still lacks, and a new stream simply lacks all of them. Turns
-that have not ended are sent again with their ids, which never run twice.
+The stream of a conversation may be lost at any event. So there is no send queue: the ledger computes which requests
+were not yet sent on the present stream (a `Link`); on a new stream, none were. Turns that have not ended are sent again
+with their ids; the same id never runs twice.
 
-Events come again in two ways: those after a sequence that we name, and those of a turn that we send again, from its
-`started` on, whatever came before. So each turn has its own cursor, and a `started` moves it back.
+The server repeats events in two ways: those after a sequence number that the client names, and all events of a turn
+that is sent again, from its `started` on. So each turn has its own cursor, and a `started` moves it back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TURNS_IN_FLIGHT = 8  # as many as a server lets wait; the others wait here
 
 @dataclass
 class Link:
-    """One stream: what was sent on it, and whether its server is leaving."""
+    """One stream: what was sent on it, and whether its server is draining."""
 
     open_sent: bool = False
     opened: bool = False
@@ -38,7 +38,7 @@ class _Open:
 
     turn: Turn
     started: bool = False  # its `started` came, and every event since
-    missed: bool = False  # it may have started unseen: nothing counts until it comes again from its start
+    missed: bool = False  # its `started` may have been lost: ignore its events until they are repeated from the start
     cursor: int = 0  # sequence of its last event since its `started`
 
 
@@ -70,7 +70,7 @@ class Ledger:
 
     @property
     def settled(self) -> bool:
-        """Whether the end was asked for, and needs no server any more."""
+        """Whether closing was requested and nothing is left to send."""
         return self._close is not None and not self._close.delete_session and not self._turns
 
     @property
@@ -89,17 +89,19 @@ class Ledger:
         self._close = pb.Close(delete_session=delete)
 
     def forget_sequence(self) -> bool:
-        """Missed events are not kept any more, so turns come again from their start; False: none were asked for."""
+        """The server no longer has the missed events, so turns are repeated from their start; False: none were asked
+        for.
+        """
         asked, self._last_sequence = self._last_sequence is not None, None
         return asked
 
     def fail(self, error: SinkServeError) -> None:
-        """Nothing more will come, and nothing more is taken."""
+        """End with an error: no more events, and no more turns."""
         self.error = error
         self.abandon(error)
 
     def abandon(self, error: SinkServeError) -> None:
-        """Nothing more will come for the turns so far."""
+        """End the turns so far with an error."""
         for turn in self.unfinished:
             turn.fail(error)
         self._turns.clear()
@@ -114,7 +116,7 @@ class Ledger:
         return self._next_of_turns(link) or self._next_close(link)
 
     def may_leave(self, link: Link) -> bool:
-        """Whether the server of `link` wants us to go, and nothing of ours runs there any more."""
+        """Whether the server of `link` is draining and no turn of this client runs there."""
         return link.leaving and not any(item.started for key, item in self._turns.items() if key in link.turns_sent)
 
     def receive(self, response: pb.ConverseResponse, link: Link) -> None:
@@ -144,7 +146,7 @@ class Ledger:
         return pb.Open(new_session=self._target)
 
     def _reopen(self, session: str) -> pb.Open:
-        """Ask for what was missed; or, when that cannot be named, for nothing: turns come again from their start."""
+        """Ask for missed events after a sequence; if it is not known, for none: turns are repeated from their start."""
         if self._last_sequence is not None and not any(item.missed for item in self._turns.values()):
             # a turn that was coming again from its start may have got less far than what was heard before
             reached = [item.cursor for item in self._turns.values() if item.started]
@@ -175,7 +177,7 @@ class Ledger:
 
     def _receive_rejected(self, rejected: pb.TurnRejected, link: Link) -> None:
         error = from_status(rejected.error)
-        if error.reason == "DRAINING":  # the server is leaving: the turn goes to the next one
+        if error.reason == "DRAINING":  # the server is draining: the turn is sent to the next one
             link.leaving = True
             return
         turn = self._remove(rejected.turn_id, link)

@@ -73,7 +73,7 @@ class Finished:
     stop_sequence: str = ""
     """The stop text that ended it, with STOP."""
     error: SinkServeError | None = None
-    """What went wrong, with ERROR."""
+    """The error, with ERROR."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -94,7 +94,7 @@ class Reply:
         self._received_tokens = 0
 
     def start(self, attempt: int) -> None:
-        """A pass over the turn's events begins."""
+        """Start a pass over the turn's events."""
         if attempt > self.attempt:
             self.attempt = attempt
             self.deltas, self.text, self.token_ids = [], "", []

@@ -1,4 +1,4 @@
-"""When to come back after a lost stream, and how patiently. Pure: the caller brings the clock and the dice."""
+"""When to reconnect after a lost stream, and when to give up. Pure: the caller passes times and random numbers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Retry:
     longest_s: float = 5.0
     """No wait is longer."""
     give_up_after_s: float = 60.0
-    """Give up when a stream could not be had back for this long."""
+    """Give up when a stream could not be reopened for this long."""
     attempts_at_first: int = 3
-    """Tries of the first open, when nothing has been reached yet."""
+    """Tries of the first open, before the server was reached once."""
 
     def wait_s(self, attempt: int, dice: float) -> float:
         """Seconds to wait before try number `attempt` (from 0); `dice` in [0, 1) spreads clients over half of it."""
@@ -31,7 +31,7 @@ class Retry:
 
 
 def is_lost_connection(error: SinkServeError) -> bool:
-    """Whether the connection failed rather than the request: coming back may help, and nothing runs twice.
+    """Whether the connection failed rather than the request: a retry may help, and nothing runs twice.
 
     UNAVAILABLE; INTERNAL that no server of ours sent (a proxy reset the stream); CANCELLED that nobody here asked for.
     """

@@ -37,7 +37,7 @@ class Sessions:
     async def cancel_turn(self, name: str, turn_id: str, *, discard: bool = False) -> None:
         """Cancel a turn, whoever waits for it; one that has ended or is unknown stays as it is. Raises NotFound.
 
-        With `discard` the conversation goes on as if the turn had not been.
+        With `discard` the turn is removed from the conversation.
         """
         request = pb.CancelTurnRequest(session=name, turn_id=turn_id, discard=discard)
         await answer(self._stub.CancelTurn(request, metadata=routing(name)), self._address)
@@ -67,7 +67,7 @@ class Sessions:
             yield turn
 
     async def fork(self, name: str, turn_id: str = "", *, session_id: str = "", engine: str = "") -> pb.Session:
-        """A new session that begins as another was at the end of a turn, or is now; that one goes on untouched.
+        """A new session that is a copy of another at the end of a turn, or as it is now; the other stays as it is.
 
         `session_id` is an id of yours (default: a UUID). With `engine` it goes on with that version, which has to have
         the same tokenizer and template. Raises NotFound, FailedPrecondition.

@@ -1,7 +1,7 @@
-"""Keeps a conversation's stream: opens it, reads and writes it, and comes back when it is lost.
+"""Keeps a conversation's stream: opens it, reads and writes it, and reopens it when it is lost.
 
-All that matters is in the ledger; this is the part with sockets and waiting. After a loss it comes back only when
-there is something to do, so that an idle client does not take the session from another one that went on with it.
+The state is in the ledger; this part has the I/O and the waiting. After a loss it reopens the stream only when there is
+something to send, so that an idle client does not take the session over from another one that has resumed it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Route:
 
 
 class _Outage:
-    """How long a stream has been away. A stream that made progress, or lived for long, ends the outage."""
+    """How long there has been no working stream. A stream that made progress, or lasted long, ends the outage."""
 
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
@@ -95,7 +95,7 @@ class Stream:
         self._changed.set()
 
     async def ended(self) -> None:
-        """Wait until the stream is over, for good or bad."""
+        """Wait until the stream has ended, with or without an error."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -182,7 +182,7 @@ class Stream:
 
 
 async def _end(writer: asyncio.Task[None]) -> None:
-    """Stop writing. What a write on an ended call raises says less than the call's own status."""
+    """Stop writing. The error of a write on an ended call is ignored: the call's own status says more."""
     writer.cancel()
     await asyncio.wait([writer])
     if not writer.cancelled():

@@ -1,4 +1,4 @@
-"""A turn as its caller holds it: iterate its deltas, wait for its end, cancel it. Knows nothing of streams."""
+"""A turn for its caller: iterate its deltas, wait for its end, cancel it. Knows nothing about streams."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Turn:
     def __init__(self, request: pb.Turn, changed: Callable[[], None]) -> None:
         self.request = request
         self.started: pb.TurnStarted | None = None
-        """What the turn uses: seed and defaults filled in; None while it waits."""
+        """The options in use, with seed and defaults filled in; None while the turn waits."""
         self.error: SinkServeError | None = None
-        """Why there is no good end; None otherwise."""
+        """The error that ended the turn; None otherwise."""
         self.cancel_request: pb.CancelTurn | None = None
         self._finished: Finished | None = None
         self._reply = Reply()
@@ -93,7 +93,7 @@ class Turn:
     async def cancel(self, *, discard: bool = False) -> None:
         """Ask the server to end the turn; returns at once, the end comes as `finished` with CANCELLED.
 
-        What was fed and generated stays in the conversation, or with `discard` is as if it had not been. A turn
+        What was fed and generated stays in the conversation; with `discard` it is removed. A turn
         that has ended stays as it is.
         """
         if not self.done:

@@ -1,4 +1,4 @@
-"""How StreamEval speaks: lines that state a number, questions about one of them, and the right answers.
+"""The sentences of StreamEval: lines that state a number, questions about one of them, and the right answers.
 
 Source: StreamingLLM (arXiv 2309.17453), section 4.4, whose lines are those of LongEval.
 """

@@ -1,4 +1,4 @@
-"""How a measurement says how far it is, without knowing who shows it."""
+"""How a measurement reports progress, without knowing how it is shown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 Advance = Callable[[int], None]
-"""Takes how many more of a piece of work's parts are done."""
+"""Called with the number of parts that were done since the last call."""
 Track = Callable[[str, int], AbstractContextManager[Advance]]
-"""Begins a piece of work: its name, and its parts in all."""
+"""Starts a piece of work: its name, and its number of parts."""

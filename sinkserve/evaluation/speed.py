@@ -91,7 +91,7 @@ def _row(bench: Workbench, size: int, track: Track, clock: Callable[[], float]) 
 
 
 class _Stream:
-    """A session in slot 0 that is fed the same token for ever."""
+    """A session in slot 0 that is always fed the same token."""
 
     def __init__(self, engine: Engine, window: SessionWindow) -> None:
         self._engine = engine

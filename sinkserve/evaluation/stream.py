@@ -1,4 +1,4 @@
-"""Streams whose tokens are given, fed to an engine's slots as sessions would be, for what it expects next."""
+"""Feeds given tokens to an engine's slots, as sessions would be fed, and yields the logits after them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""StreamEval: what of the lines stated earlier a session still knows, by how far back they are.
+"""StreamEval: which of the earlier lines a session still knows, by their distance.
 
 A question counts as answered if every token of the reply, up to and with the value, is the likeliest one where it
 stands: so a greedy reply reads word for word like the right one. How often the value alone is right, behind the right
-words, is told besides. The right reply follows in the stream, whatever was expected.
+words, is reported too. The right reply follows in the stream, whatever was expected.
 """
 
 from __future__ import annotations

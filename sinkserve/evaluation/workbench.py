@@ -1,8 +1,9 @@
-"""A published engine on the bench: loaded as a runtime loads it, and with caches of other sizes where needed.
+"""A published engine to measure: loaded as a runtime loads it, and with caches of other sizes where needed.
 
-The cache is part of an engine's graph, and no engine is built with one that goes beyond the trained context. What the
-paper compares with does: so the graph is written again with another cache, from the checkpoint's config.json, over
-the engine's own weights. First the engine's own graph is written again: it has to come out as it was, byte for byte.
+The cache is part of an engine's graph, and no engine is built with one that goes beyond the trained context. The caches
+that the paper compares with do go beyond it: so the graph is written again with another cache, from the checkpoint's
+config.json, to be used with the engine's own weights. Before that, the engine's own graph is written again as a check:
+it must be the same, byte for byte.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder_service.collector import BuildMeter, QueueCollector
+from builder_service.collector import BuildMetrics, QueueCollector
 from builder_service.queue.build import MOST_ATTEMPTS, Build
 from builder_service.queue.capability import Capability
 from builder_service.queue.failure import Failure
@@ -31,7 +31,7 @@ class Shop:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.meter = BuildMeter()
+        self.meter = BuildMetrics()
         self.builds = BuildRepository(database, "here", ended=self.meter.build_ended)
         anything = Capability(folders=(Path("/"),))
         self.queue = BuildQueue(
@@ -42,7 +42,7 @@ class Shop:
 
     def running(self) -> Build:
         self.builds.submit("local", SPEC)
-        lease = self.queue.take()
+        lease = self.queue.lease_next()
         assert lease is not None
         return lease.build
 
@@ -55,67 +55,67 @@ class Shop:
 
 
 @pytest.fixture
-def shop(database: Database) -> Shop:
+def context(database: Database) -> Shop:
     return Shop(database)
 
 
-def test_builds_are_counted_in_every_state(shop: Shop) -> None:
-    assert shop.states() == {}
-    shop.queue.fail(shop.running(), FAILURE)
-    shop.running()
-    shop.builds.submit("local", SPEC)
-    shop.builds.submit("other", SPEC)
-    assert shop.states() == {"QUEUED": 2, "RUNNING": 1, "FAILED": 1}
+def test_builds_are_counted_in_every_state(context: Shop) -> None:
+    assert context.states() == {}
+    context.queue.fail(context.running(), FAILURE)
+    context.running()
+    context.builds.submit("local", SPEC)
+    context.builds.submit("other", SPEC)
+    assert context.states() == {"QUEUED": 2, "RUNNING": 1, "FAILED": 1}
 
 
-def test_what_ended_counts_by_its_cause(shop: Shop) -> None:
-    shop.queue.fail(shop.running(), FAILURE)
-    shop.builds.cancel("local", shop.running().build_id)
-    shop.builds.cancel("local", shop.builds.submit("local", SPEC).build_id)
-    assert shop.value("builds_ended_total", state="FAILED", reason="BUILD_CRASHED") == 1
-    assert shop.value("builds_ended_total", state="CANCELLED", reason="BUILD_CANCELLED") == 2
-    assert shop.value("builds_ended_total", state="SUCCEEDED", reason="") == 0
-    assert shop.value("build_seconds_count", state="FAILED") == 1
+def test_what_ended_counts_by_its_cause(context: Shop) -> None:
+    context.queue.fail(context.running(), FAILURE)
+    context.builds.cancel("local", context.running().build_id)
+    context.builds.cancel("local", context.builds.submit("local", SPEC).build_id)
+    assert context.value("builds_ended_total", state="FAILED", reason="BUILD_CRASHED") == 1
+    assert context.value("builds_ended_total", state="CANCELLED", reason="BUILD_CANCELLED") == 2
+    assert context.value("builds_ended_total", state="SUCCEEDED", reason="") == 0
+    assert context.value("build_seconds_count", state="FAILED") == 1
     assert (
-        shop.value("build_seconds_count", state="CANCELLED") == 1
+        context.value("build_seconds_count", state="CANCELLED") == 1
     )  # of a build that was never started there is no time
 
 
-def test_a_success_counts(shop: Shop, tmp_path: Path) -> None:
+def test_a_success_counts(context: Shop, tmp_path: Path) -> None:
     made = draft()
-    claim_blobs(shop.database, [file.digest for file in made.files], "run")
-    shop.queue.succeed(shop.running(), Catalog(shop.database, open_store(str(tmp_path))), made, "run")
-    assert shop.value("builds_ended_total", state="SUCCEEDED", reason="") == 1
-    assert shop.value("build_seconds_count", state="SUCCEEDED") == 1
+    claim_blobs(context.database, [file.digest for file in made.files], "run")
+    context.queue.succeed(context.running(), Catalog(context.database, open_store(str(tmp_path))), made, "run")
+    assert context.value("builds_ended_total", state="SUCCEEDED", reason="") == 1
+    assert context.value("build_seconds_count", state="SUCCEEDED") == 1
 
 
-def test_a_build_whose_builders_died_counts_when_it_is_given_up(shop: Shop) -> None:
-    build = shop.running()
+def test_a_build_whose_builders_died_counts_when_it_is_given_up(context: Shop) -> None:
+    build = context.running()
     for attempt in range(MOST_ATTEMPTS):
-        assert shop.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") is None
+        assert context.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") is None
         assert build.attempt == attempt + 1
-        expire(shop.database)
-        shop.queue.abandoned()
-        if (lease := shop.queue.take()) is not None:
+        expire(context.database)
+        context.queue.requeue_lost()
+        if (lease := context.queue.lease_next()) is not None:
             build = lease.build
-    assert shop.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") == 1
+    assert context.value("builds_ended_total", state="FAILED", reason="WORKER_LOST") == 1
 
 
-def test_the_oldest_queued_build_is_that_old(shop: Shop) -> None:
-    shop.running()
-    assert shop.value("oldest_queued_seconds") == 0
-    oldest = shop.builds.submit("local", SPEC)
-    shop.builds.submit("local", SPEC)
-    shop.now = oldest.create_time + timedelta(seconds=42)
-    assert shop.value("oldest_queued_seconds") == 42
-    shop.now = oldest.create_time - timedelta(seconds=1)  # by the clock of another builder
-    assert shop.value("oldest_queued_seconds") == 0
+def test_the_oldest_queued_build_is_that_old(context: Shop) -> None:
+    context.running()
+    assert context.value("oldest_queued_seconds") == 0
+    oldest = context.builds.submit("local", SPEC)
+    context.builds.submit("local", SPEC)
+    context.now = oldest.create_time + timedelta(seconds=42)
+    assert context.value("oldest_queued_seconds") == 42
+    context.now = oldest.create_time - timedelta(seconds=1)  # by the clock of another builder
+    assert context.value("oldest_queued_seconds") == 0
 
 
-def test_builders_count_while_they_are_alive(shop: Shop) -> None:
-    assert shop.value("builders") == 0
-    shop.queue.renew()
-    BuildQueue(shop.database, "there", Capability(), lambda _: None).renew()
-    assert shop.value("builders") == 2
-    shop.queue.leave()
-    assert shop.value("builders") == 1
+def test_builders_count_while_they_are_alive(context: Shop) -> None:
+    assert context.value("builders") == 0
+    context.queue.renew_leases()
+    BuildQueue(context.database, "there", Capability(), lambda _: None).renew_leases()
+    assert context.value("builders") == 2
+    context.queue.unregister()
+    assert context.value("builders") == 1

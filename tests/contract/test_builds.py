@@ -70,7 +70,7 @@ def _taken(queue: BuildQueue) -> Build:
 
 
 def _leased(queue: BuildQueue) -> Lease:
-    lease = queue.take()
+    lease = queue.lease_next()
     assert lease is not None
     return lease
 
@@ -91,7 +91,7 @@ def test_a_submitted_build_is_queued_and_found(builds: BuildRepository, heard: l
 
 def test_a_request_is_made_once(builds: BuildRepository, queue: BuildQueue) -> None:
     first = builds.submit("local", SPEC, "r1")
-    queue.take()
+    queue.lease_next()
     again = builds.submit("local", SPEC, "r1")
     assert (again.build_id, again.state) == (first.build_id, State.RUNNING)
     assert builds.submit("local", SPEC, "r2").build_id != first.build_id
@@ -136,13 +136,13 @@ def test_builds_are_listed_the_newest_first_by_pages_without_gaps(builds: BuildR
 def test_the_build_that_waits_longest_is_taken(builds: BuildRepository, queue: BuildQueue) -> None:
     made = [builds.submit("local", SPEC).build_id for _ in range(3)]
     assert [_taken(queue).build_id for _ in made] == made
-    assert queue.take() is None
+    assert queue.lease_next() is None
 
 
 def test_a_build_is_taken_once(builds: BuildRepository, queue: BuildQueue) -> None:
     made = {builds.submit("local", SPEC).build_id for _ in range(10)}
     with ThreadPoolExecutor(8) as threads:
-        taken = [lease.build.build_id for lease in threads.map(lambda _: queue.take(), range(20)) if lease]
+        taken = [lease.build.build_id for lease in threads.map(lambda _: queue.lease_next(), range(20)) if lease]
     assert (len(taken), set(taken)) == (10, made)
 
 
@@ -194,9 +194,9 @@ def test_a_cancelled_build_takes_no_more_words_from_its_worker(builds: BuildRepo
     builds.submit("local", SPEC)
     lease = _leased(queue)
     build = lease.build
-    assert queue.current(lease) == build
+    assert queue.current_build(lease) == build
     builds.cancel("local", build.build_id)
-    assert queue.current(lease) is None
+    assert queue.current_build(lease) is None
     before = builds.watch("local", build.build_id, 0)
     acts: tuple[Callable[[], object], ...] = (
         partial(queue.advance, build, StageProgress(Stage.PLAN, 0.5)),
@@ -204,7 +204,7 @@ def test_a_cancelled_build_takes_no_more_words_from_its_worker(builds: BuildRepo
         partial(queue.claim_key, build, KEY),
         partial(queue.wait_for_key, build, KEY),
         partial(queue.fail, build, FAILURE),
-        partial(queue.give_up, build),
+        partial(queue.requeue, build),
     )
     for act in acts:
         with pytest.raises(Aborted) as caught:
@@ -227,7 +227,7 @@ def test_a_worker_of_an_earlier_attempt_is_fenced(
     builds.submit("local", SPEC)
     first = _taken(queue)
     alive.remove("here")
-    other.abandoned()
+    other.requeue_lost()
     second = _taken(other)
     assert second.attempt == 2
     with pytest.raises(Aborted):
@@ -240,10 +240,10 @@ def test_builds_of_dead_workers_are_taken_up_again(
 ) -> None:
     made = [builds.submit("local", SPEC).build_id for _ in range(2)]
     _taken(queue)
-    assert other.abandoned() == []
+    assert other.requeue_lost() == []
     alive.remove("here")
-    assert [build.build_id for build in other.abandoned()] == made[:1]
-    assert other.runs() == set()
+    assert [build.build_id for build in other.requeue_lost()] == made[:1]
+    assert other.running_attempts() == set()
     assert [_taken(other).build_id for _ in made] == made
 
 
@@ -253,18 +253,18 @@ def test_a_lease_that_is_not_renewed_is_lost(
     """Of a worker that lives somewhere else, or stands still."""
     builds.submit("local", SPEC)
     lease = _leased(queue)
-    assert other.abandoned() == []
+    assert other.requeue_lost() == []
     expire(database)
-    queue.renew({lease.run})
-    assert other.abandoned() == []
+    queue.renew_leases({lease.run})
+    assert other.requeue_lost() == []
     expire(database)
-    assert [build.attempt for build in other.abandoned()] == [1]
-    assert queue.current(lease) is None
+    assert [build.attempt for build in other.requeue_lost()] == [1]
+    assert queue.current_build(lease) is None
     again = _leased(other)
     assert (again.build.attempt, again.run) == (2, f"{again.build.build_id}-2")
-    queue.renew({lease.run})  # it wakes up
-    assert queue.current(lease) is None
-    assert other.current(again) == again.build
+    queue.renew_leases({lease.run})  # it wakes up
+    assert queue.current_build(lease) is None
+    assert other.current_build(again) == again.build
 
 
 def test_a_build_that_its_worker_does_not_run_any_more_is_taken_up_again(
@@ -273,12 +273,12 @@ def test_a_build_that_its_worker_does_not_run_any_more_is_taken_up_again(
     """As after an outage of the database in which a worker could not say how the build ended."""
     builds.submit("local", SPEC)
     lease = _leased(queue)
-    assert queue.abandoned({lease.run}) == []
-    assert [build.attempt for build in queue.abandoned()] == [1]
+    assert queue.requeue_lost({lease.run}) == []
+    assert [build.attempt for build in queue.requeue_lost()] == [1]
     assert _leased(queue).build.attempt == 2
     expire(database)
-    queue.renew()
-    assert [build.attempt for build in other.abandoned()] == [2], "only what it runs is renewed"
+    queue.renew_leases()
+    assert [build.attempt for build in other.requeue_lost()] == [2], "only what it runs is renewed"
 
 
 def test_a_build_that_loses_worker_after_worker_fails(
@@ -288,8 +288,8 @@ def test_a_build_that_loses_worker_after_worker_fails(
     for _ in range(MOST_ATTEMPTS):
         _taken(queue)
         expire(database)
-        queue.abandoned()
-    assert queue.take() is None
+        queue.requeue_lost()
+    assert queue.lease_next() is None
     failed = builds.get("local", build_id)
     assert failed.state is State.FAILED
     assert failed.failure is not None
@@ -297,16 +297,16 @@ def test_a_build_that_loses_worker_after_worker_fails(
 
 
 def test_builders_that_are_not_heard_of_are_forgotten(database: Database, queue: BuildQueue, other: BuildQueue) -> None:
-    queue.renew()
-    other.renew()
+    queue.renew_leases()
+    other.renew_leases()
     with database.write() as connection:
         long_ago = database_time(connection) - timedelta(hours=1)
         mine = tables.builders.c.builder == "here"
         connection.execute(update(tables.builders).where(mine).values(lease_expires=long_ago))
-    other.abandoned()
+    other.requeue_lost()
     with database.read() as connection:
         assert connection.scalars(select(tables.builders.c.builder)).all() == ["there"]
-    other.leave()
+    other.unregister()
     with database.read() as connection:
         assert connection.scalars(select(tables.builders.c.builder)).all() == []
 
@@ -316,8 +316,8 @@ def test_a_worker_takes_only_what_it_can_build(
 ) -> None:
     nothing = BuildQueue(database, "here", Capability(), lambda _: None, alive.__contains__)
     build = builds.submit("local", SPEC)  # accepted here
-    other.renew()
-    assert nothing.take() is None, "another can"
+    other.renew_leases()
+    assert nothing.lease_next() is None, "another can"
     assert _taken(other).build_id == build.build_id
 
 
@@ -328,8 +328,8 @@ def test_what_nobody_can_build_is_taken_by_who_accepted_it_and_fails_there(
         BuildQueue(database, name, Capability(), lambda _: None, alive.__contains__) for name in ("here", "there")
     )
     build = builds.submit("local", SPEC)
-    there.renew()
-    assert there.take() is None
+    there.renew_leases()
+    assert there.lease_next() is None
     assert _taken(here).build_id == build.build_id
 
 
@@ -359,19 +359,19 @@ def test_a_cancelled_build_goes_on_for_the_next_of_its_key(
     queue.advance(lease.build, StageProgress(Stage.VERIFY, 0.5))
     before = builds.get("local", lease.build.build_id)
     builds.cancel("local", lease.build.build_id)
-    heir = queue.current(lease)
+    heir = queue.current_build(lease)
     assert heir is not None
     assert (heir.build_id, heir.state, heir.attempt) == (second.build_id, State.RUNNING, 1), "it waits the longest"
     assert (heir.stage, heir.progress) == (Stage.VERIFY, before.progress)
     queue.log(heir, "on it goes")
-    assert queue.runs() == {lease.run}
-    assert other.take() is None, "the third still waits"
+    assert queue.running_attempts() == {lease.run}
+    assert other.lease_next() is None, "the third still waits"
     builds.cancel("local", heir.build_id)
-    last = queue.current(lease)
+    last = queue.current_build(lease)
     assert last is not None
     assert last.build_id == third.build_id
     builds.cancel("local", last.build_id)
-    assert queue.current(lease) is None
+    assert queue.current_build(lease) is None
 
 
 def test_one_build_a_key_runs_and_the_others_wait_until_it_has_ended(
@@ -385,7 +385,7 @@ def test_one_build_a_key_runs_and_the_others_wait_until_it_has_ended(
     assert queue.claim_key(second, KEY) == first.build_id
     queue.wait_for_key(second, KEY)
     assert builds.get("local", second.build_id).state is State.QUEUED
-    assert queue.take() is None
+    assert queue.lease_next() is None
     third = builds.submit("local", OTHER)
     assert _taken(queue).build_id == third.build_id, "what waits holds up nobody"
     queue.fail(first, FAILURE)
@@ -405,9 +405,9 @@ def test_a_key_is_free_however_its_build_stops(
         builds.cancel("local", build.build_id)
     elif end == "abandon":
         alive.remove("here")
-        queue.abandoned()
+        queue.requeue_lost()
     else:
-        queue.give_up(build)
+        queue.requeue(build)
     builds.submit("local", OTHER)
     assert queue.claim_key(_taken(queue), KEY) is None
 

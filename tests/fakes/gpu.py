@@ -20,7 +20,7 @@ if importlib.util.find_spec("tensorrt") is None:
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.tensorrt import compiler as tensorrt_toolchain
-from builder_service.tensorrt.compiler import Toolchain
+from builder_service.tensorrt.compiler import TensorRtCompiler
 from common.engine import cuda_device, tensorrt_log, tensorrt_plan
 from common.engine.cuda_device import CudaDevice, find_gpu
 from common.engine.device_kv_pool import DeviceKvPool
@@ -30,7 +30,7 @@ from common.spec.model_spec import Precision, Target, TensorRtOptions
 from common.window import Geometry
 from tests.samples.engines import export_graph
 
-__all__ = ["CudaDevice", "DeviceKvPool", "TensorRtEngine", "Toolchain", "compile_plan", "find_gpu", "install"]
+__all__ = ["CudaDevice", "DeviceKvPool", "TensorRtCompiler", "TensorRtEngine", "compile_plan", "find_gpu", "install"]
 
 
 _timings: dict[str, bytes] = {}  # of all plans, for a suite compiles a hundred
@@ -51,7 +51,7 @@ def compile_plan(folder: Path, geometry: Geometry, precision: str) -> Path:
     out = export_graph(folder, geometry, precision, Target.TENSORRT)
     plan = out / "engine.plan"
     if not plan.exists():
-        toolchain = Toolchain(geometry, Precision(precision), TensorRtOptions(), lambda _: None, print)
+        toolchain = TensorRtCompiler(geometry, Precision(precision), TensorRtOptions(), lambda _: None, print)
         _timings["cache"] = toolchain.compile(out / GRAPH_PATH, plan, _timings.get("cache", b""))
     return plan
 

@@ -18,7 +18,7 @@ from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
 from builder_service.sources.uri import Remote
 from builder_service.worker import child_process
-from builder_service.worker.attempt import Workshop
+from builder_service.worker.attempt import WorkerContext
 from builder_service.worker.worker import Worker
 from common.catalog.catalog import Catalog
 from common.db.processes import this_process
@@ -57,7 +57,7 @@ class ScriptedBuilds:
         changes = Changes()
         self.builds = BuildRepository(self.database, this_process(), changes.notify)
         self.press = Press(self.database, store, tmp_path)
-        self.shop = Workshop(
+        self.context = WorkerContext(
             database=self.database,
             store=store,
             store_url=str(tmp_path / "store"),
@@ -79,7 +79,7 @@ class ScriptedBuilds:
         self._monkeypatch.setattr(child_process, "COMMAND", (sys.executable, str(path)))
 
     async def start(self, concurrency: int = 1) -> Worker:
-        self.workers.append(Worker(self.shop, concurrency))
+        self.workers.append(Worker(self.context, concurrency))
         await self.workers[-1].start()
         return self.workers[-1]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 from tests.gpu.findings import Findings
 from tests.gpu.machine import Here, look
 
@@ -73,7 +73,7 @@ def here(pytestconfig: pytest.Config) -> Here:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine(here: Here) -> Machine:
+def machine(here: Here) -> GpuMachine:
     """The GPU with TensorRT that every test needs; `test_cuda_provider.py` alone does without."""
     if here.machine is None:
         pytest.skip(here.missing)

@@ -10,7 +10,7 @@ import pytest
 
 from common.engine.tensorrt_machine import find_machine
 from common.errors import FailedPrecondition
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 
 FAKE = os.environ.get("SINKSERVE_TEST_FAKE_GPU") == "1"
 """The suite runs over `tests.fakes.gpu`: it then proves its own code, and nothing of a GPU."""
@@ -21,7 +21,7 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 class Here:
     """What was found. `missing` says in one sentence why there is no machine for TensorRT."""
 
-    machine: Machine | None
+    machine: GpuMachine | None
     missing: str
     cuda_provider: bool
 

@@ -15,7 +15,7 @@ from builder_service.pipeline.messages import Order
 from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
-from common.spec.hardware import Hardware, Machine
+from common.spec.hardware import GpuMachine, Hardware
 from common.spec.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import (
     PRECISIONS,
@@ -116,7 +116,7 @@ def test_what_the_builder_stores_is_loaded_and_says_what_the_cpu_engine_says(mod
     assert closeness.within(manifest.tolerance), closeness
 
 
-def test_the_manifest_says_what_the_engine_was_built_on_and_for(model: Path, machine: Machine) -> None:
+def test_the_manifest_says_what_the_engine_was_built_on_and_for(model: Path, machine: GpuMachine) -> None:
     hardware = Built(model, options=TensorRtOptions(version_compatible=True)).run().hardware
     assert hardware == Hardware(
         gpu=machine.gpu,
@@ -137,7 +137,7 @@ def test_a_plan_for_more_machines_than_this_one_runs_on_this_one(model: Path, op
     assert np.isfinite(list(logits.values())).all()
 
 
-def test_a_second_build_uses_what_the_first_one_measured(model: Path, machine: Machine, findings: Findings) -> None:
+def test_a_second_build_uses_what_the_first_one_measured(model: Path, machine: GpuMachine, findings: Findings) -> None:
     build, seconds, sizes = Built(model), list[float](), list[int]()
     for _ in range(2):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`sinkserve builds`: what the builder does and did."""
+"""`sinkserve builds`: list, show, watch and cancel builds."""
 
 from __future__ import annotations
 

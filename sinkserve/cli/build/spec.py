@@ -41,7 +41,7 @@ _OPTIONS = {
         "stride_tokens": "how far the window slides at once; 0: a quarter of it",
     },
 }
-"""What a person would like to know of the options that a target has for itself."""
+"""Comments beside the options that only one target has."""
 
 
 @app.command()
@@ -95,7 +95,7 @@ def _written(spec: ModelSpec, needed: tuple[Architecture, Estimate], folder: Pat
 
 
 def _option_lines(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
-    """The options that only this target takes, each with what it is at most or may be."""
+    """The options that only this target takes, each with its comment."""
     comments = _OPTIONS.get(spec.target)
     if comments is None:
         return ()

@@ -1,4 +1,4 @@
-"""`sinkserve build`: submit a spec and watch what becomes of it."""
+"""`sinkserve build`: submit a spec and watch the build."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def build_here(address: str, spec: ModelSpec) -> str:
 
 
 def readable_root(source: Source) -> Path | str:
-    """What a builder that is embedded for this source has to be allowed to read, whatever else it may."""
+    """The folder that an embedded builder needs as a source root for this source."""
     place = read_place(source)
     if isinstance(place, Folder):
         return place.path

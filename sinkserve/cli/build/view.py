@@ -75,7 +75,7 @@ class PlainView:
         pass
 
     def show(self, event: WatchBuildResponse) -> None:
-        """Show an event; the snapshot that opens a watch tells nothing that its events do not."""
+        """Show an event; the first snapshot of a watch is skipped, since its events repeat it."""
         match event.WhichOneof("event"):
             case "log":
                 self._log(event.log.text)
@@ -99,7 +99,7 @@ class PlainView:
         console.err.print("queued again" if again else "queued")
 
     def _break_off(self) -> None:
-        """The stage does not come to its end."""
+        """Mark the stage as not finished."""
 
     def _log(self, text: str) -> None:
         console.err.print(f"  {text}", markup=False)
@@ -155,7 +155,7 @@ class BarView(PlainView):
         self._task = self._progress.add_task(f"{word:<9}", total=total, said="", broken=False)
 
     def _finish(self) -> None:
-        """A stage comes to its end; nobody cares for how long the build was queued."""
+        """Mark the stage as finished; time in the queue is not shown."""
         if self._task is None:
             return
         if self._stage == Build.STAGE_UNSPECIFIED:
@@ -189,7 +189,7 @@ class _ShareOrTime(ProgressColumn):
 
 
 def detail(progress: WatchBuildResponse.Progress) -> str:
-    """What a share of a stage does not say: `1.2 of 2.2 GB, 40 s left in all`; empty where neither is known."""
+    """Details of a stage beside its share: `1.2 of 2.2 GB, 40 s left in all`; empty where neither is known."""
     parts = []
     if progress.bytes_total:
         done, total = console.size(progress.bytes_done), console.size(progress.bytes_total)

@@ -13,6 +13,7 @@ from typing import Annotated, cast
 
 import typer
 
+from sinkserve.cli.chat import options
 from sinkserve.cli.chat.dialog import Dialog
 from sinkserve.cli.chat.view import ChatView
 from sinkserve.cli.terminal import console
@@ -27,41 +28,34 @@ _FORGOTTEN_S = 3600.0
 class Chat:
     """What to open, and how to talk."""
 
-    engine: str | None
+    engine: str | None = None
     session: str | None = None
     prompt: str | None = None
     keep: bool = False
     session_options: SessionOptions = field(default_factory=SessionOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
-    comeback: str = "sinkserve chat --session"
+    resume_command: str = "sinkserve chat --session"
 
 
 def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
-    engine: Annotated[
-        str | None,
-        typer.Argument(metavar="ENGINE", help="NAME, NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX."),
-    ] = None,
+    engine: options.Engine = None,
     session: Annotated[str | None, typer.Option("--session", help="Resume this session instead.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help="A system prompt.")] = None,
-    pin: Annotated[
-        bool | None, typer.Option("--pin/--no-pin", help="Keep the system prompt for ever (default: if it fits).")
-    ] = None,
-    window: Annotated[int | None, typer.Option("--window", help="Recent tokens to keep, at most the engine's.")] = None,
-    sinks: Annotated[int | None, typer.Option("--sinks", help="First tokens to keep, at most the engine's.")] = None,
+    prompt: options.Prompt = None,
+    system: options.System = None,
+    pin: options.Pin = None,
+    window: options.Window = None,
+    sinks: options.Sinks = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the session after --prompt or a pipe.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample among those that together reach p.")] = None,
-    min_p: Annotated[float | None, typer.Option("--min-p", help="Drop those below this share of the best.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", help="1 is off.")] = None,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text; may be repeated.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
-    ignore_eos: Annotated[bool | None, typer.Option("--ignore-eos", help="Go on past the model's own end.")] = None,
-    speculated_tokens: Annotated[
-        int | None, typer.Option("--speculated-tokens", help="Most tokens to guess and check at once; 0 is none.")
-    ] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
+    seed: options.Seed = None,
+    ignore_eos: options.IgnoreEos = None,
+    speculated_tokens: options.SpeculatedTokens = None,
     runtime: Runtime = None,
 ) -> None:
     """Talk to an engine.
@@ -69,37 +63,19 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     At a terminal Ctrl-C cancels the reply, and pressed again leaves. From a pipe, each line is a turn, and only
     replies are printed.
     """
-    asked = Chat(
-        engine=engine,
-        session=session,
-        prompt=prompt,
-        keep=keep,
-        session_options=cast(
-            "SessionOptions",
-            _given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks),
-        ),
-        generation=cast(
-            "GenerationOptions",
-            _given(
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                repetition_penalty=repetition_penalty,
-                stop=stop,
-                seed=seed,
-                ignore_eos=ignore_eos,
-                speculated_tokens=speculated_tokens,
-            ),
-        ),
+    new_session = _given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks)
+    generation = (
+        _given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        | _given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
+        | _given(speculated_tokens=speculated_tokens)
     )
+    options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
     with explained():
-        run_chat(asked, runtime)
+        run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
 
 
-def _given(**options: object) -> dict[str, object]:
-    return {key: value for key, value in options.items() if value is not None}
+def _given(**values: object) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def run_chat(asked: Chat, runtime: str | None) -> None:
@@ -127,10 +103,10 @@ def _conversation(client: Client, asked: Chat) -> Conversation:
     if asked.engine is None:
         hint = "`sinkserve engines list` shows what there is"
         raise Failure("name an engine, or a session with --session", hint=hint, code=WRONG)
-    options = asked.session_options.copy()
+    new_session = asked.session_options.copy()
     if not (asked.keep or _at_terminal(asked)):
-        options["delete_after_idle_s"] = _FORGOTTEN_S  # deleted at the end anyway, unless this process is killed
-    return client.conversation(asked.engine, **options)
+        new_session["delete_after_idle_s"] = _FORGOTTEN_S  # deleted at the end anyway, unless this process is killed
+    return client.conversation(asked.engine, **new_session)
 
 
 def _at_terminal(asked: Chat) -> bool:
@@ -147,7 +123,7 @@ def _talk(runner: asyncio.Runner, dialog: Dialog, asked: Chat) -> None:
         try:
             dialog.talk(runner, view)
         finally:
-            view.farewell(f"{asked.comeback} {dialog.conversation.session.name}")
+            view.print_resume_command(f"{asked.resume_command} {dialog.conversation.session.name}")
         runner.run(dialog.conversation.close())
         if dialog.conversation.error is not None:
             raise typer.Exit(exit_code(dialog.conversation.error))

@@ -1,7 +1,7 @@
 """A dialog: lines in, turns out, until the lines end.
 
 Lines are read while the event loop rests, so that Ctrl-C means what it should in both states: at the prompt it
-leaves when pressed twice; while a reply comes it cancels the turn, and pressed again it leaves.
+ends the chat when pressed twice; during a reply it cancels the turn, and pressed again it ends the chat.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Dialog:
         return turns[-1].text
 
     async def _drop_from(self, turn: TurnRecord) -> None:
-        """Go on as if a turn and those after it had not been."""
+        """Remove a turn and those after it from the conversation."""
         name = self._name
         await self.conversation.close()
         try:
@@ -115,7 +115,7 @@ class Dialog:
             await self._go_on(name)
 
     async def _go_on(self, session: str) -> None:
-        """Talk in another session from here on, or in the same one anew."""
+        """Switch to another session, or reopen the same one."""
         await self.conversation.close()
         self.conversation = self._client.conversation(session=session)
         await self.conversation.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, cast
 
 import typer
@@ -11,6 +12,7 @@ from builder_service.sources.locate import open_source
 from common.settings import SettingsError
 from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
+from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, run_chat
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
@@ -18,7 +20,7 @@ from sinkserve.cli.terminal.options import own_remote
 from sinkserve.cli.terminal.suggest import SpecChoices, source_of, suggest_spec
 from sinkserve.client import GenerationOptions, SessionOptions
 
-_SLOTS = 4  # one person, and a few who look on
+_SLOTS = 4  # one for the chat, and a few to spare
 
 
 def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
@@ -30,36 +32,37 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     ] = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help="A system prompt.")] = None,
+    prompt: options.Prompt = None,
+    system: options.System = None,
     session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")] = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
 ) -> None:
     """Build a checkpoint folder if need be, and chat with it.
 
     Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
     """
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    choices = SpecChoices(name, precision, window, sinks, _SLOTS)
+    asked = Chat(
+        session=session,
+        prompt=prompt,
+        session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
+        generation=cast("GenerationOptions", {key: value for key, value in generation.items() if value is not None}),
+        resume_command=f"sinkserve run {folder} --session",
+    )
     with explained():
-        source = source_of(folder)
-        with open_source(source, own_remote()) as checkpoint:
-            spec = suggest_spec(checkpoint, source, choices)
-        try:
-            with embedded_services(readable_root(spec.source)) as services:
-                engine = asyncio.run(build_here(services.builder, spec)) if session is None else None
-                asked = Chat(
-                    engine=engine,
-                    session=session,
-                    prompt=prompt,
-                    session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
-                    generation=cast(
-                        "GenerationOptions", {key: value for key, value in generation.items() if value is not None}
-                    ),
-                    comeback=f"sinkserve run {folder} --session",
-                )
-                run_chat(asked, services.runtime)
-        except SettingsError as error:
-            raise Failure(str(error), code=WRONG) from None
+        _build_and_chat(folder, SpecChoices(name, precision, window, sinks, _SLOTS), asked)
+
+
+def _build_and_chat(folder: str, choices: SpecChoices, asked: Chat) -> None:
+    source = source_of(folder)
+    with open_source(source, own_remote()) as checkpoint:
+        spec = suggest_spec(checkpoint, source, choices)
+    try:
+        with embedded_services(readable_root(spec.source)) as services:
+            if asked.session is None:
+                asked = replace(asked, engine=asyncio.run(build_here(services.builder, spec)))
+            run_chat(asked, services.runtime)
+    except SettingsError as error:
+        raise Failure(str(error), code=WRONG) from None

@@ -32,7 +32,7 @@ _ENDINGS = {
 
 
 class ChatView:
-    """`lively`: a person looks at it. Otherwise stdout gets replies and line ends, nothing else."""
+    """`lively`: stdout is a terminal. Otherwise stdout gets only replies and line ends."""
 
     def __init__(self, *, lively: bool) -> None:
         self.lively = lively
@@ -74,10 +74,10 @@ class ChatView:
         """Print the session as it is now."""
         console.print_facts(facts(session))
 
-    def farewell(self, comeback: str) -> None:
-        """Say how to come back."""
+    def print_resume_command(self, resume_command: str) -> None:
+        """Print the command that resumes the session."""
         if self.lively:
-            console.out.print(f"\n[dim]to go on:[/] {escape(comeback)}")
+            console.out.print(f"\n[dim]to go on:[/] {escape(resume_command)}")
 
     def say(self, text: str) -> None:
         """Print a remark of the command line itself."""
@@ -95,7 +95,7 @@ class Printer:
         self._ends_line = False
 
     async def print(self) -> None:
-        """Print what comes until the turn ends; raises what the turn raises."""
+        """Print deltas until the turn ends; raises what the turn raises."""
         index = 0
         async for delta in self._turn:
             if delta.attempt != self._attempt:

@@ -1,4 +1,4 @@
-"""Both services in a child process, for as long as this one wants them, on free ports of this machine.
+"""Runs both services in a child process, on free ports of this machine, while a context is open.
 
 The child is `sinkserve serve`. It stops when its stdin ends, however this process ended, and lives in a session of its
 own, so that Ctrl-C at the terminal is not for it.

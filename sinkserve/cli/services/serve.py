@@ -103,7 +103,7 @@ def _announce(addresses: dict[str, str], *, to_program: bool) -> None:
 
 
 async def _stopped(*, until_stdin_ends: bool) -> None:
-    """Return at SIGINT or SIGTERM, or when stdin ends because whoever holds its other end is done or gone."""
+    """Return at SIGINT or SIGTERM, or when stdin ends because the parent process has closed it or has ended."""
     ways = [asyncio.create_task(stop_requested())]
     if until_stdin_ends:
         ways.append(asyncio.create_task(_stdin_ends()))

@@ -12,7 +12,6 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
@@ -22,7 +21,7 @@ _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 
 
 def harmless(text: str) -> str:
-    """What somebody said, with control characters as their pictures, such as ␛: a terminal must not obey a model."""
+    """Text with control characters replaced by pictures such as ␛: a model's output must not control the terminal."""
     return text.translate(_CONTROLS)
 
 
@@ -117,9 +116,3 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min"
-
-
-def one_line(text: str, width: int = 60) -> str:
-    """Text in one line, cut where it is too long, safe to print with markup."""
-    flat = " ".join(text.split())
-    return escape(flat if len(flat) <= width else flat[: width - 1] + "…")

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from builder_service.collector import BuildMeter, QueueCollector
+from builder_service.collector import BuildMetrics, QueueCollector
 from common.db.database import Database
 from runtime_service.collector import RuntimeCollector
 from runtime_service.sessions.turn_metrics import TurnMetrics
@@ -27,7 +27,7 @@ def _runtime() -> CollectorRegistry:
 
 
 def _builder() -> CollectorRegistry:
-    meter = BuildMeter()
+    meter = BuildMetrics()
     meter.registry.register(QueueCollector(cast("Database", None)))
     return meter.registry
 

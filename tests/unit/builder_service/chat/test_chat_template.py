@@ -40,9 +40,9 @@ def test_templates_render_as_with_transformers(source: str) -> None:
 
 def test_the_time_stands_still() -> None:
     template = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}", {}, NOW)
-    assert not template.told_time
+    assert not template.asked_time
     assert template.render(SAID) == "2031-05-17"
-    assert template.told_time
+    assert template.asked_time
 
 
 def test_a_template_says_why_it_refuses() -> None:

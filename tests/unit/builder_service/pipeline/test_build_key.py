@@ -16,13 +16,13 @@ import builder_service
 import common
 from builder_service.pipeline.build_key import TOOLS, build_key, own_digest, tool_versions
 from common.digest import digest_of
-from common.spec.hardware import Machine
+from common.spec.hardware import GpuMachine
 from common.spec.manifest import EngineFile
 from common.spec.model_spec import HardwareCompatibility, ModelSpec, Precision, Source, Target
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 KNOWN = {"onnx": "1.0", "numpy": "2.0"}
-MACHINE = Machine(
+MACHINE = GpuMachine(
     gpu="NVIDIA H200",
     compute_capability="9.0",
     tensorrt_version="11.4.0.106",
@@ -165,7 +165,7 @@ def _imports(folder: Path) -> Iterator[str]:
                 yield node.module.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Machine)])
+@pytest.mark.parametrize("name", [field.name for field in fields(GpuMachine)])
 def test_of_a_machine_counts_what_a_compiled_engine_depends_on(name: str) -> None:
     change: dict[str, Any] = {name: 7 if name.endswith("_bytes") else "other"}
     same = tool_versions(replace(MACHINE, **change)) == tool_versions(MACHINE)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from builder_service.queue.changes import ANY, Changes, wait_a_while
+from builder_service.queue.changes import ANY, Changes, wait_for_change
 
 
 async def test_a_change_wakes_those_who_wait_for_it_and_nobody_else() -> None:
@@ -40,4 +40,4 @@ def test_a_change_after_the_loops_end_is_nothing() -> None:
 
 
 async def test_waiting_ends_by_itself() -> None:
-    await wait_a_while(asyncio.Event(), 0.01)
+    await wait_for_change(asyncio.Event(), 0.01)

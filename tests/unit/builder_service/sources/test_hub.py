@@ -17,7 +17,7 @@ from builder_service.pipeline.messages import Order
 from builder_service.pipeline.pipeline import run_build
 from builder_service.sources import file_filter as wanted
 from builder_service.sources.folder import hash_files
-from builder_service.sources.hub import Hub, Snapshot, check_whole
+from builder_service.sources.hub import Hub, Snapshot, check_digests
 from builder_service.sources.locate import locate, open_source
 from builder_service.sources.uri import Remote, Repository
 from common.errors import (
@@ -122,7 +122,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(
     hub.cuts = [1000]
     found = _fetch(hub)
     assert [request.range for request in hub.requests if request.range] == ["bytes=1000-"]
-    check_whole(hash_files(sorted(found.folder.iterdir()), lambda done: None))
+    check_digests(hash_files(sorted(found.folder.iterdir()), lambda done: None))
     assert all((found.folder / name).read_bytes() == files[name] for name in hub.downloads())
 
 
@@ -160,7 +160,7 @@ def test_a_damaged_file_of_the_cache_is_never_used(hub: FakeHub, files: dict[str
     blob = weights.resolve()
     blob.write_bytes(b"\0" * blob.stat().st_size)
     with pytest.raises(DataLoss, match=f"remove {blob}") as caught:
-        check_whole(hash_files([weights], lambda done: None))
+        check_digests(hash_files([weights], lambda done: None))
     assert caught.value.reason is Reason.CHECKPOINT_INVALID
 
 

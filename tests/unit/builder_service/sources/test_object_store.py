@@ -15,7 +15,7 @@ from builder_service.pipeline.messages import Order
 from builder_service.pipeline.pipeline import run_build
 from builder_service.sources import object_store as object_source
 from builder_service.sources.locate import open_source
-from builder_service.sources.object_store import Objects
+from builder_service.sources.object_store import ObjectStorePrefix
 from builder_service.sources.uri import Prefix, Remote
 from common.errors import (
     FailedPrecondition,
@@ -81,7 +81,7 @@ def test_what_a_build_reads_is_copied_and_nothing_else(
     }
     _put(store, files | others)
     shares: list[float] = []
-    Objects(PLACE).fetch(folder, shares.append)
+    ObjectStorePrefix(PLACE).fetch(folder, shares.append)
     assert files_of(folder) == files
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -95,7 +95,7 @@ def test_no_more_than_a_part_is_asked_for_at_once(
     sizes: list[int] = []
     _put(store, files)
     _spy(monkeypatch, lambda name, more: sizes.append(more["options"]["range"][1] - more["options"]["range"][0]))
-    Objects(PLACE).fetch(folder)
+    ObjectStorePrefix(PLACE).fetch(folder)
     assert max(sizes) == 1000
 
 
@@ -112,7 +112,7 @@ def test_an_object_that_is_written_to_meanwhile_is_refused(
 
     _spy(monkeypatch, change)
     with pytest.raises(FailedPrecondition, match=f"{name} was changed while it was read") as caught:
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
     assert caught.value.reason is Reason.CHECKPOINT_INVALID
 
 
@@ -120,7 +120,7 @@ def test_an_object_that_vanishes_meanwhile_is_refused(
     store: MemoryStore, files: dict[str, bytes], folder: Path
 ) -> None:
     _put(store, files)
-    objects = Objects(PLACE)
+    objects = ObjectStorePrefix(PLACE)
     obstore.delete(store, "tokenizer.json")
     with pytest.raises(FailedPrecondition, match=r"tokenizer\.json was changed"):
         objects.fetch(folder)
@@ -128,7 +128,7 @@ def test_an_object_that_vanishes_meanwhile_is_refused(
 
 def test_nothing_under_a_prefix_is_not_found(store: MemoryStore) -> None:
     with pytest.raises(NotFound, match="there is nothing directly under s3://bucket/model") as caught:
-        Objects(PLACE)
+        ObjectStorePrefix(PLACE)
     assert caught.value.reason is Reason.SOURCE_NOT_FOUND
     assert caught.value.violations[0].field == "spec.source.uri"
 
@@ -136,7 +136,7 @@ def test_nothing_under_a_prefix_is_not_found(store: MemoryStore) -> None:
 def test_a_prefix_without_a_checkpoint_is_not_found(store: MemoryStore, folder: Path) -> None:
     _put(store, {"a.txt": b""})
     with pytest.raises(NotFound, match=r"has no config\.json"):
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
 
 
 def test_a_missing_shard_is_named_before_anything_large_is_copied(
@@ -145,7 +145,7 @@ def test_a_missing_shard_is_named_before_anything_large_is_copied(
     del files["model-00002-of-00002.safetensors"]
     _put(store, files)
     with pytest.raises(NotFound, match=r"names model-00002-of-00002\.safetensors, which s3://bucket/model does not"):
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
     assert not list(folder.glob("*.safetensors"))
 
 
@@ -154,7 +154,7 @@ def test_only_pickled_weights_are_refused_with_the_command(
 ) -> None:
     _put(store, {"config.json": files["config.json"], "pytorch_model.bin": b"x"})
     with pytest.raises(InvalidArgument, match="holds pytorch_model.bin.*torch.load"):
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
 
 
 def test_what_does_not_fit_is_refused(
@@ -163,7 +163,7 @@ def test_what_does_not_fit_is_refused(
     _put(store, files)
     monkeypatch.setattr(object_source, "free_disk_bytes", lambda path: 10)
     with pytest.raises(ResourceExhausted, match="are free in"):
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
 
 
 @pytest.mark.parametrize("error", [UnauthenticatedError("no"), GenericError("no route")])
@@ -178,14 +178,14 @@ def test_a_store_that_fails_is_named(
 
     _spy(monkeypatch, fail)
     with pytest.raises(kind, match="s3://bucket/model"):
-        Objects(PLACE).fetch(folder)
+        ObjectStorePrefix(PLACE).fetch(folder)
 
 
 def test_a_store_that_cannot_be_opened_names_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InvalidArgument, match="az://container/model cannot be used: .*Account") as caught:
-        Objects(Prefix("az://container/model"))
+        ObjectStorePrefix(Prefix("az://container/model"))
     assert caught.value.violations[0].field == "spec.source.uri"
     assert "store_url" not in caught.value.message
 
@@ -223,12 +223,12 @@ def test_a_real_store_is_listed_and_read_in_parts(
         bucket = server.use(monkeypatch)
         for name, data in (files | {"deeper/config.json": b"x"}).items():
             bucket.write(name, data)
-        Objects(Prefix(bucket.url)).fetch(folder)
+        ObjectStorePrefix(Prefix(bucket.url)).fetch(folder)
         with pytest.raises(NotFound, match="nothing directly under"):
-            Objects(Prefix(bucket.url[:-1]))
+            ObjectStorePrefix(Prefix(bucket.url[:-1]))
         with pytest.raises(FailedPrecondition, match="its bucket does not exist"):
-            Objects(Prefix("s3://no-such-bucket/a"))
-        objects = Objects(Prefix(bucket.url))
+            ObjectStorePrefix(Prefix("s3://no-such-bucket/a"))
+        objects = ObjectStorePrefix(Prefix(bucket.url))
         bucket.write("model-00001-of-00002.safetensors", b"0" * len(files["model-00001-of-00002.safetensors"]))
         with pytest.raises(FailedPrecondition, match="was changed while it was read"):
             objects._part("model-00001-of-00002.safetensors", 0, 10)

@@ -14,7 +14,7 @@ from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import HardwareCompatibility, Precision, Target, TensorRtOptions
 from common.window import Geometry
 from tests.fakes import tensorrt as trt
-from tests.fakes.gpu import Toolchain, install
+from tests.fakes.gpu import TensorRtCompiler, install
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import export_graph
 
@@ -51,7 +51,7 @@ class Heard:
         cache: bytes = b"",
         progress: Callable[[float], None] | None = None,
     ) -> bytes:
-        toolchain = Toolchain(GEOMETRY, precision, options, progress or self.shares.append, self.lines.append)
+        toolchain = TensorRtCompiler(GEOMETRY, precision, options, progress or self.shares.append, self.lines.append)
         return toolchain.compile(graph, graph.with_name("engine.plan"), cache)
 
 

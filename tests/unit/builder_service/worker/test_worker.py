@@ -45,7 +45,7 @@ built(MANIFEST)
 """
     )
     assert (build.state, build.engine, build.attempt) == (State.SUCCEEDED, "demo@1", 1)
-    assert builds.shop.catalog.resolve("demo").manifest.build_key == KEY
+    assert builds.context.catalog.resolve("demo").manifest.build_key == KEY
     assert builds.leftovers() == []
 
 
@@ -62,10 +62,10 @@ async def test_what_a_child_may_store_is_claimed_until_it_has_ended(builds: Scri
     build_id = builds.submit()
     await builds.start()
     await builds.logged(build_id, "claimed")
-    builds.shop.catalog.drop_claims("builds/another")
-    assert builds.shop.store.has(blob)
+    builds.context.catalog.drop_claims("builds/another")
+    assert builds.context.store.has(blob)
     builds.builds.cancel("local", build_id)
-    await until(lambda: builds.shop.store.has(blob), lambda has: not has)
+    await until(lambda: builds.context.store.has(blob), lambda has: not has)
 
 
 async def test_a_child_that_says_why_it_failed_is_believed(builds: ScriptedBuilds) -> None:
@@ -217,7 +217,7 @@ built(MANIFEST)
     build = await builds.until(second, State.SUCCEEDED)
     assert (build.engine, build.attempt) == ("second@1", 1)
     assert "building" not in builds.log(second)
-    assert builds.shop.catalog.resolve("second").manifest.spec.name == "second"
+    assert builds.context.catalog.resolve("second").manifest.spec.name == "second"
 
 
 async def test_a_waiting_build_builds_by_itself_when_the_first_fails(builds: ScriptedBuilds) -> None:
@@ -251,22 +251,22 @@ async def _published_before(builds: ScriptedBuilds) -> str:
 
 async def test_an_engine_of_the_same_key_is_published_under_the_new_name(builds: ScriptedBuilds) -> None:
     build_id = await _published_before(builds)
-    engine = builds.shop.catalog.resolve("new")
+    engine = builds.context.catalog.resolve("new")
     assert [file.digest for file in engine.manifest.files] == [digest_of(b"weights")]
     assert engine.manifest.spec.name == "new"
     assert "old@1 is the same; its files are used" in builds.log(build_id)
-    builds.shop.catalog.delete("old@1")
-    assert builds.shop.catalog.verify("new") == (1, 7)
+    builds.context.catalog.delete("old@1")
+    assert builds.context.catalog.verify("new") == (1, 7)
 
 
 async def test_an_engine_of_the_same_key_that_broke_is_built_again(builds: ScriptedBuilds) -> None:
     builds.press.publish("old", {"weights.bin": b"weights"}, KEY)
-    builds.shop.store.delete(digest_of(b"weights"))
+    builds.context.store.delete(digest_of(b"weights"))
     builds.script("assert may_build(); built(MANIFEST)")
     build_id = builds.submit("new")
     await builds.start()
     await builds.until(build_id, State.SUCCEEDED)
-    assert builds.shop.catalog.resolve("new").manifest.files == ()
+    assert builds.context.catalog.resolve("new").manifest.files == ()
     assert any("is missing" in line for line in builds.log(build_id))
 
 
@@ -280,7 +280,7 @@ OTHER = "from common.db.processes import this_process; print(this_process(), flu
 
 
 async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LOOK_AROUND_S", 0.0)
+    monkeypatch.setattr(worker, "RECOVER_S", 0.0)
     pipe = asyncio.subprocess.PIPE
     other = await asyncio.create_subprocess_exec(sys.executable, "-c", OTHER, stdin=pipe, stdout=pipe)
     assert other.stdout is not None
@@ -288,7 +288,7 @@ async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkey
     builds.script("built(MANIFEST)")
     spec = ModelSpec(name="demo", source=Source(uri="/m"))
     build_id = BuildRepository(builds.database, name).submit("local", spec).build_id
-    assert BuildQueue(builds.database, name, Capability(), lambda _: None).take() is not None
+    assert BuildQueue(builds.database, name, Capability(), lambda _: None).lease_next() is not None
     await builds.start()
     other.kill()
     await other.wait()
@@ -297,7 +297,7 @@ async def test_a_worker_notices_that_another_died(builds: ScriptedBuilds, monkey
 
 async def test_a_worker_takes_up_what_a_dead_one_left(builds: ScriptedBuilds) -> None:
     build_id = builds.submit()
-    lease = _dead(builds).take()
+    lease = _dead(builds).lease_next()
     assert lease is not None
     folder = builds.folder / "work" / lease.run
     folder.mkdir(parents=True)
@@ -310,15 +310,15 @@ async def test_a_worker_takes_up_what_a_dead_one_left(builds: ScriptedBuilds) ->
     build = await builds.until(build_id, State.SUCCEEDED)
     assert build.attempt == 2
     assert builds.leftovers() == []
-    assert not builds.shop.store.has(blob)
+    assert not builds.context.store.has(blob)
 
 
 async def test_a_build_that_kills_its_builder_is_given_up(builds: ScriptedBuilds) -> None:
     build_id = builds.submit()
     dead = _dead(builds)
     for _ in range(3):
-        assert dead.take() is not None
-        dead.abandoned()
+        assert dead.lease_next() is not None
+        dead.requeue_lost()
     build = builds.get(build_id)
     assert build.state is State.FAILED
     assert build.failure is not None
@@ -332,7 +332,7 @@ async def test_a_fault_of_ours_fails_the_build_and_not_the_worker(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr(builds.shop.queue, "advance", broken)
+        patched.setattr(builds.context.queue, "advance", broken)
         build = await builds.ended(f"send('progress', stage='PLAN', done=0.5); {HANG}")
     assert build.failure is not None
     assert build.failure.reason is Reason.INTERNAL

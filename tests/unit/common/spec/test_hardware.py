@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
-from common.spec.hardware import Hardware, Machine, check_asked, check_runs, fitting_slots, warnings
+from common.spec.hardware import GpuMachine, Hardware, check_asked, check_runs, fitting_slots, warnings
 from common.spec.model_spec import HardwareCompatibility, TargetHardware
 from tests.samples.whole_manifests import HARDWARE
 
-HERE = Machine(
+HERE = GpuMachine(
     "NVIDIA H200", "9.0", "11.4.0.106", "13.0", "13.0", "linux-x86_64", free_bytes=1 << 30, total_bytes=1 << 31
 )
 MIB = 1 << 20
@@ -44,7 +44,7 @@ LATER = _needed(version_compatible=True)
         (LATER, replace(HERE, tensorrt_version="12.0.0.1")),
     ],
 )
-def test_what_the_machine_has_runs(needed: Hardware, found: Machine) -> None:
+def test_what_the_machine_has_runs(needed: Hardware, found: GpuMachine) -> None:
     check_runs("demo@1", needed, found)
 
 
@@ -87,7 +87,9 @@ def test_what_the_machine_has_runs(needed: Hardware, found: Machine) -> None:
         ),
     ],
 )
-def test_what_it_has_not_is_named_with_what_it_has(needed: Hardware, found: Machine, expected: str, there: str) -> None:
+def test_what_it_has_not_is_named_with_what_it_has(
+    needed: Hardware, found: GpuMachine, expected: str, there: str
+) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         check_runs("demo@1", needed, found)
     error = caught.value

@@ -1,0 +1,30 @@
+"""Options of `chat` and `run`: how a session begins and how its replies are generated."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Engine = Annotated[
+    str | None, typer.Argument(metavar="ENGINE", help="NAME, NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.")
+]
+Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")]
+System = Annotated[str | None, typer.Option("--system", help="A system prompt.")]
+Pin = Annotated[
+    bool | None, typer.Option("--pin/--no-pin", help="Keep the system prompt for ever (default: if it fits).")
+]
+Window = Annotated[int | None, typer.Option("--window", help="Recent tokens to keep, at most the engine's.")]
+Sinks = Annotated[int | None, typer.Option("--sinks", help="First tokens to keep, at most the engine's.")]
+MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Sample among those that together reach p.")]
+MinP = Annotated[float | None, typer.Option("--min-p", help="Drop those below this share of the best.")]
+RepetitionPenalty = Annotated[float | None, typer.Option("--repetition-penalty", help="1 is off.")]
+Stop = Annotated[list[str] | None, typer.Option("--stop", help="Stop before this text; may be repeated.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same conversation: same reply.")]
+IgnoreEos = Annotated[bool | None, typer.Option("--ignore-eos", help="Go on past the model's own end.")]
+SpeculatedTokens = Annotated[
+    int | None, typer.Option("--speculated-tokens", help="Most tokens to guess and check at once; 0 is none.")
+]

@@ -80,9 +80,10 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
 
 
 def write_resized(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:
-    """Write `out`/model.onnx without weights, for ONNX Runtime: weights do not depend on the cache, so those of another
-    engine can be used. The caller has to make sure that they are of the same model, in the same format, by this
-    release.
+    """Write `out`/model.onnx without weights, for ONNX Runtime.
+
+    Weights do not depend on the cache, so those of another engine can be used. The caller has to make sure that they
+    are of the same model, in the same format, by this release.
     """
     graph = engine_graph(model, geometry, weight_format, Target.ONNXRUNTIME)
     out.mkdir(parents=True, exist_ok=True)

@@ -340,12 +340,12 @@ async def test_a_graph_that_the_toolchain_does_not_take_comes_with_its_words(
 SPOILED = """
 from builder_service.pipeline import child
 from builder_service.pipeline import pipeline
-publish = pipeline.publish
+publish_files = pipeline.publish_files
 def spoil(order, plan, files, parent):
     with (plan.out / "weights.bin").open("r+b") as file:
         file.write(bytes(64))
-    publish(order, plan, files, parent)
-pipeline.publish = spoil
+    publish_files(order, plan, files, parent)
+pipeline.publish_files = spoil
 child.main()
 """
 

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import structlog
 
-from builder_service.service import start_builder
+from builder_service.service import BuilderHandle, start_builder
 from builder_service.settings import BuilderSettings
-from common.errors import SinkServeError
-from common.rpc.server import stop_requested
-from common.settings import SettingsError, SharedSettings
-from common.telemetry import configure_logging
+from common.rpc.program import run_program
+from common.settings import SharedSettings
 
 log = structlog.get_logger()
 
 
-async def _serve(settings: BuilderSettings, shared: SharedSettings) -> None:
+async def _start(shared: SharedSettings) -> BuilderHandle:
+    settings = BuilderSettings.load()
     builder = await start_builder(settings, shared)
     roots = [str(root) for root in settings.roots]
     log.info("builder.listening", address=builder.address, metrics=builder.metrics.address, source_roots=roots)
-    await stop_requested()
-    log.info("builder.stopping")
-    await builder.stop()
+    return builder
 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    try:
-        shared = SharedSettings.load()
-        configure_logging(json=shared.log_format == "json")
-        asyncio.run(_serve(BuilderSettings.load(), shared))
-    except (SettingsError, SinkServeError, OSError) as error:
-        sys.exit(f"builder: {error}")
+    run_program("builder", _start)
 
 
 if __name__ == "__main__":

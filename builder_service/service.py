@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from builder_service.api.builder_servicer import BuilderServicer
@@ -20,17 +21,19 @@ from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.processes import this_process
 from common.db.schema import open_database
-from common.rpc.metrics_server import MetricsServer, start_metrics
+from common.rpc.metrics_server import MetricsServer, serve_metrics
 from common.rpc.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
 from common.store.blob_store import open_store
 from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServicer_to_server
 from sinkserve.builder.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 
+_METRICS_LISTEN = "SINKSERVE_BUILDER_METRICS_LISTEN"
+
 
 @dataclass(frozen=True)
 class BuilderHandle:
-    """A running builder."""
+    """A running builder. `running` stops what was started, the last first."""
 
     address: str
     server: RunningServer
@@ -39,50 +42,60 @@ class BuilderHandle:
     changes: Changes
     metrics: MetricsServer
     grace_s: float
+    running: AsyncExitStack
 
     async def stop(self) -> None:
-        """Stop taking builds and calls; builds that run go back into the queue."""
-        self.server.health.set_ready(False)
-        await self.worker.stop(self.grace_s)
-        await self.server.stop(self.grace_s)
-        await asyncio.to_thread(self.metrics.stop)
-        await asyncio.to_thread(self.database.close)
+        """Say not ready, stop taking builds, put those that run back into the queue, then end calls."""
+        await self.running.aclose()
 
 
 async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> BuilderHandle:
-    """Open database and store, serve, and take builds.
+    """Open database and store, serve, and take builds. What was started stops again where the rest cannot start.
 
     Raises OSError for an address that cannot be had, InvalidArgument for a URL that cannot be used,
     FailedPrecondition for a database of another schema.
     """
-    meter = BuildMetrics()
-    variable = "SINKSERVE_BUILDER_METRICS_LISTEN"
-    metrics = await asyncio.to_thread(start_metrics, settings.metrics_listen, variable, meter.registry)
-    try:
-        database = await asyncio.to_thread(open_database, shared.database)
-        try:
-            return await _start(settings, shared, database, meter, metrics)
-        except BaseException:
-            database.close()
-            raise
-    except BaseException:
-        await asyncio.to_thread(metrics.stop)
-        raise
+    async with AsyncExitStack() as running:
+        meter, changes = BuildMetrics(), Changes()
+        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry)
+        database = await _open_database(running, shared, meter)
+        context = await _worker_context(settings, shared, database, changes, meter)
+        builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
+        registrations = _registrations(
+            BuilderServicer(builds, changes), CatalogServicer(context.catalog, Aliases(database))
+        )
+        server = await start_server(settings.listen, registrations)
+        running.push_async_callback(server.stop, settings.stop_grace_s)
+        worker = Worker(context, settings.concurrency)
+        running.push_async_callback(worker.stop, settings.stop_grace_s)
+        await worker.start()
+        running.callback(server.health.set_ready, False)
+        server.health.set_ready(True)
+        return BuilderHandle(
+            server.address, server, worker, database, changes, metrics, settings.stop_grace_s, running.pop_all()
+        )
 
 
-async def _start(
-    settings: BuilderSettings, shared: SharedSettings, database: Database, meter: BuildMetrics, metrics: MetricsServer
-) -> BuilderHandle:
-    changes = Changes()
-    builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
+async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:
+    """The database, which is read at scrapes for as long as it is open."""
+    database = await asyncio.to_thread(open_database, shared.database)
+    running.push_async_callback(asyncio.to_thread, database.close)
+    meter.registry.register(collector := QueueCollector(database))
+    running.callback(meter.registry.unregister, collector)
+    return database
+
+
+async def _worker_context(
+    settings: BuilderSettings, shared: SharedSettings, database: Database, changes: Changes, meter: BuildMetrics
+) -> WorkerContext:
     remote = settings.remote
     capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
-    catalog = Catalog(database, store := open_store(shared.store))
-    context = WorkerContext(
+    store = open_store(shared.store)
+    return WorkerContext(
         database=database,
         store=store,
         store_url=shared.store,
-        catalog=catalog,
+        catalog=Catalog(database, store),
         queue=BuildQueue(database, this_process(), capability, changes.notify, ended=meter.build_ended),
         changes=changes,
         work=shared.home.resolve() / "work",
@@ -91,17 +104,6 @@ async def _start(
         timeout_s=settings.build_timeout_s,
         memory_limit_mib=settings.memory_limit_mib,
     )
-    registrations = _registrations(BuilderServicer(builds, changes), CatalogServicer(catalog, Aliases(database)))
-    server = await start_server(settings.listen, registrations)
-    worker = Worker(context, settings.concurrency)
-    try:
-        await worker.start()
-    except BaseException:
-        await server.stop(0)
-        raise
-    meter.registry.register(QueueCollector(database))
-    server.health.set_ready(True)
-    return BuilderHandle(server.address, server, worker, database, changes, metrics, settings.stop_grace_s)
 
 
 def _registrations(builder: BuilderServicer, catalog: CatalogServicer) -> tuple[Registration, ...]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from common.rpc.metrics_server import Pulled, in_loop
-from runtime_service.engines.registry import LoadedEngine
+from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.live_session import LiveSession
-from runtime_service.sessions.turn_metrics import TurnMetrics
+from runtime_service.turns.metrics import TurnMetrics
 
 Family = GaugeMetricFamily | CounterMetricFamily
 Values = Mapping[str, float]  # by the value of the label beside `engine`; "" where there is none
@@ -47,16 +47,15 @@ def _tiers(_engine: LoadedEngine, sessions: list[LiveSession]) -> Values:
 
 
 def _parked_bytes(_engine: LoadedEngine, sessions: list[LiveSession]) -> Values:
-    states = [session.turns.tenant.parked for session in sessions]
-    return {"": sum(state.size_bytes for state in states if state is not None)}
+    return {"": sum(session.parked_bytes for session in sessions)}
 
 
 def _running(_engine: LoadedEngine, sessions: list[LiveSession]) -> Values:
-    return {"": sum(pending.began for session in sessions for pending in session.turns.pending)}
+    return {"": sum(session.running_turns for session in sessions)}
 
 
 def _waiting(_engine: LoadedEngine, sessions: list[LiveSession]) -> Values:
-    return {"": sum(not pending.began for session in sessions for pending in session.turns.pending)}
+    return {"": sum(session.waiting_turns for session in sessions)}
 
 
 def _evictions(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:

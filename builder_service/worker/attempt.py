@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -26,6 +28,7 @@ from common.catalog.blob_claims import claim_blobs, claim_holders
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.errors import Aborted, DataLoss, DeadlineExceeded, Internal, Reason, SinkServeError, Unavailable
+from common.retry import retry, within
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
@@ -287,12 +290,9 @@ class BuildAttempt:
 
 async def _patiently(act: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """Call `act` in a thread; if the database is unavailable, try again for about as long as the lease lasts."""
-    clock = asyncio.get_running_loop().time
-    ends = clock() + LEASE.total_seconds()
-    while True:
-        try:
-            return await asyncio.to_thread(act, *args, **named)
-        except Unavailable as error:
-            if error.reason is not Reason.DATABASE_UNAVAILABLE or clock() > ends:
-                raise
-            await asyncio.sleep(POLL_S)
+    waits = within(LEASE.total_seconds(), repeat(POLL_S))
+    return await retry(partial(asyncio.to_thread, act, *args, **named), _is_unavailable, waits)
+
+
+def _is_unavailable(error: Exception) -> bool:
+    return isinstance(error, Unavailable) and error.reason is Reason.DATABASE_UNAVAILABLE

@@ -1,6 +1,7 @@
 """Who does something: a name for this process, and whether the process of a name is alive.
 
-A process of another machine counts as alive: nobody here can tell.
+A process of another machine counts as alive: nobody here can tell. psutil tells the start of a process by the wall
+clock, which may be set while it runs; what is in /proc never changes.
 """
 
 from __future__ import annotations

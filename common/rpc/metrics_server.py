@@ -9,6 +9,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 from wsgiref.simple_server import WSGIServer
@@ -38,6 +39,15 @@ class MetricsServer:
         if self.http is not None:
             self.http.shutdown()
             self.http.server_close()
+
+
+async def serve_metrics(
+    running: AsyncExitStack, listen: str, variable: str, registry: CollectorRegistry
+) -> MetricsServer:
+    """As `start_metrics`, until `running` is closed."""
+    metrics = await asyncio.to_thread(start_metrics, listen, variable, registry)
+    running.push_async_callback(asyncio.to_thread, metrics.stop)
+    return metrics
 
 
 def start_metrics(listen: str, variable: str, registry: CollectorRegistry) -> MetricsServer:

@@ -44,7 +44,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
     def __init__(self, sessions: SessionRegistry, branches: Branches) -> None:
         self._sessions = sessions
         self._branches = branches
-        self._settings = sessions.shared.settings
+        self._settings = sessions.settings
         self._readers: set[asyncio.Task[None]] = set()
         self.streams = 0
 
@@ -56,7 +56,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         with _fields_without_open():
             create = self._create(self._principal(context), new_session_from_wire(request.new_session))
-            live = await self._sessions.shared.background.whole(create, "create")
+            live = await self._sessions.complete(create, "create")
         return pb.CreateSessionResponse(session=session_to_wire(live.session, live.residence))
 
     async def RunTurn(  # type: ignore[override]  # writes by itself, as Converse does
@@ -90,7 +90,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         session_id = session_id_of(request.name, "name")
         asked = (request.turn_id, request.session_id, request.engine)
         fork = self._branches.fork(self._principal(context), session_id, *asked)
-        session = await self._sessions.shared.background.whole(fork, f"fork of {request.name}")
+        session = await self._sessions.complete(fork, f"fork of {request.name}")
         return pb.ForkSessionResponse(session=session_to_wire(session, Residence.STORED))
 
     async def RewindSession(self, request: pb.RewindSessionRequest, context: Context) -> pb.RewindSessionResponse:
@@ -98,13 +98,13 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         rewind = self._branches.rewind(
             self._principal(context), session_id, request.turn_id, drop_turn=request.drop_turn
         )
-        session = await self._sessions.shared.background.whole(rewind, f"rewind of {request.name}")
+        session = await self._sessions.complete(rewind, f"rewind of {request.name}")
         return pb.RewindSessionResponse(session=session_to_wire(session, Residence.STORED))
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         session_id = session_id_of(request.name, "name")
         delete = self._sessions.delete(self._principal(context), session_id)
-        await self._sessions.shared.background.whole(delete, f"delete {request.name}")
+        await self._sessions.complete(delete, f"delete {request.name}")
         return pb.DeleteSessionResponse()
 
     async def _hold(
@@ -129,7 +129,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
 
     async def _create(self, principal: str, asked: NewSession) -> LiveSession:
         live, _ = await self._sessions.create(principal, asked)
-        live.rest()
+        live.update_expiry()
         return live
 
     def _principal(self, context: Context) -> str:

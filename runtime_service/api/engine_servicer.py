@@ -27,13 +27,13 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
 
     async def LoadEngine(self, request: pb.LoadEngineRequest, context: Context) -> pb.LoadEngineResponse:
         published = await self._engines.resolve(request.reference, "reference")
-        engine = await self._background.whole(self._engines.load(published), f"load {published.reference}")
+        engine = await self._background.complete(self._engines.load(published), f"load {published.reference}")
         return pb.LoadEngineResponse(engine=loaded_to_wire(engine))
 
     async def UnloadEngine(self, request: pb.UnloadEngineRequest, context: Context) -> pb.UnloadEngineResponse:
         published = await self._engines.resolve(request.reference, "reference")
         unload = self._engines.unload(published, self._sessions.evacuate, _when_busy(request.when_busy))
-        await self._background.whole(unload, f"unload {published.reference}")
+        await self._background.complete(unload, f"unload {published.reference}")
         return pb.UnloadEngineResponse()
 
     async def ListLoadedEngines(

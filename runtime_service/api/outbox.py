@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from common.errors import SinkServeError
 from runtime_service.decoding.delta import Delta, coalesce
-from runtime_service.sessions.events import Event
+from runtime_service.turns.events import Event
 
 
 class Outbox:

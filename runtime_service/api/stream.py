@@ -17,11 +17,11 @@ from runtime_service.api.outbox import Outbox
 from runtime_service.api.stream_age import StreamAge, too_old
 from runtime_service.domain.session import SESSION_ID, NewSession
 from runtime_service.domain.turn import TurnRequest
-from runtime_service.sessions.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected
-from runtime_service.sessions.live_session import LiveSession, Repeat
+from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import draining
 from runtime_service.sessions.registry import SessionRegistry
-from runtime_service.sessions.turn_input import check_turn_id
+from runtime_service.turns.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected
+from runtime_service.turns.known import KnownTurn
 
 _REMEMBERED = 32
 
@@ -59,7 +59,7 @@ class ConversationStream:
         self._sessions = sessions
         self._principal = principal
         self._one_turn = one_turn
-        self._settings = sessions.shared.settings
+        self._settings = sessions.settings
         self.outbox = Outbox(self._settings.unread_events, self._note_full)
         self._live: LiveSession | None = None
         self._floor = 0
@@ -90,7 +90,7 @@ class ConversationStream:
             case TurnRequest():
                 await self._turn(self._opened(), request)
             case Cancel():
-                self._opened().turns.cancel(request.turn_id, discard=request.discard)
+                await self._opened().cancel_turn(request.turn_id, discard=request.discard)
             case Close():
                 self._opened()
                 self._delete = request.delete_session
@@ -105,7 +105,7 @@ class ConversationStream:
         """The client is gone, or has to go because of `error`."""
         self._stop_clocks()
         if self._live is not None:
-            self._live.leave(self, lost=True)
+            self._live.unsubscribe(self, lost=True)
         self.outbox.close(error)
 
     def silence(self) -> tuple[Event, ...]:
@@ -117,11 +117,11 @@ class ConversationStream:
         if self._delete:
             with suppress(NotFound):
                 delete = self._sessions.delete(self._principal, self._opened().session.session_id)
-                await self._sessions.shared.background.whole(delete, "delete")
+                await self._sessions.complete(delete, "delete")
 
     # What the session tells
 
-    def attach(self, turn_id: str, known: Repeat | None) -> None:
+    def on_accepted(self, turn_id: str, known: KnownTurn | None) -> None:
         """A turn that this stream named was accepted, or is known: then its events so far."""
         again = turn_id in self._named or turn_id in self._ended
         if known is not None and known.ended:
@@ -136,7 +136,7 @@ class ConversationStream:
         if not told:
             self.outbox.put(*known.events)
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """An event of a turn."""
         if self._hears_all or event.turn_id in self._named:
             self.outbox.put(event)
@@ -146,14 +146,18 @@ class ConversationStream:
             self._end_if_done()
             self._age.between_turns()
 
-    def idle(self) -> None:
+    def on_idle(self) -> None:
         """Nothing runs, waits or is being accepted."""
         self._end_if_done()
         self._age.between_turns()
 
     def go_away(self, grace_s: float) -> None:
-        """The server is stopping, or the stream is old."""
+        """Ask the client to leave within so long."""
         self.outbox.put(Event(0, GoAway(grace_s)))
+
+    def on_drain(self, grace_s: float) -> None:
+        """The server is stopping."""
+        self.go_away(grace_s)
 
     @property
     def resting(self) -> bool:
@@ -164,7 +168,7 @@ class ConversationStream:
         """End with `error`; the session stays as it is."""
         self._part(error)
 
-    def end(self, error: SinkServeError) -> None:
+    def on_lost(self, error: SinkServeError) -> None:
         """The session is no longer this stream's."""
         self._stop_clocks()
         self.outbox.close(error)
@@ -181,20 +185,20 @@ class ConversationStream:
         if self._live is not None:
             what = "the stream is open already; `open` comes first, and once"
             raise FailedPrecondition(Reason.STREAM_ALREADY_OPEN, what, field="open")
-        await self._sessions.shared.background.whole(self._enter(request), "open")
+        await self._sessions.complete(self._enter(request), "open")
 
     async def _enter(self, request: Open) -> None:
         live, resumed = await self._find(request.target)
         try:
             if not self.outbox.closed:
-                self._follow(live, request, resumed=resumed)
+                self._subscribe(live, request, resumed=resumed)
         finally:
-            live.rest()
+            live.update_expiry()
 
-    def _follow(self, live: LiveSession, request: Open, *, resumed: bool) -> None:
-        missed = [] if request.after_sequence is None else live.turns.log.since(request.after_sequence)
+    def _subscribe(self, live: LiveSession, request: Open, *, resumed: bool) -> None:
+        missed = [] if request.after_sequence is None else live.events_since(request.after_sequence)
         self._hears_all = request.after_sequence is not None
-        self._floor = live.turns.log.last if request.after_sequence is None else request.after_sequence
+        self._floor = live.last_sequence if request.after_sequence is None else request.after_sequence
         opened = Opened(
             session=live.session,
             residence=live.residence,
@@ -204,7 +208,7 @@ class ConversationStream:
         )
         self.outbox.put(Event(0, opened), *missed)
         self._live = live
-        live.follow(self)
+        live.subscribe(self)
         self._age.start()
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
@@ -218,9 +222,9 @@ class ConversationStream:
                 raise draining()
             if self._age.asked:
                 raise too_old()
-            request = check_turn_id(request)
-            accept = live.accept(request, self)
-            await self._sessions.shared.background.whole(accept, f"turn {request.turn_id}")
+            request = request.with_id()
+            accept = live.accept_turn(request, self)
+            await self._sessions.complete(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
             if self._one_turn:
                 self._part(error)
@@ -249,7 +253,7 @@ class ConversationStream:
         """End the stream and leave the session's turns as they are."""
         self._stop_clocks()
         if self._live is not None:
-            self._live.leave(self, lost=False)
+            self._live.unsubscribe(self, lost=False)
         self.outbox.close(error)
 
     def _note_full(self, full: bool) -> None:

@@ -13,17 +13,9 @@ from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
-from runtime_service.engines.registry import LoadedEngine
+from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.slots import Residence
-from runtime_service.sessions.events import (
-    Event,
-    GoAway,
-    Heartbeat,
-    Opened,
-    TurnFinished,
-    TurnRejected,
-    TurnStarted,
-)
+from runtime_service.turns.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected, TurnStarted
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb

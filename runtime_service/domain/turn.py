@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from pydantic import TypeAdapter
 
-from common.errors import SinkServeError
+from common.errors import InvalidArgument, Reason, SinkServeError
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
+
+LONGEST_TURN_ID = 64
 
 
 class FinishReason(StrEnum):
@@ -50,6 +53,13 @@ class TurnRequest:
     generation: RequestedOptions = field(default_factory=RequestedOptions)
     no_reply: bool = False
     allow_eviction_within_turn: bool = False
+
+    def with_id(self) -> TurnRequest:
+        """The request with an id, drawn if it has none; raises InvalidArgument for one that is too long."""
+        if len(self.turn_id) > LONGEST_TURN_ID:
+            what = f"turn.turn_id has {len(self.turn_id)} characters; at most {LONGEST_TURN_ID} are allowed"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn.turn_id")
+        return self if self.turn_id else replace(self, turn_id=secrets.token_hex(16))
 
     def body(self) -> str:
         """Everything but the id, as JSON: the same text for the same request."""

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
-from functools import partial
 
 import structlog
 
 from common.catalog.catalog import Catalog
-from common.db.database import utc_now
-from common.engine.engine import SlotState
-from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from common.errors import FailedPrecondition, NotFound, Reason
 from common.spec.engine_reference import EngineReference, parse_reference
-from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
-from runtime_service.decoding.text import Text
-from runtime_service.engines.engine_thread import EngineThread
+from runtime_service.engines.loaded_engine import LoadedEngine, Spill, not_loaded, start_engine
 from runtime_service.engines.loader import Loaded
-from runtime_service.recompute.scheduler import RecomputeScheduler
 from runtime_service.recompute.token_generator import LoadedGenerator
-from runtime_service.scheduling.limits import Limits
-from runtime_service.scheduling.scheduler import Scheduler
-from runtime_service.scheduling.scheduler_events import Emit
-from runtime_service.scheduling.slots import Tenant
-from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.settings import RuntimeSettings
-
-_LOOK_S = 0.05
 
 log = structlog.get_logger()
 
@@ -47,50 +30,6 @@ class WhenBusy(StrEnum):
     """They stop, and start again where their sessions are opened next."""
 
 
-@dataclass(eq=False)
-class LoadedEngine:
-    """An engine in memory. `turns` are those that run or wait."""
-
-    published: PublishedEngine
-    text: Text
-    thread: EngineThread
-    limits: Limits
-    slots: int
-    loaded_at: datetime
-    turns: int = 0
-    closed: bool = False
-
-    @property
-    def manifest(self) -> Manifest:
-        """What it is."""
-        return self.published.manifest
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Not unloaded meanwhile."""
-        self.turns += 1
-        try:
-            yield
-        finally:
-            self.turns -= 1
-
-    def check_room(self, most_waiting: int) -> None:
-        """Raise ResourceExhausted (CAPACITY_EXHAUSTED) if all slots are busy and as many turns wait as may."""
-        if self.turns < self.slots + most_waiting:
-            return
-        message = (
-            f"all {self.slots} slots are busy and {most_waiting} turns wait for one, as many as may (waiting_turns)"
-        )
-        raise ResourceExhausted(
-            Reason.CAPACITY_EXHAUSTED, message, retry_after_s=1.0, engine=self.published.reference, turns=self.turns
-        )
-
-    @property
-    def slots_in_use(self) -> int:
-        """Slots that hold a session now."""
-        return self.thread.scheduler.residents
-
-
 class EngineRegistry:
     """Loaded engines by digest. `load` of the runtime's settings reads files and takes long: it runs in a thread."""
 
@@ -100,7 +39,7 @@ class EngineRegistry:
         load: Callable[[PublishedEngine], Loaded | LoadedGenerator],
         settings: RuntimeSettings,
         holder: str,
-        spill: Callable[[str, Tenant, SlotState], bool] = lambda *_: False,
+        spill: Spill = lambda *_: False,
     ) -> None:
         """`spill` may keep a cache that leaves host memory, with the digest of its engine."""
         self._catalog = catalog
@@ -174,7 +113,7 @@ class EngineRegistry:
             except BaseException:
                 await asyncio.to_thread(self._catalog.release, published, self._holder)
                 raise
-            engine = self._start(published, loaded)
+            engine = start_engine(published, loaded, self._settings, self._spill)
             self._loaded[published.digest] = engine
             log.info("engine.loaded", engine=published.reference)
             return engine
@@ -205,8 +144,8 @@ class EngineRegistry:
         engine = await self._close(published, when_busy)
         self._leaving.add(published.digest)
         try:
-            while when_busy is WhenBusy.WAIT and engine.turns:  # noqa: ASYNC110 - counted in several places
-                await asyncio.sleep(_LOOK_S)
+            if when_busy is WhenBusy.WAIT:
+                await engine.until_idle()
             await evacuate(engine)
             await self._stop(engine)
         finally:
@@ -232,45 +171,7 @@ class EngineRegistry:
                 _, engine = self._loaded.popitem()
                 await self._stop(engine)
 
-    def _start(self, published: PublishedEngine, loaded: Loaded | LoadedGenerator) -> LoadedEngine:
-        limits = limits_of(published.manifest, loaded, self._settings)
-        close = loaded.generator.close if isinstance(loaded, LoadedGenerator) else loaded.engine.close
-        make = partial(make_scheduler, loaded, limits, spill=partial(self._spill, published.digest))
-        thread = EngineThread(make, close, published.reference)
-        return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
-
     async def _stop(self, engine: LoadedEngine) -> None:
         await engine.thread.stop_engine()
         await asyncio.to_thread(self._catalog.release, engine.published, self._holder)
         log.info("engine.unloaded", engine=engine.published.reference)
-
-
-def not_loaded(reference: str) -> FailedPrecondition:
-    """This process does not have the engine."""
-    message = f"{reference} is not loaded here; load it with LoadEngine, or serve with load_on_demand"
-    return FailedPrecondition(Reason.ENGINE_NOT_LOADED, message, engine=reference)
-
-
-def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: RuntimeSettings) -> Limits:
-    """Bounds of an engine. What keeps no cache sees one window, as one layer does, and computes it all the time."""
-    keeps = not isinstance(loaded, LoadedGenerator)
-    capacity = manifest.geometry.sinks + manifest.geometry.window
-    return Limits(
-        layers=manifest.architecture.layers if keeps else 1,
-        max_replay_tokens=settings.max_replay_tokens if keeps else capacity,
-        parked_bytes=settings.parked_bytes if keeps else 0,
-        stall_s=settings.stall_s,
-    )
-
-
-def make_scheduler(
-    loaded: Loaded | LoadedGenerator,
-    limits: Limits,
-    emit: Emit,
-    wake: Callable[[], None],
-    spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
-) -> TurnScheduler:
-    """What runs the turns of what was loaded."""
-    if isinstance(loaded, LoadedGenerator):
-        return RecomputeScheduler(loaded, time.monotonic, emit, wake)
-    return Scheduler(loaded.engine, limits, time.monotonic, emit, spill)

@@ -18,7 +18,7 @@ from runtime_service.scheduling.running_turn import RunningTurn
 
 
 class Residence(Enum):
-    """Where a cache is."""
+    """Where a cache is: in a slot, in host memory, or in neither (on disk, in a snapshot, or only as tokens)."""
 
     RESIDENT = "resident"
     PARKED = "parked"

@@ -22,10 +22,11 @@ from runtime_service.storage.repository import session_exists
 
 
 class Branches:
-    """Knows no streams: who has a session that is rewound hears that it was taken over."""
+    """Knows no streams: the subscriber of a session that is rewound loses it (SESSION_TAKEN_OVER)."""
 
     def __init__(self, sessions: SessionRegistry, engines: EngineRegistry, database: Database) -> None:
         self._sessions = sessions
+        self._store = sessions.store
         self._engines = engines
         self._branches = SessionBranches(database)
 
@@ -40,12 +41,10 @@ class Branches:
             raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn_id")
         name = f"sessions/{session_id}"
         error = Aborted(Reason.SESSION_TAKEN_OVER, f"{name} was rewound", session=name)
-        shared = self._sessions.shared
         check_kept((await self._sessions.get(principal, session_id))[0])
         async with self._sessions.held((principal, session_id), error) as held:
-            rewind = shared.writer.do(self._branches.rewind, held, turn_id, drop_turn=drop_turn)
-            rewound, gone = await rewind
-            await shared.caches.do(shared.caches.forget, rewound, gone)
+            rewound, snapshots = await self._store.write(self._branches.rewind, held, turn_id, drop_turn=drop_turn)
+            await self._store.drop_cache(rewound, snapshots)
             return rewound
 
     async def fork(self, principal: str, session_id: str, turn_id: str, new_id: str, engine: str) -> Session:
@@ -75,7 +74,7 @@ class Branches:
         return await self._fork(source, turn_id, target)
 
     async def _existing(self, principal: str, session_id: str, digest: bytes) -> Session | None:
-        found = await self._sessions.shared.writer.do(self._sessions.shared.repository.find, principal, session_id)
+        found = await self._store.find((principal, session_id))
         if found is not None and found.digest != digest:
             raise session_exists(session_id)
         return found
@@ -95,9 +94,8 @@ class Branches:
         )
 
     async def _fork(self, source: Session, turn_id: str, target: Session) -> Session:
-        shared = self._sessions.shared
         try:
-            kept = await shared.writer.do(self._branches.fork, source, turn_id, target)
+            kept = await self._store.write(self._branches.fork, source, turn_id, target)
         except IntegrityError:
             existing = await self._existing(target.principal, target.session_id, target.digest)
             if existing is None:

@@ -12,9 +12,10 @@ import structlog
 
 from common.errors import NotFound, SinkServeError
 from runtime_service.sessions.registry import SessionRegistry
-from runtime_service.storage.claims import Key, SessionClaims
+from runtime_service.storage.claims import Key
 from runtime_service.storage.replicas import RENEWALS
 from runtime_service.tasks.periodic import Periodic
+from runtime_service.turns.shared import Shared
 
 HAND_OVER_POLL_S = 0.2
 T = TypeVar("T")
@@ -23,10 +24,12 @@ log = structlog.get_logger()
 
 
 class Membership:
-    """`start` before sessions are opened; `stop` when none is left."""
+    """`start` before sessions are opened; `stop` when none is in memory any more."""
 
-    def __init__(self, sessions: SessionRegistry) -> None:
+    def __init__(self, sessions: SessionRegistry, shared: Shared) -> None:
         self._sessions = sessions
+        self._claims = shared.claims
+        self._background = shared.background
         self._periodic = Periodic()
         self._thread = ThreadPoolExecutor(1, "membership")  # what it says must not wait behind anything else
         self._leaving: set[Key] = set()
@@ -49,12 +52,8 @@ class Membership:
         """Leave them."""
         await self._periodic.stop()
         with suppress(SinkServeError):  # the database is lost; the lease passes
-            await self._do(self._claims.leave)
+            await self._do(self._claims.release_all)
         self._thread.shutdown(wait=False)
-
-    @property
-    def _claims(self) -> SessionClaims:
-        return self._sessions.shared.claims
 
     async def _renew(self) -> None:
         await self._do(self._claims.renew)
@@ -64,15 +63,15 @@ class Membership:
 
     async def _hand_over(self) -> None:
         """Begin with all that are asked for: one that takes long does not hold up the others."""
-        for key in await self._do(self._claims.wanted):
+        for key in await self._do(self._claims.requested):
             if key not in self._leaving:
                 self._leaving.add(key)
-                self._sessions.shared.background.start(self._let_go(key), f"hand over {key[1]}")
+                self._background.start(self._hand_over_one(key), f"hand over {key[1]}")
 
-    async def _let_go(self, key: Key) -> None:
+    async def _hand_over_one(self, key: Key) -> None:
         try:
             await self._sessions.hand_over(key)
-        except SinkServeError as error:  # it is tried again as long as it is asked for
+        except SinkServeError as error:  # it is tried again for as long as another replica asks
             log.warning("session.not_handed_over", session=f"sessions/{key[1]}", cause=error.message)
         finally:
             self._leaving.discard(key)
@@ -81,6 +80,6 @@ class Membership:
         return await asyncio.get_running_loop().run_in_executor(self._thread, act)
 
     async def _cancel(self) -> None:
-        for (principal, session_id), turn_id, discard in await self._do(self._claims.cancels):
+        for (principal, session_id), turn_id, discard in await self._do(self._claims.take_cancel_requests):
             with suppress(NotFound):
                 await self._sessions.cancel(principal, session_id, turn_id, discard=discard)

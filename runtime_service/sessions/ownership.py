@@ -1,12 +1,12 @@
-"""How this server comes to have a session, and how it notices that it has it no longer."""
+"""How this server becomes the owner of a session, and how it notices that it is not the owner any more."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from common.errors import Aborted, Reason, Unavailable
+from common.retry import growing, retry, within
 from runtime_service.domain.session import Session
 from runtime_service.storage.claims import Claimed, Key, SessionClaims
 from runtime_service.tasks.background import Writer
@@ -15,6 +15,7 @@ CLAIM_LEASES = 2
 """How many leases to wait for another replica: longer than it takes to find out that it is dead."""
 CLAIM_POLL_S = 0.05
 LONGEST_CLAIM_POLL_S = 1.0
+"""Each try takes the database's one write lock, so a claim that has waited for long tries less often."""
 
 
 class Ownership:
@@ -25,31 +26,31 @@ class Ownership:
         self._writer = writer
 
     async def claim(self, key: Key, check_open: Callable[[], None]) -> Claimed:
-        """Have a session; another replica that has it is asked for it, and soon hands it over, or turns out to be dead.
+        """Become the owner of a session. Its owner is asked for it and hands it over, or its lease ends.
 
         Raises NotFound, Unavailable (SESSION_BUSY) if neither happens, and meanwhile what `check_open` does.
         """
-        wait_s = CLAIM_POLL_S
-        ends = time.monotonic() + CLAIM_LEASES * self._claims.lease_s
-        while (claimed := await self._writer.do(self._claims.claim, *key)) is None:
+        waits = growing(CLAIM_POLL_S, 1.5, LONGEST_CLAIM_POLL_S)
+
+        async def claim() -> Claimed:
+            if (claimed := await self._writer.do(self._claims.claim, *key)) is not None:
+                return claimed
             check_open()
-            if time.monotonic() > ends:
-                what = f"sessions/{key[1]} is held by another server, which does not hand it over"
-                raise Unavailable(Reason.SESSION_BUSY, what, retry_after_s=1.0, session=f"sessions/{key[1]}")
-            await asyncio.sleep(wait_s)
-            wait_s = min(1.5 * wait_s, LONGEST_CLAIM_POLL_S)
-        return claimed
+            what = f"sessions/{key[1]} is held by another server, which does not hand it over"
+            raise Unavailable(Reason.SESSION_BUSY, what, retry_after_s=1.0, session=f"sessions/{key[1]}")
 
-    async def release(self, session: Session) -> None:
-        """Let others have it."""
-        await self._writer.do(self._claims.release, session)
+        return await retry(claim, _is_busy, within(CLAIM_LEASES * self._claims.lease_s, waits))
 
-    async def lasts(self, session: Session) -> bool:
-        """Whether nobody has taken a session, or deleted it, since it was claimed here."""
+    async def is_current(self, session: Session) -> bool:
+        """Whether this server still owns a session: nobody has claimed it since, or deleted it."""
         try:
-            return await asyncio.to_thread(self._claims.has, session)
-        except Unavailable:  # nobody can take a session while the database is away
+            return await asyncio.to_thread(self._claims.is_owner, session)
+        except Unavailable:  # while the database is away nobody can claim a session
             return True
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, Unavailable) and error.reason is Reason.SESSION_BUSY
 
 
 def taken_over(key: Key) -> Aborted:

@@ -1,7 +1,7 @@
-"""Which runtime has a session: claimed by one at a time, asked for, handed over, taken from the dead. In SQL.
+"""Which runtime owns a session: it is claimed by one at a time, requested from it by others, and handed over. In SQL.
 
-Who claims a session begins its next epoch, and every write names the epoch of its writer: who was thought dead and
-wakes changes nothing any more. Calls block.
+A claim begins the session's next epoch, and every write names the epoch of its writer. So a replica that was paused,
+and whose sessions others have claimed meanwhile, changes nothing when it goes on. Calls block.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class SessionClaims:
             replicas.renew(connection, self.replica, timedelta(seconds=self.lease_s))
             replicas.forget_dead(connection, timedelta(seconds=self.lease_s))
 
-    def leave(self) -> None:
+    def release_all(self) -> None:
         """Give up all that this replica has."""
         with self._database.write() as connection:
             mine = sessions.c.owner == self.replica
             connection.execute(update(sessions).where(mine).values(owner=None))
-            replicas.leave(connection, self.replica)
+            replicas.remove(connection, self.replica)
 
     def alive(self) -> set[str]:
         """All replicas that are alive."""
@@ -65,7 +65,7 @@ class SessionClaims:
             return replicas.alive(connection, self._is_alive)
 
     def claim(self, principal: str, session_id: str) -> Claimed | None:
-        """Take a session that nobody has who is alive; None: another replica has it, and is asked for it now.
+        """Own a session that no live replica owns; None: another does, and is asked to hand it over now.
 
         Raises NotFound (SESSION_NOT_FOUND), and FailedPrecondition (SESSION_NOT_KEPT) where asking would end it.
         """
@@ -73,7 +73,7 @@ class SessionClaims:
             row = _find(connection, principal, session_id)
             if self._is_taken(connection, row["owner"]):
                 check_kept(session_from_row(row))
-                _ask_for(connection, row, self.replica)
+                _request(connection, row, self.replica)
                 return None
             values = {"epoch": row["epoch"] + 1, "owner": self.replica, "wanted_by": None, "expires_at": None}
             connection.execute(update(sessions).where(sessions.c.key == row["key"]).values(values))
@@ -85,21 +85,21 @@ class SessionClaims:
         with self._database.write_rows() as connection:
             connection.execute(update(sessions).where(mine).values(owner=None, wanted_by=None))
 
-    def has(self, session: Session) -> bool:
-        """Whether nobody has claimed a session, or deleted it, since this replica did."""
+    def is_owner(self, session: Session) -> bool:
+        """Whether this replica still owns a session: nobody has claimed it since, or deleted it."""
         epoch = select(sessions.c.epoch).where(sessions.c.key == session.key)
         with self._database.read() as connection:
             return connection.scalar(epoch) == session.epoch
 
-    def wanted(self) -> list[Key]:
+    def requested(self) -> list[Key]:
         """Sessions of this replica that others ask for."""
         asked = and_(sessions.c.wanted_by.is_not(None), sessions.c.owner == self.replica)
         with self._database.read() as connection:
             found = connection.execute(select(sessions.c.principal, sessions.c.session_id).where(asked)).all()
         return [(row.principal, row.session_id) for row in found]
 
-    def ask_cancel(self, session: Session, turn_id: str, *, discard: bool) -> None:
-        """Ask whoever has a session to cancel a turn, or whoever has it next; one that has ended stays as it is."""
+    def request_cancel(self, session: Session, turn_id: str, *, discard: bool) -> None:
+        """Ask the owner of a session, or the next one, to cancel a turn; one that has ended stays as it is."""
         unended = and_(turns.c.session_key == session.key, turns.c.turn_id == turn_id, turns.c.result.is_(None))
         named = and_(cancels.c.session_key == session.key, cancels.c.turn_id == turn_id)
         with self._database.write() as connection:
@@ -108,7 +108,7 @@ class SessionClaims:
                 values = {"session_key": session.key, "turn_id": turn_id, "discard": discard}
                 connection.execute(insert(cancels).values(values))
 
-    def cancels(self) -> list[tuple[Key, str, bool]]:
+    def take_cancel_requests(self) -> list[tuple[Key, str, bool]]:
         """Sessions of this replica, their turns that others ask to cancel, and whether to discard them; once each."""
         mine = and_(cancels.c.session_key == sessions.c.key, sessions.c.owner == self.replica)
         columns = (sessions.c.principal, sessions.c.session_id, cancels.c.turn_id, cancels.c.discard, sessions.c.key)
@@ -150,7 +150,7 @@ class SessionClaims:
 
 
 def check_kept(session: Session) -> None:
-    """Raise FailedPrecondition (SESSION_NOT_KEPT) for a session that only the server that has it can go on with."""
+    """Raise FailedPrecondition (SESSION_NOT_KEPT) for a session that only its owner can go on with."""
     if not session.is_kept:
         what = f"nothing of {session.name} is kept (durability none): it goes on only at its server, and only forward"
         raise FailedPrecondition(Reason.SESSION_NOT_KEPT, what, session=session.name)
@@ -163,7 +163,7 @@ def _find(connection: Connection, principal: str, session_id: str) -> RowMapping
     return row
 
 
-def _ask_for(connection: Connection, row: RowMapping, replica: str) -> None:
+def _request(connection: Connection, row: RowMapping, replica: str) -> None:
     if row["wanted_by"] is None:
         connection.execute(update(sessions).where(sessions.c.key == row["key"]).values(wanted_by=replica))
 

@@ -1,4 +1,4 @@
-"""The runtimes of a database, which are its replicas: who is alive, and for how long nobody needs to ask.
+"""The runtimes of a database, which are its replicas: each renews a lease for as long as it is alive.
 
 A lease is a time on the database's clock, so that replicas need not agree on theirs. Rows, inside a transaction that
 somebody else has begun.
@@ -37,13 +37,13 @@ def renew(connection: Connection, replica: str, lease: timedelta) -> None:
         connection.execute(insert(replicas).values(replica=replica, **row))
 
 
-def leave(connection: Connection, replica: str) -> None:
+def remove(connection: Connection, replica: str) -> None:
     """Say that `replica` has nothing any more."""
     connection.execute(delete(replicas).where(replicas.c.replica == replica))
 
 
 def alive(connection: Connection, is_alive: Callable[[str], bool]) -> set[str]:
-    """Who has what it has."""
+    """Replicas whose lease lasts and whose process runs, as far as can be told from here."""
     rows = connection.execute(select(replicas).where(replicas.c.lease_expires > database_time(connection))).all()
     return {row.replica for row in rows if is_alive(row.replica)}
 

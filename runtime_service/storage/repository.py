@@ -2,7 +2,7 @@
 
 History is append-only: a turn's tokens are written once, with the turn, so a turn costs the same however long the
 session is, and a lost cache is computed again from the last turns only. What a session's owner writes names the epoch
-in which it claimed the session: see `session_claims`.
+in which it claimed the session: see `storage.claims`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class SessionRepository:
             change_owned(connection, session, **counts)
 
     def set_expiry(self, session: Session) -> None:
-        """Keep when the session is deleted if nobody speaks to it."""
+        """Write when the session is deleted if it is not used until then."""
         with self._database.write_rows() as connection:
             change_owned(connection, session, expires_at=session.expires_at)
 
@@ -177,7 +177,7 @@ class SessionRepository:
         return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
 
     def delete(self, session: Session) -> bool:
-        """Delete a session with its turns and let go of its engine; False: it was gone, or another has it now."""
+        """Delete a session with its turns, and end its hold on its engine; False: it was gone, or has another owner."""
         with self._database.write() as connection:
             if not connection.execute(delete(sessions).where(_owned(session))).rowcount:
                 return False

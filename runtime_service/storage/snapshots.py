@@ -1,4 +1,4 @@
-"""Snapshots of caches in the object store: whoever has a session goes on from the newest instead of computing it again.
+"""Snapshots of caches in the object store: a session's owner goes on from the newest instead of computing it again.
 
 Objects have keys that are never used again, `sessions/ID/EPOCH/UUID`, and count once their row is there, which only
 the session's owner can write. Calls block.
@@ -79,7 +79,7 @@ class Snapshots:
         return None
 
     def keys(self, session: Session) -> list[str]:
-        """Objects of a session, for who deletes it."""
+        """Objects of a session, to be deleted with it."""
         return self._keys(session)
 
     def delete(self, keys: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Work that goes on although whoever waits for it is cancelled, and the one thread that writes to the database."""
+"""Work that goes on although its caller is cancelled, and the one thread that writes to the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """Tasks that outlive the streams that asked for them. What they raise reaches who waits, or nobody."""
+    """Tasks that outlive the streams that asked for them. What they raise reaches the caller, if it still waits."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -24,7 +24,7 @@ class Background:
         task.add_done_callback(self._forget)
         return task
 
-    async def whole(self, work: Coroutine[Any, Any, T], name: str) -> T:
+    async def complete(self, work: Coroutine[Any, Any, T], name: str) -> T:
         """Do `work` to its end, whether or not the caller waits for it that long."""
         return await asyncio.shield(self.start(work, name))
 

@@ -1,4 +1,4 @@
-"""Work that is done again and again while the service runs. What fails is logged, and done again."""
+"""Work that is repeated while the service runs. What fails is logged, and repeated all the same."""
 
 from __future__ import annotations
 

@@ -87,15 +87,15 @@ def test_what_somebody_has_is_asked_for_and_had_when_it_is_released(
     repository: SessionRepository, here: SessionClaims, there: SessionClaims
 ) -> None:
     session = repository.create(SESSION, "here")
-    assert here.wanted() == []
+    assert here.requested() == []
     assert there.claim("local", "a") is None
-    assert here.wanted() == [("local", "a")]
-    assert there.wanted() == []
+    assert here.requested() == [("local", "a")]
+    assert there.requested() == []
     assert there.claim("local", "a") is None, "asking twice is asking"
     here.release(session)
-    assert here.wanted() == []
+    assert here.requested() == []
     assert _taken(there).session.epoch == session.epoch + 1
-    assert there.wanted() == []
+    assert there.requested() == []
     assert here.claim("local", "a") is None
 
 
@@ -123,7 +123,7 @@ def test_a_replica_that_leaves_gives_up_what_it_has(
     repository: SessionRepository, here: SessionClaims, there: SessionClaims
 ) -> None:
     repository.create(SESSION, "here")
-    here.leave()
+    here.release_all()
     assert _taken(there).session.session_id == "a"
     assert there.alive() == {"there"}
 
@@ -154,13 +154,13 @@ def test_who_has_a_session_can_see_that_it_has_it_still(
     repository: SessionRepository, here: SessionClaims, there: SessionClaims
 ) -> None:
     session = repository.create(SESSION, "here")
-    assert here.has(session)
+    assert here.is_owner(session)
     here.release(session)
     claimed = _taken(there)
-    assert not here.has(session)
-    assert there.has(claimed.session)
+    assert not here.is_owner(session)
+    assert there.is_owner(claimed.session)
     repository.delete(claimed.session)
-    assert not there.has(claimed.session)
+    assert not there.is_owner(claimed.session)
 
 
 def _expire(repository: SessionRepository, session: Session) -> None:

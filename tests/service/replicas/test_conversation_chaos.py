@@ -16,9 +16,9 @@ from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import RequestedOptions
 from runtime_service.domain.session import NewSession, Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Turn, TurnInput, TurnRequest
-from runtime_service.sessions.events import Event, TurnFinished, TurnRejected, TurnStarted
 from runtime_service.storage.rows import turn_from_row, unpack
 from runtime_service.storage.tables import turns
+from runtime_service.turns.events import Event, TurnFinished, TurnRejected, TurnStarted
 from tests.fakes.engine import expected_greedy
 from tests.service.runtime.runtime import VOCABULARY, Bench, eventually
 

@@ -21,7 +21,7 @@ from runtime_service.domain.turn import Turn
 from runtime_service.storage.tables import replicas
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.servers.databases import KINDS, new_database_url
-from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, info, kinds
+from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, info, kinds, reaper_passes
 
 TAKEN_OVER = (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
 
@@ -181,7 +181,7 @@ async def test_a_turn_that_comes_while_its_session_leaves_is_told_why_it_was_not
 async def test_a_turn_whose_end_is_being_kept_while_its_session_leaves_ended_or_runs_again_whole(
     both: Replicas, monkeypatch: pytest.MonkeyPatch, *, lost: bool
 ) -> None:
-    monkeypatch.setattr("runtime_service.sessions.turn_queue.TRIES", 1)
+    monkeypatch.setattr("runtime_service.turns.session_state.TRIES", 1)
     alone = await both.here.said("one", "two")
     options = pb.SessionOptions(durability=pb.SessionOptions.DURABILITY_TOKENS_AND_KV)
     stream = await both.here.opened(session_id="s", options=options)
@@ -232,9 +232,11 @@ async def test_a_store_that_hangs_holds_up_no_session_but_its_own(
     await (await both.here.opened(session_id="s", options=options)).said("1")
     await (await both.here.opened(session_id="t")).said("1")
     (live,) = (live for live in both.here.handle.sessions.live if live.session.session_id == "s")
-    state = await live.turns.export()
+    state = await live.export_cache()
     assert state is not None
-    others = [asyncio.create_task(caches.snapshot(live.session, state)) for _ in range(40)]  # more than any pool has
+    others = [
+        asyncio.create_task(caches.store_snapshot(live.session, state)) for _ in range(40)
+    ]  # more than any pool has
     moving = asyncio.create_task(both.there.resumed("sessions/s"))
 
     async def leaves() -> bool:
@@ -251,7 +253,7 @@ async def test_a_store_that_hangs_holds_up_no_session_but_its_own(
 async def test_a_store_that_takes_too_long_costs_a_snapshot_and_no_session(
     both: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime_service.sessions.cache_tiers.MOST_S", 0.2)
+    monkeypatch.setattr("runtime_service.turns.cache_tiers.MOST_S", 0.2)
     caches, answers = both.here.handle.shared.caches, threading.Event()
     keep = caches.snapshots.keep
 
@@ -333,10 +335,14 @@ async def _left(stream: Stream) -> AsyncIterator[pb.ConverseResponse]:
 
 async def test_a_session_that_expires_elsewhere_is_left_to_who_has_it(both: Replicas) -> None:
     options = pb.SessionOptions()
-    options.delete_after_idle.FromMilliseconds(300)
+    options.delete_after_idle.FromMilliseconds(10)
+    for bench in (both.here, both.there):
+        await bench.restart(reap_s=0.02)
     stream = await both.here.opened(session_id="s", options=options)
     await stream.said("1")
-    await asyncio.sleep(0.5)
+    for bench in (both.here, both.there):
+        passes = reaper_passes(bench)
+        assert [await passes.get() for _ in range(3)] == [0, 0, 0]
     await stream.said("2")  # a session that is followed does not expire
     await stream.half_close()
     await stream.rest()

@@ -23,6 +23,7 @@ from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
 from common.window import Geometry
 from runtime_service.decoding.text import Text
+from runtime_service.domain.session import Session
 from runtime_service.engines.loader import Loaded
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.service import RuntimeHandle, start_runtime
@@ -53,6 +54,7 @@ class Bench:
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
     engines: list[FakeEngine] = field(default_factory=list)
+    loads: threading.Event = field(default_factory=threading.Event)
     may_load: threading.Event = field(default_factory=threading.Event)
     runtime: RuntimeHandle | None = None
     channel: grpc.aio.Channel | None = None
@@ -140,6 +142,7 @@ class Bench:
             if self.before_step is not None:
                 self.before_step(feeds)
 
+        self.loads.set()
         self.may_load.wait()
         engine = FakeEngine(self.geometry, vocabulary=VOCABULARY, poison=self.poison, before_step=step)
         self.engines.append(engine)
@@ -227,6 +230,21 @@ class Stream:
         except grpc.aio.AioRpcError as error:
             return error.code(), reason_of(error)
         raise AssertionError("the stream ended well")
+
+
+def reaper_passes(bench: Bench) -> asyncio.Queue[int]:
+    """How many sessions it finds expired, for every pass of the reaper from now on."""
+    passes: asyncio.Queue[int] = asyncio.Queue()
+    loop, claims = asyncio.get_running_loop(), bench.handle.shared.claims
+    expired = claims.expired
+
+    def noted() -> list[Session]:
+        found = expired()
+        loop.call_soon_threadsafe(passes.put_nowait, len(found))
+        return found
+
+    claims.expired = noted  # type: ignore[method-assign]
+    return passes
 
 
 async def eventually(true: Callable[[], Awaitable[bool]]) -> None:

@@ -107,8 +107,9 @@ async def test_new_sessions_follow_an_alias_and_old_ones_stay(bench: Bench) -> N
 async def test_until_another_version_is_loaded_new_sessions_get_the_one_before(bench: Bench) -> None:
     await bench.restart(engines=("demo",), follow_s=0.1)
     bench.may_load.clear()
+    bench.loads.clear()
     bench.publish()
-    await asyncio.sleep(0.3)
+    await asyncio.to_thread(bench.loads.wait)
     assert (await Stream(bench.stub.Converse()).open("demo")).session.engine == "demo@1"
     bench.may_load.set()
 

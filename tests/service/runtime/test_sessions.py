@@ -17,7 +17,16 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as conversation_grpc
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_grpc
-from tests.service.runtime.runtime import ENDLESS, GEOMETRY, Bench, Stream, eventually, reason_of, tokens_of
+from tests.service.runtime.runtime import (
+    ENDLESS,
+    GEOMETRY,
+    Bench,
+    Stream,
+    eventually,
+    reaper_passes,
+    reason_of,
+    tokens_of,
+)
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -176,9 +185,10 @@ async def test_a_replay_that_is_too_long_is_refused_when_the_session_is_opened(b
 async def test_a_session_is_deleted_when_nobody_spoke_to_it_for_long(bench: Bench) -> None:
     await restarted(bench, reap_s=0.02)
     soon = Duration()
-    soon.FromMilliseconds(50)
+    soon.FromMilliseconds(10)
     stream = await bench.opened(options=pb.SessionOptions(delete_after_idle=soon))
-    await asyncio.sleep(0.15)
+    passes = reaper_passes(bench)
+    assert [await passes.get() for _ in range(3)] == [0, 0, 0]
     session = (await bench.stub.GetSession(pb.GetSessionRequest(name=stream.session))).session  # a stream holds it
     assert not session.HasField("expire_time")
     await stream.half_close()
@@ -256,15 +266,17 @@ async def test_an_engine_is_unloaded_although_its_sessions_are_deleted_meanwhile
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams = [await bench.opened(session_id=name) for name in ("a", "b")]
-    close, deleting = LiveSession.close, asyncio.Event()
+    unload, deleting = LiveSession.unload, asyncio.Event()
 
-    async def close_slowly(live: LiveSession, error: SinkServeError | None = None, *, keep: bool = False) -> None:
+    async def unload_slowly(
+        live: LiveSession, error: SinkServeError | None = None, *, keep_cache: bool = False
+    ) -> None:
         if live.session.session_id == "a" and not deleting.is_set():
             deleting.set()
             await bench.handle.sessions.delete(live.session.principal, "b")
-        await close(live, error, keep=keep)
+        await unload(live, error, keep_cache=keep_cache)
 
-    monkeypatch.setattr(LiveSession, "close", close_slowly)
+    monkeypatch.setattr(LiveSession, "unload", unload_slowly)
     await engines(bench).UnloadEngine(engine_pb.UnloadEngineRequest(reference="demo"))
     assert await streams[0].failure() == (grpc.StatusCode.UNAVAILABLE, "ENGINE_NOT_LOADED")
     assert await streams[1].failure() == (grpc.StatusCode.ABORTED, "SESSION_DELETED")

@@ -470,13 +470,13 @@ async def test_turns_that_do_not_run_stay_as_they_are(bench: Bench) -> None:
 async def test_a_turn_that_is_being_accepted_is_cancelled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     session = (await created(bench)).name
     asked, answer = _held_add_turn(bench, monkeypatch)
-    arrived, cancel_turn = asyncio.Event(), LiveSession.cancel
+    arrived, cancel_turn = asyncio.Event(), LiveSession.cancel_turn
 
     async def noted(live: LiveSession, turn_id: str, *, discard: bool) -> None:
         arrived.set()
         await cancel_turn(live, turn_id, discard=discard)
 
-    monkeypatch.setattr(LiveSession, "cancel", noted)
+    monkeypatch.setattr(LiveSession, "cancel_turn", noted)
     call = run(bench, session, "t", generation=ENDLESS)
     await asked.wait()
     cancelling = asyncio.create_task(cancel(bench, session, "t"))

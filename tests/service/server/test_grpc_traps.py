@@ -127,7 +127,7 @@ async def unread(bench: Bench, stream: Stream) -> None:
     live = next(live for live in bench.handle.sessions.live if live.session.name == stream.session)
 
     async def is_paused() -> bool:
-        return live.turns.tenant.paused
+        return live.state.tenant.paused
 
     await eventually(is_paused)
 

@@ -10,8 +10,8 @@ from common.errors import Reason, SinkServeError
 from runtime_service.api.stream import Close, ConversationStream, Open
 from runtime_service.domain.session import NewSession
 from runtime_service.domain.turn import TurnRequest
-from runtime_service.sessions.events import TurnFinished
-from runtime_service.sessions.live_session import MOST_WAITING
+from runtime_service.turns.events import TurnFinished
+from runtime_service.turns.intake import MOST_WAITING
 from tests.service.session_model.known import Known
 from tests.service.session_model.line import Line
 from tests.service.session_model.replica import MAX_SESSIONS, PRINCIPAL, Replica
@@ -106,7 +106,7 @@ class Acts(Known):
             assert sequence is not None
             live = self.world.live(replica, session.session_id)
             assert live is not None
-            assert sequence < live.turns.log.last, (sequence, live.session, kept[0])
+            assert sequence < live.last_sequence, (sequence, live.session, kept[0])
         else:
             assert line is Reason.CAPACITY_EXHAUSTED
             assert full

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from common.errors import Reason, SinkServeError
 from runtime_service.api.stream import ConversationStream, Request
-from runtime_service.sessions.events import Event
 from runtime_service.sessions.live_session import LiveSession
+from runtime_service.turns.events import Event
 from tests.service.session_model.replica import PATIENCE_S, Replica
 from tests.service.session_model.sessions import ModelSession
 

@@ -11,8 +11,8 @@ from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.text import Text
 from runtime_service.domain.session import NewSession, Session
 from runtime_service.domain.turn import FinishReason, Result, Turn, TurnRequest
-from runtime_service.sessions.events import EPOCH_BITS, Event, Opened, TurnFinished, TurnRejected, TurnStarted
-from runtime_service.sessions.turn_queue import MOST_CRASHES
+from runtime_service.turns.events import EPOCH_BITS, Event, Opened, TurnFinished, TurnRejected, TurnStarted
+from runtime_service.turns.run import MOST_CRASHES
 from tests.fakes.engine import expected_greedy
 from tests.service.runtime.runtime import VOCABULARY
 

@@ -27,9 +27,8 @@ from runtime_service.api.stream import Cancel, Close, ConversationStream, Open, 
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import NewSession, SessionOptions
 from runtime_service.domain.turn import TurnInput, TurnRequest
-from runtime_service.sessions import membership
-from runtime_service.sessions import registry as sessions_module
-from runtime_service.sessions.live_session import MOST_WAITING
+from runtime_service.sessions import membership, ownership
+from runtime_service.turns.intake import MOST_WAITING
 from tests.service.session_model.acts import Acts
 from tests.service.session_model.line import Line
 from tests.service.session_model.replica import PATIENCE_S, PRINCIPAL, publish
@@ -61,7 +60,7 @@ def home() -> Any:
     """Where every example begins: a database with an engine. What is polled for is polled often."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(membership, "HAND_OVER_POLL_S", 0.005)
-        patch.setattr(sessions_module, "CLAIM_POLL_S", 0.002)
+        patch.setattr(ownership, "CLAIM_POLL_S", 0.002)
         folder = Path(tempfile.mkdtemp())
         publish(folder / "home")
         patch.setattr(SessionsMachine, "template", folder / "home", raising=False)

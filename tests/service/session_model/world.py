@@ -107,7 +107,7 @@ class World:
             await each.handle.shared.background.wait()
             live = self.live(each, session_id)
             if live is not None and live.session.expires_at is not None:
-                live.turns.session = replace(live.session, expires_at=past)
+                live.state.session = replace(live.session, expires_at=past)
         with self.inspector.write() as connection:
             runs = (sessions.c.session_id == session_id) & sessions.c.expires_at.is_not(None)
             return bool(connection.execute(update(sessions).where(runs).values(expires_at=past)).rowcount)
@@ -119,7 +119,7 @@ class World:
             if kept is not None:
                 replica.handle.shared.caches.files.drop(kept[0].key)
             if (live := self.live(replica, session_id)) is not None:
-                await live.engine.thread.post_and_wait(partial(_lose, live.turns.tenant))
+                await live.engine.thread.post_and_wait(partial(_lose, live.state.tenant))
         store = open_object_store(self.here.shared.store)
         for batch in obstore.list(store, prefix=f"sessions/{session_id}/"):
             for item in batch:

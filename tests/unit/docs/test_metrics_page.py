@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from builder_service.collector import BuildMetrics, QueueCollector
 from common.db.database import Database
 from runtime_service.collector import RuntimeCollector
-from runtime_service.sessions.turn_metrics import TurnMetrics
+from runtime_service.turns.metrics import TurnMetrics
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "operate" / "metrics.md"
 _TABLE = re.compile(r"(?<=\| --- \| --- \| --- \| --- \|\n)(?:\|.*\n)*")

@@ -13,7 +13,7 @@ from common.errors import Aborted, Reason
 from runtime_service.api.outbox import Outbox, merged
 from runtime_service.decoding.delta import MOST_TOKENS, Delta, TokenLogprobs
 from runtime_service.domain.turn import FinishReason, Result, Timing, Usage
-from runtime_service.sessions.events import Event, GoAway, Heartbeat, TurnFinished
+from runtime_service.turns.events import Event, GoAway, Heartbeat, TurnFinished
 
 LONG_S = 60.0
 FINISHED = TurnFinished(Result(FinishReason.STOP, Usage(), Timing()))

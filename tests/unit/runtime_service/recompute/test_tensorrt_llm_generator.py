@@ -19,7 +19,7 @@ from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
 from runtime_service.engines.engine_thread import EngineThread
-from runtime_service.engines.registry import make_scheduler
+from runtime_service.engines.loaded_engine import make_scheduler
 from runtime_service.recompute.tensorrt_llm_generator import TensorRtLlmGenerator
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments
 from runtime_service.recompute.token_generator import Completed, Failed, GenerationEvent, LoadedGenerator, Token

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from common.errors import Internal, Reason
 from runtime_service.domain.turn import FinishReason, Timing, Usage
 from runtime_service.scheduling.running_turn import Outcome
-from runtime_service.sessions.turn_metrics import FIRST_TOKEN_S, TOKEN_S, TurnMetrics
+from runtime_service.turns.metrics import FIRST_TOKEN_S, TOKEN_S, TurnMetrics
 
 ENGINE = "demo@1"
 USAGE = Usage(prompt_tokens=7, generated_tokens=5, position=40, evicted_tokens=3, drafted_tokens=9, accepted_tokens=2)

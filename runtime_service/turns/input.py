@@ -1,10 +1,12 @@
-"""From what a client asks to what a scheduler runs: checks a turn, finds its tokens and its options. Pure."""
+"""From what a client asks to what a scheduler runs: checks a turn, finds its options and its tokens."""
 
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import replace
 
+from common.db.database import utc_now
 from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, Reason
 from common.spec.manifest import Manifest
 from runtime_service.decoding.reply import Reply
@@ -12,19 +14,29 @@ from runtime_service.decoding.text import Text
 from runtime_service.domain.options import GenerationLimits, GenerationOptions, resolve
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn, TurnInput, TurnRequest
+from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.running_turn import Work, no_closing
 from runtime_service.settings import RuntimeSettings
+from runtime_service.turns.pending import PendingTurn
 
-LONGEST_TURN_ID = 64
 SEED_BITS = 53  # a double holds it, and so does JSON everywhere
 
 
-def check_turn_id(request: TurnRequest) -> TurnRequest:
-    """The request with an id, drawn if it has none; raises InvalidArgument for one that is too long."""
-    if len(request.turn_id) > LONGEST_TURN_ID:
-        what = f"turn.turn_id has {len(request.turn_id)} characters; at most {LONGEST_TURN_ID} are allowed"
-        raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn.turn_id")
-    return request if request.turn_id else replace(request, turn_id=secrets.token_hex(16))
+def prepare_turn(
+    request: TurnRequest, number: int, session: Session, engine: LoadedEngine, settings: RuntimeSettings
+) -> PendingTurn:
+    """The turn that a request asks for; `number` is its place among the session's turns.
+
+    Raises InvalidArgument for options out of range, and for an input that is missing, unknown or too long.
+    """
+    options = options_of(request, engine.manifest, engine.text, settings)
+    return _pending(Turn(number, request, options, utc_now()), session, engine)
+
+
+def restore_turns(unended: list[Turn], session: Session, engine: LoadedEngine) -> list[PendingTurn]:
+    """Turns that another process accepted and did not end, in order; it may have begun the first."""
+    again = [replace(turn, attempt=turn.attempt + (index == 0)) for index, turn in enumerate(unended)]
+    return [_pending(turn, session, engine) for turn in again]
 
 
 def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: RuntimeSettings) -> GenerationOptions:
@@ -57,11 +69,6 @@ def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: 
     return tokens
 
 
-def prompts_of(turns: list[Turn], session: Session, manifest: Manifest, text: Text) -> list[tuple[int, ...]]:
-    """Tokens of several turns that were accepted."""
-    return [prompt_of(turn.request, session, manifest, text) for turn in turns]
-
-
 def check_room(session: Session, tokens: int) -> None:
     """Raise FailedPrecondition (CONTEXT_FULL) if a session that does not evict cannot take `tokens` more."""
     capacity = session.window.capacity
@@ -75,20 +82,18 @@ def check_room(session: Session, tokens: int) -> None:
         )
 
 
-def work_of(
-    turn: Turn, prompt: tuple[int, ...], session: Session, manifest: Manifest, text: Text, *, accepted_at: float
-) -> Work:
-    """What the scheduler gets."""
-    request = turn.request
-    return Work(
+def _pending(turn: Turn, session: Session, engine: LoadedEngine) -> PendingTurn:
+    request, manifest, text = turn.request, engine.manifest, engine.text
+    work = Work(
         turn_id=turn.turn_id,
-        prompt=prompt,
+        prompt=prompt_of(request, session, manifest, text),
         options=turn.options,
-        accepted_at=accepted_at,
+        accepted_at=time.monotonic(),
         reply=None if request.no_reply else Reply(text, turn.options, manifest.end_token_ids),
         closing_after=no_closing if request.input.token_ids is not None else text.closing_after,
         evicts=session.evicts,
     )
+    return PendingTurn(turn, work)
 
 
 def _tokens(given: TurnInput, manifest: Manifest, text: Text) -> tuple[int, ...]:

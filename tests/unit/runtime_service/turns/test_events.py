@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import OutOfRange, Reason
 from runtime_service.decoding.delta import Delta
-from runtime_service.sessions.events import EventLog
+from runtime_service.turns.events import EventLog
 
 
 def piece(token: int) -> Delta:

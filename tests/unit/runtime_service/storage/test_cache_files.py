@@ -8,8 +8,8 @@ import pytest
 
 from common.digest import digest_of
 from common.engine.engine import SlotState
-from runtime_service.storage import parked_files
-from runtime_service.storage.parked_files import ParkedFiles
+from runtime_service.storage import cache_files
+from runtime_service.storage.cache_files import CacheFiles
 from tests.samples.session_examples import slot_state
 
 ENGINE = digest_of(b"engine")
@@ -17,14 +17,14 @@ SIZE = slot_state().size_bytes
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[ParkedFiles]:
-    files = ParkedFiles(tmp_path / "parked", 3 * SIZE)
+def files(tmp_path: Path) -> Iterator[CacheFiles]:
+    files = CacheFiles(tmp_path / "parked", 3 * SIZE)
     yield files
     files.close()
     assert not (tmp_path / "parked").exists()
 
 
-def _written(files: ParkedFiles) -> None:
+def _written(files: CacheFiles) -> None:
     """Return when the disk has all of it."""
     files.writer.submit(lambda: None).result()
 
@@ -34,7 +34,7 @@ def _same(found: SlotState | None, state: SlotState) -> bool:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_what_is_put_is_found_before_and_after_it_is_written(files: ParkedFiles, tmp_path: Path, waits: bool) -> None:
+def test_what_is_put_is_found_before_and_after_it_is_written(files: CacheFiles, tmp_path: Path, waits: bool) -> None:
     state = slot_state()
     assert files.put(1, 0, ENGINE, state)
     if waits:
@@ -48,7 +48,7 @@ def test_what_is_put_is_found_before_and_after_it_is_written(files: ParkedFiles,
     assert not list((tmp_path / "parked").glob("*"))
 
 
-def test_what_is_dropped_is_gone(files: ParkedFiles, tmp_path: Path) -> None:
+def test_what_is_dropped_is_gone(files: CacheFiles, tmp_path: Path) -> None:
     files.put(1, 0, ENGINE, slot_state())
     _written(files)
     files.drop(1)
@@ -56,7 +56,7 @@ def test_what_is_dropped_is_gone(files: ParkedFiles, tmp_path: Path) -> None:
     assert not list((tmp_path / "parked").glob("*"))
 
 
-def test_the_newest_state_of_a_session_counts(files: ParkedFiles, tmp_path: Path) -> None:
+def test_the_newest_state_of_a_session_counts(files: CacheFiles, tmp_path: Path) -> None:
     for seed in range(5):
         files.put(1, 0, ENGINE, slot_state(seed=seed))
     _written(files)
@@ -64,7 +64,7 @@ def test_the_newest_state_of_a_session_counts(files: ParkedFiles, tmp_path: Path
     assert _same(files.take(1, ENGINE), slot_state(seed=4))
 
 
-def test_the_oldest_makes_room(files: ParkedFiles, tmp_path: Path) -> None:
+def test_the_oldest_makes_room(files: CacheFiles, tmp_path: Path) -> None:
     for key in (1, 2, 3):
         files.put(key, 0, ENGINE, slot_state(seed=key))
     files.put(1, 0, ENGINE, slot_state(seed=1))
@@ -75,15 +75,15 @@ def test_the_oldest_makes_room(files: ParkedFiles, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "parked").iterdir()) == ["1.kv", "3.kv", "4.kv"]
 
 
-def test_what_can_never_fit_is_not_taken(files: ParkedFiles) -> None:
+def test_what_can_never_fit_is_not_taken(files: CacheFiles) -> None:
     files.put(1, 0, ENGINE, slot_state())
     assert not files.put(2, 0, ENGINE, slot_state(rows=1000))
     assert files.take(1, ENGINE) is not None
 
 
 def test_no_more_waits_for_the_disk_than_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked_files, "MOST_UNWRITTEN_BYTES", 2 * SIZE)
-    files = ParkedFiles(tmp_path / "parked", 100 * SIZE)
+    monkeypatch.setattr(cache_files, "MOST_UNWRITTEN_BYTES", 2 * SIZE)
+    files = CacheFiles(tmp_path / "parked", 100 * SIZE)
     slow = threading.Event()
     files.writer.submit(slow.wait)
     assert [files.put(key, 0, ENGINE, slot_state()) for key in range(3)] == [True, True, False]
@@ -94,7 +94,7 @@ def test_no_more_waits_for_the_disk_than_may(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("epoch", "here"), [(8, True), (7, False), (9, False)])
-def test_a_file_counts_only_if_nobody_had_the_session_meanwhile(files: ParkedFiles, epoch: int, here: bool) -> None:
+def test_a_file_counts_only_if_nobody_had_the_session_meanwhile(files: CacheFiles, epoch: int, here: bool) -> None:
     files.put(1, 7, ENGINE, slot_state())
     position = slot_state().position
     assert files.claimed(1, epoch, position) is here
@@ -103,7 +103,7 @@ def test_a_file_counts_only_if_nobody_had_the_session_meanwhile(files: ParkedFil
     assert not files.claimed(2, 1, position)
 
 
-def test_a_file_with_a_turn_that_was_not_kept_does_not_count(files: ParkedFiles) -> None:
+def test_a_file_with_a_turn_that_was_not_kept_does_not_count(files: CacheFiles) -> None:
     state = slot_state()
     files.put(1, 7, ENGINE, state)
     assert not files.claimed(1, 8, state.position - 1)
@@ -111,7 +111,7 @@ def test_a_file_with_a_turn_that_was_not_kept_does_not_count(files: ParkedFiles)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
-def test_a_file_that_cannot_be_used_is_none(files: ParkedFiles, tmp_path: Path, damage: str) -> None:
+def test_a_file_that_cannot_be_used_is_none(files: CacheFiles, tmp_path: Path, damage: str) -> None:
     files.put(1, 0, ENGINE, slot_state())
     _written(files)
     path = tmp_path / "parked" / "1.kv"
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_used_is_none(files: ParkedFiles, tmp_path: Path, 
 
 def test_a_disk_that_takes_nothing_loses_the_cache_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "parked").write_text("a file where the folder should be")
-    files = ParkedFiles(tmp_path / "parked", 10 * SIZE)
+    files = CacheFiles(tmp_path / "parked", 10 * SIZE)
     files.put(1, 0, ENGINE, slot_state())
     _written(files)
     assert files.take(1, ENGINE) is None

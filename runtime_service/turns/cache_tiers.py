@@ -1,4 +1,4 @@
-"""Where a cache is that has neither slot nor host memory: on the local disk, in a snapshot, or nowhere."""
+"""Where a cache is that is in no slot and not in host memory: on the local disk, in a snapshot, or nowhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from common.errors import SinkServeError
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.scheduling.slots import Tenant
-from runtime_service.storage.parked_files import ParkedFiles
+from runtime_service.storage.cache_files import CacheFiles
 from runtime_service.storage.snapshots import Snapshots
 
 MOST_S = 20.0
@@ -32,10 +32,10 @@ log = structlog.get_logger()
 class CacheTiers:
     """Kept caches of all sessions. A snapshot is only kept of a session that asks for it."""
 
-    files: ParkedFiles
+    files: CacheFiles
     snapshots: Snapshots
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "caches"))
-    """Their own: a store that hangs must not hold up those who say that this server is alive."""
+    """Their own, so that a store that hangs does not stop the heartbeats of this server."""
 
     async def do(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what blocks."""
@@ -48,11 +48,15 @@ class CacheTiers:
         """
         return tenant.key > 0 and self.files.put(tenant.key, tenant.epoch, engine_digest, state)
 
-    def claimed(self, session: Session) -> bool:
-        """Whether a cache of a session that was claimed now is kept. Blocks."""
+    def has_file(self, session: Session) -> bool:
+        """Whether the cache of a session is on the disk."""
+        return self.files.has(session.key)
+
+    def is_kept(self, session: Session) -> bool:
+        """Whether the cache of a session that was claimed now is kept. Blocks."""
         return self.files.claimed(session.key, session.epoch, session.position) or self.snapshots.has(session)
 
-    def find(self, session: Session) -> SlotState | None:
+    def load(self, session: Session) -> SlotState | None:
         """The cache of a session, if it is kept and can be used; from the disk it is taken away. Blocks."""
         if not session.is_kept:
             return None
@@ -60,22 +64,22 @@ class CacheTiers:
         return state if state is not None and state.position <= session.position else None
 
     async def fetch(self, session: Session) -> SlotState | None:
-        """What `find` finds, if it does within MOST_S."""
+        """What `load` returns, if it does within MOST_S."""
         try:
-            return await asyncio.wait_for(self.do(self.find, session), MOST_S)
+            return await asyncio.wait_for(self.do(self.load, session), MOST_S)
         except TimeoutError:
             log.warning("snapshot.unusable", session=session.name, cause=_SLOW)
             return None
 
-    async def leave(self, session: Session, state: SlotState | None) -> None:
-        """Keep the cache of a session that leaves memory."""
+    async def keep(self, session: Session, state: SlotState | None) -> None:
+        """Keep the cache of a session that is unloaded."""
         if state is None or not session.is_kept:
             return
         if session.options.durability is Durability.TOKENS_AND_KV:
-            await self.snapshot(session, state)
+            await self.store_snapshot(session, state)
         self.files.put(session.key, session.epoch, session.engine_digest, state)
 
-    async def snapshot(self, session: Session, state: SlotState) -> bool:
+    async def store_snapshot(self, session: Session, state: SlotState) -> bool:
         """Store a snapshot within MOST_S; False: a session goes on without one."""
         try:
             await asyncio.wait_for(self.do(self.snapshots.keep, session, state), MOST_S)
@@ -87,7 +91,7 @@ class CacheTiers:
             return True
         return False
 
-    def forget(self, session: Session, snapshots: list[str]) -> None:
+    def drop(self, session: Session, snapshots: list[str]) -> None:
         """Remove what was kept of a session that was deleted. Blocks."""
         self.files.drop(session.key)
         self.snapshots.delete(snapshots)

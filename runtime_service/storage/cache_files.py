@@ -1,4 +1,4 @@
-"""Parked caches on the local disk: the tier below host memory, for as long as this process lives.
+"""Caches on the local disk: the tier below host memory, for as long as this process lives.
 
 `put` never waits for the disk: a thread of its own writes, and what waits for it is still found. The oldest file makes
 room for others, and one that is taken back is gone.
@@ -27,7 +27,7 @@ MOST_UNWRITTEN_BYTES = 256 << 20
 
 @dataclass
 class _File:
-    """`epoch` is the one in which the session was when its cache was parked, or found to be the same still."""
+    """`epoch` is that of the session when its cache was put here, or found to be still the same."""
 
     epoch: int
     position: int
@@ -35,7 +35,7 @@ class _File:
     unwritten: SlotState | None
 
 
-class ParkedFiles:
+class CacheFiles:
     """Files of at most `budget_bytes` in `folder`, which is this process's alone. Any thread may call."""
 
     def __init__(self, folder: Path, budget_bytes: int) -> None:
@@ -43,7 +43,7 @@ class ParkedFiles:
         self._budget = budget_bytes
         self._files: OrderedDict[int, _File] = OrderedDict()  # by session key, the oldest first
         self._lock = threading.Lock()
-        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="parked-files")
+        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cache-files")
 
     @property
     def size_bytes(self) -> int:
@@ -66,8 +66,8 @@ class ParkedFiles:
     def claimed(self, session_key: int, epoch: int, position: int) -> bool:
         """Whether the cache of a session that was claimed now, and has `position` tokens, is here.
 
-        Who had it meanwhile may have changed it; and one that is further holds a turn that was not kept, and may
-        end otherwise when it runs again.
+        Another owner in between may have changed the session. And a cache that is ahead of `position` holds a turn
+        that was not written, which may end differently when it runs again.
         """
         with self._lock:
             file = self._files.get(session_key)
@@ -93,7 +93,7 @@ class ParkedFiles:
         try:
             state = file.unwritten or from_bytes(engine_digest, self._path(session_key).read_bytes())
         except (OSError, ValueError) as error:
-            log.warning("parked_file.unusable", file=str(self._path(session_key)), cause=str(error))
+            log.warning("cache_file.unusable", file=str(self._path(session_key)), cause=str(error))
             state = None
         with self._lock:
             if self._files.get(session_key) is file:
@@ -127,7 +127,7 @@ class ParkedFiles:
             self._folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(to_bytes(engine_digest, file.unwritten))
         except OSError as error:
-            log.warning("parked_file.not_written", file=str(path), cause=str(error))
+            log.warning("cache_file.not_written", file=str(path), cause=str(error))
             self.drop(session_key)
             return
         with self._lock:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from runtime_service.sessions.cache_tiers import CacheTiers
-from runtime_service.sessions.turn_metrics import TurnMetrics
 from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.tasks.background import Background, Writer
+from runtime_service.turns.cache_tiers import CacheTiers
+from runtime_service.turns.metrics import TurnMetrics
 
 
 @dataclass(frozen=True)

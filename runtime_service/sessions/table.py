@@ -1,0 +1,84 @@
+"""The sessions in memory, by key: how many may be, and one act at a time for each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+from common.errors import Reason, ResourceExhausted
+from runtime_service.domain.session import Session
+from runtime_service.sessions.live_session import LiveSession
+from runtime_service.sessions.ownership import draining
+from runtime_service.storage.claims import Key
+
+
+class SessionTable:
+    """At most `most` sessions; the longest unopened that is not busy makes room for another."""
+
+    def __init__(self, most: int) -> None:
+        self.draining = False
+        self._most = most
+        self._live: dict[Key, LiveSession] = {}  # the longest unopened first
+        self._entering = 0
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def live(self) -> list[LiveSession]:
+        """Sessions in memory."""
+        return list(self._live.values())
+
+    def check_open(self) -> None:
+        """Raise Unavailable (DRAINING) while all are unloaded: one more would be forgotten."""
+        if self.draining:
+            raise draining()
+
+    def find(self, key: Key) -> LiveSession | None:
+        """A session, if it is in memory."""
+        return self._live.get(key)
+
+    def add(self, live: LiveSession) -> None:
+        """Put a session in, as the last opened."""
+        self._live[key_of(live.session)] = live
+
+    def pop(self, key: Key) -> LiveSession | None:
+        """Take a session out, if it is in."""
+        return self._live.pop(key, None)
+
+    def remove(self, live: LiveSession) -> None:
+        """Take this session out, unless another of its key is in."""
+        if self._live.get(key_of(live.session)) is live:
+            del self._live[key_of(live.session)]
+
+    @asynccontextmanager
+    async def locked(self, key: Key) -> AsyncIterator[None]:
+        """One at a time for each session, in memory or not."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        async with lock:
+            yield
+
+    @asynccontextmanager
+    async def room(self) -> AsyncIterator[None]:
+        """Room for one more session; raises ResourceExhausted (CAPACITY_EXHAUSTED)."""
+        if len(self._live) + self._entering >= self._most:
+            await self._unload_one()
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+
+    async def _unload_one(self) -> None:
+        for key, live in self._live.items():
+            if not live.busy and live.session.is_kept:
+                del self._live[key]
+                await live.unload(keep_cache=True)
+                return
+        what = f"{self._most} sessions are in use, as many as this server holds (max_sessions)"
+        raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, max_sessions=self._most)
+
+
+def key_of(session: Session) -> Key:
+    """Principal and id."""
+    return session.principal, session.session_id

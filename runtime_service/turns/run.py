@@ -1,0 +1,150 @@
+"""One turn from the queue to its durable end: given to the scheduler, its events published, its result written.
+
+The result is written before its event is published, so what a client has read is never taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import structlog
+
+from common.db.database import utc_now
+from common.errors import Internal, Reason, SinkServeError
+from runtime_service.decoding.delta import Delta
+from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
+from runtime_service.scheduling.running_turn import Outcome
+from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
+from runtime_service.scheduling.turn_scheduler import TurnScheduler
+from runtime_service.turns.events import Event, TurnEvent, TurnFinished, TurnStarted
+from runtime_service.turns.pending import PendingTurn
+from runtime_service.turns.session_state import SessionState, patiently
+
+MOST_CRASHES = 2
+
+log = structlog.get_logger()
+
+
+class TurnRun:
+    """Life: `run` once; meanwhile `cancel`. When the task that runs it was cancelled, `is_written` or `stop`."""
+
+    def __init__(self, state: SessionState, pending: PendingTurn, publish: Callable[[Event], None]) -> None:
+        self.pending = pending
+        self._state = state
+        self._publish = publish
+        self._writing: asyncio.Task[None] | None = None  # the result, on its way to the database
+
+    async def run(self) -> Event:
+        """Run the turn and write how it ended; returns the event that says so, which is not published yet."""
+        state, turn = self._state, self.pending.turn
+        if turn.attempt > 1:
+            await state.write_patiently(partial(state.history.note_attempt, state.session, turn))
+        outcome = await self._outcome()
+        turn = self._finished(outcome)
+        assert turn.result is not None
+        self._writing = asyncio.create_task(self._write_end(turn, outcome.tokens), name=f"end of {turn.turn_id}")
+        await asyncio.shield(self._writing)
+        engine = state.engine.published.reference
+        state.shared.meter.turn_ended(state.session.name, turn.turn_id, engine, outcome)
+        return self._log(TurnFinished(turn.result))
+
+    def cancel_turn(self) -> None:
+        """End the turn as `pending.discard` says, if the scheduler has it; else it is not given to it."""
+        turn_id, discard = self.pending.turn_id, bool(self.pending.discard)
+        if self.pending.outcome is not None:
+            self._post(lambda scheduler: scheduler.cancel_turn(self._state.tenant, turn_id, discard=discard))
+
+    async def is_written(self) -> bool:
+        """Whether the result was written although `run` was cancelled; a write that is on its way is awaited."""
+        if self._writing is None:
+            return False
+        await asyncio.wait([self._writing])
+        return self._writing.exception() is None
+
+    async def note_stop(self) -> None:
+        """Write that the server was stopped in good order while the turn ran: it counts as no crash."""
+        turn = replace(self.pending.turn, stops=self.pending.turn.stops + 1)
+        await self._state.write(partial(self._state.history.note_attempt, self._state.session, turn))
+
+    async def _outcome(self) -> Outcome:
+        turn = self.pending.turn
+        if turn.attempt - turn.stops > MOST_CRASHES:
+            what = f"the server died {MOST_CRASHES} times while it ran this turn"
+            return self._not_run(FinishReason.ERROR, Internal(Reason.INTERNAL, what))
+        if self.pending.discard is not None:
+            return self._not_run(FinishReason.CANCELLED)
+        self.pending.outcome = asyncio.get_running_loop().create_future()
+        self._post(lambda scheduler: scheduler.submit(self._state.tenant, self.pending.work, self._on_scheduler_event))
+        return await self.pending.outcome
+
+    def _not_run(self, reason: FinishReason, error: SinkServeError | None = None) -> Outcome:
+        position = self._state.session.position
+        timing = Timing(queue_s=time.monotonic() - self.pending.work.accepted_at)
+        return Outcome(reason, Usage(position=position), timing, position, error=error)
+
+    def _on_scheduler_event(self, event: SchedulerEvent) -> None:
+        """What the scheduler emits, in the event loop."""
+        turn = self.pending.turn
+        match event:
+            case TurnAdmitted():
+                started = TurnStarted(len(self.pending.work.prompt), turn.attempt, turn.options)
+                self.pending.started_sequence = self._state.log.last + 1
+                self._publish(self._log(started))
+            case Delta() as delta:
+                self._publish(self._log(delta))
+            case NeedsHistory(tokens):
+                self._state.in_background(self._refill(tokens), "history")
+            case Outcome() as outcome:
+                if self.pending.outcome is not None and not self.pending.outcome.done():
+                    self.pending.outcome.set_result(outcome)
+
+    async def _refill(self, tokens: int) -> None:
+        """Give the scheduler the cache if it is kept, and the last `tokens` of the history."""
+        state, session = self._state, self._state.session
+        try:
+            cache = await patiently(partial(state.shared.caches.fetch, session))
+            if cache is not None:
+                tokens = max(session.window.window, session.position - cache.position)
+            history = await state.write_patiently(partial(state.history.history, session, tokens))
+        except Exception:
+            log.exception("session.history_unreadable", session=session.name, turn=self.pending.turn_id)
+            error = Internal(Reason.INTERNAL, "the session's history could not be read")
+            self._post(lambda scheduler: scheduler.fail_turn(state.tenant, error))
+        else:
+            self._post(lambda scheduler: scheduler.refill(state.tenant, *history, cache))
+
+    def _finished(self, outcome: Outcome) -> Turn:
+        usage = outcome.usage
+        result = Result(
+            reason=outcome.reason,
+            usage=usage,
+            timing=outcome.timing,
+            prompt_tokens=len(self.pending.work.prompt),
+            text=outcome.text,
+            token_ids=outcome.tokens[usage.prompt_tokens :][: usage.generated_tokens],
+            stop_sequence=outcome.stop_sequence,
+            error=outcome.error,
+            started_sequence=self.pending.started_sequence,
+            finished_sequence=self._state.log.last + 1,
+        )
+        return replace(self.pending.turn, result=result, ended_at=utc_now())
+
+    async def _write_end(self, turn: Turn, tokens: tuple[int, ...]) -> None:
+        state = self._state
+        assert turn.result is not None
+        assert turn.ended_at is not None
+        session = state.session.after(turn.result, turn.ended_at)
+        await state.write_patiently(partial(state.history.finish_turn, session, turn, tokens))
+        state.session = state.session.after(turn.result, turn.ended_at)
+
+    def _log(self, body: TurnEvent) -> Event:
+        event = self._state.log.append(self.pending.turn_id, body)
+        self.pending.events.append(event)
+        return event
+
+    def _post(self, act: Callable[[TurnScheduler], None]) -> None:
+        self._state.engine.thread.post(act)

@@ -11,6 +11,7 @@ from sinkserve.client import requests
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.engines import Engines
+from sinkserve.client.proxy import DIRECT, is_loopback
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.retry import Retry
 from sinkserve.client.sessions import PREFIX, Sessions, session_id
@@ -113,6 +114,7 @@ def _addresses(runtime: str | None, builder: str | None) -> tuple[str, str]:
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    options = (*CHANNEL_OPTIONS, DIRECT) if is_loopback(address) else CHANNEL_OPTIONS
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)

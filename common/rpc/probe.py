@@ -7,12 +7,14 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.rpc.proxy import DIRECT
+
 TIMEOUT_S = 3.0
 
 
 def probe(address: str, service: str = "") -> str:
     """What a server says of itself, such as SERVING, or why it does not answer. No proxy speaks for it."""
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    with grpc.insecure_channel(address, options=[DIRECT]) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)

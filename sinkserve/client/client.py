@@ -7,11 +7,11 @@ from typing import Self, Unpack
 
 import grpc
 
+from common.rpc.proxy import DIRECT, is_loopback
 from sinkserve.client import requests
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.engines import Engines
-from sinkserve.client.proxy import DIRECT, is_loopback
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.retry import Retry
 from sinkserve.client.sessions import PREFIX, Sessions, session_id

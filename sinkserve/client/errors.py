@@ -28,7 +28,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from sinkserve.client.proxy import proxy_of
+from common.rpc.proxy import proxy_of
 
 DOMAIN = "sinkserve"
 _DETAILS = "grpc-status-details-bin"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from common.rpc.proxy import VARIABLES, is_loopback, proxy_of
 from sinkserve.client import Unreachable
-from sinkserve.client.proxy import VARIABLES, is_loopback, proxy_of
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "[::1]"])

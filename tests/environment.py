@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def isolate() -> None:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ[_USERS] = json.dumps(users | {"HOME": os.environ.get("HOME", "")})
     os.environ["HOME"] = home
+    # Else every process that a test starts would compile all of the product again, which is most of what it does.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # Many services start at once, here and in other processes; tests about metrics say where they want them.
     os.environ["SINKSERVE_BUILDER_METRICS_LISTEN"] = os.environ["SINKSERVE_RUNTIME_METRICS_LISTEN"] = ""
 

@@ -34,9 +34,9 @@ from tests.samples.streams import feed_all, random_tokens
 ROOT = Path(__file__).resolve().parents[4]
 WINDOW = SessionWindow(2, 9)
 GEOMETRY = Geometry(2, 9, 4, slots=2)
-ELSEWHERE = (  # families but for three, and what the default suite does over the same fakes or graphs
+ELSEWHERE = (  # families but for three, what the default suite does over the same fakes or graphs, and wide halves
     "mistral or qwen or phi3 or pythia or gpt-neox or falcon-40b or falcon-in-turn or power-of-two "
-    "or test_i1 or test_i2 or test_i3 or ten_thousand"
+    "or test_i1 or test_i2 or test_i3 or ten_thousand or 64-fp16 or 64-bf16"
 )
 
 

@@ -43,7 +43,8 @@ def written_at_home() -> list[str]:
 
 def users_environment() -> dict[str, str]:
     """The environment as the user has it: for what installs programs that tests need."""
-    return os.environ | json.loads(os.environ[_USERS])
+    users: dict[str, str] = json.loads(os.environ[_USERS])
+    return os.environ | users
 
 
 def _changes_results(name: str) -> bool:

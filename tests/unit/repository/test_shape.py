@@ -47,7 +47,6 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "sinkserve/cli/chat/chat.py:chat",  # a parameter an option
     "tests/samples/checkpoints.py:write_checkpoint",
-    "tests/samples/whole_manifests.py:make_manifest",
 }
 FULL_FOLDERS = {"bench/peers"}
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[3]
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 15
 
 LONG_FILES = {
-    "runtime_service/scheduling/scheduler.py",
     "runtime_service/sessions/live_session.py",
     "runtime_service/sessions/registry.py",
     "runtime_service/sessions/turn_queue.py",
@@ -40,9 +39,6 @@ LONG_FILES = {
     "tests/unit/builder_service/pipeline/test_pipeline.py",
     "tests/unit/builder_service/sources/test_hub.py",
     "tests/unit/builder_service/worker/test_worker.py",
-    "tests/unit/runtime_service/recompute/test_scheduler.py",
-    "tests/unit/runtime_service/recompute/test_tensorrt_llm_generator.py",
-    "tests/unit/runtime_service/scheduling/test_scheduler.py",
 }
 LONG_FUNCTIONS = {
     "sinkserve/cli/chat/chat.py:chat",  # a parameter an option

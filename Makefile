@@ -1,10 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto types typings bench eval parity test-gpu bench-gpu images docs pictures clean
+.PHONY: help demo test coverage lint format proto types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 	{ command -v $$p; break; }; done)
 BIN := .venv/bin
+# Tests of services wait more than they compute: one worker more than processors, and no more than help.
+IN_PARALLEL := --dist=worksteal --numprocesses=$(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
@@ -20,8 +22,11 @@ help: ## what can be made
 demo: .venv/ready ## build the demo model and talk to it far past its window
 	@$(BIN)/python demo/chat.py
 
-test: .venv/ready ## the default suite: no GPU, no torch
-	$(BIN)/python -m pytest
+test: .venv/ready ## the default suite, in parallel: no GPU, no torch
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+
+coverage: ## the same, and which lines of the product it ran
+	@$(MAKE) test COVERAGE=1
 
 lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff check .
@@ -75,5 +80,8 @@ pictures: .venv/ready ## draw the pictures of the README again; runs the demo
 	$(BIN)/python -m docs.pictures.window
 	$(BIN)/python -m docs.pictures.terminal
 
+hooks: .venv/ready ## check each commit with lint, each push with types
+	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
+
 clean: ## remove what make made
-	rm -rf .venv sinkserve/*/v1 .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build/coverage sinkserve/*/v1 .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -92,7 +92,7 @@ class Story:
 async def main() -> int:
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="sinkserve-demo-") as home:
-        os.environ["SINKSERVE_HOME"] = home
+        own_settings(home)
         with embedded_services(HERE) as addresses:
             async with Client(addresses.runtime, addresses.builder) as client:
                 engine, window = await build(client, console)
@@ -102,6 +102,13 @@ async def main() -> int:
     for shortcoming in shortcomings:
         console.print(f"[red]The demo fell short:[/] {shortcoming}")
     return 1 if shortcomings else 0
+
+
+def own_settings(home: str) -> None:
+    """Settings of the services that the demo starts: the defaults and a home of their own, whatever a user has set."""
+    for name in [name for name in os.environ if name.startswith("SINKSERVE_")]:
+        del os.environ[name]
+    os.environ["SINKSERVE_HOME"] = home
 
 
 async def build(client: Client, console: Console) -> tuple[str, int]:

@@ -1,12 +1,15 @@
 """Settings that all tests share."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.environment import isolate, written_at_home
+
+isolate()
 
 from common.db.database import Database
 from tests.servers.databases import KINDS, new_database
@@ -15,11 +18,19 @@ from tests.servers.s3 import Bucket, S3Server
 settings.register_profile("sinkserve", deadline=None)  # nothing here asserts time
 settings.load_profile("sinkserve")
 
-# Tests start many services at once, in this process and in others; those about metrics say where they want them.
-os.environ["SINKSERVE_BUILDER_METRICS_LISTEN"] = os.environ["SINKSERVE_RUNTIME_METRICS_LISTEN"] = ""
-
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A test that writes into the user's home fails the run, whichever of them it was."""
+    if written_at_home():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if found := written_at_home():
+        terminalreporter.line(f"FAILED: tests wrote into the home of the user: {', '.join(found)}", red=True)
 
 
 @pytest.fixture(scope="session")

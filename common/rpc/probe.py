@@ -7,12 +7,14 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.rpc.proxy import DIRECT
+
 TIMEOUT_S = 3.0
 
 
 def probe(address: str, service: str = "") -> str:
-    """The health status of a server, such as SERVING, or why it does not answer."""
-    with grpc.insecure_channel(address) as channel:
+    """The health status of a server, such as SERVING, or why it does not answer; asked without any proxy."""
+    with grpc.insecure_channel(address, options=[DIRECT]) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)

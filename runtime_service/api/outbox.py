@@ -81,7 +81,7 @@ class Outbox:
             async with asyncio.timeout(patience_s):  # `wait_for` may swallow a cancel, and so a lost client
                 await self._changed.wait()
         except TimeoutError:
-            return False
+            return self._changed.is_set()  # something may come between the time being up and our turn
         return True
 
     def _note_full(self, *, full: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Self, Unpack
 
 import grpc
 
+from common.rpc.proxy import DIRECT, is_loopback
 from sinkserve.client import requests
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
@@ -113,6 +114,7 @@ def _addresses(runtime: str | None, builder: str | None) -> tuple[str, str]:
 
 
 def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    options = (*CHANNEL_OPTIONS, DIRECT) if is_loopback(address) else CHANNEL_OPTIONS
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)

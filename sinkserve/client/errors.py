@@ -28,6 +28,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from common.rpc.proxy import proxy_of
+
 DOMAIN = "sinkserve"
 _DETAILS = "grpc-status-details-bin"
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -118,11 +120,13 @@ class Unavailable(SinkServeError):
 
 
 class Unreachable(Unavailable):
-    """Nobody answered. `address` is where we asked."""
+    """Nobody answered. `address` is where we asked; `proxy` says through which proxy, as NAME=URL, or is empty."""
 
     def __init__(self, address: str, message: str) -> None:
-        super().__init__(grpc.StatusCode.UNAVAILABLE, message)
         self.address = address
+        self.proxy = proxy_of(address)
+        through = f" (through the proxy {self.proxy}; no_proxy={address.rpartition(':')[0]} goes without)"
+        super().__init__(grpc.StatusCode.UNAVAILABLE, message + (through if self.proxy else ""))
 
 
 _CLASSES: Mapping[grpc.StatusCode, type[SinkServeError]] = {

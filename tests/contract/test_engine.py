@@ -20,17 +20,9 @@ from tests.samples.streams import feed_all, feed_of, random_tokens
 GEOMETRY = Geometry(sinks=4, window=13, chunk=6, slots=4)
 FULL = SessionWindow(4, 13)
 LESS = SessionWindow(1, 5)
-CLOSE = {  # of the largest logit, between other shapes of steps
-    "fake": 0.0,
-    "fp32": 1e-5,
-    "int8": 5e-2,
-    "int4": 5e-2,
-    "int4/64": 5e-2,
-    "int4/128": 5e-2,
-    "tensorrt-fp32": 1e-5,
-    "tensorrt-fp16": 2**-6,
-    "tensorrt-bf16": 2**-3,
-}
+CLOSE = {"fake": 0.0, "fp32": 1e-5} | dict.fromkeys(("int8", "int4", "int4/64", "int4/128"), 5e-2)
+CLOSE |= {"tensorrt-fp32": 1e-5, "tensorrt-fp16": 2**-6, "tensorrt-bf16": 2**-3}
+"""How far off logits may be, of the largest logit, between other shapes of steps."""
 
 MakeEngine = Callable[[Geometry], Engine]
 

@@ -47,6 +47,16 @@ class ScriptedSession:
             self.log.append(pb.ConverseResponse(sequence=self.sequence, **event))
             self.changed.notify_all()
 
+    async def cancel(self, turn_id: str) -> None:
+        async with self.changed:
+            self.cancelled.add(turn_id)
+            self.changed.notify_all()
+
+    async def until_cancelled(self) -> None:
+        """Wait until somebody has cancelled a turn."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: bool(self.cancelled))
+
     async def drained(self) -> None:
         """Wait until all accepted turns have ended."""
         async with self.changed:
@@ -69,7 +79,7 @@ class Loss:
 
 
 class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
-    """`losses[i]` befalls stream number i; `pace` is awaited before every word."""
+    """`losses[i]` befalls stream number i, which hears no cancel if in `deaf`; `pace` is awaited before every word."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, ScriptedSession] = {}
@@ -77,6 +87,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         self.opens: list[pb.Open] = []
         self.metadata: list[dict[str, str]] = []
         self.go_away_on: set[int] = set()
+        self.deaf: set[int] = set()
         self.hold_open: asyncio.Event | None = None
         self.refuse_open: list[errors.SinkServeError] = []
         self.pace: Callable[[], Any] = lambda: asyncio.sleep(0)
@@ -122,7 +133,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
             yield response
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Any) -> pb.CancelTurnResponse:
-        self._named(request.session).cancelled.add(request.turn_id)
+        await self._named(request.session).cancel(request.turn_id)
         return pb.CancelTurnResponse()
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Any) -> pb.ForkSessionResponse:
@@ -168,7 +179,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         out: asyncio.Queue[pb.ConverseResponse | Exception | None] = asyncio.Queue()
         ending = asyncio.Event()
         follower = asyncio.create_task(self._follow(session, cursor, out, ending))
-        reader = asyncio.create_task(self._read(session, requests, out, ending))
+        reader = asyncio.create_task(self._read(session, requests, out, ending, number))
         if number in self.go_away_on:
             out.put_nowait(pb.ConverseResponse(go_away=pb.GoAway()))
         taken = asyncio.create_task(self._taken_over(session, stream, out))
@@ -199,14 +210,19 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
                 await session.changed.wait()
 
     async def _read(
-        self, session: ScriptedSession, requests: AsyncIterator[Any], out: asyncio.Queue[Any], ending: asyncio.Event
+        self,
+        session: ScriptedSession,
+        requests: AsyncIterator[Any],
+        out: asyncio.Queue[Any],
+        ending: asyncio.Event,
+        number: int,
     ) -> None:
         async for request in requests:
             match request.WhichOneof("message"):
                 case "turn":
                     self._accept(session, request.turn, out)
-                case "cancel":
-                    session.cancelled.add(request.cancel.turn_id)
+                case "cancel" if number not in self.deaf:
+                    await session.cancel(request.cancel.turn_id)
                 case "close" if request.close.delete_session:
                     await session.drained()
                     del self.sessions[session.session.name]

@@ -46,28 +46,8 @@ def make_manifest(
     return Manifest(
         name=name,
         version=1,
-        spec=ModelSpec(
-            name=name,
-            source=Source(uri="nowhere"),
-            cache=CacheGeometry(
-                sink_tokens=geometry.sinks,
-                window_tokens=geometry.window,
-                chunk_tokens=geometry.chunk,
-                max_slots=geometry.slots,
-            ),
-        ),
-        architecture=Architecture(
-            family="llama",
-            layers=layers,
-            hidden=4,
-            heads=1,
-            kv_heads=1,
-            head_dim=4,
-            intermediate=4,
-            vocabulary=vocabulary,
-            trained_context=1 << 20,
-            parameters=1,
-        ),
+        spec=_spec(name, geometry),
+        architecture=_architecture(layers, vocabulary),
         rope=Rope(inverse_frequencies=(1.0, 0.1)),
         end_token_ids=end_token_ids,
         generation=GenerationDefaults(do_sample=False),
@@ -81,4 +61,29 @@ def make_manifest(
         tool_versions={},
         files=(),
         verification={},
+    )
+
+
+def _spec(name: str, geometry: Geometry) -> ModelSpec:
+    cache = CacheGeometry(
+        sink_tokens=geometry.sinks,
+        window_tokens=geometry.window,
+        chunk_tokens=geometry.chunk,
+        max_slots=geometry.slots,
+    )
+    return ModelSpec(name=name, source=Source(uri="nowhere"), cache=cache)
+
+
+def _architecture(layers: int, vocabulary: int) -> Architecture:
+    return Architecture(
+        family="llama",
+        layers=layers,
+        hidden=4,
+        heads=1,
+        kv_heads=1,
+        head_dim=4,
+        intermediate=4,
+        vocabulary=vocabulary,
+        trained_context=1 << 20,
+        parameters=1,
     )

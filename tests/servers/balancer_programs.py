@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.environment import users_environment
+
 REQUIRED = "SINKSERVE_TEST_BALANCERS_REQUIRED"
 
 
@@ -55,7 +57,8 @@ def _unpack(folder: Path) -> None:
 
 def _downloads(folder: Path, *options: str) -> bool:
     command = ("apt-get", *options, "download", "nginx")
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+    ran = subprocess.run(command, cwd=folder, env=users_environment(), capture_output=True, check=False)
+    return ran.returncode == 0
 
 
 def _own_lists(folder: Path) -> tuple[str, ...]:
@@ -63,7 +66,7 @@ def _own_lists(folder: Path) -> tuple[str, ...]:
     for name in ("lists", "cache/archives"):
         (folder / name / "partial").mkdir(parents=True)
     options = ("-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}")
-    subprocess.run(("apt-get", *options, "update"), capture_output=True, check=False)
+    subprocess.run(("apt-get", *options, "update"), env=users_environment(), capture_output=True, check=False)
     return options
 
 

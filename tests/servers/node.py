@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from tests.environment import users_environment
+
 REQUIRED = "SINKSERVE_TEST_NODE_REQUIRED"
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
 _CLIENT = Path(__file__).resolve().parents[1] / "service" / "clients" / "node"
@@ -88,7 +90,8 @@ def _packages() -> Path:
         for name in _PACKAGES:
             shutil.copy(_CLIENT / name, made)
         install = ("npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
-        ran = subprocess.run(install, cwd=made, capture_output=True, text=True, check=False)
+        environment = users_environment()
+        ran = subprocess.run(install, cwd=made, env=environment, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         if not folder.exists():
             made.rename(folder)

@@ -75,7 +75,8 @@ def explained() -> Iterator[None]:
 def explain(error: AnyError) -> None:
     """Print an error: message, reason, fields, and a hint."""
     if isinstance(error, Unreachable):
-        _print(f"nobody answers at {error.address}", hint=hint(error))
+        through = f" through the proxy {error.proxy}" if error.proxy else ""
+        _print(f"nobody answers at {error.address}{through}", hint=hint(error))
         return
     _print(error.message, reason=str(error.reason))
     for violation in error.violations:
@@ -98,6 +99,8 @@ def exit_code(error: AnyError) -> int:
 
 def hint(error: AnyError) -> str:
     """What to do next; empty where the message says it."""
+    if isinstance(error, Unreachable) and error.proxy:
+        return f"no_proxy={error.address.rpartition(':')[0]} goes there without the proxy"
     if isinstance(error, Unreachable):
         return (
             "`sinkserve serve` starts a builder and a runtime here; SINKSERVE_CLIENT_BUILDER and "

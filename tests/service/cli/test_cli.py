@@ -244,6 +244,16 @@ async def test_nobody_there_names_the_address_and_the_command_that_helps(shell: 
     assert "`sinkserve serve`" in ran.err
 
 
+async def test_a_proxy_is_not_for_this_machine_and_is_named_where_it_does_not_answer(shell: Shell) -> None:
+    shell.environment["http_proxy"] = "http://127.0.0.1:1"
+    assert (await shell.run("engines", "loaded")).code == 0
+    shell.environment["SINKSERVE_CLIENT_RUNTIME"] = "runtime.invalid:1"
+    ran = await shell.run("engines", "loaded")
+    assert (ran.code, ran.out) == (3, "")
+    assert "nobody answers at runtime.invalid:1 through the proxy http_proxy=http://127.0.0.1:1" in ran.err
+    assert "no_proxy=runtime.invalid" in ran.err
+
+
 async def test_a_bad_address_names_its_variable(shell: Shell) -> None:
     shell.environment["SINKSERVE_CLIENT_BUILDER"] = "nonsense"
     ran = await shell.run("builds", "list")

@@ -13,6 +13,7 @@ import pytest
 
 from builder_service.queue.build import State
 from builder_service.queue.capability import Capability
+from builder_service.queue.changes import ANY
 from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
 from builder_service.worker import attempt as build_run
@@ -172,13 +173,23 @@ async def test_a_cancelled_build_makes_room_for_the_next(builds: ScriptedBuilds)
     await builds.until(next_one, State.SUCCEEDED)
 
 
-async def test_no_more_builds_run_at_once_than_may(builds: ScriptedBuilds) -> None:
+async def test_no_more_builds_run_at_once_than_may(builds: ScriptedBuilds, monkeypatch: pytest.MonkeyPatch) -> None:
+    take, looks = worker.Worker._take, 0
+
+    async def counted(self: worker.Worker) -> None:
+        nonlocal looks
+        await take(self)
+        looks += 1
+
+    monkeypatch.setattr(worker.Worker, "_take", counted)
     builds.script(f"say('here'); {HANG}")
     made = [builds.submit() for _ in range(3)]
     await builds.start(concurrency=2)
     for build_id in made[:2]:
         await builds.logged(build_id, "here")
-    await asyncio.sleep(0.2)
+    before = looks
+    builds.shop.changes.notify(ANY)
+    await until(lambda: looks, lambda now: now > before)
     assert builds.get(made[2]).state is State.QUEUED
 
 

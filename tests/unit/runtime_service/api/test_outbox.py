@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
@@ -133,3 +135,18 @@ async def test_a_close_ends_the_wait_for_room_and_full_is_told_no_more() -> None
     await waiting
     await outbox.take(LONG_S)
     assert told == [True]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_what_comes_as_the_time_is_up_is_no_silence(comes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, event = Outbox(8, lambda _: None), Event(1, Heartbeat())
+
+    @asynccontextmanager
+    async def up(_: float) -> AsyncIterator[None]:
+        if comes:
+            outbox.put(event)
+        raise TimeoutError
+        yield
+
+    monkeypatch.setattr(asyncio, "timeout", up)
+    assert await outbox.take(LONG_S) == ([event] if comes else [])

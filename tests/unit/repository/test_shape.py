@@ -41,7 +41,6 @@ LONG_FILES = {
     "tests/unit/builder_service/worker/test_worker.py",
 }
 LONG_FUNCTIONS = {
-    "sinkserve/cli/chat/chat.py:chat",  # a parameter an option
     "tests/samples/checkpoints.py:write_checkpoint",
 }
 FULL_FOLDERS = {"bench/peers"}

@@ -224,3 +224,15 @@ async def test_a_fork_gets_the_cache_that_fits_it(
     states = bench.parts.caches.files.put_states
     assert [state.position for state in states.values()] == put
     assert bench.parts.caches.snapshots.copies == copied
+
+
+async def test_a_session_that_fails_after_it_left_does_not_take_the_next_one_with_it() -> None:
+    bench = Bench()
+    old = await bench.create("a")
+    bench.parts.claims.lost.add("a")
+    again = await bench.registry.open(WHO, "a")
+    bench.parts.repository.failures = [Aborted(Reason.SESSION_TAKEN_OVER, "another server has it")]
+    with pytest.raises(Aborted):
+        await old.accept_turn(request("t"), Listening())
+    await bench.parts.shared.background.wait()
+    assert bench.registry.live == [again]

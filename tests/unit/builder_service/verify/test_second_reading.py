@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.model.tensors import ModelTensors
 from builder_service.verify import second_reading
@@ -18,9 +18,9 @@ from tests.samples.families import CONFIGS, write_family
 
 
 def assert_agree(folder: Path) -> None:
-    checkpoint = Checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     model = read_model(checkpoint.config)
-    first, second = ModelTensors(checkpoint, model), SecondReading(folder, model)
+    first, second = ModelTensors(checkpoint.tensors, model), SecondReading(folder, model)
     assert second.names == first.names
     for name in first.names:
         np.testing.assert_array_equal(second.tensor(name), first.tensor(name))
@@ -45,5 +45,5 @@ def test_of_two_shards_with_one_tensor_the_index_says_which(tmp_path: Path) -> N
     first, second = (folder / f"model-0000{shard}-of-00002.safetensors" for shard in (1, 2))
     right = load_file(first)[name]
     save_file(load_file(second) | {name: -right}, second)
-    reading = SecondReading(folder, read_model(Checkpoint(folder).config))
+    reading = SecondReading(folder, read_model(open_checkpoint(folder).config))
     np.testing.assert_array_equal(reading.tensor(name), right)

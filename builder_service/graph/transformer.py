@@ -23,6 +23,7 @@ from common.spec.model_spec import Precision
 from common.window import Geometry
 
 TOKENS, OUTPUTS = "tokens", "outputs"  # extents
+RESIDUAL = "residual"  # the residual stream's states: residual_0 behind the first attention, residual_1 behind it all
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class _Builder:
             if layer == self.shapes.layers - 1:  # from here on, only the wanted tokens' rows lead to an output
                 normed = self._wanted(normed) if self.model.shared_norm else normed
                 attended, residual = self._wanted(attended), self._wanted(residual)
-            before, residual = residual, self._add(residual, self._project(layer, "self_attn", ("o_proj",), attended))
+            written = self._project(layer, "self_attn", ("o_proj",), attended)
+            before, residual = residual, self._add(residual, written, 2 * layer)
             if not self.model.shared_norm:
                 read = before if self.model.parallel else residual
                 normed = self._norm(read, f"{LAYER}.{layer}.post_attention_layernorm")
-            residual = self._add(residual, self._feed_forward(layer, normed))
+            residual = self._add(residual, self._feed_forward(layer, normed), 2 * layer + 1)
         self._logits(residual)
         return self.graph
 
@@ -169,8 +171,8 @@ class _Builder:
 
         return self.graph.weights(WeightGroup((Weight(name, FLOAT, self.tensors[name]),), produce))[0]
 
-    def _add(self, residual: Rows, rows: Rows) -> Rows:
-        return residual.of(self.graph.node("Add", residual.name, rows.name))
+    def _add(self, residual: Rows, rows: Rows, state: int) -> Rows:
+        return residual.of(self.graph.node("Add", residual.name, rows.name, out=f"{RESIDUAL}_{state}"))
 
     def _steps(self, rows: Rows) -> str:
         """[batch, step, width] from [tokens, width]."""

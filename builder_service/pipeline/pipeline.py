@@ -24,7 +24,7 @@ def run_build(order: Order, parent: Parent) -> Manifest | None:
     plan = make_plan(order, source, parent)
     export_engine(order, plan, parent)
     engine = compile_engine(order, source, plan, parent)
-    figures = verify_engine(order, plan, engine, parent)
+    figures = verify_engine(order, source, plan, engine, parent)
     check_unchanged(source.files)
     manifest = describe_engine(order, source, plan, figures)
     if not parent.may_store(tuple(file.digest for file in manifest.files)):

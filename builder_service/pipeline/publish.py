@@ -34,7 +34,7 @@ def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: d
         text=plan.text.model,
         kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry, spec.precision),
         weight_bytes=_weight_bytes(source, plan),
-        tolerance=figures.get("allowed_error_largest"),
+        tolerance=figures.get("allowed_divergence"),
         build_key=source.key,
         source_files=tuple(file.as_engine_file for file in source.files),
         tool_versions=source.tools,

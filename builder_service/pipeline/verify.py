@@ -1,16 +1,30 @@
-"""VERIFY: run the engine against the reference."""
+"""VERIFY: run the engine, and compare it with the reference."""
 
 from __future__ import annotations
 
+from contextlib import closing
+
+from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
+from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
+from builder_service.verify.listen import hear, trace
+from builder_service.verify.probe import Probe
+from builder_service.verify.second_reading import SecondReading
 from builder_service.verify.verify import verify
 from common.engine.engine import Engine
+from common.spec.manifest import GRAPH_PATH
+from common.spec.model_spec import Target
+
+HEARD = 0.2
+"""Of the stage, what the engine itself does."""
 
 
-def verify_engine(order: Order, plan: Plan, engine: Engine | None, parent: Parent) -> dict[str, float]:
+def verify_engine(
+    order: Order, source: ResolvedSource, plan: Plan, engine: Engine | None, parent: Parent
+) -> dict[str, float]:
     """The whole stage: compare the engine with the reference, and close it.
 
     An engine that is not loaded here is not verified.
@@ -18,17 +32,20 @@ def verify_engine(order: Order, plan: Plan, engine: Engine | None, parent: Paren
     parent.progress(Stage.VERIFY, 0.0)
     if engine is None:
         return {}
-    try:
-        figures = verify(
-            engine,
-            plan.tensors,
-            plan.model,
-            plan.rope,
-            plan.geometry,
-            WeightFormat.from_spec(order.spec),
-            lambda done: parent.progress(Stage.VERIFY, done),
-        )
-    finally:
-        engine.close()
+    with closing(engine):
+        evidence = hear(engine)
+    if order.spec.target is Target.ONNXRUNTIME:
+        with closing(Probe(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)) as probe:
+            evidence = trace(evidence, probe)
+    parent.progress(Stage.VERIFY, HEARD)
+    checkpoint = source.checkpoint
+    figures = verify(
+        evidence,
+        SecondReading(checkpoint.folder, plan.model) if isinstance(checkpoint, FolderCheckpoint) else plan.tensors,
+        plan.model,
+        plan.rope,
+        WeightFormat.from_spec(order.spec),
+        lambda done: parent.progress(Stage.VERIFY, HEARD + (1 - HEARD) * done),
+    )
     parent.log("verified: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
     return figures

@@ -2,7 +2,7 @@
 
 Distances are the paper's, told as the paper tells them: a query lists the tokens it sees, and every key is rotated by
 its place in that list. No code is shared with the planner, the angles or the graph. A stream may skip positions:
-what was skipped is seen with key and value zero, as in a cache that was zeroed; so a short stream can stand anywhere.
+nobody sees what was skipped, so a short stream can stand anywhere.
 
 Source: StreamingLLM (arXiv 2309.17453), section 3.2; models as in Hugging Face's `modeling_*.py`.
 """
@@ -10,7 +10,7 @@ Source: StreamingLLM (arXiv 2309.17453), section 3.2; models as in Hugging Face'
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,15 +26,6 @@ _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What one query sees: tokens of the stream and their places in the cache, and the places of those never fed."""
-
-    tokens: npt.NDArray[np.int64]  # [seen]
-    places: npt.NDArray[np.int64]  # [seen]; the last is the query's own
-    unfed: npt.NDArray[np.int64]  # [never fed]: places of tokens that the stream skipped
-
-
-@dataclass(frozen=True)
 class Stream:
     """Tokens of one session at ascending `positions`, and what the session keeps."""
 
@@ -44,18 +35,29 @@ class Stream:
     tokens: tuple[int, ...]
     noise: float = 0.0
     """Relative noise on all that is multiplied: how much the model makes of the errors of float32."""
+    given: tuple[Array, ...] = ()
+    """States of the residual stream to go on from in place of those computed, two a layer: [token, hidden].
 
-    def seen(self, position: int) -> tuple[int, ...]:
-        """Positions that the query at `position` sees, oldest first, itself included."""
-        first = max(0, position - self.window + 1)
-        sinks = range(min(self.sinks, first))
-        return (*sinks, *range(first, position + 1))
+    A row of NaN is not given. So one part after another is judged by itself, on what it was really given.
+    """
 
     @cached_property
-    def sights(self) -> tuple[Sight, ...]:
-        """What each of its tokens sees."""
-        index = {position: i for i, position in enumerate(self.positions)}
-        return tuple(_sight(index, self.seen(position)) for position in self.positions)
+    def seen(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """For each token, which of the stream's it sees, oldest first, itself included."""
+        positions = np.array(self.positions)
+        return tuple(
+            np.flatnonzero((positions <= own) & ((positions < self.sinks) | (positions > own - self.window)))
+            for own in positions
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of the model made of the streams: one array [token, width] each, before and after it."""
+
+    name: str
+    before: list[Array]
+    after: list[Array]
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,28 @@ class ReferenceModel:
         """Its shapes."""
         return self.model.architecture
 
-    def logits(self, streams: tuple[Stream, ...], progress: Callable[[float], None] = lambda _: None) -> list[Array]:
+    def logits(self, streams: tuple[Stream, ...]) -> list[Array]:
         """Logits after every token: one array of [token, vocabulary] a stream."""
+        *_, last = self.parts(streams)
+        return last.after
+
+    def parts(self, streams: tuple[Stream, ...]) -> Iterator[Part]:
+        """Attention and feed-forward of every layer as they change the residual stream, then the logits."""
         x = self._embed([token for stream in streams for token in stream.tokens])  # [token, hidden]
         for layer in range(self.architecture.layers):
-            x = self._layer(layer, x, streams)
-            progress((layer + 1) / (self.architecture.layers + 1))
+            computed, normed = self._attention(layer, x, streams)
+            yield Part(f"attention of layer {layer}", _split(x, streams), _split(computed, streams))
+            y = _given(computed, streams, 2 * layer)
+            computed = y + self._feed_forward(layer, normed, y if not self.model.parallel else x, streams)
+            yield Part(f"feed-forward of layer {layer}", _split(y, streams), _split(computed, streams))
+            x = _given(computed, streams, 2 * layer + 1)
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
         logits = self._product(head, self._prepare(self._norm("model.norm", x), streams, last=True))
-        progress(1.0)
-        return _split(logits, streams)
+        yield Part("logits", _split(np.zeros_like(logits), streams), _split(logits, streams))
 
-    def _layer(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> Array:
+    def _attention(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> tuple[Array, Array]:
+        """The stream behind it, and what it read."""
         name = f"model.layers.{layer}"
         normed = self._prepare(self._norm(f"{name}.input_layernorm", x), streams)
         query, key, value = (self._linear(f"{name}.self_attn.{part}_proj", normed) for part in ("q", "k", "v"))
@@ -93,15 +104,17 @@ class ReferenceModel:
         )
         parts = (_split(rows, streams) for rows in (query, key, value))
         mixed = [self._attend(*one) for one in zip(streams, *parts, strict=True)]
-        y = x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams))
-        if not self.model.shared_norm:
-            read = x if self.model.parallel else y
-            normed = self._prepare(self._norm(f"{name}.post_attention_layernorm", read), streams)
-        return y + self._feed_forward(f"{name}.mlp", normed, streams)
+        return x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams)), normed
 
-    def _feed_forward(self, name: str, x: Array, streams: tuple[Stream, ...]) -> Array:
-        up = self._linear(f"{name}.up_proj", x)
-        mixed = self._activate(self._linear(f"{name}.gate_proj", x)) * up if self.model.gated else self._activate(up)
+    def _feed_forward(self, layer: int, normed: Array, read: Array, streams: tuple[Stream, ...]) -> Array:
+        """What it adds to the stream; `normed` is what attention read."""
+        name = f"model.layers.{layer}.mlp"
+        if not self.model.shared_norm:
+            normed = self._prepare(self._norm(f"model.layers.{layer}.post_attention_layernorm", read), streams)
+        up = self._linear(f"{name}.up_proj", normed)
+        mixed = (
+            self._activate(self._linear(f"{name}.gate_proj", normed)) * up if self.model.gated else self._activate(up)
+        )
         return self._linear(f"{name}.down_proj", self._prepare(mixed, streams))
 
     def _activate(self, x: Array) -> Array:
@@ -127,24 +140,21 @@ class ReferenceModel:
         query = query.reshape(len(query), shapes.heads, shapes.head_dim)
         key, value = (x.reshape(len(x), shapes.kv_heads, shapes.head_dim) for x in (key, value))
         out = np.empty((len(query), shapes.heads * shapes.head_dim))
-        for i, sight in enumerate(stream.sights):
-            turned = self._rotate(key[sight.tokens], sight.places)
-            own = self._rotate(query[i : i + 1], sight.places[-1:])[0]
-            out[i] = self._mix(own, turned, value[sight.tokens], sight).reshape(-1)
+        for i, seen in enumerate(stream.seen):
+            places = np.arange(len(seen))
+            turned, own = self._rotate(key[seen], places), self._rotate(query[i : i + 1], places[-1:])[0]
+            out[i] = self._mix(own, turned, value[seen]).reshape(-1)
         return out
 
-    def _mix(self, query: Array, keys: Array, values: Array, sight: Sight) -> Array:
-        """[heads, head_dim] for one query; tokens that were never fed are seen with key and value zero."""
+    def _mix(self, query: Array, keys: Array, values: Array) -> Array:
+        """[heads, head_dim] for one query, which is that of the last key."""
         shapes = self.architecture
         grouped = query.reshape(shapes.kv_heads, shapes.heads // shapes.kv_heads, shapes.head_dim)
         scores = np.einsum("kgd,tkd->kgt", grouped, keys) / np.sqrt(shapes.head_dim)
         slopes = np.array(self.model.alibi_slopes or np.zeros(shapes.heads)).reshape(grouped.shape[:2])[:, :, None]
-        scores = scores - slopes * (sight.places[-1] - sight.places)
-        unfed = -slopes * (sight.places[-1] - sight.unfed)  # [kv_heads, group, never fed]
-        most = np.maximum(scores.max(axis=-1, keepdims=True), 0.0)
-        weights = np.exp(scores - most)
-        total = weights.sum(axis=-1, keepdims=True) + np.exp(unfed - most).sum(axis=-1, keepdims=True)
-        mixed: Array = np.einsum("kgt,tkd->kgd", weights / total, values)
+        scores = scores - slopes * np.arange(len(keys))[::-1]
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        mixed: Array = np.einsum("kgt,tkd->kgd", weights / weights.sum(axis=-1, keepdims=True), values)
         return mixed.reshape(shapes.heads, shapes.head_dim)
 
     def _rotate(self, x: Array, places: npt.NDArray[np.int64]) -> Array:  # x: [token, head, head_dim]
@@ -188,11 +198,11 @@ class ReferenceModel:
         return (heads * scale * self.weights.vector(name)).reshape(x.shape)
 
 
-def _sight(index: dict[int, int], seen: tuple[int, ...]) -> Sight:
-    fed = [(index[position], place) for place, position in enumerate(seen) if position in index]
-    tokens, places = np.array(fed, np.int64).T
-    unfed = [place for place, position in enumerate(seen) if position not in index]
-    return Sight(tokens, places, np.array(unfed, np.int64))
+def _given(x: Array, streams: tuple[Stream, ...], state: int) -> Array:
+    """The state of the residual stream with the rows that are given in place of those computed."""
+    given = [s.given[state] if s.given else np.full((len(s.tokens), x.shape[1]), np.nan) for s in streams]
+    rows = np.concatenate(given)
+    return np.where(np.isnan(rows), x, rows)
 
 
 def _split(x: Array, streams: tuple[Stream, ...]) -> list[Array]:

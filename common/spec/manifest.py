@@ -175,7 +175,7 @@ class Manifest(_Part):
     hardware: Hardware | None = None
     """What a runtime needs to have; None: any machine."""
     tolerance: float | None
-    """Largest error of a logit that VERIFY accepts, relative to the largest logit; None: nothing was verified."""
+    """Mean divergence of predictions, in nats, that VERIFY accepts; None: nothing was verified."""
     build_key: Sha256
     """Digest over the source files, the spec without name and uri, and the tool versions."""
     source_files: tuple[EngineFile, ...]

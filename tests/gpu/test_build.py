@@ -107,7 +107,7 @@ def test_what_the_builder_stores_is_loaded_and_says_what_the_cpu_engine_says(mod
     manifest = build.run()
     assert [file.path for file in manifest.files] == sorted([PLAN_PATH, REPORT_PATH, TOKENIZER_PATH])
     assert manifest.tolerance is not None
-    assert manifest.verification["relative_error_largest"] <= manifest.tolerance
+    assert manifest.verification["divergence"] <= manifest.tolerance
     with closing(build_engine(model, manifest.geometry)) as cpu:
         golden = greedy(cpu, 0, WINDOW, random_tokens(9, cpu.vocabulary_size), 60)
     with closing(build.load(manifest)) as engine:

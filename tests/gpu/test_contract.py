@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from builder_service.verify.verify import TOLERANCES
 from common.engine.engine import FloatArray
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from tests.contract import test_engine as contract
 from tests.fakes.gpu import build_tensorrt_engine
 from tests.gpu.borrowed import public_names
+from tests.gpu.tolerances import TOLERANCES
 from tests.samples.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.gpu
@@ -33,7 +33,7 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def close(request: pytest.FixtureRequest) -> Callable[[FloatArray, FloatArray], bool]:
-    bound = TOLERANCES[Precision(request.node.callspec.params["make"])].largest
+    bound = TOLERANCES[Precision(request.node.callspec.params["make"])]
     return lambda got, want: bool(np.abs(got - want).max() <= bound * np.abs(want).max())
 
 

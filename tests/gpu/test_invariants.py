@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builder_service.verify.verify import TOLERANCES
 from common.engine.cuda_device import find_gpu
 from common.engine.engine import Engine, Feed
 from common.spec.model_spec import PRECISIONS, Precision, Target
@@ -25,6 +24,7 @@ from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.borrowed import public_names
 from tests.gpu.findings import Findings
 from tests.gpu.machine import FAKE
+from tests.gpu.tolerances import TOLERANCES
 from tests.samples.checkpoints import write_checkpoint
 from tests.unit.common.engine import test_invariants as invariants
 
@@ -57,7 +57,7 @@ class GpuLab(invariants.Lab):
 def any_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuLab]:
     precision: Precision = request.param
     folder: Path = tmp_path_factory.mktemp("invariants")
-    lab = GpuLab(folder, Target.TENSORRT, precision, TOLERANCES[precision].largest)
+    lab = GpuLab(folder, Target.TENSORRT, precision, TOLERANCES[precision])
     yield lab
     for engine in lab.made:
         engine.close()

@@ -15,11 +15,11 @@ import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
-from builder_service.verify.verify import TOLERANCES
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
 from tests.fakes.gpu import TensorRtEngine, compile_plan
+from tests.gpu.tolerances import TOLERANCES
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.streams import feed_all, feed_of, largest_error, random_tokens
 
@@ -45,7 +45,7 @@ class Parking:
 
     @property
     def tolerance(self) -> float:
-        return TOLERANCES[self.precision].largest
+        return TOLERANCES[self.precision]
 
 
 @pytest.fixture(scope="module", params=PRECISIONS[Target.TENSORRT])

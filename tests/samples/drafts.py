@@ -49,7 +49,7 @@ def draft(name: str = "demo", files: Mapping[str, bytes] | None = None, build_ke
             EngineFile(path=path, media_type="text/plain", digest=digest_of(data), size_bytes=len(data))
             for path, data in contents.items()
         ),
-        verification={"relative_error_mean": 1e-7},
+        verification={"divergence": 1e-12},
     )
 
 

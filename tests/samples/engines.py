@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from builder_service.checkpoint.folder import open_checkpoint
@@ -10,6 +11,8 @@ from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph, to_onnx, write_model
+from builder_service.verify.listen import Evidence, hear, trace
+from builder_service.verify.probe import Probe
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import INT4_BLOCK, Precision, Target
@@ -37,6 +40,16 @@ def build_engine(
     rope = read_rope(model, geometry)
     path = GRAPH_PATH if target is Target.ONNXRUNTIME else STAND_IN_PATH
     return OnnxRuntimeEngine(out / path, model.architecture, rope, geometry, threads=threads)
+
+
+def gather(folder: Path, geometry: Geometry, precision: str = "fp32", *, int4_block: int = INT4_BLOCK) -> Evidence:
+    """What VERIFY is told of the engine that `build_engine` makes of the same arguments, and of its probe."""
+    out = export_graph(folder, geometry, precision, int4_block=int4_block)
+    model = read_model(open_checkpoint(folder).config)
+    with closing(build_engine(folder, geometry, precision, int4_block=int4_block)) as engine:
+        evidence = hear(engine)
+    with closing(Probe(out / GRAPH_PATH, model.architecture, read_rope(model, geometry), geometry)) as probe:
+        return trace(evidence, probe)
 
 
 def export_graph(

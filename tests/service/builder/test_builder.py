@@ -37,7 +37,7 @@ async def test_a_checkpoint_becomes_an_engine_and_everybody_can_see_how(client: 
     engine = await client.engine("demo")
     assert (engine.reference, list(engine.aliases)) == ("demo@1", ["latest"])
     assert engine.manifest.accepts_text
-    assert engine.manifest.verification["relative_error_largest"] < 1e-4
+    assert engine.manifest.verification["divergence"] < 1e-8
 
 
 async def test_a_build_leaves_nothing_in_the_work_folder(client: BuilderClient, tmp_path: Path) -> None:

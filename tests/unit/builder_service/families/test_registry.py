@@ -18,11 +18,12 @@ from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Stream
+from builder_service.verify.second_reading import SecondReading
 from builder_service.verify.verify import verify
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
-from tests.samples.engines import build_engine
+from tests.samples.engines import build_engine, gather
 from tests.samples.families import CONFIGS, write_family
 from tests.samples.streams import feed_all, largest_error, random_tokens
 
@@ -76,11 +77,9 @@ def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_precision_passes_verification(tmp_path: Path, name: str, precision: Precision) -> None:
     folder, model = write_family(tmp_path / name, name), _model(name)
-    engine = build_engine(folder, GEOMETRY, precision.value)
-    tensors = ModelTensors(open_checkpoint(folder).tensors, model)
-    figures = verify(engine, tensors, model, read_rope(model, GEOMETRY), GEOMETRY, WeightFormat(precision))
-    assert figures["compared_tokens"] > 10
-    engine.close()
+    evidence = gather(folder, GEOMETRY, precision.value)
+    figures = verify(evidence, SecondReading(folder, model), model, read_rope(model, GEOMETRY), WeightFormat(precision))
+    assert figures["margin"] >= 2
 
 
 DIFFERENT = {
@@ -96,12 +95,9 @@ DIFFERENT = {
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_verification_notices_what_makes_a_family_another(tmp_path: Path, name: str) -> None:
     folder, model = write_family(tmp_path / name, name), _model(name)
-    engine, tensors = build_engine(folder, GEOMETRY), ModelTensors(open_checkpoint(folder).tensors, model)
-    with pytest.raises(FailedPrecondition, match="the engine's logits are not the model's"):
-        verify(
-            engine, tensors, DIFFERENT[name](model), read_rope(model, GEOMETRY), GEOMETRY, WeightFormat(Precision.FP32)
-        )
-    engine.close()
+    evidence, tensors = gather(folder, GEOMETRY), SecondReading(folder, model)
+    with pytest.raises(FailedPrecondition, match="the engine is not the checkpoint's model"):
+        verify(evidence, tensors, DIFFERENT[name](model), read_rope(model, GEOMETRY), WeightFormat(Precision.FP32))
 
 
 @pytest.mark.parametrize(

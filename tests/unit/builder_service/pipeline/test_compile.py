@@ -54,7 +54,7 @@ def test_a_plan_is_built_verified_and_stored_with_its_report(cuda: FakeCuda, mod
     for file in manifest.files:
         assert store.verify(file.digest) == file.size_bytes
     assert manifest.tolerance is not None
-    assert manifest.verification["relative_error_largest"] < manifest.tolerance
+    assert manifest.verification["divergence"] < manifest.tolerance
     assert manifest.weight_bytes == (model.parent / "work/engine/weights.bin").stat().st_size
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
     assert (cuda.device, cuda.pinned, cuda.streams) == ({}, {}, {})

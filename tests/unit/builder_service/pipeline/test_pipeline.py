@@ -138,7 +138,7 @@ def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:
     assert manifest.end_token_ids == (1, 4)
     assert manifest.text is not None
     assert manifest.tolerance is not None
-    assert manifest.verification["relative_error_largest"] < manifest.tolerance
+    assert manifest.verification["divergence"] < manifest.tolerance
     assert manifest.tool_versions["onnx"]
     assert manifest.weight_bytes == next(file.size_bytes for file in manifest.files if file.path == WEIGHTS_PATH)
     assert (manifest.name, manifest.version, manifest.spec.cache) == ("demo", 0, CACHE)

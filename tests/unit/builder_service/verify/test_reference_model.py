@@ -14,7 +14,7 @@ from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
-from builder_service.verify.reference_model import ReferenceModel, Sight, Stream
+from builder_service.verify.reference_model import ReferenceModel, Stream
 from common.spec.model_spec import Precision
 from common.window import Geometry
 from tests.samples import reference as independent
@@ -64,35 +64,49 @@ def test_streams_do_not_see_each_other(tmp_path: Path) -> None:
     assert [len(logits) for logits in together] == [30, 17]
 
 
-def test_skipped_tokens_are_seen_as_zeros(tmp_path: Path) -> None:
-    """Scores of zero keys are zero: each takes an equal, empty share, until the window has passed over it."""
-    stream = Stream(2, 5, (0, 1, 20, 21, 22, 23, 24, 25), tuple(random_tokens(8, 384)))
-    assert [len(sight.unfed) for sight in stream.sights] == [0, 0, 4, 3, 2, 1, 0, 0]
-    assert stream.sights[2].places.tolist() == [0, 1, 6]
-    assert stream.sights[-1].places.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    reference = reference_of(write_checkpoint(tmp_path, tokenizer=False))
-    query = np.zeros((4, 8))  # scores of zero, so that all that is seen weighs the same
-    values = np.ones((2, 2, 8))
-    sight = Sight(np.array([0, 1]), np.array([2, 3]), np.array([0, 1]))
-    np.testing.assert_allclose(reference._mix(query, np.zeros((2, 2, 8)), values, sight), np.full((4, 8), 0.5))
+def test_skipped_tokens_are_seen_by_nobody() -> None:
+    stream = Stream(2, 3, (0, 1, 20, 21, 22, 23), tuple(random_tokens(6, 384)))
+    assert [seen.tolist() for seen in stream.seen] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 1, 2, 3],
+        [0, 1, 2, 3, 4],
+        [0, 1, 3, 4, 5],
+    ]
 
 
-@pytest.mark.parametrize("far", [1_000, 10_000_000])
-def test_where_a_stream_stands_does_not_matter_once_its_window_is_full(tmp_path: Path, far: int) -> None:
+@pytest.mark.parametrize("far", [50, 10_000_000])
+def test_a_stream_that_jumps_is_one_that_began_there(tmp_path: Path, far: int) -> None:
     reference = reference_of(write_checkpoint(tmp_path, tokenizer=False))
     tokens = tuple(random_tokens(14, 384))
-    near, out = (Stream(2, 6, (0, 1, *range(start, start + 12)), tokens) for start in (50, far))
-    first, second = reference.logits((near, out))
+    whole_one, jumping = whole(2, 6, list(tokens)), Stream(2, 6, (0, 1, *range(far, far + 12)), tokens)
+    first, second = reference.logits((whole_one, jumping))
     np.testing.assert_array_equal(first, second)
 
 
-def test_progress_rises_to_one(tmp_path: Path) -> None:
-    shares: list[float] = []
-    reference = reference_of(write_checkpoint(tmp_path, tokenizer=False, layers=3))
-    reference.logits((whole(0, 3, [1, 2]),), shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
-    assert len(shares) == 4
+def test_parts_go_on_from_what_is_given(tmp_path: Path) -> None:
+    """With its own states given nothing changes; another state changes what follows it, and nothing before."""
+    reference = reference_of(write_checkpoint(tmp_path, tokenizer=False))
+    stream = whole(2, 9, random_tokens(12, 384))
+    own = [part.after[0] for part in reference.parts((stream,))]
+    assert [part.name for part in reference.parts((stream,))] == [
+        "attention of layer 0",
+        "feed-forward of layer 0",
+        "attention of layer 1",
+        "feed-forward of layer 1",
+        "logits",
+    ]
+    given = [*own[:-1]]
+    same = [part.after[0] for part in reference.parts((replace(stream, given=tuple(given)),))]
+    np.testing.assert_allclose(same[-1], own[-1], rtol=0, atol=1e-12)
+    given[1] = np.full_like(given[1], np.nan)
+    given[1][3:5] = own[1][3:5] + 1
+    parts = list(reference.parts((replace(stream, given=tuple(given)),)))
+    np.testing.assert_array_equal(parts[1].after[0], own[1])
+    np.testing.assert_array_equal(parts[2].before[0][3:5], given[1][3:5])
+    np.testing.assert_array_equal(parts[2].after[0][:3], own[2][:3])
+    assert np.abs(parts[2].after[0][5:] - own[2][5:]).max() > 1e-3
 
 
 def test_noise_shakes_its_own_stream_alone_and_about_as_much_as_it_says(tmp_path: Path) -> None:

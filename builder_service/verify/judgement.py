@@ -1,0 +1,110 @@
+"""How far an engine is from what it ought to say, and how far it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from builder_service.verify.listen import Heard
+from builder_service.verify.reference_model import Part
+from common.errors import FailedPrecondition, Reason
+from common.spec.model_spec import Precision
+
+Array = npt.NDArray[np.floating]
+
+NOISE_ALLOWED = 4.0  # times what the noise does
+DIVERGENCE = {
+    Precision.FP32: 1e-8,
+    Precision.FP16: 1e-3,
+    Precision.BF16: 2e-2,
+    Precision.INT8: 1e-3,
+    Precision.INT4: 1e-3,
+}
+"""Nats a token that are allowed however calm the model is: those of one activation that rounds otherwise."""
+PART_ERROR = {Precision.FP32: 1e-5, Precision.INT8: 5e-4, Precision.INT4: 5e-4}
+"""Error of a part, relative to what it adds to the residual stream, that is allowed likewise."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A figure, and what it may be at most."""
+
+    what: str
+    figure: float
+    allowed: float
+
+    @property
+    def margin(self) -> float:
+        """How many times the figure is allowed; below 1 it is too much."""
+        return self.allowed / max(self.figure, 1e-30)
+
+
+def judge_part(number: int, part: Part, probed: tuple[Heard, ...], precision: Precision) -> Judged:
+    """A part of the model on the states that a probe gives it.
+
+    The last streams of `part` are those of the probe, and the last of them once more, with noise.
+    """
+    first = len(part.after) - len(probed) - 1
+    errors = [
+        relative_errors(heard.after(number), part.before[index][known], part.after[index][known])
+        for index, heard in enumerate(probed, first)
+        for known in (heard.known(number),)
+    ]
+    known = probed[-1].known(number)
+    shaken = part.after[-1][known].astype(np.float32)
+    noise = relative_errors(shaken, part.before[-2][known], part.after[-2][known])
+    allowed = allow(PART_ERROR[precision], float(noise.mean()))
+    return Judged(f"the error of the {part.name}", float(np.concatenate(errors).mean()), allowed)
+
+
+def judge_predictions(logits: Sequence[Array], heard: tuple[Heard, ...], precision: Precision) -> Judged:
+    """What the engine says to all streams; `logits` are the reference's of each, then of the last one with noise."""
+    expected = [rows[one.tokens] for rows, one in zip(logits, heard, strict=False)]
+    noise = divergence(logits[len(heard)][heard[-1].tokens], expected[-1])
+    figure = divergence(np.concatenate([one.logits for one in heard]), np.concatenate(expected))
+    return Judged("the divergence of its predictions", figure, allow(DIVERGENCE[precision], noise))
+
+
+def allow(least: float, noise: float) -> float:
+    """What is allowed where float32's errors do as much as `noise` says."""
+    return max(least, NOISE_ALLOWED * noise)
+
+
+def divergence(got: Array, want: Array) -> float:
+    """Mean divergence in nats of the predictions `got` from those wanted, both as logits [token, vocabulary].
+
+    Infinite where a logit is not finite.
+    """
+    if not np.isfinite(got).all():
+        return np.inf
+    expected, found = _log_softmax(want), _log_softmax(got)
+    return float((np.exp(expected) * (expected - found)).sum(axis=1).mean())
+
+
+def relative_errors(got: Array, before: Array, after: Array) -> npt.NDArray[np.float64]:
+    """Of each token, the error of a state of the residual stream, relative to what a part has added to it."""
+    added = np.linalg.norm(after - before, axis=1)
+    off = np.linalg.norm(got - after, axis=1) / np.maximum(added, 1e-30)
+    return np.where(np.isfinite(off), off, np.inf)
+
+
+def check(judged: Judged, precision: Precision) -> None:
+    """Raise FailedPrecondition (VERIFICATION_FAILED) for a figure beyond what is allowed."""
+    if judged.margin < 1:
+        raise FailedPrecondition(
+            Reason.VERIFICATION_FAILED,
+            f"the engine is not the checkpoint's model in {precision}: {judged.what} is {judged.figure:.3g}; "
+            f"at most {judged.allowed:.3g} is allowed",
+            figure=judged.what,
+            value=judged.figure,
+            bound=judged.allowed,
+        )
+
+
+def _log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    total: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return total

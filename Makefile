@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format proto types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
+.PHONY: help demo test coverage lint format proto released types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -33,6 +33,7 @@ lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.binpb
 	$(BIN)/rumdl check --no-cache --silent .
 	@test ! -x $(BIN)/hadolint || $(BIN)/hadolint deploy/*.Dockerfile
 
@@ -46,6 +47,9 @@ format: .venv/ready ## rewrite in the house style
 
 proto: .venv/ready ## generate the stubs again
 	$(BIN)/python protos/generate.py
+
+released: .venv/ready ## keep the protos as they are as those of the last release; see docs/operate/versions.md
+	$(BIN)/buf build --exclude-source-info --path protos/sinkserve -o protos/released.binpb
 
 typings: .venv/ready ## generate the TensorRT and CUDA typings again
 	$(BIN)/python typings/generate.py

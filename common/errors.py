@@ -17,8 +17,20 @@ SinkServeError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+
+class Retry(StrEnum):
+    """What a client that gets an error does about it by itself; goes out as `metadata["retry"]` of every ErrorInfo."""
+
+    SAME = "same"
+    """Send the same again after a wait: a call, a turn, or the `open` of a stream with the last sequence seen."""
+    REOPEN = "reopen"
+    """Open the session on a new stream, without `after_sequence`, and send what has not ended again."""
+    NEVER = "never"
+    """The same fails again, until somebody changes something."""
 
 
 class Reason(StrEnum):
@@ -104,6 +116,7 @@ class SinkServeError(Exception):
         self.message = message
         self.violations = violations or ((FieldViolation(field, message),) if field else ())
         self.retry_after_s = retry_after_s
+        self.retry = RETRY.get((type(self), reason), Retry.NEVER)
         self.metadata = {key: str(value) for key, value in metadata.items()}
 
 
@@ -153,3 +166,19 @@ class DataLoss(SinkServeError):
 
 class Internal(SinkServeError):
     pass
+
+
+RETRY: Mapping[tuple[type[SinkServeError], Reason], Retry] = {
+    (Unavailable, Reason.SESSION_BUSY): Retry.SAME,
+    (Unavailable, Reason.DATABASE_UNAVAILABLE): Retry.SAME,
+    (Unavailable, Reason.STORE_UNAVAILABLE): Retry.SAME,
+    (Unavailable, Reason.SOURCE_NOT_FOUND): Retry.SAME,
+    (Unavailable, Reason.INTERNAL): Retry.SAME,
+    (ResourceExhausted, Reason.CAPACITY_EXHAUSTED): Retry.SAME,
+    (ResourceExhausted, Reason.TURN_QUEUE_FULL): Retry.SAME,
+    (Unavailable, Reason.DRAINING): Retry.REOPEN,
+    (Unavailable, Reason.ENGINE_NOT_LOADED): Retry.REOPEN,
+    (OutOfRange, Reason.EVENTS_EXPIRED): Retry.REOPEN,
+    (ResourceExhausted, Reason.READER_TOO_SLOW): Retry.REOPEN,
+}
+"""Errors that a client may get over by itself; every other one is NEVER."""

@@ -31,6 +31,7 @@ from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
+from runtime_service.storage.updates import SessionUpdates
 from runtime_service.tasks.background import Background, Writer
 from runtime_service.tasks.periodic import Periodic
 from runtime_service.turns.cache_tiers import CacheTiers
@@ -113,7 +114,8 @@ def _shared(
     files = CacheFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
     running.push_async_callback(asyncio.to_thread, files.close)
     caches = CacheTiers(files, Snapshots(database, shared.store))
-    return Shared(SessionRepository(database), claims, writer, Background(), caches, settings, meter)
+    updates = SessionUpdates(database, claims.replica)
+    return Shared(SessionRepository(database), claims, updates, writer, Background(), caches, settings, meter)
 
 
 async def _serve(

@@ -78,6 +78,6 @@ class RuntimeSettings(Settings):
     lease_s: Annotated[float, Field(ge=1)] = 15.0
     """Lease: how long a server keeps sessions without renewing it; then others may claim them. The same for all."""
     reap_s: Annotated[float, Field(gt=0)] = 5.0
-    """How often sessions are looked for whose `delete_after_idle` has passed."""
+    """How often sessions are looked for whose `delete_after_idle_duration` has passed."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running turns may go on when the service stops."""

@@ -124,8 +124,12 @@ async def follow(
 
 def said(event: WatchBuildResponse) -> str:
     progress = event.progress
-    left = duration(progress.remaining.ToMilliseconds() / 1000) if progress.HasField("remaining") else "?"
-    return f"{progress.stage_progress:.0%}, build {progress.progress:.0%}, {left} left"
+    left = (
+        duration(progress.remaining_duration.ToMilliseconds() / 1000)
+        if progress.HasField("remaining_duration")
+        else "?"
+    )
+    return f"{progress.stage_progress:.0%}, build {progress.build_progress:.0%}, {left} left"
 
 
 def name_of(stage: Build.Stage.ValueType) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire
+from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire, state_from_wire
 from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.repository import EVENT_PAGE, BuildRepository
 from builder_service.sources.uri import read_place
@@ -48,8 +48,9 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
         """Return one page of builds."""
-        page = read_page(request.page_size, request.page_token, "builds", (int, str))
-        builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page)
+        state = state_from_wire(request.state)
+        page = read_page(request.page_size, request.page_token, f"builds {state} {request.name}", (int, str))
+        builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page, state, request.name)
         return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
 
     async def CancelBuild(self, request: pb.CancelBuildRequest, context: Context) -> pb.CancelBuildResponse:

@@ -56,9 +56,10 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         return pb.DeleteAliasResponse()
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
-        """Return the aliases of a name."""
-        aliases = await asyncio.to_thread(self._aliases.list, request.name)
-        return pb.ListAliasesResponse(aliases=map(_alias, aliases))
+        """Return a page of the aliases of a name."""
+        page = read_page(request.page_size, request.page_token, f"aliases {request.name}", (str,))
+        aliases, token = await asyncio.to_thread(self._aliases.list, request.name, page)
+        return pb.ListAliasesResponse(aliases=map(_alias, aliases), next_page_token=token)
 
     async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
         """Delete blobs that no engine or build needs, or only count them."""
@@ -71,5 +72,5 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         )
 
 
-def _alias(alias: Alias) -> pb.Alias:
-    return pb.Alias(name=alias.name, alias=alias.alias, version=alias.version)
+def _alias(alias: Alias) -> pb.EngineAlias:
+    return pb.EngineAlias(name=alias.name, alias=alias.alias, version=alias.version)

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from builder_service.queue.build import Build, Stage
+from builder_service.queue.build import Build, Stage, State
 from builder_service.queue.events import Changed, Logged, Progressed, StoredEvent
+from common.errors import InvalidArgument, Reason
 from common.rpc.grpc_status import to_status
 from common.rpc.wire import spec_to_wire
 from sinkserve.builder.v1 import builder_service_pb2 as pb
@@ -33,6 +34,17 @@ def build_to_wire(build: Build) -> pb.Build:
     return message
 
 
+def state_from_wire(number: pb.Build.State.ValueType) -> State | None:
+    """The state that is asked for; raises InvalidArgument for one that no build has."""
+    if not number:
+        return None
+    found = pb.Build.State.DESCRIPTOR.values_by_number.get(number)
+    if found is None:
+        known = ", ".join(f"STATE_{state.name}" for state in State)
+        raise InvalidArgument(Reason.INVALID_FIELD, f"state is {number}; it has to be one of {known}", field="state")
+    return State(found.name.removeprefix("STATE_"))
+
+
 def snapshot_to_wire(build: Build, now: datetime) -> pb.WatchBuildResponse:
     """The build as it is: the first message of a watch."""
     return pb.WatchBuildResponse(sequence=0, time=_time(now), build=build_to_wire(build))
@@ -55,12 +67,12 @@ def _progress(event: Progressed) -> pb.WatchBuildResponse.Progress:
     message = pb.WatchBuildResponse.Progress(
         stage=_stage(event.stage),
         stage_progress=event.stage_progress,
-        progress=event.progress,
+        build_progress=event.progress,
         bytes_done=event.bytes_done,
         bytes_total=event.bytes_total,
     )
     if event.remaining_s is not None:
-        message.remaining.FromMilliseconds(round(event.remaining_s * 1000))
+        message.remaining_duration.FromMilliseconds(round(event.remaining_s * 1000))
     return message
 
 

@@ -76,9 +76,13 @@ class BuildRepository:
         with self._database.read() as connection:
             return find_build(connection, build_id, principal)
 
-    def list(self, principal: str, page: Page) -> tuple[list[Build], str]:
-        """A page of builds, the newest first, and the token of the next page."""
+    def list(self, principal: str, page: Page, state: State | None = None, name: str = "") -> tuple[list[Build], str]:
+        """A page of builds, the newest first, and the token of the next page; `state` and `name` filter."""
         query = select(builds).where(builds.c.principal == principal)
+        if state is not None:
+            query = query.where(builds.c.state == state.value)
+        if name:
+            query = query.where(builds.c.name == name)
         if page.after is not None:
             ticks, last = page.after
             time = _EPOCH + int(ticks) * _TICK

@@ -49,7 +49,8 @@ def to_build(row: Mapping[Any, Any]) -> Build:
 
 def insert_build(connection: Connection, build: Build, *, request_id: str, builder: str) -> None:
     """Store a new build that `builder` accepted, with its first event."""
-    fixed = {"build_id": build.build_id, "spec": build.spec.model_dump_json(), "builder": builder}
+    spec = {"name": build.spec.name, "spec": build.spec.model_dump_json()}
+    fixed = {"build_id": build.build_id, "builder": builder} | spec
     values = fixed | _state(build) | {"request_id": request_id or None, "last_sequence": 0}
     connection.execute(insert(builds).values(values))
     append_event(connection, build.build_id, Changed(build))

@@ -23,6 +23,7 @@ builds = Table(
     Column("build_id", String(32), primary_key=True),
     Column("principal", String(255), nullable=False),
     Column("request_id", String(128)),  # NULL: none was given
+    Column("name", String(63), nullable=False),  # of the spec
     Column("spec", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("stage", String(16)),
@@ -41,6 +42,7 @@ builds = Table(
     Column("last_sequence", BigInteger, nullable=False),
     UniqueConstraint("principal", "request_id"),
     Index("ix_builds_listing", "principal", "create_time", "build_id"),
+    Index("ix_builds_name", "principal", "name", "create_time"),
     Index("ix_builds_state", "state", "create_time"),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import and_, delete, insert, select, update
@@ -10,6 +9,7 @@ from sqlalchemy import and_, delete, insert, select, update
 from common.catalog.rows import find_engine, latest_version, not_found
 from common.catalog.tables import aliases
 from common.db.database import Database
+from common.db.paging import Page
 from common.errors import InvalidArgument, Reason
 from common.spec.engine_reference import LATEST, is_alias, parse_reference
 
@@ -49,14 +49,27 @@ class Aliases:
             if not connection.execute(delete(aliases).where(named)).rowcount:
                 raise not_found(f"{name}:{alias}", "there is no such alias")
 
-    def list(self, name: str) -> Sequence[Alias]:
-        """Aliases of a name, `latest` first; raises NotFound for a name without versions."""
+    def list(self, name: str, page: Page) -> tuple[list[Alias], str]:
+        """A page of the aliases of a name, `latest` first, and the token of the next.
+
+        Raises NotFound for a name without versions.
+        """
+        after = "" if page.after is None else str(page.after[0])
         with self._database.read() as connection:
             if (latest := latest_version(connection, name)) is None:
                 raise not_found(name, "no version of it is published")
-            query = select(aliases).where(aliases.c.name == name).order_by(aliases.c.alias)
-            rows = connection.execute(query).mappings().all()
-        return [Alias(name, LATEST, latest), *(Alias(name, row["alias"], row["version"]) for row in rows)]
+            follows = and_(aliases.c.name == name, aliases.c.alias > after)
+            query = select(aliases).where(follows).order_by(aliases.c.alias).limit(page.size + 1)
+            found = [Alias(name, row["alias"], row["version"]) for row in connection.execute(query).mappings()]
+        if page.after is None:
+            found.insert(0, Alias(name, LATEST, latest))
+        kept = found[: page.size]
+        return kept, page.next_token(_key(kept[-1]) if len(found) > page.size else None)
+
+
+def _key(alias: Alias) -> tuple[str]:
+    """Its place in the list; `latest` comes before every other."""
+    return ("" if alias.alias == LATEST else alias.alias,)
 
 
 def _check(alias: str) -> None:

@@ -1,7 +1,7 @@
 """Errors on the wire: one table from our classes to codes, and the interceptor that applies it to every method.
 
-Every error carries a google.rpc.ErrorInfo with domain "sinkserve" (AIP-193). What is not one of our errors is
-logged whole and answered as INTERNAL without details.
+Every error carries a google.rpc.ErrorInfo with domain "sinkserve" (AIP-193), which says whether to try again. What is
+not one of our errors is logged whole and answered as INTERNAL, which says nothing of it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from common.errors import Reason, SinkServeError
 from common.rpc.utf8_check import field_not_utf8
 
 DOMAIN = "sinkserve"
+RETRY_KEY = "retry"  # of an ErrorInfo's metadata
 MOST_VIOLATIONS = 20  # details travel in trailers, which proxies cut off at 8 KiB
 MOST_MESSAGE = 2000
 
@@ -54,7 +55,7 @@ def to_status(error: SinkServeError) -> status_pb2.Status:
 
 
 def _details(error: SinkServeError) -> list[Message]:
-    metadata = {key: value[:256] for key, value in error.metadata.items()}
+    metadata = {key: value[:256] for key, value in error.metadata.items()} | {RETRY_KEY: error.retry.value}
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if error.violations:
         wrong = [

@@ -20,7 +20,7 @@ import structlog
 from common.db.database import LOCAL_PRINCIPAL
 from common.db.paging import read_page
 from common.errors import Internal, InvalidArgument, Reason, SinkServeError
-from runtime_service.api.from_wire import new_session_from_wire, request_from_wire
+from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, update_from_wire
 from runtime_service.api.stream import Close, ConversationStream, session_id_of
 from runtime_service.api.to_wire import event_to_wire, session_to_wire, turn_to_wire
 from runtime_service.domain.session import NewSession
@@ -76,13 +76,20 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         return pb.GetSessionResponse(session=session_to_wire(*found))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
-        page = read_page(request.page_size, request.page_token, "sessions", (int, int))
-        found, token = await self._sessions.page(self._principal(context), page)
+        only = await self._sessions.filter_of(dict(request.labels), request.engine)
+        page = read_page(request.page_size, request.page_token, f"sessions {only}", (int, int))
+        found, token = await self._sessions.page(self._principal(context), page, only)
         return pb.ListSessionsResponse(sessions=[session_to_wire(*each) for each in found], next_page_token=token)
 
+    async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Context) -> pb.UpdateSessionResponse:
+        session_id = session_id_of(request.session.name, "session.name")
+        update = self._sessions.update(self._principal(context), session_id, update_from_wire(request))
+        updated = await self._sessions.complete(update, f"update {request.session.name}")
+        return pb.UpdateSessionResponse(session=session_to_wire(*updated))
+
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
-        session_id = session_id_of(request.name, "name")
-        page = read_page(request.page_size, request.page_token, f"turns of {request.name}", (int,))
+        session_id = session_id_of(request.session, "session")
+        page = read_page(request.page_size, request.page_token, f"turns of {request.session}", (int,))
         found, token = await self._sessions.turns(self._principal(context), session_id, page)
         return pb.ListTurnsResponse(turns=[turn_to_wire(turn) for turn in found], next_page_token=token)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from common.db.paging import read_page
 from common.errors import InvalidArgument, Reason
 from runtime_service.api.to_wire import loaded_to_wire
 from runtime_service.engines.registry import EngineRegistry, WhenBusy
@@ -39,7 +40,12 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
     async def ListLoadedEngines(
         self, request: pb.ListLoadedEnginesRequest, context: Context
     ) -> pb.ListLoadedEnginesResponse:
-        return pb.ListLoadedEnginesResponse(engines=[loaded_to_wire(engine) for engine in self._engines.loaded])
+        page = read_page(request.page_size, request.page_token, "loaded engines", (str,))
+        after = "" if page.after is None else str(page.after[0])
+        found = [engine for engine in self._engines.loaded if engine.published.reference > after]
+        kept = found[: page.size]
+        token = page.next_token((kept[-1].published.reference,) if len(found) > page.size else None)
+        return pb.ListLoadedEnginesResponse(engines=map(loaded_to_wire, kept), next_page_token=token)
 
 
 def _when_busy(number: pb.UnloadEngineRequest.WhenBusy.ValueType) -> WhenBusy:

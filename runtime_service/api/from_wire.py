@@ -8,7 +8,8 @@ from common.errors import InvalidArgument, Reason
 from runtime_service.api.stream import Cancel, Close, Open, Request
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions
-from runtime_service.domain.session import NewSession, OnFull, SessionOptions
+from runtime_service.domain.session import IDLE_FIELD, NewSession, OnDisconnect, OnFull, SessionOptions
+from runtime_service.domain.session_update import LABELS_FIELD, SessionUpdate
 from runtime_service.domain.turn import Message, TurnInput, TurnRequest
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
@@ -16,6 +17,11 @@ _ON_FULL = {
     pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_ERROR: OnFull.ERROR,
+}
+_ON_DISCONNECT = {
+    pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED: OnDisconnect.CONTINUE,
+    pb.SessionOptions.ON_DISCONNECT_CONTINUE: OnDisconnect.CONTINUE,
+    pb.SessionOptions.ON_DISCONNECT_CANCEL: OnDisconnect.CANCEL,
 }
 _DURABILITY = {
     pb.SessionOptions.DURABILITY_UNSPECIFIED: None,
@@ -81,20 +87,38 @@ def new_session_from_wire(message: pb.NewSession) -> NewSession:
 def _session_options(message: pb.SessionOptions) -> SessionOptions:
     if message.on_full not in _ON_FULL:
         raise _no_such("on_full", message.on_full, "ON_FULL_EVICT or ON_FULL_ERROR")
+    if message.on_disconnect not in _ON_DISCONNECT:
+        raise _no_such("on_disconnect", message.on_disconnect, "ON_DISCONNECT_CONTINUE or ON_DISCONNECT_CANCEL")
     if message.durability not in _DURABILITY:
         raise _no_such(
             "durability", message.durability, "DURABILITY_NONE, DURABILITY_TOKENS or DURABILITY_TOKENS_AND_KV"
         )
-    idle = message.delete_after_idle
     return SessionOptions(
         pin_system_prompt=_given(message, "pin_system_prompt"),
         sink_tokens=_given(message, "sink_tokens"),
         window_tokens=_given(message, "window_tokens"),
         on_full=_ON_FULL[message.on_full],
-        delete_after_idle_s=idle.seconds + idle.nanos / 1e9 if message.HasField("delete_after_idle") else None,
-        continue_when_disconnected=message.continue_when_disconnected,
+        delete_after_idle_s=_idle_s(message),
+        on_disconnect=_ON_DISCONNECT[message.on_disconnect],
         durability=_DURABILITY[message.durability],
     )
+
+
+def update_from_wire(message: pb.UpdateSessionRequest) -> SessionUpdate:
+    """What to change of a session; raises InvalidArgument (INVALID_FIELD) naming a path that cannot be changed."""
+    paths = frozenset(message.update_mask.paths)
+    known = f"{LABELS_FIELD} or {IDLE_FIELD}"
+    if not paths:
+        raise _missing("update_mask", known)
+    for path in sorted(paths - {LABELS_FIELD, IDLE_FIELD}):
+        what = f"update_mask: {path[:100]!r} cannot be changed; name {known}"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field="update_mask", path=path[:100])
+    return SessionUpdate(paths, dict(message.session.labels), _idle_s(message.session.options))
+
+
+def _idle_s(message: pb.SessionOptions) -> float | None:
+    idle = message.delete_after_idle_duration
+    return idle.seconds + idle.nanos / 1e9 if message.HasField("delete_after_idle_duration") else None
 
 
 def _no_such(name: str, value: int, known: str) -> InvalidArgument:

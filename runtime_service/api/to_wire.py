@@ -42,7 +42,7 @@ def event_to_wire(event: Event) -> pb.ConverseResponse:
         case TurnRejected(error):
             response.rejected.CopyFrom(pb.TurnRejected(turn_id=event.turn_id, error=to_status(error)))
         case GoAway(grace_s):
-            response.go_away.CopyFrom(pb.GoAway(grace=_duration(grace_s)))
+            response.go_away.CopyFrom(pb.GoAway(grace_duration=_duration(grace_s)))
         case Heartbeat():
             response.heartbeat.SetInParent()
     return response
@@ -114,8 +114,8 @@ def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
         sink_tokens=options.sink_tokens,
         window_tokens=options.window_tokens,
         on_full=pb.SessionOptions.OnFull.Value(f"ON_FULL_{options.on_full}"),
-        delete_after_idle=None if idle is None else _duration(idle),
-        continue_when_disconnected=options.continue_when_disconnected,
+        delete_after_idle_duration=None if idle is None else _duration(idle),
+        on_disconnect=pb.SessionOptions.OnDisconnect.Value(f"ON_DISCONNECT_{options.on_disconnect}"),
         durability=pb.SessionOptions.Durability.Value(f"DURABILITY_{options.durability or 'UNSPECIFIED'}"),
     )
 

@@ -20,6 +20,7 @@ from runtime_service.domain.turn import Result
 
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
 FIELD = "open.new_session"
+IDLE_FIELD = "options.delete_after_idle_duration"
 MOST_LABELS, LONGEST_KEY, LONGEST_VALUE = 32, 63, 255
 LONGEST_SYSTEM_PROMPT = 1 << 17  # bytes; taking in the tokens of more would hold up every other session
 LONGEST_IDLE_S = 100 * 365 * 86400.0
@@ -32,6 +33,13 @@ class OnFull(StrEnum):
     ERROR = "ERROR"
 
 
+class OnDisconnect(StrEnum):
+    """What a lost connection does to the turns that run or wait; names as on the wire."""
+
+    CONTINUE = "CONTINUE"
+    CANCEL = "CANCEL"
+
+
 @dataclass(frozen=True)
 class SessionOptions:
     """How a session behaves. What is None in a request is filled in when the session is created."""
@@ -41,7 +49,7 @@ class SessionOptions:
     window_tokens: int | None = None
     on_full: OnFull = OnFull.EVICT
     delete_after_idle_s: float | None = None
-    continue_when_disconnected: bool = False
+    on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     durability: Durability | None = None
 
 
@@ -63,18 +71,29 @@ class NewSession:
     def check(self) -> None:
         """Raise InvalidArgument for what no engine would accept."""
         if self.session_id and not SESSION_ID.fullmatch(self.session_id):
-            raise _invalid("session_id", "is not 1 to 64 lower-case letters, digits and '-'", self.session_id)
-        if len(self.labels) > MOST_LABELS:
-            raise _invalid("labels", f"may be at most {MOST_LABELS}", len(self.labels))
-        for key, value in self.labels.items():
-            if not 1 <= len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
-                limits = f"has to have a key of 1 to {LONGEST_KEY} and a value of at most {LONGEST_VALUE} characters"
-                raise _invalid("labels", limits, key)
+            raise _invalid(f"{FIELD}.session_id", "is not 1 to 64 lower-case letters, digits and '-'", self.session_id)
+        check_labels(self.labels, f"{FIELD}.labels")
         if (size := len(self.system_prompt.encode())) > LONGEST_SYSTEM_PROMPT:
-            raise _invalid("system_prompt", f"may have at most {LONGEST_SYSTEM_PROMPT} bytes", f"{size} bytes long")
-        idle = self.options.delete_after_idle_s
-        if idle is not None and not 0 < idle <= LONGEST_IDLE_S:
-            raise _invalid("options.delete_after_idle", "has to be above 0 and at most 100 years", idle)
+            raise _invalid(
+                f"{FIELD}.system_prompt", f"may have at most {LONGEST_SYSTEM_PROMPT} bytes", f"{size} bytes long"
+            )
+        check_idle(self.options.delete_after_idle_s, f"{FIELD}.{IDLE_FIELD}")
+
+
+def check_labels(labels: Mapping[str, str], field: str) -> None:
+    """Raise InvalidArgument at `field` for more or longer labels than a session may have."""
+    if len(labels) > MOST_LABELS:
+        raise _invalid(field, f"may be at most {MOST_LABELS}", len(labels))
+    for key, value in labels.items():
+        if not 1 <= len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
+            limits = f"has to have a key of 1 to {LONGEST_KEY} and a value of at most {LONGEST_VALUE} characters"
+            raise _invalid(field, limits, key)
+
+
+def check_idle(idle_s: float | None, field: str) -> None:
+    """Raise InvalidArgument at `field` for a time after which no session can be deleted."""
+    if idle_s is not None and not 0 < idle_s <= LONGEST_IDLE_S:
+        raise _invalid(field, "has to be above 0 and at most 100 years", idle_s)
 
 
 _NEW_SESSION = TypeAdapter(NewSession)
@@ -119,6 +138,11 @@ class Session:
         assert self.options.sink_tokens is not None
         assert self.options.window_tokens is not None
         return SessionWindow(self.options.sink_tokens, self.options.window_tokens)
+
+    @property
+    def survives_disconnect(self) -> bool:
+        """Whether its turns go on when the connection is lost."""
+        return self.options.on_disconnect is OnDisconnect.CONTINUE
 
     @property
     def is_kept(self) -> bool:
@@ -201,11 +225,10 @@ def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[Session
 
 def _within(asked: int | None, name: str, low: int, high: int) -> int:
     if asked is not None and not low <= asked <= high:
-        raise _invalid(f"options.{name}", f"has to be {low} to {high}, which is the engine's", asked)
+        raise _invalid(f"{FIELD}.options.{name}", f"has to be {low} to {high}, which is the engine's", asked)
     return high if asked is None else asked
 
 
-def _invalid(name: str, what: str, value: object) -> InvalidArgument:
-    path = f"{FIELD}.{name}"
+def _invalid(field: str, what: str, value: object) -> InvalidArgument:
     shown = str(value)[:100]
-    return InvalidArgument(Reason.INVALID_FIELD, f"{path} {what}; it is {shown!r}", field=path, value=shown)
+    return InvalidArgument(Reason.INVALID_FIELD, f"{field} {what}; it is {shown!r}", field=field, value=shown)

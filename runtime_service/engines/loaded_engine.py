@@ -12,7 +12,7 @@ from functools import partial
 
 from common.db.database import utc_now
 from common.engine.engine import SlotState
-from common.errors import FailedPrecondition, Reason, ResourceExhausted
+from common.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
 from runtime_service.decoding.text import Text
@@ -102,6 +102,12 @@ def not_loaded(reference: str) -> FailedPrecondition:
     """This process does not have the engine."""
     message = f"{reference} is not loaded here; load it with LoadEngine, or serve with load_on_demand"
     return FailedPrecondition(Reason.ENGINE_NOT_LOADED, message, engine=reference)
+
+
+def unloaded(reference: str) -> Unavailable:
+    """The engine leaves, or has just left; a session that is opened again may find it, here or elsewhere."""
+    message = f"{reference} is being unloaded here, or was; try again"
+    return Unavailable(Reason.ENGINE_NOT_LOADED, message, retry_after_s=1.0, engine=reference)
 
 
 def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: RuntimeSettings) -> Limits:

@@ -12,7 +12,7 @@ from common.catalog.catalog import Catalog
 from common.errors import FailedPrecondition, NotFound, Reason
 from common.spec.engine_reference import EngineReference, parse_reference
 from common.spec.published_engine import PublishedEngine
-from runtime_service.engines.loaded_engine import LoadedEngine, Spill, not_loaded, start_engine
+from runtime_service.engines.loaded_engine import LoadedEngine, Spill, not_loaded, start_engine, unloaded
 from runtime_service.engines.loader import Loaded
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.settings import RuntimeSettings
@@ -76,6 +76,20 @@ class EngineRegistry:
             return wanted
         return await self.resolve(reference, field)
 
+    async def listed(self, reference: str, field: str) -> EngineReference | None:
+        """What a listing is asked for: nothing, every version of NAME, or what a reference names now.
+
+        Raises what `resolve` does for an alias; any other need not be published any more.
+        """
+        if not reference:
+            return None
+        parsed = parse_reference(reference, field)
+        if parsed.is_pinned:
+            return parsed
+        if reference == parsed.name:
+            return EngineReference(parsed.name)
+        return EngineReference(parsed.name, version=(await self.resolve(reference, field)).version)
+
     async def follow(self) -> None:
         """Load what the settings' references name now, if that is another version; the ones before stay loaded.
 
@@ -105,8 +119,7 @@ class EngineRegistry:
             if (found := self._loaded.get(published.digest)) is not None:
                 return found
             if published.digest in self._leaving:
-                message = f"{published.reference} is being unloaded; load it when that is done"
-                raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference)
+                raise unloaded(published.reference)
             await asyncio.to_thread(self._catalog.hold, published, self._holder)
             try:
                 loaded = await asyncio.to_thread(self._load, published)

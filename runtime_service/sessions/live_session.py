@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from common.db.database import utc_now
@@ -175,8 +176,14 @@ class LiveSession:
         """Write when the session expires, if that has changed: never while it is busy."""
         expires_at = None if self.busy else self.session.expiry(utc_now())
         if (expires_at is None) != (self.session.expires_at is None):
-            self.state.session = session = replace(self.session, expires_at=expires_at)
-            self.state.in_background(self._write_expiry(session), "expiry")
+            self._set_expiry(self.session, expires_at)
+
+    def adopt(self, kept: Session) -> None:
+        """Go by the labels and options of `kept`, which were changed; its time runs anew if that is another now."""
+        same = kept.options.delete_after_idle_s == self.session.options.delete_after_idle_s
+        expires_at = kept.expires_at or self.session.expires_at if same else kept.expiry(utc_now())
+        session = replace(self.session, labels=kept.labels, options=kept.options)
+        self._set_expiry(session, None if self.busy else expires_at)
 
     async def unload(self, error: SinkServeError | None = None, *, keep_cache: bool = False) -> None:
         """Leave memory, let other servers have the session if it is kept, and end the subscription with `error`.
@@ -204,7 +211,7 @@ class LiveSession:
             await asyncio.wait([self.turns.task], timeout=timeout_s)
 
     def _cancels_turns(self) -> bool:
-        return self._abandoned and not self.session.options.continue_when_disconnected
+        return self._abandoned and not self.session.survives_disconnect
 
     def _note_idle(self) -> None:
         """Tell the subscriber that nothing runs: a turn that was refused, or is known, has no events that say so."""
@@ -218,6 +225,10 @@ class LiveSession:
             self._subscriber.on_event(event)
         if self.idle:
             self.update_expiry()
+
+    def _set_expiry(self, session: Session, expires_at: datetime | None) -> None:
+        self.state.session = session = replace(session, expires_at=expires_at)
+        self.state.in_background(self._write_expiry(session), "expiry")
 
     async def _write_expiry(self, session: Session) -> None:
         try:

@@ -7,7 +7,7 @@ import asyncio
 from common.errors import SinkServeError
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.session import NewSession, Session, begin
-from runtime_service.engines.loaded_engine import LoadedEngine, not_loaded
+from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
 from runtime_service.engines.registry import EngineRegistry
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import Ownership, taken_over
@@ -94,7 +94,7 @@ class SessionLoader:
     def _enter(self, session: Session, engine: LoadedEngine, next_number: int) -> LiveSession:
         self._table.check_open()  # a session that is added while all are unloaded would be forgotten
         if engine.closed:
-            raise not_loaded(engine.published.reference)
+            raise unloaded(engine.published.reference)
         live = LiveSession(session, engine, self._shared, next_number, self._on_broken)
         self._table.add(live)
         return live

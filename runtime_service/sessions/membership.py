@@ -29,6 +29,7 @@ class Membership:
     def __init__(self, sessions: SessionRegistry, shared: Shared) -> None:
         self._sessions = sessions
         self._claims = shared.claims
+        self._updates = shared.updates
         self._background = shared.background
         self._periodic = Periodic()
         self._thread = ThreadPoolExecutor(1, "membership")  # what it says must not wait behind anything else
@@ -41,6 +42,7 @@ class Membership:
         self._periodic.start("replica heartbeat", self._claims.lease_s / RENEWALS, self._renew)
         self._periodic.start("replica hand-over", HAND_OVER_POLL_S, self._hand_over)
         self._periodic.start("replica cancels", HAND_OVER_POLL_S, self._cancel)
+        self._periodic.start("replica updates", HAND_OVER_POLL_S, self._refresh)
         self._periodic.start("replica look-around", self._claims.lease_s, self._recover_lost)
 
     @property
@@ -83,3 +85,8 @@ class Membership:
         for (principal, session_id), turn_id, discard in await self._do(self._claims.take_cancel_requests):
             with suppress(NotFound):
                 await self._sessions.cancel(principal, session_id, turn_id, discard=discard)
+
+    async def _refresh(self) -> None:
+        """Begin with all that were changed: a session that is being opened holds up its own change alone."""
+        for key in await self._do(self._updates.pending):
+            self._background.start(self._sessions.refresh(key), f"refresh {key[1]}")

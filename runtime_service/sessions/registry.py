@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -12,10 +12,12 @@ import structlog
 
 from common.db.database import utc_now
 from common.db.paging import Page
-from common.errors import Reason, SinkServeError, Unavailable
-from runtime_service.domain.session import NewSession, Session
+from common.errors import SinkServeError
+from runtime_service.domain.session import NewSession, Session, check_labels
+from runtime_service.domain.session_filter import SessionFilter
+from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.domain.turn import Turn
-from runtime_service.engines.loaded_engine import LoadedEngine
+from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
 from runtime_service.engines.registry import EngineRegistry
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.live_session import LiveSession
@@ -40,6 +42,7 @@ class SessionRegistry:
         self.shared = shared
         self.store = SessionStore(shared)
         self._table = SessionTable(shared.settings.max_sessions)
+        self._engines = engines
         self._loader = SessionLoader(engines, shared, self.store, self._table)
 
     @property
@@ -88,9 +91,30 @@ class SessionRegistry:
             raise session_not_found(session_id)
         return session, Residence.STORED
 
-    async def page(self, principal: str, page: Page) -> tuple[list[tuple[Session, Residence]], str]:
+    async def update(self, principal: str, session_id: str, change: SessionUpdate) -> tuple[Session, Residence]:
+        """Change a session; whoever has it in memory, here or elsewhere, goes by it. Raises NotFound."""
+        change.check()
+        async with self._table.locked((principal, session_id)):
+            kept = await self.store.update((principal, session_id), change)
+            self._adopt(kept)
+            return self._present(kept)
+
+    async def refresh(self, key: Key) -> None:
+        """Go by what another server changed of a session."""
+        async with self._table.locked(key):
+            if (kept := await self.store.take_update(key)) is not None:
+                self._adopt(kept)
+
+    async def filter_of(self, labels: Mapping[str, str], engine: str) -> SessionFilter:
+        """Sessions to list; `engine` is NAME for every version, or a reference. Raises InvalidArgument, NotFound."""
+        check_labels(labels, "labels")
+        return SessionFilter(tuple(sorted(labels.items())), await self._engines.listed(engine, "engine"))
+
+    async def page(
+        self, principal: str, page: Page, only: SessionFilter
+    ) -> tuple[list[tuple[Session, Residence]], str]:
         """A page of sessions, the last active first."""
-        found, token = await self.store.list_sessions(principal, page)
+        found, token = await self.store.list_sessions(principal, page, only)
         return [self._present(session) for session in found], token
 
     async def turns(self, principal: str, session_id: str, page: Page) -> tuple[list[Turn], str]:
@@ -158,7 +182,7 @@ class SessionRegistry:
 
     async def evacuate(self, engine: LoadedEngine) -> None:
         """Take every session of an engine out of memory; streams on them end UNAVAILABLE."""
-        error = Unavailable(Reason.ENGINE_NOT_LOADED, f"{engine.published.reference} was unloaded", retry_after_s=1.0)
+        error = unloaded(engine.published.reference)
         for live in self.live:
             if live.engine is engine:
                 self._table.remove(live)  # deleted meanwhile, perhaps
@@ -183,6 +207,10 @@ class SessionRegistry:
         elif not live.busy and live.session.expires_at is not None and live.session.expires_at <= utc_now():
             await self._loader.unload(key_of(session), deleted(session.session_id))
             await self.store.delete(live.session)
+
+    def _adopt(self, kept: Session) -> None:
+        if (live := self._table.find(key_of(kept))) is not None:
+            live.adopt(kept)
 
     def _present(self, session: Session) -> tuple[Session, Residence]:
         live = self._table.find(key_of(session))

@@ -13,6 +13,8 @@ from common.db.paging import Page
 from common.engine.engine import SlotState
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
+from runtime_service.domain.session_filter import SessionFilter
+from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.claims import Key
 from runtime_service.turns.shared import Shared
@@ -43,9 +45,17 @@ class SessionStore:
         written = await self.write(self._shared.repository.create, row, self._shared.claims.replica)
         return replace(written, opening=session.opening)
 
-    async def list_sessions(self, principal: str, page: Page) -> tuple[list[Session], str]:
+    async def list_sessions(self, principal: str, page: Page, only: SessionFilter) -> tuple[list[Session], str]:
         """A page of sessions, the last active first, and the token of the next."""
-        return await asyncio.to_thread(self._shared.repository.list_sessions, principal, page)
+        return await asyncio.to_thread(self._shared.repository.list_sessions, principal, page, only)
+
+    async def update(self, key: Key, change: SessionUpdate) -> Session:
+        """Change a session, whoever owns it. Raises NotFound."""
+        return await self.write(self._shared.updates.keep, key, change)
+
+    async def take_update(self, key: Key) -> Session | None:
+        """A session as another replica changed it, once."""
+        return await self.write(self._shared.updates.take, key)
 
     async def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
         """A page of a session's turns, the oldest first, and the token of the next."""

@@ -11,6 +11,7 @@ from common.db.database import Database
 from common.errors import FailedPrecondition, NotFound, Reason
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
+from runtime_service.storage.labels import index_labels
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
 from runtime_service.storage.rows import session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns
@@ -67,6 +68,7 @@ class SessionBranches:
             key = connection.execute(
                 insert(sessions).values(session_to_row(row)).returning(sessions.c.key)
             ).scalar_one()
+            index_labels(connection, key, target.labels)
             add_hold(connection, target.engine_name, target.engine_version, holder_of(target))
             _copy_turns(connection, source, key, cut.number)
             kept = select(sessions).where(sessions.c.key == key)

@@ -70,14 +70,15 @@ class SessionClaims:
         Raises NotFound (SESSION_NOT_FOUND), and FailedPrecondition (SESSION_NOT_KEPT) where asking would end it.
         """
         with self._database.write() as connection:
-            row = _find(connection, principal, session_id)
+            row = find_row(connection, principal, session_id)
             if self._is_taken(connection, row["owner"]):
                 check_kept(session_from_row(row))
                 _request(connection, row, self.replica)
                 return None
-            values = {"epoch": row["epoch"] + 1, "owner": self.replica, "wanted_by": None, "expires_at": None}
+            none = dict.fromkeys(("wanted_by", "changed_for", "expires_at"))
+            values = {"epoch": row["epoch"] + 1, "owner": self.replica, **none}
             connection.execute(update(sessions).where(sessions.c.key == row["key"]).values(values))
-            return _claimed(connection, session_from_row(_find(connection, principal, session_id)))
+            return _claimed(connection, session_from_row(find_row(connection, principal, session_id)))
 
     def release(self, session: Session) -> None:
         """Let others have a session, unless they do already."""
@@ -156,7 +157,8 @@ def check_kept(session: Session) -> None:
         raise FailedPrecondition(Reason.SESSION_NOT_KEPT, what, session=session.name)
 
 
-def _find(connection: Connection, principal: str, session_id: str) -> RowMapping:
+def find_row(connection: Connection, principal: str, session_id: str) -> RowMapping:
+    """Everything that is kept of a session itself; raises NotFound (SESSION_NOT_FOUND)."""
     row = connection.execute(select(sessions).where(named(principal, session_id))).mappings().first()
     if row is None:
         raise session_not_found(session_id)

@@ -7,7 +7,7 @@ in which it claimed the session: see `storage.claims`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
@@ -19,7 +19,9 @@ from common.db.database import Database
 from common.db.paging import Page
 from common.errors import Aborted, AlreadyExists, NotFound, Reason
 from runtime_service.domain.session import Session
+from runtime_service.domain.session_filter import EVERY_SESSION, SessionFilter
 from runtime_service.domain.turn import Turn
+from runtime_service.storage.labels import has_labels, index_labels
 from runtime_service.storage.rows import (
     pack,
     result_to_json,
@@ -49,6 +51,7 @@ class SessionRepository:
             with self._database.write() as connection:
                 values = {**session_to_row(session), "owner": owner}
                 key = connection.execute(insert(sessions).values(values).returning(sessions.c.key)).scalar_one()
+                index_labels(connection, key, session.labels)
                 add_hold(connection, session.engine_name, session.engine_version, holder_of(session))
                 return session_from_row(_row(connection, sessions.c.key == key))
         except IntegrityError:
@@ -153,10 +156,13 @@ class SessionRepository:
                 tokens += unpack(more)
         return tokens[:count]
 
-    def list_sessions(self, principal: str, page: Page) -> tuple[list[Session], str]:
+    def list_sessions(
+        self, principal: str, page: Page, only: SessionFilter = EVERY_SESSION
+    ) -> tuple[list[Session], str]:
         """A page of sessions, the last active first, and the token of the next."""
         order = (sessions.c.last_active_at.desc(), sessions.c.key.desc())
-        query = select(sessions).where(sessions.c.principal == principal).order_by(*order).limit(page.size + 1)
+        query = select(sessions).where(sessions.c.principal == principal, *_passes(only))
+        query = query.order_by(*order).limit(page.size + 1)
         if page.after is not None:
             query = query.where(_after(page.after))
         with self._database.read() as connection:
@@ -216,6 +222,17 @@ def change_owned(connection: Connection, session: Session, **values: object) -> 
     if not connection.execute(update(sessions).where(_owned(session)).values(values)).rowcount:
         what = f"{session.name} was opened at another server, or deleted"
         raise Aborted(Reason.SESSION_TAKEN_OVER, what, session=session.name)
+
+
+def _passes(only: SessionFilter) -> Iterator[ColumnElement[bool]]:
+    """Conditions: a session is among those asked for."""
+    yield from has_labels(only.labels)
+    if only.engine is not None:
+        yield sessions.c.engine_name == only.engine.name
+        if only.engine.version is not None:
+            yield sessions.c.engine_version == only.engine.version
+        if only.engine.digest is not None:
+            yield sessions.c.engine_digest == only.engine.digest
 
 
 def _numbered(session_key: int, turn: Turn) -> ColumnElement[bool]:

@@ -49,8 +49,16 @@ sessions = Table(
     Column("expires_at", Time, index=True),
     Column("owner", String(255)),
     Column("wanted_by", String(255), index=True),
+    Column("changed_for", String(255), index=True),  # the replica that has it in memory as it was
     UniqueConstraint("principal", "session_id"),
     Index("ix_sessions_last_active", "principal", "last_active_at", "key"),
+)
+
+labels = Table(
+    "session_labels",
+    metadata,
+    Column("label", LargeBinary(32), primary_key=True),  # SHA-256 of key and value
+    Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True, index=True),
 )
 
 turns = Table(

@@ -13,7 +13,7 @@ from common.retry import retry
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
-from runtime_service.engines.loaded_engine import LoadedEngine, not_loaded
+from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
 from runtime_service.scheduling.slots import Residence, Tenant
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.ephemeral import EphemeralTurns, TurnHistory
@@ -86,7 +86,7 @@ class SessionState:
         if self.closed_by is not None:
             raise self.closed_by
         if self.closed or self.engine.closed:
-            raise not_loaded(self.engine.published.reference)
+            raise unloaded(self.engine.published.reference)
 
     def in_background(self, work: Coroutine[Any, Any, None], what: str) -> None:
         """Begin work on the session that goes on although the caller is cancelled."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
+from runtime_service.storage.updates import SessionUpdates
 from runtime_service.tasks.background import Background, Writer
 from runtime_service.turns.cache_tiers import CacheTiers
 from runtime_service.turns.metrics import TurnMetrics
@@ -18,6 +19,7 @@ class Shared:
 
     repository: SessionRepository
     claims: SessionClaims
+    updates: SessionUpdates
     writer: Writer
     background: Background
     caches: CacheTiers

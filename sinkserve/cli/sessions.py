@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -17,12 +17,21 @@ app = typer.Typer(help="Conversations that the runtime holds.")
 Name = Annotated[str, typer.Argument(metavar="SESSION", help="sessions/ID, or the ID alone.")]
 
 
+Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Give it for each label.")]
+
+
 @app.command("list")
-def list_sessions(json: Json = False, runtime: Runtime = None) -> None:
-    """List sessions, the last active first."""
+def list_sessions(
+    label: Labels = None,
+    engine: Annotated[str, typer.Option("--engine", help="NAME for every version, or an engine reference.")] = "",
+    json: Json = False,
+    runtime: Runtime = None,
+) -> None:
+    """List sessions, the last active first: all, or those with all labels and the engine asked for."""
+    labels = _labels(label)
 
     async def command(client: Client) -> None:
-        sessions = [session async for session in client.sessions.list()]
+        sessions = [session async for session in client.sessions.list(labels=labels, engine=engine)]
         if json:
             console.print_json(sessions=sessions)
             return
@@ -56,6 +65,35 @@ def show(name: Name, json: Json = False, runtime: Runtime = None) -> None:
         console.print_facts(facts(session))
         for turn in turns:
             _print_turn(turn)
+
+    ask(command, runtime=runtime)
+
+
+@app.command()
+def update(  # noqa: PLR0917 - typer reads a command's options from its parameters
+    name: Name,
+    label: Labels = None,
+    no_labels: Annotated[bool, typer.Option("--no-labels", help="Take every label away.")] = False,
+    idle: Annotated[
+        str | None,
+        typer.Option("--delete-after-idle", metavar="SECONDS", help='Counted from now on; or "never".'),
+    ] = None,
+    json: Json = False,
+    runtime: Runtime = None,
+) -> None:
+    """Change a session's labels, which take the place of all that it has, or when it is deleted."""
+    if label and no_labels:
+        raise typer.BadParameter("--label and --no-labels exclude each other")
+    if not (label or no_labels or idle):
+        raise typer.BadParameter("nothing to change: give --label, --no-labels or --delete-after-idle")
+    labels, idle_s = _labels(label) if label or no_labels else None, _idle(idle)
+
+    async def command(client: Client) -> None:
+        session = await client.sessions.update(session_name(name), labels=labels, delete_after_idle_s=idle_s)
+        if json:
+            console.print_json(session=session)
+        else:
+            console.print_facts(facts(session))
 
     ask(command, runtime=runtime)
 
@@ -112,6 +150,27 @@ def delete(
     ask(command, runtime=runtime)
 
 
+def _labels(texts: list[str] | None) -> dict[str, str]:
+    """Labels of KEY=VALUE."""
+    pairs = [text.partition("=") for text in texts or ()]
+    for key, mark, _ in pairs:
+        if not (key and mark):
+            raise typer.BadParameter(f"{key!r} is not KEY=VALUE", param_hint="--label")
+    return {key: value for key, _, value in pairs}
+
+
+def _idle(text: str | None) -> float | Literal["never"] | None:
+    if not text:
+        return None
+    if text == "never":
+        return "never"
+    try:
+        return float(text)
+    except ValueError:
+        hint = "--delete-after-idle"
+        raise typer.BadParameter(f"{text!r} is neither a number of seconds nor never", param_hint=hint) from None
+
+
 def session_name(name: str) -> str:
     """sessions/ID of an ID or of itself."""
     return name if name.startswith("sessions/") else f"sessions/{name}"
@@ -133,6 +192,7 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
         ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
         ("state", state(session)),
         ("outlives its server", _durability(options)),
+        ("without a connection", _on_disconnect(options)),
         ("labels", escape(", ".join(f"{key}={value}" for key, value in sorted(session.labels.items())))),
         ("created", console.local_time(session.create_time)),
         ("last active", console.local_time(session.last_active_time)),
@@ -147,6 +207,14 @@ def _durability(options: SessionOptions) -> str:
         SessionOptions.DURABILITY_TOKENS_AND_KV: "its turns, and snapshots of the cache",
     }
     return words.get(options.durability, "")
+
+
+def _on_disconnect(options: SessionOptions) -> str:
+    words = {
+        SessionOptions.ON_DISCONNECT_CONTINUE: "turns go on",
+        SessionOptions.ON_DISCONNECT_CANCEL: "turns are cancelled",
+    }
+    return words.get(options.on_disconnect, "")
 
 
 def _print_turn(turn: TurnRecord) -> None:

@@ -28,7 +28,7 @@ from sinkserve.client.errors import (
     Unreachable,
 )
 from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage
-from sinkserve.client.requests import GenerationOptions, Message, OnFull, SessionOptions
+from sinkserve.client.requests import Durability, GenerationOptions, Message, OnDisconnect, OnFull, SessionOptions
 from sinkserve.client.retry import Retry
 from sinkserve.client.turn import Turn
 
@@ -40,6 +40,7 @@ __all__ = [
     "Conversation",
     "DataLoss",
     "Delta",
+    "Durability",
     "FailedPrecondition",
     "FieldViolation",
     "FinishReason",
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidArgument",
     "Message",
     "NotFound",
+    "OnDisconnect",
     "OnFull",
     "OutOfRange",
     "ResourceExhausted",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal
 
 import grpc
 
@@ -13,8 +14,19 @@ from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
 from sinkserve.client.calls import PAGE_SIZE, answer, pages
 from sinkserve.client.errors import SinkServeError, from_call, from_status
 from sinkserve.client.requests import new_id
-from sinkserve.client.retry import Retry, is_lost_connection
+from sinkserve.client.retry import Retry
 from sinkserve.engine.v1 import engine_pb2
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+_STATES: Mapping[State | None, pb.Build.State.ValueType] = {
+    None: pb.Build.STATE_UNSPECIFIED,
+    "queued": pb.Build.STATE_QUEUED,
+    "running": pb.Build.STATE_RUNNING,
+    "succeeded": pb.Build.STATE_SUCCEEDED,
+    "failed": pb.Build.STATE_FAILED,
+    "cancelled": pb.Build.STATE_CANCELLED,
+}
 
 
 class Builds:
@@ -22,7 +34,7 @@ class Builds:
 
     build = await client.builds.submit(spec)
     async for event in client.builds.watch(build.name):
-        print(event.progress.progress)
+        print(event.progress.build_progress)
     engine = (await client.builds.wait(build.name)).engine
     """
 
@@ -43,11 +55,12 @@ class Builds:
         """The build `builds/ID` as it is now. Raises NotFound."""
         return (await answer(self._stub.GetBuild(pb.GetBuildRequest(name=name)), self._address)).build
 
-    async def list(self) -> AsyncIterator[pb.Build]:
-        """All builds, the newest first."""
+    async def list(self, *, state: State | None = None, name: str = "") -> AsyncIterator[pb.Build]:
+        """All builds, the newest first; or those in a state, and those whose spec has this name."""
 
         def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListBuildsRequest, pb.ListBuildsResponse]:
-            return self._stub.ListBuilds(pb.ListBuildsRequest(page_size=PAGE_SIZE, page_token=token))
+            request = pb.ListBuildsRequest(state=_STATES[state], name=name, page_size=PAGE_SIZE, page_token=token)
+            return self._stub.ListBuilds(request)
 
         async for build in pages(fetch, lambda page: page.builds, self._address):
             yield build
@@ -90,6 +103,6 @@ class Builds:
     async def _wait(self, failures: int, error: SinkServeError) -> None:
         """Wait before the next try; raises `error` if there should be no further try."""
         waited_s = sum(self._retry.wait_s(attempt, 1.0) for attempt in range(failures))
-        if not is_lost_connection(error) or waited_s > self._retry.give_up_after_s:
+        if error.retry == "never" or waited_s > self._retry.give_up_after_s:
             raise error
         await asyncio.sleep(self._retry.wait_s(failures - 1, random.random()))  # noqa: S311 - spreads clients

@@ -61,7 +61,7 @@ class Client:
         self.engines = Engines(self._builder, self.builder_address, self._runtime, self.runtime_address)
         """Engines: get, list, verify, delete, aliases; load, unload, loaded."""
         self.sessions = Sessions(self._stub, self.runtime_address)
-        """Sessions: create, get, list, turns, cancel_turn, delete."""
+        """Sessions: create, get, list, update, turns, cancel_turn, fork, rewind, delete."""
 
     async def __aenter__(self) -> Self:
         return self

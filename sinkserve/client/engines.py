@@ -59,7 +59,7 @@ class Engines:
         call = self._catalog.VerifyEngine(pb.VerifyEngineRequest(reference=reference))
         return await answer(call, self._builder_address)
 
-    async def set_alias(self, reference: str, alias: str) -> pb.Alias:
+    async def set_alias(self, reference: str, alias: str) -> pb.EngineAlias:
         """Point an alias at a version, creating or moving it."""
         call = self._catalog.SetAlias(pb.SetAliasRequest(reference=reference, alias=alias))
         return (await answer(call, self._builder_address)).alias
@@ -68,10 +68,13 @@ class Engines:
         """Delete an alias. Raises NotFound."""
         await answer(self._catalog.DeleteAlias(pb.DeleteAliasRequest(name=name, alias=alias)), self._builder_address)
 
-    async def aliases(self, name: str) -> tuple[pb.Alias, ...]:
+    async def aliases(self, name: str) -> tuple[pb.EngineAlias, ...]:
         """Aliases of a name, "latest" first."""
-        call = self._catalog.ListAliases(pb.ListAliasesRequest(name=name))
-        return tuple((await answer(call, self._builder_address)).aliases)
+
+        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListAliasesRequest, pb.ListAliasesResponse]:
+            return self._catalog.ListAliases(pb.ListAliasesRequest(name=name, page_size=PAGE_SIZE, page_token=token))
+
+        return tuple([alias async for alias in pages(fetch, lambda page: page.aliases, self._builder_address)])
 
     async def collect_garbage(self, *, dry_run: bool = False) -> pb.CollectGarbageResponse:
         """Delete blobs of the store that no engine has and no build claims; a dry run only counts them."""
@@ -95,5 +98,11 @@ class Engines:
 
     async def loaded(self) -> tuple[loaded_pb.LoadedEngine, ...]:
         """What the runtime has loaded, by reference."""
-        call = self._runtime.ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest())
-        return tuple((await answer(call, self._runtime_address)).engines)
+
+        def fetch(
+            token: str,
+        ) -> grpc.aio.UnaryUnaryCall[loaded_pb.ListLoadedEnginesRequest, loaded_pb.ListLoadedEnginesResponse]:
+            request = loaded_pb.ListLoadedEnginesRequest(page_size=PAGE_SIZE, page_token=token)
+            return self._runtime.ListLoadedEngines(request)
+
+        return tuple([engine async for engine in pages(fetch, lambda page: page.engines, self._runtime_address)])

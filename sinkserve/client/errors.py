@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -31,6 +31,8 @@ from google.rpc import error_details_pb2, status_pb2
 from common.rpc.proxy import proxy_of
 
 DOMAIN = "sinkserve"
+RetryWord = Literal["same", "reopen", "never"]
+_LOST = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
 _DETAILS = "grpc-status-details-bin"
 _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -48,13 +50,19 @@ class Details:
     """What an error carries besides code and message; all empty when the server is not ours."""
 
     reason: str = ""
+    retry: RetryWord | None = None
     violations: tuple[FieldViolation, ...] = ()
     retry_after_s: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class SinkServeError(Exception):
-    """A request that failed. `reason` is a name of `sinkserve.engine.v1.ErrorReason` without its prefix, or empty."""
+    """A request that failed.
+
+    `reason` is a name of `sinkserve.engine.v1.ErrorReason` without its prefix, or empty. `retry` is what to do about
+    it, by the server's word: "same", send the same again after a wait; "reopen", open the session on a new stream and
+    send again what has not ended; "never". Where no server of ours said anything, a lost connection is "same".
+    """
 
     def __init__(self, code: grpc.StatusCode, message: str, details: Details | None = None) -> None:
         super().__init__(message)
@@ -62,6 +70,7 @@ class SinkServeError(Exception):
         self.code = code
         self.message = message
         self.reason = details.reason
+        self.retry = details.retry or ("same" if code in _LOST and not details.reason else "never")
         self.violations = details.violations
         self.retry_after_s = details.retry_after_s
         self.metadata = details.metadata
@@ -129,6 +138,7 @@ class Unreachable(Unavailable):
         super().__init__(grpc.StatusCode.UNAVAILABLE, message + (through if self.proxy else ""))
 
 
+_RETRY_WORDS: Mapping[str, RetryWord] = {word: word for word in get_args(RetryWord)}
 _CLASSES: Mapping[grpc.StatusCode, type[SinkServeError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.OUT_OF_RANGE: OutOfRange,
@@ -185,8 +195,10 @@ def _read_details(status: status_pb2.Status) -> Details:
         detail.Unpack(wrong)
         if detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    ours = info.domain == DOMAIN
     return Details(
-        reason=info.reason if info.domain == DOMAIN else "",
+        reason=info.reason if ours else "",
+        retry=_RETRY_WORDS.get(info.metadata.get("retry", "")) if ours else None,
         violations=tuple(FieldViolation(item.field, item.description) for item in wrong.field_violations),
         retry_after_s=retry_after_s,
         metadata=dict(info.metadata),

@@ -88,12 +88,9 @@ class Ledger:
         """Ask for the end after the turns so far."""
         self._close = pb.Close(delete_session=delete)
 
-    def forget_sequence(self) -> bool:
-        """The server no longer has the missed events, so turns are repeated from their start; False: none were asked
-        for.
-        """
-        asked, self._last_sequence = self._last_sequence is not None, None
-        return asked
+    def forget_sequence(self) -> None:
+        """Ask for no missed events any more: turns are repeated from their start."""
+        self._last_sequence = None
 
     def fail(self, error: SinkServeError) -> None:
         """End with an error: no more events, and no more turns."""
@@ -177,7 +174,7 @@ class Ledger:
 
     def _receive_rejected(self, rejected: pb.TurnRejected, link: Link) -> None:
         error = from_status(rejected.error)
-        if error.reason == "DRAINING":  # the server is draining: the turn is sent to the next one
+        if error.retry == "reopen":  # the server is draining, or its engine leaves: the turn is sent again
             link.leaving = True
             return
         turn = self._remove(rejected.turn_id, link)

@@ -11,13 +11,21 @@ from google.protobuf.duration_pb2 import Duration
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
 OnFull = Literal["evict", "error"]
+OnDisconnect = Literal["continue", "cancel"]
 Durability = Literal["none", "tokens", "tokens_and_kv"]
 
-_ON_FULL: Mapping[OnFull, pb.SessionOptions.OnFull.ValueType] = {
+_ON_FULL: Mapping[OnFull | None, pb.SessionOptions.OnFull.ValueType] = {
+    None: pb.SessionOptions.ON_FULL_UNSPECIFIED,
     "evict": pb.SessionOptions.ON_FULL_EVICT,
     "error": pb.SessionOptions.ON_FULL_ERROR,
 }
-_DURABILITY: Mapping[Durability, pb.SessionOptions.Durability.ValueType] = {
+_ON_DISCONNECT: Mapping[OnDisconnect | None, pb.SessionOptions.OnDisconnect.ValueType] = {
+    None: pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED,
+    "continue": pb.SessionOptions.ON_DISCONNECT_CONTINUE,
+    "cancel": pb.SessionOptions.ON_DISCONNECT_CANCEL,
+}
+_DURABILITY: Mapping[Durability | None, pb.SessionOptions.Durability.ValueType] = {
+    None: pb.SessionOptions.DURABILITY_UNSPECIFIED,
     "none": pb.SessionOptions.DURABILITY_NONE,
     "tokens": pb.SessionOptions.DURABILITY_TOKENS,
     "tokens_and_kv": pb.SessionOptions.DURABILITY_TOKENS_AND_KV,
@@ -65,8 +73,9 @@ class SessionOptions(TypedDict, total=False):
     """What happens when the cache is full; "evict" if left out."""
     delete_after_idle_s: float
     """Delete the session after so many seconds without a turn or a stream; never if left out."""
-    continue_when_disconnected: bool
-    """Whether turns go on while the stream is lost; True if left out, since this client comes back for them."""
+    on_disconnect: OnDisconnect
+    """What a lost connection does to turns that run or wait: they "continue", also if left out, or it may "cancel"
+    them."""
     durability: Durability
     """What of the session outlives its server: "none"; "tokens", from which a lost cache is computed again; or
     "tokens_and_kv", snapshots of the cache besides. As the server is set if left out."""
@@ -81,8 +90,6 @@ def new_id() -> str:
 
 def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.NewSession:
     """The session to create."""
-    on_full = options.get("on_full")
-    idle_s, durability = options.get("delete_after_idle_s"), options.get("durability")
     return pb.NewSession(
         engine=engine,
         session_id=session_id,
@@ -92,12 +99,29 @@ def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.New
             pin_system_prompt=options.get("pin_system_prompt"),
             sink_tokens=options.get("sink_tokens"),
             window_tokens=options.get("window_tokens"),
-            on_full=pb.SessionOptions.ON_FULL_UNSPECIFIED if on_full is None else _ON_FULL[on_full],
-            delete_after_idle=None if idle_s is None else _duration(idle_s),
-            continue_when_disconnected=options.get("continue_when_disconnected", True),
-            durability=_DURABILITY[durability] if durability else pb.SessionOptions.DURABILITY_UNSPECIFIED,
+            on_full=_ON_FULL[options.get("on_full")],
+            delete_after_idle_duration=_duration(options.get("delete_after_idle_s")),
+            on_disconnect=_ON_DISCONNECT[options.get("on_disconnect")],
+            durability=_DURABILITY[options.get("durability")],
         ),
     )
+
+
+def session_update(
+    name: str, labels: Mapping[str, str] | None, delete_after_idle_s: float | Literal["never"] | None
+) -> pb.UpdateSessionRequest:
+    """What to change of a session; raises TypeError where nothing is."""
+    request = pb.UpdateSessionRequest(session=pb.Session(name=name, labels=labels or {}))
+    if labels is not None:
+        request.update_mask.paths.append("labels")
+    if delete_after_idle_s is not None:
+        request.update_mask.paths.append("options.delete_after_idle_duration")
+        if delete_after_idle_s != "never":
+            idle = pb.SessionOptions(delete_after_idle_duration=_duration(delete_after_idle_s))
+            request.session.options.CopyFrom(idle)
+    if not request.update_mask.paths:
+        raise TypeError("an update takes labels, delete_after_idle_s, or both")
+    return request
 
 
 def turn_input(text: str | None, messages: Sequence[Message] | None, token_ids: Sequence[int] | None) -> pb.Turn:
@@ -116,7 +140,9 @@ def generation(options: GenerationOptions) -> pb.GenerationOptions:
     return pb.GenerationOptions(**options)
 
 
-def _duration(seconds: float) -> Duration:
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1_000_000_000))
     return duration

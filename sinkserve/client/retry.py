@@ -1,12 +1,8 @@
-"""When to reconnect after a lost stream, and when to give up. Pure: the caller passes times and random numbers."""
+"""How long to wait before a try, and when to give up. Pure: the caller passes times and random numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import grpc
-
-from sinkserve.client.errors import SinkServeError
 
 
 @dataclass(frozen=True)
@@ -28,13 +24,3 @@ class Retry:
         """Seconds to wait before try number `attempt` (from 0); `dice` in [0, 1) spreads clients over half of it."""
         longest = min(self.longest_s, self.first_s * self.factor ** min(attempt, 60))
         return longest * (0.5 + 0.5 * dice)
-
-
-def is_lost_connection(error: SinkServeError) -> bool:
-    """Whether the connection failed rather than the request: a retry may help, and nothing runs twice.
-
-    UNAVAILABLE; INTERNAL that no server of ours sent (a proxy reset the stream); CANCELLED that nobody here asked for.
-    """
-    if error.code is grpc.StatusCode.UNAVAILABLE:
-        return True
-    return error.code in {grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED} and not error.reason

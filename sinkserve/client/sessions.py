@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Unpack
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal, Unpack
 
 import grpc
 
@@ -47,20 +47,39 @@ class Sessions:
         call = self._stub.GetSession(pb.GetSessionRequest(name=name), metadata=routing(name))
         return (await answer(call, self._address)).session
 
-    async def list(self) -> AsyncIterator[pb.Session]:
-        """All sessions, the last active first."""
+    async def list(self, *, labels: Mapping[str, str] | None = None, engine: str = "") -> AsyncIterator[pb.Session]:
+        """All sessions, the last active first; or those that have all of `labels`, and those with an engine.
+
+        `engine` is NAME, for every version of it, or an engine reference.
+        """
+        only = pb.ListSessionsRequest(labels=labels or {}, engine=engine, page_size=PAGE_SIZE)
 
         def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListSessionsRequest, pb.ListSessionsResponse]:
-            return self._stub.ListSessions(pb.ListSessionsRequest(page_size=PAGE_SIZE, page_token=token))
+            only.page_token = token
+            return self._stub.ListSessions(only)
 
         async for session in pages(fetch, lambda page: page.sessions, self._address):
             yield session
+
+    async def update(
+        self,
+        name: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        delete_after_idle_s: float | Literal["never"] | None = None,
+    ) -> pb.Session:
+        """Change all labels of a session, or after how many idle seconds from now it is deleted. Raises NotFound.
+
+        What is left out stays. Raises TypeError where nothing is given.
+        """
+        request = requests.session_update(name, labels, delete_after_idle_s)
+        return (await answer(self._stub.UpdateSession(request, metadata=routing(name)), self._address)).session
 
     async def turns(self, name: str) -> AsyncIterator[pb.TurnRecord]:
         """All turns of a session, the oldest first. Raises NotFound."""
 
         def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListTurnsRequest, pb.ListTurnsResponse]:
-            request = pb.ListTurnsRequest(name=name, page_size=PAGE_SIZE, page_token=token)
+            request = pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE, page_token=token)
             return self._stub.ListTurns(request, metadata=routing(name))
 
         async for turn in pages(fetch, lambda page: page.turns, self._address):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from sinkserve.client.errors import Cancelled, SinkServeError, Unavailable, from_call
+from sinkserve.client.errors import Cancelled, Details, SinkServeError, Unavailable, from_call
 from sinkserve.client.ledger import Ledger, Link
-from sinkserve.client.retry import Retry, is_lost_connection
+from sinkserve.client.retry import Retry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
@@ -114,7 +114,8 @@ class Stream:
                     return
                 await self._until_needed()
         except BaseException:
-            self._ledger.fail(Cancelled(grpc.StatusCode.CANCELLED, "the conversation was left"))
+            left = Details(retry="never")
+            self._ledger.fail(Cancelled(grpc.StatusCode.CANCELLED, "the conversation was left", left))
             raise
         finally:
             self._settled.set()
@@ -167,18 +168,15 @@ class Stream:
         if ledger.deleting and error.reason in {"SESSION_NOT_FOUND", "SESSION_DELETED"}:
             ledger.abandon(error)
             return True
-        missed = error.reason == "EVENTS_EXPIRED" and ledger.forget_sequence()
-        if not (missed or (self._may_return(error) and self._outage.may_go_on(reached=ledger.opened is not None))):
+        if error.retry == "never" or not self._outage.may_go_on(reached=ledger.opened is not None):
             ledger.fail(error)
             return True
+        if error.retry == "reopen":
+            ledger.forget_sequence()
         if self._outage.begins:
             log.info("the stream to %s was lost, coming back: %s", self._route.address, error)
         await self._outage.wait(error.retry_after_s or 0.0)
         return False
-
-    def _may_return(self, error: SinkServeError) -> bool:
-        waits_for_room = self._ledger.opened is not None and error.reason == "CAPACITY_EXHAUSTED"
-        return is_lost_connection(error) or waits_for_room
 
 
 async def _end(writer: asyncio.Task[None]) -> None:

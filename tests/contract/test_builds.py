@@ -133,6 +133,27 @@ def test_builds_are_listed_the_newest_first_by_pages_without_gaps(builds: BuildR
     assert seen == made[::-1]
 
 
+def test_builds_are_listed_by_state_and_name(builds: BuildRepository, queue: BuildQueue) -> None:
+    named = SPEC.model_copy(update={"name": "other"})
+    made = [builds.submit("local", spec).build_id for spec in (SPEC, named, SPEC, named)]
+    builds.cancel("local", made[3])
+    taken = _taken(queue).build_id
+
+    def listed(state: State | None = None, name: str = "", size: int = 0) -> list[str]:
+        found, token = builds.list("local", read_page(size, "", "builds", (int, str)), state, name)
+        while token:
+            more, token = builds.list("local", read_page(size, token, "builds", (int, str)), state, name)
+            found += more
+        return [build.build_id for build in found]
+
+    for size in (0, 1):
+        assert listed(name="other", size=size) == [made[3], made[1]]
+        assert listed(State.QUEUED, size=size) == [made[2], made[1]]
+        assert listed(State.QUEUED, "other", size) == [made[1]]
+    assert (listed(State.RUNNING), listed(State.CANCELLED)) == ([taken], [made[3]])
+    assert listed(State.FAILED) == listed(name="nothing") == []
+
+
 def test_the_build_that_waits_longest_is_taken(builds: BuildRepository, queue: BuildQueue) -> None:
     made = [builds.submit("local", SPEC).build_id for _ in range(3)]
     assert [_taken(queue).build_id for _ in made] == made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -9,16 +10,21 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select, text, update
+from sqlalchemy import Connection, inspect, select, text, update
 
 import builder_service.queue.tables  # noqa: F401 - its tables are compared too
 import runtime_service.storage.tables  # noqa: F401 - its tables are compared too
 from common.catalog import tables
 from common.db.database import Database, connect, database_time, metadata, utc_now
+from common.db.paging import Page
 from common.db.schema import BEFORE, EMPTY, known_versions, needed_version, open_database, upgrade, version_of
 from common.errors import FailedPrecondition, Reason, Unavailable
+from runtime_service.domain.session_filter import SessionFilter
+from runtime_service.storage.repository import SessionRepository
 from tests.servers.databases import KINDS, new_database_url
 
 
@@ -61,6 +67,38 @@ def test_a_database_from_before_there_were_steps_is_brought_along(empty: Databas
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
         assert connection.scalar(select(tables.names.c.last_version)) == 3
         assert not inspect(connection).has_table("schema_version")
+
+
+def test_what_was_kept_before_the_wire_changed_is_found_and_means_the_same(empty: Database) -> None:
+    with empty.write() as connection:
+        config = Config()
+        config.set_main_option("script_location", "common.db:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        held = {"state": "QUEUED", "progress": 0, "attempt": 0, "create_time": 0, "builder": "x", "last_sequence": 0}
+        _insert(connection, "builds", build_id="b", principal="me", spec='{"name": "demo"}', **held)
+        for key, goes_on in enumerate((True, False), start=1):
+            text_of = {"labels": '{"a": "b"}', "options": json.dumps({"continue_when_disconnected": goes_on})}
+            names = {"principal": "me", "session_id": str(key), "engine_name": "demo", "engine_digest": "d"}
+            numbers = dict.fromkeys(
+                ("engine_version", "position", "turns", "epoch", "last_sequence", "created_at", "last_active_at"), 0
+            )
+            _insert(
+                connection, "sessions", key=key, digest=b"", opening=b"", pinned=False, **text_of, **names, **numbers
+            )
+    upgrade(empty)
+    with empty.read() as connection:
+        assert connection.scalars(text("SELECT name FROM builds")).all() == ["demo"]
+        options = connection.scalars(text("SELECT options FROM sessions ORDER BY key")).all()
+    assert [json.loads(each) for each in options] == [{"on_disconnect": "CONTINUE"}, {"on_disconnect": "CANCEL"}]
+    found, _ = SessionRepository(empty).list_sessions("me", Page(9, None, ""), SessionFilter((("a", "b"),)))
+    assert [session.session_id for session in found] == ["2", "1"]
+
+
+def _insert(connection: Connection, table: str, **values: object) -> None:
+    names = ", ".join(values)
+    marks = ", ".join(f":{name}" for name in values)
+    connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({marks})"), values)
 
 
 def test_an_upgrade_of_what_is_current_changes_nothing(database: Database) -> None:

@@ -46,7 +46,10 @@ class ScriptedBuilder(pb_grpc.BuilderServiceServicer):
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Any) -> pb.ListBuildsResponse:
         start = int(request.page_token or 0)
-        builds = list(reversed(self.builds.values()))
+        every = reversed(self.builds.values())
+        builds = [
+            build for build in every if request.state in {0, build.state} and request.name in {"", build.spec.name}
+        ]
         more = str(start + 1) if start + 1 < len(builds) else ""  # one a page, so that pages are followed
         return pb.ListBuildsResponse(builds=builds[start : start + 1], next_page_token=more)
 
@@ -72,7 +75,8 @@ class ScriptedBuilder(pb_grpc.BuilderServiceServicer):
     async def _events(self, build: pb.Build) -> AsyncIterator[pb.WatchBuildResponse]:
         yield pb.WatchBuildResponse(build=build)
         for number, stage in enumerate(STAGES):
-            progress = pb.WatchBuildResponse.Progress(stage=stage, stage_progress=0.5, progress=number / len(STAGES))
+            done = number / len(STAGES)
+            progress = pb.WatchBuildResponse.Progress(stage=stage, stage_progress=0.5, build_progress=done)
             yield pb.WatchBuildResponse(sequence=2 * number + 1, progress=progress)
             line = pb.WatchBuildResponse.LogLine(text=f"[{number}] a line")
             yield pb.WatchBuildResponse(sequence=2 * number + 2, log=line)
@@ -115,7 +119,7 @@ class ScriptedCatalog(catalog_pb_grpc.CatalogServiceServicer):
 
     def __init__(self, builder: ScriptedBuilder) -> None:
         self._engines = builder.engines
-        self._aliases: dict[str, catalog_pb.Alias] = {}
+        self._aliases: dict[str, catalog_pb.EngineAlias] = {}
         self._garbage = 3
 
     async def GetEngine(self, request: catalog_pb.GetEngineRequest, context: Any) -> catalog_pb.GetEngineResponse:
@@ -141,7 +145,7 @@ class ScriptedCatalog(catalog_pb_grpc.CatalogServiceServicer):
 
     async def SetAlias(self, request: catalog_pb.SetAliasRequest, context: Any) -> catalog_pb.SetAliasResponse:
         engine = self._named(request.reference)
-        alias = catalog_pb.Alias(name=engine.name, alias=request.alias, version=engine.version)
+        alias = catalog_pb.EngineAlias(name=engine.name, alias=request.alias, version=engine.version)
         self._aliases[request.alias] = alias
         return catalog_pb.SetAliasResponse(alias=alias)
 
@@ -151,7 +155,10 @@ class ScriptedCatalog(catalog_pb_grpc.CatalogServiceServicer):
         return catalog_pb.DeleteAliasResponse()
 
     async def ListAliases(self, request: catalog_pb.ListAliasesRequest, context: Any) -> catalog_pb.ListAliasesResponse:
-        return catalog_pb.ListAliasesResponse(aliases=self._aliases.values())
+        names = sorted(self._aliases)
+        names = [name for name in names if name > request.page_token]
+        more = names[0] if names[1:] else ""  # one a page, so that pages are followed
+        return catalog_pb.ListAliasesResponse(aliases=[self._aliases[name] for name in names[:1]], next_page_token=more)
 
     async def CollectGarbage(
         self, request: catalog_pb.CollectGarbageRequest, context: Any

@@ -311,13 +311,22 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
         start = int(request.page_token or 0)
-        names = sorted(self.sessions)
+        names = [name for name in sorted(self.sessions) if _passes(self.sessions[name].session, request)]
         more = str(start + 1) if start + 1 < len(names) else ""  # one a page, so that pages are followed
         page = [self.sessions[name].session for name in names[start : start + 1]]
         return pb.ListSessionsResponse(sessions=page, next_page_token=more)
 
+    async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Any) -> pb.UpdateSessionResponse:
+        session = self._named(request.session.name).session
+        if "labels" in request.update_mask.paths:
+            session.ClearField("labels")
+        if "options.delete_after_idle_duration" in request.update_mask.paths:
+            session.options.ClearField("delete_after_idle_duration")
+        request.update_mask.MergeMessage(request.session, session)
+        return pb.UpdateSessionResponse(session=session)
+
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Any) -> pb.ListTurnsResponse:
-        return pb.ListTurnsResponse(turns=self._named(request.name).records)
+        return pb.ListTurnsResponse(turns=self._named(request.session).records)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         self._named(request.name)
@@ -353,7 +362,16 @@ class ScriptedEngines(engine_pb_grpc.EngineServiceServicer):
     async def ListLoadedEngines(
         self, request: engine_pb.ListLoadedEnginesRequest, context: Any
     ) -> engine_pb.ListLoadedEnginesResponse:
-        return engine_pb.ListLoadedEnginesResponse(engines=self.loaded.values())
+        names = [name for name in sorted(self.loaded) if name > request.page_token]
+        more = names[0] if names[1:] else ""  # one a page, so that pages are followed
+        return engine_pb.ListLoadedEnginesResponse(
+            engines=[self.loaded[name] for name in names[:1]], next_page_token=more
+        )
+
+
+def _passes(session: pb.Session, only: pb.ListSessionsRequest) -> bool:
+    on_engine = only.engine in {"", session.engine, session.engine.partition("@")[0]}
+    return on_engine and only.labels.items() <= session.labels.items()
 
 
 def _words(turn: pb.Turn) -> list[str]:

@@ -15,6 +15,7 @@ from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.text import Text
 from runtime_service.domain.options import RequestedOptions
 from runtime_service.domain.session import Session, SessionOptions
+from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.domain.turn import FinishReason, Timing, Turn, TurnInput, TurnRequest, Usage
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.limits import Limits
@@ -179,6 +180,18 @@ class MemoryRepository:
             raise failure
 
 
+class MemoryUpdates:
+    """Changes of sessions that no other replica has."""
+
+    def __init__(self, repository: MemoryRepository) -> None:
+        self.repository = repository
+
+    def keep(self, key: tuple[str, str], change: SessionUpdate) -> Session:
+        changed = change.apply(self.repository.sessions[key], NOON, busy=False)
+        self.repository.sessions[key] = changed
+        return changed
+
+
 class MemoryClaims:
     """Claims of one replica; it owns no session of `lost` any more."""
 
@@ -319,6 +332,7 @@ class SessionParts:
         self.shared = Shared(
             repository=cast("Any", self.repository),
             claims=cast("Any", self.claims),
+            updates=cast("Any", MemoryUpdates(self.repository)),
             writer=cast("Any", DirectWriter()),
             background=Background(),
             caches=cast("Any", self.caches),

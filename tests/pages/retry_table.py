@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import errors
-from common.errors import Reason, SinkServeError
+from common.errors import RETRY, Reason, Retry, SinkServeError
 from common.rpc.grpc_status import CODES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "use" / "clients.md"
-WORDS = ("again", "later", "no")
 NONE = "none"
 CLASSES: Mapping[str, type[SinkServeError]] = {
     name: kind for name, kind in inspect.getmembers(errors, inspect.isclass) if kind in CODES
 }
-_ROW = re.compile(r"^\| (?P<reason>none|`[A-Z_]+`) \| (?P<codes>[^|]+) \| (?P<again>\w+) \| [^|]+ \|$", re.MULTILINE)
-_HEAD = "| reason | code | again? | what a client does |\n| --- | --- | --- | --- |\n"
+_ROW = re.compile(r"^\| (?P<reason>none|`[A-Z_]+`) \| (?P<codes>[^|]+) \| `(?P<retry>\w+)` \| [^|]+ \|$", re.MULTILINE)
+_HEAD = "| reason | code | retry | what a client does |\n| --- | --- | --- | --- |\n"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Row:
 
     reason: str
     codes: tuple[str, ...]
-    again: str
+    retry: Retry
 
     def __str__(self) -> str:
         return f"{self.reason} {'/'.join(self.codes)}"
@@ -47,7 +46,13 @@ def _row(line: str) -> Row:
     found = _ROW.match(line)
     if found is None:
         raise ValueError(f"not a row of the table: {line}")
-    return Row(found["reason"].strip("`"), tuple(re.findall(r"`([A-Z_]+)`", found["codes"])), found["again"])
+    return Row(found["reason"].strip("`"), tuple(re.findall(r"`([A-Z_]+)`", found["codes"])), Retry(found["retry"]))
+
+
+def said(reason: str, code: str) -> Retry:
+    """What an error of the services says that a client does about it by itself."""
+    kind = next(kind for kind in CLASSES.values() if CODES[kind].name == code)
+    return RETRY.get((kind, Reason(reason)), Retry.NEVER)
 
 
 def raised() -> dict[str, set[str]]:

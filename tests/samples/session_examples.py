@@ -11,7 +11,7 @@ import numpy.typing as npt
 from common.engine.engine import SlotState
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
-from runtime_service.domain.session import OnFull, Session, SessionOptions
+from runtime_service.domain.session import OnDisconnect, OnFull, Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnInput, TurnRequest, Usage
 from tests.samples.whole_manifests import DIGEST
 
@@ -23,7 +23,11 @@ SESSION = Session(
     engine_version=1,
     engine_digest=DIGEST,
     options=SessionOptions(
-        sink_tokens=3, window_tokens=5, on_full=OnFull.ERROR, delete_after_idle_s=60.0, continue_when_disconnected=True
+        sink_tokens=3,
+        window_tokens=5,
+        on_full=OnFull.ERROR,
+        delete_after_idle_s=60.0,
+        on_disconnect=OnDisconnect.CANCEL,
     ),
     labels={"k": "v", "ä": "ö"},
     digest=b"\x01" * 32,

@@ -13,6 +13,7 @@ from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import hint
 from sinkserve.cli.terminal.options import Builder, Json, ask
 from sinkserve.client import Client
+from sinkserve.client.builds import State as StateWord
 from sinkserve.client.errors import from_status
 from sinkserve.engine.v1.engine_pb2 import ModelSpec, Precision, Target
 
@@ -24,11 +25,16 @@ _COLOURS = {"succeeded": "green", "failed": "red", "running": "cyan", "cancelled
 
 
 @app.command("list")
-def list_builds(json: Json = False, builder: Builder = None) -> None:
+def list_builds(
+    state_: Annotated[StateWord | None, typer.Option("--state", help="Only builds in this state.")] = None,
+    name: Annotated[str, typer.Option("--name", help="Only builds of engines of this name.")] = "",
+    json: Json = False,
+    builder: Builder = None,
+) -> None:
     """List builds, the newest first."""
 
     async def command(client: Client) -> None:
-        builds = [build async for build in client.builds.list()]
+        builds = [build async for build in client.builds.list(state=state_, name=name)]
         if json:
             console.print_json(builds=builds)
             return

@@ -195,8 +195,8 @@ def detail(progress: WatchBuildResponse.Progress) -> str:
         done, total = console.size(progress.bytes_done), console.size(progress.bytes_total)
         same_unit = done.split()[-1] == total.split()[-1]
         parts.append(f"{done.split()[0] if same_unit else done} of {total}")
-    if progress.HasField("remaining"):
-        parts.append(f"{console.duration(round(progress.remaining.ToMilliseconds() / 1000))} left in all")
+    if progress.HasField("remaining_duration"):
+        parts.append(f"{console.duration(round(progress.remaining_duration.ToMilliseconds() / 1000))} left in all")
     return ", ".join(parts)
 
 

@@ -26,7 +26,7 @@ async def test_a_checkpoint_becomes_an_engine_and_everybody_can_see_how(client: 
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     states = [event.build.state for event in events if event.WhichOneof("event") == "build"]
     assert states == [QUEUED, RUNNING, SUCCEEDED]
-    shares = [event.progress.progress for event in events if event.WhichOneof("event") == "progress"]
+    shares = [event.progress.build_progress for event in events if event.WhichOneof("event") == "progress"]
     assert shares == sorted(shares)
     stages = {event.progress.stage for event in events} - {pb.Build.STAGE_UNSPECIFIED}
     assert stages == set(pb.Build.Stage.values()) - {pb.Build.STAGE_UNSPECIFIED}

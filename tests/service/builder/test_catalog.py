@@ -27,7 +27,7 @@ async def test_aliases_are_set_moved_listed_and_deleted(client: BuilderClient, p
     press.publish()
     catalog = client.catalog
     answer = await catalog.SetAlias(cat.SetAliasRequest(reference="demo@1", alias="prod"))
-    assert answer.alias == cat.Alias(name="demo", alias="prod", version=1)
+    assert answer.alias == cat.EngineAlias(name="demo", alias="prod", version=1)
     await catalog.SetAlias(cat.SetAliasRequest(reference="demo", alias="prod"))
     assert (await client.engine("demo:prod")).version == 2
     listed = await catalog.ListAliases(cat.ListAliasesRequest(name="demo"))

@@ -95,7 +95,7 @@ async def test_a_prompt_prints_its_reply_and_leaves_no_session(shell: Shell) -> 
     ran = await shell.run("chat", "demo", "--prompt", "hello there", "--seed", "7", "--stop", "a", "--stop", "b")
     assert (ran.code, ran.out, ran.err) == (0, "hello there \n", "")
     assert not shell.runtime.sessions
-    assert shell.runtime.opens[0].new_session.options.delete_after_idle.seconds == 3600
+    assert shell.runtime.opens[0].new_session.options.delete_after_idle_duration.seconds == 3600
 
 
 async def test_sampling_options_reach_the_server(shell: Shell) -> None:
@@ -108,7 +108,22 @@ async def test_sampling_options_reach_the_server(shell: Shell) -> None:
     assert turn.generation.HasField("temperature")
     assert not turn.generation.HasField("top_p")
     assert session.session.options.window_tokens == 9
-    assert not session.session.options.HasField("delete_after_idle")
+    assert not session.session.options.HasField("delete_after_idle_duration")
+
+
+async def test_sessions_are_found_by_label_and_changed(shell: Shell) -> None:
+    await shell.run("chat", "demo", "--keep", "-p", "one")
+    (name,) = shell.runtime.sessions
+    ran = await shell.run("sessions", "update", name, "--label", "a=b=c", "--delete-after-idle", "60", "--json")
+    changed = json.loads(ran.out)["session"]
+    assert (changed["labels"], changed["options"]["delete_after_idle_duration"]) == ({"a": "b=c"}, "60s")
+    for options, found in (("--label a=b=c", 1), ("--label a=b", 0), ("--engine demo", 1), ("--engine other", 0)):
+        ran = await shell.run("sessions", "list", "--json", *options.split())
+        assert len(json.loads(ran.out)["sessions"]) == found
+    ran = await shell.run("sessions", "update", name, "--no-labels", "--delete-after-idle", "never", "--json")
+    assert json.loads(ran.out)["session"]["labels"] == {}
+    for wrong in ((), ("--label", "a"), ("--delete-after-idle", "soon"), ("--label", "a=b", "--no-labels")):
+        assert (await shell.run("sessions", "update", name, *wrong)).code == 2
 
 
 async def test_each_line_of_a_pipe_is_a_turn(shell: Shell) -> None:

@@ -113,7 +113,7 @@ async def test_options_of_a_session_reach_the_server(client: Client, runtime: Sc
     assert (new.system_prompt, new.options.window_tokens, dict(new.labels)) == ("Be brief.", 64, {"a": "b"})
     assert new.options.HasField("pin_system_prompt")
     assert not new.options.HasField("sink_tokens")
-    assert new.options.continue_when_disconnected
+    assert new.options.on_disconnect == pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED
     assert runtime.metadata[0]["sinkserve-session-id"] == new.session_id
 
 
@@ -368,12 +368,12 @@ async def test_a_conversation_takes_an_engine_or_a_session(client: Client) -> No
 
 
 async def test_a_full_server_says_when_to_try(client: Client, runtime: ScriptedRuntime) -> None:
-    runtime.refuse_open = [
-        server_errors.ResourceExhausted(Reason.CAPACITY_EXHAUSTED, "no slot is free", retry_after_s=1.5)
-    ]
+    full = server_errors.ResourceExhausted(Reason.CAPACITY_EXHAUSTED, "no slot is free", retry_after_s=0.015)
+    runtime.refuse_open = [full] * 5
     with pytest.raises(ResourceExhausted) as caught:
         await client.conversation("demo").open()
-    assert caught.value.retry_after_s == pytest.approx(1.5)
+    assert caught.value.retry_after_s == pytest.approx(0.015)
+    assert len(runtime.refuse_open) == 5 - FAST.attempts_at_first
 
 
 async def test_a_first_open_that_meets_a_stopping_server_tries_again(client: Client, runtime: ScriptedRuntime) -> None:
@@ -407,10 +407,10 @@ async def test_a_server_that_never_has_the_events_ends_the_conversation(
     async with client.conversation("demo", session_id="s1"):
         pass
     expired = server_errors.OutOfRange(Reason.EVENTS_EXPIRED, "events are no longer kept")
-    runtime.refuse_open = [expired, expired]
+    runtime.refuse_open = [expired] * 5
     with pytest.raises(OutOfRange):
         await client.conversation(session="s1").open()
-    assert len(runtime.refuse_open) == 1
+    assert len(runtime.refuse_open) == 5 - FAST.attempts_at_first
 
 
 async def test_a_server_that_stays_away_fails_the_turns_after_a_bounded_time() -> None:

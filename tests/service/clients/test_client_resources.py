@@ -98,9 +98,16 @@ async def test_a_build_is_cancelled_once(client: Client) -> None:
 async def test_lists_follow_their_pages(client: Client) -> None:
     names = [(await client.builds.submit(SPEC)).name for _ in range(3)]
     assert [build.name async for build in client.builds.list()] == names[::-1]
+    await client.builds.cancel(names[1])
+    assert [build.name async for build in client.builds.list(state="cancelled")] == names[1:2]
+    assert [build.name async for build in client.builds.list(name="demo")] == names[::-1]
+    assert [build async for build in client.builds.list(name="other")] == []
     for session_id in ("a", "b", "c"):
-        async with client.conversation("demo", session_id=session_id):
+        async with client.conversation("demo", session_id=session_id, labels={"id": session_id}):
             pass
+    assert [session.name async for session in client.sessions.list(labels={"id": "b"})] == ["sessions/b"]
+    assert len([session async for session in client.sessions.list(engine="demo", labels={})]) == 3
+    assert [session async for session in client.sessions.list(engine="other")] == []
     assert [session.name async for session in client.sessions.list()] == ["sessions/a", "sessions/b", "sessions/c"]
 
 
@@ -111,7 +118,8 @@ async def test_engines_are_found_verified_named_and_deleted(client: Client) -> N
     assert [engine.reference async for engine in client.engines.list("other")] == []
     assert (await client.engines.verify("demo")).files == 2
     assert (await client.engines.set_alias("demo@1", "good")).version == 1
-    assert [alias.alias for alias in await client.engines.aliases("demo")] == ["good"]
+    await client.engines.set_alias("demo@1", "better")
+    assert [alias.alias for alias in await client.engines.aliases("demo")] == ["better", "good"]
     await client.engines.delete_alias("demo", "good")
     with pytest.raises(FailedPrecondition):
         await client.engines.delete("demo@1")
@@ -129,7 +137,8 @@ async def test_garbage_is_counted_then_collected(client: Client) -> None:
 
 async def test_engines_are_loaded_and_unloaded(client: Client) -> None:
     assert (await client.engines.load("demo@1")).reference == "demo@1"
-    assert [engine.reference for engine in await client.engines.loaded()] == ["demo@1"]
+    await client.engines.load("other@1")
+    assert [engine.reference for engine in await client.engines.loaded()] == ["demo@1", "other@1"]
     await client.engines.unload("demo@1")
     with pytest.raises(NotFound):
         await client.engines.unload("demo@1")
@@ -143,6 +152,21 @@ async def test_sessions_are_shown_and_deleted(client: Client) -> None:
     await client.sessions.delete("sessions/a")
     with pytest.raises(NotFound):
         await client.sessions.get("sessions/a")
+
+
+async def test_sessions_are_changed(client: Client) -> None:
+    hour = 3600.0
+    await client.sessions.create("demo", session_id="a", labels={"topic": "cats"}, delete_after_idle_s=hour)
+    session = await client.sessions.update("sessions/a", labels={"topic": "dogs", "tone": "calm"})
+    assert session.labels == {"topic": "dogs", "tone": "calm"}
+    assert session.options.delete_after_idle_duration.seconds == hour
+    session = await client.sessions.update("sessions/a", delete_after_idle_s=2.5)
+    assert session.options.delete_after_idle_duration.ToMilliseconds() == 2500
+    session = await client.sessions.update("sessions/a", labels={}, delete_after_idle_s="never")
+    assert not session.labels
+    assert not session.options.HasField("delete_after_idle_duration")
+    with pytest.raises(TypeError, match="labels, delete_after_idle_s"):
+        await client.sessions.update("sessions/a")
 
 
 async def test_addresses_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

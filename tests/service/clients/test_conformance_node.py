@@ -100,7 +100,7 @@ async def test_it_discards_a_turn_as_if_it_had_not_been(node: NodeClient, slow: 
 async def test_a_turn_whose_connection_was_cut_runs_once(node: NodeClient, slow: Bench, told: bool) -> None:
     expected = await whole_reply(slow)
     saw = await node.sees(slow.handle.address, "drop", goesOn=True, told=told)
-    assert saw["lost"], saw["status"]
+    assert saw["retry"] == "same", saw["status"]
     assert saw["opened"]["resumed"] is True
     assert kinds(saw["before"])[:2] == ["started", "delta"]
     assert "finished" not in kinds(saw["before"])
@@ -110,7 +110,7 @@ async def test_a_turn_whose_connection_was_cut_runs_once(node: NodeClient, slow:
 
 async def test_a_turn_that_stops_with_its_connection_does_not_run_again(node: NodeClient, slow: Bench) -> None:
     saw = await node.sees(slow.handle.address, "drop", goesOn=False, told=True)
-    assert saw["lost"], saw["status"]
+    assert saw["retry"] == "same", saw["status"]
     assert last(saw["after"])["reason"] == "FINISH_REASON_CANCELLED"
     told = tokens([*saw["before"], *saw["after"]])
     assert [turn["usage"]["generatedTokens"] for turn in saw["turns"]] == [len(told)]
@@ -122,7 +122,7 @@ async def test_a_turn_id_repeats_its_turn_and_no_other(node: NodeClient, bench: 
     assert (saw["again"][0], saw["again"][-1]) == (saw["first"][0], saw["first"][-1])
     assert tokens(saw["again"]) == tokens(saw["first"])
     assert (saw["other"]["code"], saw["other"]["reason"]) == ("ALREADY_EXISTS", "TURN_ID_REUSED")
-    assert saw["other"]["metadata"] == {"turn_id": "one"}
+    assert saw["other"]["metadata"] == {"turn_id": "one", "retry": "never"}
     assert [turn["text"] for turn in saw["turns"]] == ["hello"]
 
 
@@ -130,8 +130,8 @@ async def test_a_second_stream_takes_the_session_over(node: NodeClient, slow: Be
     expected = await whole_reply(slow)
     saw = await node.sees(slow.handle.address, "takeOver")
     assert (saw["status"]["code"], saw["status"]["reason"]) == ("ABORTED", "SESSION_TAKEN_OVER")
-    assert saw["status"]["metadata"] == {"session": saw["opened"]["session"]["name"]}
-    assert saw["lost"] is False
+    assert saw["status"]["metadata"] == {"session": saw["opened"]["session"]["name"], "retry": "never"}
+    assert saw["retry"] == "never"
     assert tokens([*saw["before"], *saw["after"]]) == expected
 
 
@@ -189,7 +189,7 @@ async def test_it_follows_a_runtime_that_stops_and_another_that_starts(node: Nod
         saw = await asyncio.wait_for(seen(process), 60)
     rejected = next(event for event in saw["before"] if event["kind"] == "rejected")
     assert rejected["turnId"] == "late"
-    assert (saw["status"]["code"], saw["status"]["reason"], saw["lost"]) == ("UNAVAILABLE", "DRAINING", True)
+    assert (saw["status"]["code"], saw["status"]["reason"], saw["retry"]) == ("UNAVAILABLE", "DRAINING", "reopen")
     assert tokens(saw["before"]) == expected
     assert last(saw["after"])["turnId"] == "late"
     assert [turn["turnId"] for turn in saw["turns"]] == ["running", "late"]

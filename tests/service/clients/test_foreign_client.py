@@ -61,7 +61,7 @@ async def test_what_the_readme_says_holds_a_conversation_from_a_shell(bench: Ben
 
 
 async def _turns(bench: Bench, session: str) -> list[dict[str, Any]]:
-    code, (answer,), err = await _call(bench, "ListTurns", {"name": session})
+    code, (answer,), err = await _call(bench, "ListTurns", {"session": session})
     assert (code, err) == (0, "")
     turns: list[dict[str, Any]] = answer["turns"]
     return turns

@@ -82,7 +82,7 @@ class Chatter:
         return SessionOptions(
             durability="tokens_and_kv" if self.number % 2 else "tokens",
             window_tokens=48 if self.number % 4 < 2 else 252,
-            continue_when_disconnected=self.number % 3 > 0,
+            on_disconnect="continue" if self.number % 3 else "cancel",
         )
 
     def stop(self) -> None:

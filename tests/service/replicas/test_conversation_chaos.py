@@ -14,7 +14,7 @@ from common.errors import SinkServeError
 from runtime_service.api.stream import Cancel, ConversationStream, Open
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import RequestedOptions
-from runtime_service.domain.session import NewSession, Session, SessionOptions
+from runtime_service.domain.session import NewSession, OnDisconnect, Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Turn, TurnInput, TurnRequest
 from runtime_service.storage.rows import turn_from_row, unpack
 from runtime_service.storage.tables import turns
@@ -57,7 +57,9 @@ class Chaos:
 
     async def _open(self, client: Client) -> None:
         conversation = ConversationStream(self.bench.handle.sessions, "local")
-        options = SessionOptions(continue_when_disconnected=client.session_id in {"s0", "s1"}, window_tokens=30)
+        goes_on = client.session_id in {"s0", "s1"}
+        on_disconnect = OnDisconnect.CONTINUE if goes_on else OnDisconnect.CANCEL
+        options = SessionOptions(on_disconnect=on_disconnect, window_tokens=30)
         target = NewSession("demo", client.session_id, options=options)
         try:
             await conversation.receive(Open(target, client.last if self.dice.random() < 0.5 else None))

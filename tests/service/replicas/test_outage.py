@@ -126,7 +126,7 @@ async def test_a_turn_that_was_kept_although_nobody_could_say_so_runs_once(
     await stream.half_close()
     ended = [event.finished.turn_id for event in await stream.rest() if event.HasField("finished")]
     assert sorted(ended) == ["1", "2"]
-    turns = (await bench.stub.ListTurns(pb_runtime.ListTurnsRequest(name="sessions/s"))).turns
+    turns = (await bench.stub.ListTurns(pb_runtime.ListTurnsRequest(session="sessions/s"))).turns
     assert [turn.turn_id for turn in turns] == ["1", "2"]
     assert all(turn.reason == pb_runtime.FINISH_REASON_LENGTH for turn in turns)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import update
 
 from common.db.database import connect, database_time
@@ -70,7 +71,7 @@ async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 async def _history(bench: Bench, session: str) -> list[str]:
     """Ids of all turns."""
-    return [turn.turn_id for turn in (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns]
+    return [turn.turn_id for turn in (await bench.stub.ListTurns(pb.ListTurnsRequest(session=session))).turns]
 
 
 async def test_a_session_goes_on_where_it_is_opened_and_says_what_it_would_have_said(both: Replicas) -> None:
@@ -335,7 +336,7 @@ async def _left(stream: Stream) -> AsyncIterator[pb.ConverseResponse]:
 
 async def test_a_session_that_expires_elsewhere_is_left_to_who_has_it(both: Replicas) -> None:
     options = pb.SessionOptions()
-    options.delete_after_idle.FromMilliseconds(10)
+    options.delete_after_idle_duration.FromMilliseconds(10)
     for bench in (both.here, both.there):
         await bench.restart(reap_s=0.02)
     stream = await both.here.opened(session_id="s", options=options)
@@ -355,6 +356,34 @@ async def test_a_session_that_expires_elsewhere_is_left_to_who_has_it(both: Repl
         return False
 
     await eventually(gone)
+
+
+async def test_a_session_is_changed_at_another_server_under_its_stream(both: Replicas) -> None:
+    stream = await both.here.opened(session_id="s", labels={"team": "x"})
+    idle = pb.SessionOptions()
+    idle.delete_after_idle_duration.FromSeconds(3600)
+    session = pb.Session(name="sessions/s", labels={"team": "y"}, options=idle)
+    mask = FieldMask(paths=["labels", "options.delete_after_idle_duration"])
+    answer = await both.there.stub.UpdateSession(pb.UpdateSessionRequest(session=session, update_mask=mask))
+    assert answer.session.labels == {"team": "y"}
+
+    async def known() -> bool:
+        found = (await both.here.stub.GetSession(pb.GetSessionRequest(name="sessions/s"))).session
+        return found.labels == {"team": "y"} and found.options.delete_after_idle_duration.seconds == 3600
+
+    await eventually(known)
+    await stream.said("1")
+    await stream.half_close()
+    await stream.rest()
+
+    async def expires() -> bool:
+        found = (await both.there.stub.GetSession(pb.GetSessionRequest(name="sessions/s"))).session
+        return found.HasField("expire_time")
+
+    await eventually(expires)
+    moved = await both.there.resumed("sessions/s")
+    await moved.said("2")
+    assert await _history(both.there, "sessions/s") == ["1", "2"]
 
 
 async def test_many_streams_that_want_one_session_get_it_one_after_the_other(both: Replicas) -> None:

@@ -23,7 +23,7 @@ async def _talked(bench: Bench, session_id: str = "s", **options: Any) -> Stream
 
 
 async def _ids(bench: Bench, name: str) -> list[str]:
-    return [turn.turn_id for turn in (await bench.stub.ListTurns(pb.ListTurnsRequest(name=name))).turns]
+    return [turn.turn_id for turn in (await bench.stub.ListTurns(pb.ListTurnsRequest(session=name))).turns]
 
 
 async def _fork(bench: Bench, **request: Any) -> pb.Session:

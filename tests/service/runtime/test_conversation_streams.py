@@ -17,7 +17,7 @@ from runtime_service.domain.turn import Turn
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, info, kinds, text_of, tokens_of
 
-GOES_ON = pb.SessionOptions(continue_when_disconnected=True)
+CANCELS = pb.SessionOptions(on_disconnect=pb.SessionOptions.ON_DISCONNECT_CANCEL)
 TEN = {"max_new_tokens": 10, "ignore_eos": True}
 
 
@@ -30,7 +30,7 @@ async def settled(bench: Bench, session: str) -> pb.TurnRecord:
     turns: list[pb.TurnRecord] = []
 
     async def has_ended() -> bool:
-        turns[:] = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns
+        turns[:] = (await bench.stub.ListTurns(pb.ListTurnsRequest(session=session))).turns
         return bool(turns and turns[-1].reason)
 
     await eventually(has_ended)
@@ -57,7 +57,7 @@ async def test_a_stream_dropped_at_any_event_comes_back_to_the_same_turn(bench: 
     expected = tokens_of(await whole.until("finished"))
     bench.before_step = slowly
     for seen in range(13):
-        stream = await bench.opened(options=GOES_ON)
+        stream = await bench.opened()
         await stream.turn("t", generation=TEN)
         before: list[pb.ConverseResponse] = []
         while len(before) < seen and "finished" not in kinds(before):
@@ -79,8 +79,8 @@ async def test_a_stream_dropped_at_any_event_comes_back_to_the_same_turn(bench: 
         assert session.turns == 1
 
 
-async def test_a_lost_stream_cancels_its_turns(bench: Bench) -> None:
-    stream = await bench.opened()
+async def test_a_lost_stream_cancels_its_turns_where_the_session_says_so(bench: Bench) -> None:
+    stream = await bench.opened(options=CANCELS)
     await stream.turn("t", generation=ENDLESS)
     await stream.turn("next")
     await stream.first_delta()
@@ -92,18 +92,18 @@ async def test_a_lost_stream_cancels_its_turns(bench: Bench) -> None:
     assert len(bench.engines[0].steps) == steps
 
 
-async def test_a_lost_stream_leaves_turns_alone_where_the_session_says_so(bench: Bench) -> None:
+async def test_a_lost_stream_leaves_turns_alone(bench: Bench) -> None:
     bench.before_step = slowly
-    stream = await bench.opened(options=GOES_ON)
+    stream = await bench.opened()
     await stream.turn("t", generation=TEN)
     await stream.until("started")
     stream.call.cancel()
     assert (await settled(bench, stream.session)).reason == pb.FINISH_REASON_LENGTH
 
 
-async def test_a_deadline_cancels_the_turn(bench: Bench) -> None:
+async def test_a_deadline_is_a_lost_stream(bench: Bench) -> None:
     stream = bench.stream(timeout=0.5)
-    await stream.open()
+    await stream.open(options=CANCELS)
     await stream.turn(generation=ENDLESS)
     code, _ = await stream.failure()
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -203,7 +203,7 @@ async def test_a_running_turn_is_heard_to_its_end_however_often_others_are_sent_
 async def test_a_stream_that_took_over_ends_when_the_turn_before_it_was_only_sent_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hour = pb.SessionOptions(delete_after_idle=Duration(seconds=3600))
+    hour = pb.SessionOptions(delete_after_idle_duration=Duration(seconds=3600))
     first = await bench.opened(options=hour)
     await first.turn("t")
     await first.finished()
@@ -339,7 +339,7 @@ async def test_a_hundred_clients_that_come_and_go_leave_nothing_behind(bench: Be
     async def visit(number: int) -> None:
         stream = bench.stream()
         try:
-            await stream.open(session_id=f"visitor-{number}")
+            await stream.open(session_id=f"visitor-{number}", options=CANCELS)
             for _ in range(dice.randrange(3)):
                 await stream.turn(generation={"max_new_tokens": dice.randrange(1, 200), "ignore_eos": True})
             for _ in range(dice.randrange(6)):
@@ -379,7 +379,7 @@ async def test_a_client_that_does_not_read_pauses_its_own_turn_and_then_loses_it
             response_deserializer=pb.ConverseResponse.FromString,
         )()
         deaf = Stream(call)
-        await deaf.open()
+        await deaf.open(options=CANCELS)
         await deaf.turn(generation={**ENDLESS, "logprobs": 20})
         other = await bench.opened()
         await other.turn()

@@ -10,12 +10,14 @@ import pytest
 
 from common.catalog.aliases import Aliases
 from common.db.schema import open_database
+from sinkserve.client import Client, Retry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_grpc
-from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, reason_of
+from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, info, reason_of
 
 WAIT = engine_pb.UnloadEngineRequest.WHEN_BUSY_WAIT
+NOBODY = "127.0.0.1:1"
 EVICT = engine_pb.UnloadEngineRequest.WHEN_BUSY_EVICT
 
 
@@ -41,13 +43,14 @@ async def test_an_unload_that_waits_lets_turns_finish_and_takes_no_others(bench:
 
     await eventually(closed)
     await stream.turn("3")
-    assert (await stream.rejected()).turn_id == "3"
+    rejected = await stream.rejected()
+    assert (rejected.turn_id, info(rejected.error).metadata["retry"]) == ("3", "reopen")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await bench.opened()
     assert reason_of(caught.value) == "ENGINE_NOT_LOADED"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _engines(bench).LoadEngine(engine_pb.LoadEngineRequest(reference="demo"))
-    assert reason_of(caught.value) == "ENGINE_IN_USE"
+    assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_NOT_LOADED")
     assert not waiting.done()
     await stream.send(cancel=pb.CancelTurn(turn_id="1"))
     assert (await stream.finished()).reason == pb.FINISH_REASON_CANCELLED
@@ -55,6 +58,29 @@ async def test_an_unload_that_waits_lets_turns_finish_and_takes_no_others(bench:
     await waiting
     assert bench.engines[0].closed
     assert await stream.failure() == (grpc.StatusCode.UNAVAILABLE, "ENGINE_NOT_LOADED")
+
+
+async def test_a_turn_that_an_unload_refuses_runs_when_the_engine_is_back(bench: Bench) -> None:
+    await bench.stop()
+    bench.settings["load_on_demand"] = True
+    await bench.start()
+    async with (
+        Client(bench.handle.address, NOBODY, retry=Retry(first_s=0.001, longest_s=0.01)) as client,
+        client.conversation("demo") as conversation,
+    ):
+        first = await conversation.say("one", max_new_tokens=5000, ignore_eos=True)
+        await anext(aiter(first))
+        waiting = asyncio.create_task(_unload(bench, WAIT))
+
+        async def closed() -> bool:
+            return not bench.handle.engines.loaded
+
+        await eventually(closed)
+        second = await conversation.say("two", max_new_tokens=3)
+        await first.cancel()
+        await waiting
+        await second.wait()
+    assert second.text
 
 
 async def test_an_unload_that_evicts_stops_turns_which_start_again_later(bench: Bench) -> None:

@@ -99,11 +99,12 @@ async def _at_rest(bench: Bench, name: str) -> list[pb.TurnRecord]:
 
     await eventually(nothing_left)
     await bench.handle.shared.background.wait()
-    return list((await bench.stub.ListTurns(pb.ListTurnsRequest(name=name))).turns)
+    return list((await bench.stub.ListTurns(pb.ListTurnsRequest(session=name))).turns)
 
 
 async def _created(bench: Bench, goes_on: bool) -> str:
-    options = pb.SessionOptions(continue_when_disconnected=goes_on)
+    cancels = pb.SessionOptions(on_disconnect=pb.SessionOptions.ON_DISCONNECT_CANCEL)
+    options = None if goes_on else cancels
     new = pb.NewSession(engine="demo", options=options)
     return (await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=new))).session.name
 

@@ -60,7 +60,7 @@ async def test_its_turns_are_listed_and_known_again_while_it_lives(bench: Bench)
     assert await again.said("1", "one") == first
     await again.turn("1", text="other")
     assert (await again.rejected()).turn_id == "1"
-    listed = await bench.stub.ListTurns(pb.ListTurnsRequest(name="sessions/s"))
+    listed = await bench.stub.ListTurns(pb.ListTurnsRequest(session="sessions/s"))
     assert [turn.turn_id for turn in listed.turns] == ["1"]
 
 

@@ -66,7 +66,7 @@ async def test_what_does_not_exist_is_not_found(bench: Bench) -> None:
     absent = (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
     name = "sessions/none"
     assert await refusal(bench.stub.GetSession(pb.GetSessionRequest(name=name))) == absent
-    assert await refusal(bench.stub.ListTurns(pb.ListTurnsRequest(name=name))) == absent
+    assert await refusal(bench.stub.ListTurns(pb.ListTurnsRequest(session=name))) == absent
     assert await refusal(bench.stub.DeleteSession(pb.DeleteSessionRequest(name=name))) == absent
     wrong = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert await refusal(bench.stub.GetSession(pb.GetSessionRequest(name="none"))) == wrong
@@ -97,9 +97,9 @@ async def test_turns_are_listed_with_what_went_in_and_came_out(bench: Bench) -> 
         await stream.finished()
     await stream.turn("d", generation=ENDLESS)
     await stream.first_delta()
-    first = await bench.stub.ListTurns(pb.ListTurnsRequest(name=stream.session, page_size=3))
+    first = await bench.stub.ListTurns(pb.ListTurnsRequest(session=stream.session, page_size=3))
     rest = await bench.stub.ListTurns(
-        pb.ListTurnsRequest(name=stream.session, page_size=3, page_token=first.next_page_token)
+        pb.ListTurnsRequest(session=stream.session, page_size=3, page_token=first.next_page_token)
     )
     a, b, c, d = (*first.turns, *rest.turns)
     assert not rest.next_page_token
@@ -117,7 +117,7 @@ async def test_a_turn_without_an_id_gets_one(bench: Bench) -> None:
     stream = await bench.opened()
     await stream.turn()
     turn_id = (await stream.finished()).turn_id
-    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=stream.session))).turns
+    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(session=stream.session))).turns
     assert [turn.turn_id for turn in turns] == [turn_id]
     assert len(turn_id) == 32
 
@@ -186,7 +186,7 @@ async def test_a_session_is_deleted_when_nobody_spoke_to_it_for_long(bench: Benc
     await restarted(bench, reap_s=0.02)
     soon = Duration()
     soon.FromMilliseconds(10)
-    stream = await bench.opened(options=pb.SessionOptions(delete_after_idle=soon))
+    stream = await bench.opened(options=pb.SessionOptions(delete_after_idle_duration=soon))
     passes = reaper_passes(bench)
     assert [await passes.get() for _ in range(3)] == [0, 0, 0]
     session = (await bench.stub.GetSession(pb.GetSessionRequest(name=stream.session))).session  # a stream holds it
@@ -200,7 +200,7 @@ async def test_a_session_is_deleted_when_nobody_spoke_to_it_for_long(bench: Benc
 async def test_a_session_expires_although_its_server_died(bench: Bench) -> None:
     soon = Duration()
     soon.FromMilliseconds(50)
-    await bench.opened(options=pb.SessionOptions(delete_after_idle=soon))
+    await bench.opened(options=pb.SessionOptions(delete_after_idle_duration=soon))
     await restarted(bench, reap_s=0.02)
     await eventually(partial(no_sessions, bench))
 

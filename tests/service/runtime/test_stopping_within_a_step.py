@@ -64,7 +64,7 @@ async def no_stream_is_left(bench: Bench) -> None:
 
 
 async def ended_as(bench: Bench, session: str) -> int:
-    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns
+    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(session=session))).turns
     return turns[-1].reason
 
 

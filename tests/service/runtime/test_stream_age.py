@@ -35,7 +35,7 @@ async def test_a_stream_without_a_turn_is_told_at_once(aging: Bench) -> None:
     stream = await aging.opened()
     told = await stream.next()
     assert told.WhichOneof("event") == "go_away"
-    assert told.go_away.grace.seconds == 30
+    assert told.go_away.grace_duration.seconds == 30
     await stream.half_close()
     assert await stream.rest() == []
 
@@ -126,5 +126,5 @@ async def test_the_sdk_keeps_turns_that_wait_in_order(aging: Bench) -> None:
         assert positions == sorted(set(positions))
         session = conversation.session.name
     async with grpc.aio.insecure_channel(aging.handle.address) as channel:
-        listed = await pb_grpc.ConversationServiceStub(channel).ListTurns(pb.ListTurnsRequest(name=session))
+        listed = await pb_grpc.ConversationServiceStub(channel).ListTurns(pb.ListTurnsRequest(session=session))
     assert [turn.turn_id for turn in listed.turns] == [turn.id for turn in turns]

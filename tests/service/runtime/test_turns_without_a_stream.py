@@ -19,8 +19,8 @@ from sinkserve.client import Client, FinishReason, NotFound
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, kinds, reason_of, tokens_of, violations
 
-GOES_ON = pb.SessionOptions(continue_when_disconnected=True)
-HOUR = pb.SessionOptions(delete_after_idle=Duration(seconds=3600))
+CANCELS = pb.SessionOptions(on_disconnect=pb.SessionOptions.ON_DISCONNECT_CANCEL)
+HOUR = pb.SessionOptions(delete_after_idle_duration=Duration(seconds=3600))
 TEN = {"max_new_tokens": 10, "ignore_eos": True}
 TAKEN_OVER = (grpc.StatusCode.ABORTED, "SESSION_TAKEN_OVER")
 CANCELLED = pb.FINISH_REASON_CANCELLED
@@ -66,7 +66,7 @@ async def got(bench: Bench, name: str) -> pb.Session:
 
 async def history(bench: Bench, session: str) -> list[tuple[str, int]]:
     """Id and reason of every turn."""
-    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns
+    turns = (await bench.stub.ListTurns(pb.ListTurnsRequest(session=session))).turns
     return [(turn.turn_id, turn.reason) for turn in turns]
 
 
@@ -95,9 +95,9 @@ async def restarted(bench: Bench, **settings: Any) -> None:
 
 
 async def test_a_session_is_created_without_a_stream(bench: Bench) -> None:
-    session = await created(bench, session_id="mine", labels={"k": "v"}, options=GOES_ON)
+    session = await created(bench, session_id="mine", labels={"k": "v"}, options=CANCELS)
     assert (session.name, session.engine, session.labels["k"]) == ("sessions/mine", "demo@1", "v")
-    assert session.options.continue_when_disconnected
+    assert session.options.on_disconnect == pb.SessionOptions.ON_DISCONNECT_CANCEL
     assert await got(bench, "sessions/mine") == session
     assert await history(bench, "sessions/mine") == []
     assert (await created(bench)).name != (await created(bench)).name
@@ -219,7 +219,7 @@ async def test_a_call_dropped_at_any_event_and_made_again_tells_the_whole_turn_o
     expected = tokens_of(await run(bench, (await created(bench)).name).rest())
     bench.before_step = slowly
     for seen in range(13):
-        session = (await created(bench, options=GOES_ON)).name
+        session = (await created(bench)).name
         lost = run(bench, session, "t")
         while len(lost.events) < seen and "finished" not in kinds(lost.events):
             await lost.next()
@@ -366,16 +366,16 @@ async def test_wrong_names_are_refused(bench: Bench) -> None:
         assert status.message.startswith("session has to be sessions/ID")
 
 
-async def test_a_call_past_its_deadline_cancels_its_turn(bench: Bench) -> None:
-    session = (await created(bench)).name
+async def test_a_call_past_its_deadline_is_a_lost_one(bench: Bench) -> None:
+    session = (await created(bench, options=CANCELS)).name
     code, _ = await run(bench, session, "t", generation=ENDLESS, timeout=0.5).failure()
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     await becomes(bench, session, [("t", CANCELLED)])
 
 
-async def test_a_lost_call_cancels_its_turn_unless_the_session_says_otherwise(bench: Bench) -> None:
+async def test_a_lost_call_cancels_its_turn_where_the_session_says_so(bench: Bench) -> None:
     bench.before_step = slowly
-    for options, reason in ((None, CANCELLED), (GOES_ON, pb.FINISH_REASON_LENGTH)):
+    for options, reason in ((CANCELS, CANCELLED), (None, pb.FINISH_REASON_LENGTH)):
         session = (await created(bench, options=options)).name
         lost = run(bench, session, "t", generation={"max_new_tokens": 100, "ignore_eos": True})
         await lost.first_delta()
@@ -387,7 +387,7 @@ async def test_a_lost_call_cancels_its_turn_unless_the_session_says_otherwise(be
 async def test_a_lost_call_cancels_a_turn_that_was_being_accepted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = (await created(bench)).name
+    session = (await created(bench, options=CANCELS)).name
     asked, answer = _held_add_turn(bench, monkeypatch)
     lost = run(bench, session, "t")
     await asked.wait()

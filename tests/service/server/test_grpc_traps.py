@@ -23,6 +23,7 @@ from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.servers.flaky_proxy import FlakyProxy
 from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, kinds, reason_of, tokens_of
 
+CANCELS = pb.SessionOptions(on_disconnect=pb.SessionOptions.ON_DISCONNECT_CANCEL)
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
 LARGE = {"logprobs": 20, "ignore_eos": True}
 
@@ -38,7 +39,7 @@ async def quiet(bench: Bench) -> None:
 
 
 async def last_turn(bench: Bench, session: str) -> pb.TurnRecord:
-    return (await bench.stub.ListTurns(pb.ListTurnsRequest(name=session))).turns[-1]
+    return (await bench.stub.ListTurns(pb.ListTurnsRequest(session=session))).turns[-1]
 
 
 # The end of the requests is a half-close or a loss
@@ -52,7 +53,7 @@ async def test_a_client_that_half_closed_and_then_left_is_lost(bench: Bench, mon
         half_closed.set()
 
     monkeypatch.setattr(ConversationStream, "no_more", noted)
-    stream = await bench.opened()
+    stream = await bench.opened(options=CANCELS)
     await stream.turn("t", generation=ENDLESS)
     await stream.first_delta()
     await stream.half_close()
@@ -118,7 +119,7 @@ async def test_a_cancel_is_not_swallowed_by_an_event_that_comes_with_it(moments:
 async def deaf(bench: Bench, channel: grpc.aio.Channel) -> Stream:
     """A client with a small window, which reads no more once it has opened its session."""
     stream = Stream(pb_grpc.ConversationServiceStub(channel).Converse())
-    await stream.open()
+    await stream.open(options=CANCELS)
     return stream
 
 

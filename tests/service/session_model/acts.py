@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from common.errors import Reason, SinkServeError
 from runtime_service.api.stream import Close, ConversationStream, Open
-from runtime_service.domain.session import NewSession
+from runtime_service.domain.session import NewSession, OnDisconnect
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.turns.events import TurnFinished
 from runtime_service.turns.intake import MOST_WAITING
@@ -87,7 +87,7 @@ class Acts(Known):
             session = self.model[asked.session_id] = ModelSession(
                 asked.session_id,
                 asked,
-                asked.options.continue_when_disconnected,
+                asked.options.on_disconnect is OnDisconnect.CONTINUE,
                 asked.options.delete_after_idle_s is not None,
             )
         assert session.asked == asked

@@ -25,7 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from common.errors import Reason
 from runtime_service.api.stream import Cancel, Close, ConversationStream, Open, Request
 from runtime_service.domain.durability import Durability
-from runtime_service.domain.session import NewSession, SessionOptions
+from runtime_service.domain.session import NewSession, OnDisconnect, SessionOptions
 from runtime_service.domain.turn import TurnInput, TurnRequest
 from runtime_service.sessions import membership, ownership
 from runtime_service.turns.intake import MOST_WAITING
@@ -44,7 +44,12 @@ T = TypeVar("T")
 
 VARIANTS = tuple(
     NewSession(
-        "demo", options=SessionOptions(continue_when_disconnected=goes_on, durability=kept, delete_after_idle_s=s)
+        "demo",
+        options=SessionOptions(
+            on_disconnect=OnDisconnect.CONTINUE if goes_on else OnDisconnect.CANCEL,
+            durability=kept,
+            delete_after_idle_s=s,
+        ),
     )
     for goes_on, kept, s in (
         (False, Durability.TOKENS, None),

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from common.errors import RETRY
+from common.rpc.grpc_status import CODES
 from sinkserve.engine.v1 import engine_pb2
-from tests.pages.retry_table import NONE, PAGE, ROOT, WORDS, raised, rows
+from tests.pages.retry_table import NONE, PAGE, ROOT, raised, rows, said
 
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]+)")
@@ -45,8 +47,19 @@ def test_every_reason_has_the_codes_that_it_is_raised_with() -> None:
     }
 
 
-def test_the_table_says_nothing_else_than_again_later_or_no() -> None:
-    assert {row.again for row in rows()} == set(WORDS)
+def test_the_table_says_what_errors_say() -> None:
+    told = {(row.reason, code): row.retry for row in rows() if row.reason != NONE for code in row.codes}
+    assert told == {(reason, code): said(reason, code) for reason, code in told}
+
+
+def test_whatever_may_be_tried_again_is_raised() -> None:
+    codes = raised()
+    assert [(kind, reason) for kind, reason in RETRY if CODES[kind].name not in codes[reason]] == []
+
+
+def test_who_is_told_that_a_server_is_unavailable_may_try_again() -> None:
+    told = [row for row in rows() if row.reason != NONE and "UNAVAILABLE" in row.codes]
+    assert [row for row in told if row.retry == "never"] == []
 
 
 @pytest.mark.parametrize("block", BLOCKS)

@@ -29,7 +29,8 @@ export function ofStatus(service, status) {
   return found;
 }
 
-// Whether the connection failed rather than the request: open the session again, nothing runs twice.
-export function isLost({ code, reason }) {
-  return code === 'UNAVAILABLE' || (['INTERNAL', 'CANCELLED'].includes(code) && !reason);
+// What to do by itself: send the 'same' again, 'reopen' without a sequence, or 'never'. Nothing runs twice.
+export function retryOf({ code, metadata }) {
+  const lost = ['UNAVAILABLE', 'INTERNAL', 'CANCELLED'].includes(code);
+  return metadata?.retry ?? (lost ? 'same' : 'never'); // where no server said anything, the connection failed
 }

@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 
-import { isLost, ofCall, ofStatus } from './errors.mjs';
+import { ofCall, ofStatus, retryOf } from './errors.mjs';
 import { Relay } from './relay.mjs';
 import { Stream } from './stream.mjs';
 
@@ -30,7 +30,7 @@ export async function halfClose(service) {
   ['a', 'b', 'c'].forEach((turnId) => stream.send({ turn: { turnId, text: 'hello', generation: SHORT } }));
   stream.halfClose();
   const { events, status } = await stream.rest();
-  const { turns } = await service.ask('listTurns', stream.session);
+  const { turns } = await service.ask('listTurns', stream.session, { session: stream.session });
   return { events, status, turns };
 }
 
@@ -62,7 +62,7 @@ export async function discard(service) {
 export async function drop(service, { goesOn, told }) {
   const relay = await Relay.to(service.address);
   const fragile = service.at(relay.address);
-  const stream = await fresh(fragile, { options: { continueWhenDisconnected: goesOn } });
+  const stream = await fresh(fragile, { options: goesOn ? {} : { onDisconnect: 'ON_DISCONNECT_CANCEL' } });
   const turn = { turnId: randomUUID(), text: 'hello', generation: goesOn ? LONG : ENDLESS };
   stream.send({ turn });
   const before = await stream.until('delta');
@@ -78,12 +78,12 @@ export async function drop(service, { goesOn, told }) {
   const after = await back.say(turn);
   back.halfClose();
   await back.rest();
-  const { turns } = await service.ask('listTurns', stream.session);
-  return { lost: isLost(status), status, opened: back.opened, before, after, turns };
+  const { turns } = await service.ask('listTurns', stream.session, { session: stream.session });
+  return { retry: retryOf(status), status, opened: back.opened, before, after, turns };
 }
 
 async function ended(service, session) {
-  const runs = async () => (await service.ask('listTurns', session)).turns.some(({ endTime }) => !endTime);
+  const runs = async () => (await service.ask('listTurns', session, { session })).turns.some(({ endTime }) => !endTime);
   while (await runs()) {
     await pause(10);
   }
@@ -96,7 +96,7 @@ export async function reuse(service) {
   const [other] = await stream.say({ turnId: 'one', text: 'good bye', generation: SHORT });
   stream.halfClose();
   await stream.rest();
-  const { turns } = await service.ask('listTurns', stream.session);
+  const { turns } = await service.ask('listTurns', stream.session, { session: stream.session });
   return { first, again, other: ofStatus(service, other.error), turns };
 }
 
@@ -110,7 +110,7 @@ export async function takeOver(service) {
   second.halfClose();
   await second.rest();
   second.service.close();
-  return { before, status, lost: isLost(status), opened: second.opened, after };
+  return { before, status, retry: retryOf(status), opened: second.opened, after };
 }
 
 export async function refusals(service) {
@@ -152,20 +152,21 @@ export async function move(service) {
   stream.send({ turn: late });
   const { events, status } = await stream.rest();
   before.push(...events);
-  const back = await again(service, stream);
+  const back = await again(service, stream, retryOf(status));
   const after = await back.say(late);
   back.halfClose();
   await back.rest();
-  const { turns } = await service.ask('listTurns', stream.session);
-  return { before, status, lost: isLost(status), opened: back.opened, after, turns };
+  const { turns } = await service.ask('listTurns', stream.session, { session: stream.session });
+  return { before, status, retry: retryOf(status), opened: back.opened, after, turns };
 }
 
-async function again(service, stream) {
+async function again(service, stream, retry) {
+  const afterSequence = retry === 'reopen' ? undefined : stream.lastSequence;
   for (let waitMs = 100; ; waitMs = Math.min(2 * waitMs, 5000)) {
     try {
-      return await Stream.resume(service, stream.session, stream.lastSequence);
+      return await Stream.resume(service, stream.session, afterSequence);
     } catch (error) {
-      if (!isLost(ofCall(service, error))) {
+      if (retryOf(ofCall(service, error)) === 'never') {
         throw error;
       }
       await pause(waitMs * (0.5 + Math.random() / 2));
@@ -197,6 +198,6 @@ export async function callByCall(service) {
   await endless.until('delta');
   await service.ask('cancelTurn', session, { session, turnId: 'endless' });
   const cancelled = await endless.rest();
-  const { turns } = await service.ask('listTurns', session);
+  const { turns } = await service.ask('listTurns', session, { session });
   return { created, first, again, other, cancelled, turns };
 }

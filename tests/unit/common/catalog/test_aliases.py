@@ -6,9 +6,12 @@ import pytest
 
 from common.catalog.aliases import Alias, Aliases
 from common.db.database import Database
+from common.db.paging import Page, read_page
 from common.errors import InvalidArgument, NotFound, Reason
 from common.store.blob_store import open_store
 from tests.samples.drafts import Press
+
+PAGE = Page(1000, None, "aliases")
 
 
 @pytest.fixture
@@ -37,10 +40,25 @@ def test_an_alias_copies_another_as_it_is_now(press: Press, aliases: Aliases) ->
     assert press.catalog.resolve("demo:prod").version == 1
 
 
+def test_pages_together_are_the_list(aliases: Aliases) -> None:
+    for alias in ("a", "zeta", "m"):
+        aliases.set("demo@1", alias)
+    for size in (1, 2, 3, 4):
+        found: list[str] = []
+        token = ""
+        while True:
+            page, token = aliases.list("demo", read_page(size, token, "aliases demo", (str,)))
+            assert len(page) == size or not token
+            found += [alias.alias for alias in page]
+            if not token:
+                break
+        assert found == ["latest", "a", "m", "zeta"]
+
+
 def test_latest_comes_first_and_follows_publishing(press: Press, aliases: Aliases) -> None:
     aliases.set("demo@1", "beta")
     press.publish()
-    assert aliases.list("demo") == [Alias("demo", "latest", 3), Alias("demo", "beta", 1)]
+    assert aliases.list("demo", PAGE)[0] == [Alias("demo", "latest", 3), Alias("demo", "beta", 1)]
 
 
 @pytest.mark.parametrize("alias", ["latest", "1", "", "Prod", "a:b", "a@b", "x" * 64])
@@ -64,11 +82,11 @@ def test_a_deleted_alias_is_gone(press: Press, aliases: Aliases) -> None:
 def test_an_alias_goes_with_its_version(press: Press, aliases: Aliases) -> None:
     aliases.set("demo@1", "prod")
     press.catalog.delete("demo@1")
-    assert aliases.list("demo") == [Alias("demo", "latest", 2)]
+    assert aliases.list("demo", PAGE)[0] == [Alias("demo", "latest", 2)]
 
 
 def test_what_is_not_published_has_no_aliases(aliases: Aliases) -> None:
     with pytest.raises(NotFound):
-        aliases.list("other")
+        aliases.list("other", PAGE)
     with pytest.raises(NotFound):
         aliases.set("demo@9", "prod")

@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from common import errors
-from common.errors import FieldViolation, Reason, SinkServeError
+from common.errors import RETRY, FieldViolation, Reason, Retry, SinkServeError
 from common.rpc.grpc_status import CODES, DOMAIN, MOST_VIOLATIONS, to_status
 from sinkserve.engine.v1 import engine_pb2
 
@@ -38,10 +38,22 @@ def test_a_status_names_reason_field_and_facts() -> None:
     details = _details(error)
     info = details["ErrorInfo"]
     assert isinstance(info, error_details_pb2.ErrorInfo)
-    assert (info.reason, info.domain, dict(info.metadata)) == ("INVALID_FIELD", DOMAIN, {"top_p": "2"})
+    assert (info.reason, info.domain, dict(info.metadata)) == (
+        "INVALID_FIELD",
+        DOMAIN,
+        {"top_p": "2", "retry": "never"},
+    )
     bad = details["BadRequest"]
     assert isinstance(bad, error_details_pb2.BadRequest)
     assert [item.field for item in bad.field_violations] == ["turn.generation.top_p"]
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("reason", Reason)
+def test_every_status_says_whether_to_try_again(kind: type[SinkServeError], reason: Reason) -> None:
+    info = _details(kind(reason, "why", retries=3))["ErrorInfo"]
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert info.metadata["retry"] == RETRY.get((kind, reason), Retry.NEVER)
 
 
 def test_a_status_says_when_to_try_again() -> None:

@@ -75,9 +75,9 @@ def test_sizes_that_the_engine_does_not_have_are_refused(options: SessionOptions
         (replace(ASKED, labels={"": "x"}), "labels"),
         (replace(ASKED, labels={"k" * 64: "x"}), "labels"),
         (replace(ASKED, labels={"k": "x" * 256}), "labels"),
-        (replace(ASKED, options=SessionOptions(delete_after_idle_s=0.0)), "options.delete_after_idle"),
-        (replace(ASKED, options=SessionOptions(delete_after_idle_s=-1.0)), "options.delete_after_idle"),
-        (replace(ASKED, options=SessionOptions(delete_after_idle_s=1e12)), "options.delete_after_idle"),
+        (replace(ASKED, options=SessionOptions(delete_after_idle_s=0.0)), "options.delete_after_idle_duration"),
+        (replace(ASKED, options=SessionOptions(delete_after_idle_s=-1.0)), "options.delete_after_idle_duration"),
+        (replace(ASKED, options=SessionOptions(delete_after_idle_s=1e12)), "options.delete_after_idle_duration"),
     ],
 )
 def test_what_no_engine_would_accept_is_refused_by_field(asked: NewSession, field: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted
+from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
 from common.spec.published_engine import PublishedEngine
 from common.window import Geometry
 from runtime_service.decoding.text import Text
@@ -178,9 +178,9 @@ async def test_an_engine_that_leaves_is_not_loaded_again_before_it_is_gone(bench
 
     unloading = asyncio.create_task(bench.engines.unload(published, evacuate))
     await leaves.wait()
-    with pytest.raises(FailedPrecondition) as caught:
+    with pytest.raises(Unavailable) as caught:
         await bench.engines.load(published)
-    assert caught.value.reason is Reason.ENGINE_IN_USE
+    assert caught.value.reason is Reason.ENGINE_NOT_LOADED
     may_go.set()
     await unloading
     assert (await bench.engines.load(published)).published is published

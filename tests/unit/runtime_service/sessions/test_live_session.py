@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from common.errors import Aborted, AlreadyExists, FailedPrecondition, Reason, ResourceExhausted, SinkServeError
+from common.errors import Aborted, AlreadyExists, FailedPrecondition, Reason, ResourceExhausted, Retry, SinkServeError
 from common.errors import Unavailable as Away
-from runtime_service.domain.session import OnFull
+from runtime_service.domain.session import OnDisconnect, OnFull
 from runtime_service.domain.turn import FinishReason
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.turns.events import TurnFinished
@@ -135,7 +135,7 @@ async def test_another_stream_takes_over() -> None:
 
 @pytest.mark.parametrize(("goes_on", "lost"), [(False, True), (True, True), (False, False)])
 async def test_turns_of_a_lost_stream_are_cancelled_unless_they_go_on(*, goes_on: bool, lost: bool) -> None:
-    bench = Bench(continue_when_disconnected=goes_on)
+    bench = Bench(on_disconnect=OnDisconnect.CONTINUE if goes_on else OnDisconnect.CANCEL)
     await bench.accept("1")
     await bench.scheduler.come(1)
     bench.live.unsubscribe(bench.stream, lost=lost)
@@ -143,7 +143,7 @@ async def test_turns_of_a_lost_stream_are_cancelled_unless_they_go_on(*, goes_on
 
 
 async def test_a_turn_that_is_accepted_for_a_lost_stream_does_not_run() -> None:
-    bench = Bench()
+    bench = Bench(on_disconnect=OnDisconnect.CANCEL)
     bench.live.unsubscribe(bench.stream, lost=True)
     await bench.accept("1")
     await bench.rest()
@@ -192,9 +192,9 @@ async def test_restored_turns_run_in_order_and_only_the_first_counts_as_begun() 
 async def test_an_engine_that_leaves_takes_no_turns() -> None:
     bench = Bench()
     bench.parts.engine.closed = True
-    with pytest.raises(FailedPrecondition) as caught:
+    with pytest.raises(Away) as caught:
         await bench.accept("1")
-    assert caught.value.reason is Reason.ENGINE_NOT_LOADED
+    assert (caught.value.reason, caught.value.retry) == (Reason.ENGINE_NOT_LOADED, Retry.REOPEN)
 
 
 async def test_a_cache_has_to_be_computed_again_unless_it_is_kept_or_there_is_nothing_in_it() -> None:
@@ -204,3 +204,28 @@ async def test_a_cache_has_to_be_computed_again_unless_it_is_kept_or_there_is_no
     assert bench.live.recomputes
     bench.parts.caches.found = slot_state(9)
     assert not bench.live.recomputes
+
+
+async def test_changes_made_elsewhere_are_gone_by_and_nothing_else_of_what_was_read() -> None:
+    bench = Bench(delete_after_idle_s=60.0)
+    bench.live.unsubscribe(bench.stream, lost=False)
+    before = bench.live.session
+    assert before.expires_at is not None
+    relabelled = replace(before, labels={"k": "w"}, position=99, expires_at=None)
+    bench.live.adopt(relabelled)
+    assert bench.live.session == replace(before, labels={"k": "w"})
+    bench.live.adopt(replace(before, options=replace(before.options, delete_after_idle_s=3600.0)))
+    assert bench.live.session.expires_at is not None
+    assert bench.live.session.expires_at > before.expires_at
+    bench.live.adopt(replace(before, options=replace(before.options, delete_after_idle_s=None)))
+    assert bench.live.session.expires_at is None
+    await bench.rest()
+    assert bench.repository.writes == ["expiry", "expiry", "expiry", "no expiry"]
+
+
+async def test_a_session_with_a_subscriber_does_not_expire_by_a_change() -> None:
+    bench = Bench(delete_after_idle_s=60.0)
+    bench.live.adopt(replace(bench.live.session, options=replace(bench.live.session.options, delete_after_idle_s=1.0)))
+    assert bench.live.session.expires_at is None
+    bench.live.unsubscribe(bench.stream, lost=False)
+    assert bench.live.session.expires_at is not None

@@ -31,7 +31,7 @@ def test_reason_fields_delay_and_metadata_arrive() -> None:
     error = from_status(to_status(sent))
     assert (error.reason, error.message, error.retry_after_s) == ("CAPACITY_EXHAUSTED", "no room", 2.5)
     assert [(item.field, item.description) for item in error.violations] == [("open.new_session", "no room")]
-    assert error.metadata == {"slots": "8"}
+    assert error.metadata == {"slots": "8", "retry": "same"}
     assert str(error) == "RESOURCE_EXHAUSTED (CAPACITY_EXHAUSTED): no room"
 
 
@@ -58,6 +58,41 @@ def test_unavailable_without_details_is_unreachable_and_with_details_is_not() ->
 def test_codes_without_a_class_and_unknown_codes_are_the_base_class() -> None:
     assert type(from_status(status_pb2.Status(code=code_pb2.UNAUTHENTICATED))) is SinkServeError
     assert from_status(status_pb2.Status(code=99)).code is grpc.StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("code", "retry"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "same"),
+        (grpc.StatusCode.INTERNAL, "same"),  # a proxy reset the stream
+        (grpc.StatusCode.CANCELLED, "same"),
+        (grpc.StatusCode.ABORTED, "never"),
+        (grpc.StatusCode.NOT_FOUND, "never"),
+        (grpc.StatusCode.UNKNOWN, "never"),
+    ],
+)
+def test_where_no_server_says_anything_only_a_lost_connection_is_tried_again(code: grpc.StatusCode, retry: str) -> None:
+    assert from_call(failed_call(code)).retry == retry
+
+
+@pytest.mark.parametrize(
+    ("sent", "retry"),
+    [
+        (server_errors.Unavailable(Reason.SESSION_BUSY, "why"), "same"),
+        (server_errors.Unavailable(Reason.DRAINING, "why"), "reopen"),
+        (server_errors.Internal(Reason.INTERNAL, "why"), "never"),
+        (server_errors.Cancelled(Reason.BUILD_CANCELLED, "why"), "never"),
+    ],
+)
+def test_what_a_server_says_counts(sent: server_errors.SinkServeError, retry: str) -> None:
+    assert from_status(to_status(sent)).retry == retry
+
+
+def test_a_word_of_a_newer_server_is_never() -> None:
+    status = status_pb2.Status(code=code_pb2.UNAVAILABLE)
+    info = error_details_pb2.ErrorInfo(reason="NEW", domain="sinkserve", metadata={"retry": "tomorrow"})
+    status.details.add().Pack(info)
+    assert from_status(status).retry == "never"
 
 
 def test_a_reason_of_another_domain_is_not_ours() -> None:

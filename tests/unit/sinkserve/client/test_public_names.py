@@ -13,10 +13,10 @@ from sinkserve.client.engines import Engines
 from sinkserve.client.sessions import Sessions
 
 NAMES = (
-    *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "FailedPrecondition"),
-    *("FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal", "InvalidArgument", "Message"),
-    *("NotFound", "OnFull", "OutOfRange", "ResourceExhausted", "Retry", "SessionOptions", "SinkServeError", "Timing"),
-    *("Turn", "Unavailable", "Unreachable", "Usage"),
+    *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "Durability"),
+    *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
+    *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "ResourceExhausted"),
+    *("Retry", "SessionOptions", "SinkServeError", "Timing", "Turn", "Unavailable", "Unreachable", "Usage"),
 )
 
 
@@ -33,7 +33,8 @@ def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
     assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
-    assert public(Sessions) == {"cancel_turn", "create", "delete", "fork", "get", "list", "rewind", "turns"}
+    changes = {"cancel_turn", "create", "delete", "fork", "rewind", "update"}
+    assert public(Sessions) == changes | {"get", "list", "turns"}
     catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
     assert public(Engines) == catalog | {"load", "loaded", "unload"}
     assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}

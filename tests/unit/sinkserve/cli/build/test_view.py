@@ -62,5 +62,5 @@ def test_the_bytes_and_the_time_left_are_told_where_they_are_known() -> None:
     assert detail(Progress(stage=Build.STAGE_VERIFY)) == ""
     moved = Progress(bytes_done=516_427_776, bytes_total=1_102_205_952)
     assert detail(moved) == "516 MB of 1.1 GB"
-    moved.remaining.FromMilliseconds(18_771)
+    moved.remaining_duration.FromMilliseconds(18_771)
     assert detail(moved) == "516 MB of 1.1 GB, 19 s left in all"

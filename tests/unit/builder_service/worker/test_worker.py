@@ -188,7 +188,7 @@ async def test_no_more_builds_run_at_once_than_may(builds: ScriptedBuilds, monke
     for build_id in made[:2]:
         await builds.logged(build_id, "here")
     before = looks
-    builds.shop.changes.notify(ANY)
+    builds.context.changes.notify(ANY)
     await until(lambda: looks, lambda now: now > before)
     assert builds.get(made[2]).state is State.QUEUED
 

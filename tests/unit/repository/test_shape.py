@@ -41,7 +41,7 @@ LONG_FILES = {
 LONG_FUNCTIONS = {
     "tests/samples/checkpoints.py:write_checkpoint",
 }
-FULL_FOLDERS = {"bench/peers"}
+FULL_FOLDERS = {"bench/peers", "tests/service/runtime"}
 
 
 @cache

@@ -67,12 +67,16 @@ def _stream(engine: Engine, window: SessionWindow, after: int) -> Stream:
 
 
 def _write(engine: Engine, window: SessionWindow, count: int) -> tuple[int, ...]:
-    """A text of `count` tokens: a first one by chance, then what the engine finds likely."""
+    """A text of `count` tokens: a first one by chance, then what the engine finds likely.
+
+    None stands there twice where the vocabulary allows: where all tokens are one, it does not matter what is seen.
+    """
     chance = np.random.default_rng(count)
     tokens = [int(chance.integers(engine.vocabulary_size))]
     while len(tokens) < count:
         (logits,) = engine.step((Feed(0, len(tokens) - 1, window, (tokens[-1],)),))
         likely = np.nan_to_num(logits.astype(np.float64)) / TEMPERATURE
+        likely[tokens[-(engine.vocabulary_size // 2) :]] = -np.inf
         tokens.append(int(np.argmax(likely + chance.gumbel(size=likely.shape))))
     _clear(engine)
     return tuple(tokens)

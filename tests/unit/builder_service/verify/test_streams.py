@@ -14,6 +14,7 @@ from common.engine.engine import Feed, FloatArray
 from common.window import Geometry, SessionWindow
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine
+from tests.samples.families import write_family
 from tests.samples.geometries import geometries
 
 
@@ -66,6 +67,17 @@ def test_the_text_is_what_the_engine_finds_likely() -> None:
     first, second = plan_streams(Recorder(Geometry(2, 20, 4, 3)))  # type: ignore[arg-type]
     for stream in (first, second):
         assert all((after - before) % 7 == 1 for before, after in zip(stream.tokens, stream.tokens[1:], strict=False))
+
+
+def test_no_token_is_seen_twice_however_often_the_engine_would_say_it(tmp_path: Path) -> None:
+    """Of equal tokens it does not matter which are seen: attention could do anything and nobody would notice.
+
+    A tied output matrix and large embeddings, as Gemma has them, make a random model repeat what it reads.
+    """
+    with closing(build_engine(write_family(tmp_path, "gemma2"), Geometry(4, 17, 8, slots=2))) as engine:
+        for stream in plan_streams(engine):
+            most = engine.vocabulary_size // 2
+            assert all(len({*part}) == len(part) for part in (stream.tokens[i : i + most] for i in range(20)))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])

@@ -18,3 +18,15 @@ class Family:
     architectures: tuple[str, ...]
     fields: Fields
     read: Callable[[Config], Model]
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A model that holds one of text: its `text_config` is that of one of `texts`, the first if it does not say."""
+
+    name: str
+    architectures: tuple[str, ...]
+    fields: Fields
+    texts: tuple[Family, ...]
+    prefix: str
+    """What the text model's names of tensors begin with."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from builder_service.families.family import Family
 from builder_service.families.llama import read_shapes
-from builder_service.model.config_fields import Fields, unsupported
-from builder_service.model.config_values import Config, count, epsilon, flag, share
-from builder_service.model.model import Activation, Model, Norm
+from builder_service.model.config_fields import Fields
+from builder_service.model.config_values import Config, choice, count, epsilon, flag, share
+from builder_service.model.model import ACTIVATIONS, Model, Norm
 from builder_service.model.rope import read_rope_config, rope_fields
 from builder_service.model.tensor_names import Fused, Names
 
@@ -25,7 +25,6 @@ NAMES = Names(
     },
     fused_qkv=Fused.BY_GROUP,
 )
-ACTIVATIONS = {"gelu": Activation.GELU, "gelu_new": Activation.GELU_TANH, "gelu_fast": Activation.GELU_TANH}
 
 
 def _read(config: Config) -> Model:
@@ -37,10 +36,6 @@ def _read(config: Config) -> Model:
         rotation, int(shapes.head_dim * part), count(config, "max_position_embeddings", 2048), part=True
     )
     biased = flag(config, "attention_bias", default=True)
-    activation = ACTIVATIONS.get(str(config.get("hidden_act", "gelu")))
-    if activation is None:
-        message = f"config.json has hidden_act = {config['hidden_act']!r}; {', '.join(ACTIVATIONS)} are computed"
-        raise unsupported("hidden_act", message)
     return Model(
         architecture=shapes.model_copy(update={"trained_context": rope.trained_context}),
         norm=Norm(epsilon(config, "layer_norm_eps", 1e-5), centred=True, bias=True),
@@ -50,7 +45,7 @@ def _read(config: Config) -> Model:
         output_bias=biased,
         mlp_bias=True,
         gated=False,
-        activation=activation,
+        activation=choice(config, "hidden_act", ACTIVATIONS, "gelu"),
         parallel=flag(config, "use_parallel_residual", default=True),
         names=NAMES,
     )

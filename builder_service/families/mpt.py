@@ -7,7 +7,7 @@ from typing import Any
 
 from builder_service.families.family import Family
 from builder_service.families.llama import read_shapes
-from builder_service.model.config_fields import Fields, unsupported
+from builder_service.model.config_fields import FIXED, HARMLESS, Fields, unsupported
 from builder_service.model.config_values import Config, count, epsilon, flag
 from builder_service.model.model import Activation, Model, Norm
 from builder_service.model.tensor_names import Fused, Names
@@ -74,13 +74,14 @@ def _read(config: Config) -> Model:
 
 
 def _check_attention(attention: Mapping[str, Any]) -> None:
+    allowed = {**FIXED, **ATTENTION}
     for name, value in {"alibi": False, **attention}.items():
-        if name in FREE:
+        if value is None or name in FREE | HARMLESS or name.startswith("_"):
             continue
-        if value not in ATTENTION.get(name, ()):
-            allowed = " or ".join(repr(option) for option in ATTENTION.get(name, ())) or "nothing"
-            message = f"config.json has attn_config.{name} = {value!r}; only {allowed} is supported"
-            raise unsupported(f"attn_config.{name}", message)
+        if value not in allowed.get(name, ()):
+            options = " or ".join(repr(option) for option in allowed.get(name, ()))
+            but = f"only {options} is supported" if options else "it is not known here"
+            raise unsupported(f"attn_config.{name}", f"config.json has attn_config.{name} = {value!r:.80}; {but}")
 
 
 MPT = Family(

@@ -1,16 +1,17 @@
-"""Phi-3 and Phi-3.5: Llama with fused matrices, part of each head rotated, and a sliding window of its own."""
+"""Phi-3 to Phi-4-mini: Llama with fused matrices, part of each head rotated, and a sliding window of its own."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builder_service.families.family import Family
-from builder_service.families.llama import SILU, USED, WINDOW, read_shapes
+from builder_service.families.llama import SILU, USED, WINDOW, read_like_llama, rotated_share
 from builder_service.model.config_fields import Fields
-from builder_service.model.config_values import Config, count, epsilon, flag, share, sliding_window
-from builder_service.model.model import Model, Norm
-from builder_service.model.rope import read_rope_config, rope_fields
+from builder_service.model.config_values import Config, sliding_window
+from builder_service.model.model import Model
 from builder_service.model.tensor_names import Fused, Names
 
-NAMES = Names(
+FUSED = Names(
     renamed={
         "self_attn.q_proj": "self_attn.qkv_proj",
         "self_attn.k_proj": "self_attn.qkv_proj",
@@ -24,17 +25,9 @@ NAMES = Names(
 
 
 def _read(config: Config) -> Model:
-    shapes = read_shapes(config, "phi3", 1, window=sliding_window(config))
-    part = share({**rope_fields(config), **config}, "partial_rotary_factor", 1.0)
-    longest = count(config, "max_position_embeddings", 4096)
-    rope = read_rope_config(config, int(shapes.head_dim * part), longest, part=True)
-    return Model(
-        architecture=shapes.model_copy(update={"trained_context": rope.trained_context}),
-        norm=Norm(epsilon(config, "rms_norm_eps", 1e-5)),
-        rope=rope,
-        tied=flag(config, "tie_word_embeddings"),
-        names=NAMES,
-    )
+    known = {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, **config}
+    model = read_like_llama(known, "phi3", window=sliding_window(config), rotated=rotated_share(config, 1.0))
+    return replace(model, names=FUSED)
 
 
 PHI3 = Family(
@@ -42,7 +35,9 @@ PHI3 = Family(
     ("Phi3ForCausalLM",),
     Fields(
         USED | WINDOW | {"partial_rotary_factor"},
-        SILU | {"attention_bias": (False,)},
+        SILU
+        | dict.fromkeys(("attention_bias", "lm_head_bias", "mlp_bias"), (False,))
+        | dict.fromkeys(("full_attn_mod", "interpolate_factor"), (1,)),
         frozenset({"embd_pdrop", "resid_pdrop", "auto_map"}),
     ),
     _read,

@@ -20,30 +20,19 @@ from functools import cached_property
 import numpy as np
 
 from builder_service.graph.graph import CONTRIB, Graph
+from builder_service.graph.inputs import Inputs, Rotation
 from common.spec.manifest import Architecture
 from common.window import Geometry
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Names of the graph's inputs that all layers share."""
-
-    write_rows: str  # [batch]
-    mask: str  # [batch, 1, 1, step, rows]
-    cos: str = ""  # [batch, step, rotated dim / 2]; empty with ALiBi
-    sin: str = ""
-    sink_cos: str = ""  # empty without sinks
-    sink_sin: str = ""
-    distance: str = ""  # [batch, 1, 1, step, rows]; with ALiBi only
-
-
-@dataclass(frozen=True)
 class HeadNorms:
-    """RMS norm of every head of queries and of keys: names of their scales, empty for none."""
+    """RMS norm of queries and of keys, of every head or of all `joint`: names of their scales, empty for none."""
 
     query: str = ""
     key: str = ""
     epsilon: float = 0.0
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,9 @@ class Attention:
     geometry: Geometry
     inputs: Inputs
     rotary_dim: int = 0
+    interleaved: bool = False
+    scale: float | None = None  # of scores; None: 1 / sqrt(head_dim)
+    cap: float | None = None  # of scores
     alibi_slopes: tuple[float, ...] = ()
     value_columns: bool = False
     """Whether the cache holds values by column, [batch, kv_heads, dim, rows]: then the product reads them as they lie,
@@ -82,15 +74,15 @@ class Attention:
         """Query heads that share a key/value head."""
         return self.shapes.heads // self.shapes.kv_heads
 
-    def attend(self, layer: int, qkv: str, norms: HeadNorms) -> str:
+    def attend(self, layer: int, qkv: str, norms: HeadNorms, rotation: Rotation) -> str:
         """[batch, step, query + key + value widths] to [tokens, query width]; declares the layer's cache."""
         sizes = self._integers(self.query_width, self.key_width, self.key_width)
         query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
-        query = self._norm_heads(query, norms.query, norms.epsilon, self.shapes.heads)
-        key = self._norm_heads(key, norms.key, norms.epsilon, self.shapes.kv_heads)
-        key = self._rotate(key, self.inputs.cos, self.inputs.sin, self.shapes.kv_heads)
+        query = self._norm_heads(query, norms.query, norms, self.shapes.heads)
+        key = self._norm_heads(key, norms.key, norms, self.shapes.kv_heads)
+        key = self._rotate(key, rotation.cos, rotation.sin, self.shapes.kv_heads)
         keys = self._append(f"key_cache_{layer}", key)
-        weights = self._softmax(self._all_scores(query, keys))
+        weights = self._softmax(self._capped(self._all_scores(query, keys, rotation)))
         return self._merge_heads(self._mix(layer, weights, value))
 
     def _mix(self, layer: int, weights: str, value: str) -> str:
@@ -115,13 +107,13 @@ class Attention:
         heads = self.graph.node("Transpose", heads, perm=[0, 2, 1, 3] if axis == -2 else [0, 2, 3, 1])
         return self.graph.node("TensorScatter", name, heads, self.inputs.write_rows, out=f"{name}_out", axis=axis)
 
-    def _all_scores(self, query: str, keys: str) -> str:
+    def _all_scores(self, query: str, keys: str, rotation: Rotation) -> str:
         """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""
-        ring_query = self._rotate(query, self.inputs.cos, self.inputs.sin, self.shapes.heads)
+        ring_query = self._rotate(query, rotation.cos, rotation.sin, self.shapes.heads)
         scores = self._scores(ring_query, keys, self.geometry.rows)
-        if not self.inputs.sink_cos:  # no sinks, or distances that are in the bias
+        if not rotation.sink_cos:  # no sinks, no angles, or distances that are in the bias
             return scores
-        sink_query = self._rotate(query, self.inputs.sink_cos, self.inputs.sink_sin, self.shapes.heads)
+        sink_query = self._rotate(query, rotation.sink_cos, rotation.sink_sin, self.shapes.heads)
         start, end, axis = self._integers(0), self._integers(self.geometry.sinks), self._integers(2)
         sink_keys = self.graph.node("Slice", keys, start, end, axis)
         sink_scores = self._scores(sink_query, sink_keys, self.geometry.sinks)
@@ -133,9 +125,18 @@ class Attention:
         split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
         heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
         stacked = self.graph.node("Reshape", heads, self._integers(0, 0, -1, self.shapes.head_dim))
-        scale = 1 / math.sqrt(self.shapes.head_dim)
+        scale = 1 / math.sqrt(self.shapes.head_dim) if self.scale is None else self.scale
+        scale = scale if self.cap is None else scale / self.cap
         scores = self.graph.node("FusedMatMul", stacked, keys, domain=CONTRIB, transB=1, alpha=scale)
         return self._shaped(scores, rows)
+
+    def _capped(self, scores: str) -> str:
+        """Scores that were divided by their cap, held within it; the shape stays."""
+        if self.cap is None:
+            return scores
+        bent = self._shaped(self.graph.node("Tanh", scores), self.geometry.rows)
+        capped = self.graph.node("Mul", bent, self.graph.constant(self.cap, np.float32))
+        return self._shaped(capped, self.geometry.rows)
 
     def _softmax(self, scores: str) -> str:
         """Masked softmax over the rows; the shape stays."""
@@ -156,14 +157,24 @@ class Attention:
         if not cos:
             return rows
         rotated = self.rotary_dim if self.rotary_dim != self.shapes.head_dim else 0  # 0: all
-        return self.graph.node("RotaryEmbedding", rows, cos, sin, num_heads=heads, rotary_embedding_dim=rotated)
+        return self.graph.node(
+            "RotaryEmbedding",
+            rows,
+            cos,
+            sin,
+            num_heads=heads,
+            rotary_embedding_dim=rotated,
+            interleaved=int(self.interleaved),
+        )
 
-    def _norm_heads(self, rows: str, scale: str, epsilon: float, heads: int) -> str:
-        """RMS norm of every head of [batch, step, heads * dim]."""
+    def _norm_heads(self, rows: str, scale: str, norms: HeadNorms, heads: int) -> str:
+        """RMS norm of every head of [batch, step, heads * dim], or of all of them together."""
         if not scale:
             return rows
+        if norms.joint:
+            return self.graph.node("RMSNormalization", rows, scale, axis=-1, epsilon=norms.epsilon)
         split = self.graph.node("Reshape", rows, self._integers(0, 0, heads, self.shapes.head_dim))
-        normed = self.graph.node("RMSNormalization", split, scale, axis=-1, epsilon=epsilon)
+        normed = self.graph.node("RMSNormalization", split, scale, axis=-1, epsilon=norms.epsilon)
         return self.graph.node("Reshape", normed, self._integers(0, 0, heads * self.shapes.head_dim))
 
     def _shaped(self, scores: str, rows: int) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from builder_service.graph.graph import CONTRIB, Graph, attributes_of
+from common.errors import InvalidArgument, Reason
 
 _END = np.iinfo(np.int64).max  # of a slice: all there is
 
@@ -20,7 +21,13 @@ Rule = Callable[[Graph, Graph, onnx.NodeProto], None]  # what is made, what it i
 
 
 def lower(graph: Graph) -> Graph:
-    """The same computation in documented operators; nodes that no rule knows stay as they are."""
+    """The same computation in documented operators; nodes that no rule knows stay as they are.
+
+    Raises InvalidArgument (INVALID_SPEC) for a mixture of experts, of which a GPU has no such operator.
+    """
+    if any(node.op_type == "MoE" for node in graph.nodes):
+        message = "spec.target: mixtures of experts are built for onnxruntime only"
+        raise InvalidArgument(Reason.INVALID_SPEC, message, field="spec.target")
     lowered = graph.derive("lowered_")
     for node in graph.nodes:
         rule = _RULES.get((node.domain, node.op_type), _copy)

@@ -14,15 +14,29 @@ import numpy as np
 from onnx import TensorProto
 
 from builder_service.checkpoint.checkpoint import Tensors
-from builder_service.graph.attention import Attention, HeadNorms, Inputs
-from builder_service.graph.graph import CONTRIB, Array, Graph, Shape, Weight, WeightGroup
+from builder_service.graph.attention import Attention, HeadNorms
+from builder_service.graph.experts import Mixture
+from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
+from builder_service.graph.inputs import OUTPUTS, declare_inputs
 from builder_service.graph.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
-from builder_service.model.model import EMBEDDING, HEAD, LAYER, Activation, Model, tensor_shapes
+from builder_service.model.model import (
+    ATTENTION_NORM,
+    ATTENTION_OUTPUT_NORM,
+    EMBEDDING,
+    HEAD,
+    HEAD_BIAS,
+    LAYER,
+    MLP_NORM,
+    MLP_OUTPUT_NORM,
+    Activation,
+    Model,
+    tensor_shapes,
+)
 from builder_service.model.weight_format import WeightFormat
 from common.spec.model_spec import Precision
 from common.window import Geometry
 
-TOKENS, OUTPUTS = "tokens", "outputs"  # extents
+TOKENS = "tokens"  # an extent, as OUTPUTS
 RESIDUAL = "residual"  # the residual stream's states: residual_0 behind the first attention, residual_1 behind it all
 
 
@@ -54,61 +68,58 @@ class _Builder:
         self.graph = Graph()
         self.linear: Linear = LINEAR[weight_format.precision](self.graph, weight_format.block)
         self.last_linear: Linear = LOGITS[weight_format.precision](self.graph)
+        hidden = self.shapes.hidden
+        self.mixture = Mixture(self.graph, model.experts, hidden, weight_format) if model.experts else None
         self.quantized = weight_format.precision is not Precision.FP32
         self.tensors = tensor_shapes(model)
-        self.tokens, self.outputs, inputs = self._declare_inputs()
-        self.batch_step = self.graph.node("Shape", self.tokens)
-        rotary_dim, slopes = model.rope.head_dim if model.rope else 0, model.alibi_slopes
-        self.attention = Attention(self.graph, self.shapes, geometry, inputs, rotary_dim, slopes, value_columns)
+        self.inputs = declare_inputs(self.graph, model, geometry)
+        self.batch_step = self.graph.node("Shape", self.inputs.tokens)
+        self.attention = Attention(
+            self.graph,
+            self.shapes,
+            geometry,
+            self.inputs,
+            rotary_dim=model.rope.head_dim if model.rope else 0,
+            interleaved=model.interleaved,
+            scale=model.scales.scores,
+            cap=model.scales.score_cap,
+            alibi_slopes=model.alibi_slopes,
+            value_columns=value_columns,
+        )
         self.embedding = ""  # float32 rows, once they are declared
 
     def build(self) -> Graph:
         self.graph.output("logits", np.float32, (OUTPUTS, self.shapes.vocabulary))
         residual = self._embed()
         for layer in range(self.shapes.layers):
-            normed = self._norm(residual, f"{LAYER}.{layer}.input_layernorm")
+            normed = self._layer_norm(layer, ATTENTION_NORM, residual)
             attended = self._attend(layer, normed)
             if layer == self.shapes.layers - 1:  # from here on, only the wanted tokens' rows lead to an output
                 normed = self._wanted(normed) if self.model.shared_norm else normed
                 attended, residual = self._wanted(attended), self._wanted(residual)
-            written = self._project(layer, "self_attn", ("o_proj",), attended)
+            written = self._layer_norm(
+                layer, ATTENTION_OUTPUT_NORM, self._project(layer, "self_attn", ("o_proj",), attended)
+            )
             before, residual = residual, self._add(residual, written, 2 * layer)
             if not self.model.shared_norm:
-                read = before if self.model.parallel else residual
-                normed = self._norm(read, f"{LAYER}.{layer}.post_attention_layernorm")
-            residual = self._add(residual, self._feed_forward(layer, normed), 2 * layer + 1)
+                normed = self._layer_norm(layer, MLP_NORM, before if self.model.parallel else residual)
+            written = self._layer_norm(layer, MLP_OUTPUT_NORM, self._feed_forward(layer, normed))
+            residual = self._add(residual, written, 2 * layer + 1)
         self._logits(residual)
         return self.graph
-
-    def _declare_inputs(self) -> tuple[str, str, Inputs]:
-        graph = self.graph
-        tokens = graph.input("token_ids", np.int64, ("batch", "step"))
-        rows = graph.input("write_rows", np.int64, ("batch",))
-        mask = graph.input("mask", np.float32, ("batch", 1, 1, "step", self.geometry.rows))
-        positions = self._declare_positions()
-        outputs = graph.input("outputs", np.int64, (OUTPUTS,))
-        return tokens, outputs, Inputs(rows, mask, **positions)
-
-    def _declare_positions(self) -> dict[str, str]:
-        """Angles, or distances, by the names of `Inputs`."""
-        rope = self.model.rope
-        if rope is None:
-            shape: Shape = ("batch", 1, 1, "step", self.geometry.rows)
-            return {"distance": self.graph.input("distance", np.float32, shape)}
-        names = ("cos", "sin", "sink_cos", "sink_sin") if self.geometry.sinks else ("cos", "sin")
-        angles = ("batch", "step", rope.head_dim // 2)
-        return {name: self.graph.input(name, np.float32, angles) for name in names}
 
     def _embed(self) -> Rows:
         """Rows of the embedding."""
         graph, matrix = self.graph, Matrix("embed_tokens", (EMBEDDING,), self.shapes.hidden, self.shapes.vocabulary)
-        flat = graph.node("Reshape", self.tokens, graph.constant([-1], np.int64))
-        if not self.quantized:
+        flat = graph.node("Reshape", self.inputs.tokens, graph.constant([-1], np.int64))
+        if self.quantized:
+            values, scales = int8_weight(graph, matrix)
+            rows = graph.node("Cast", graph.node("Gather", values, flat), to=TensorProto.FLOAT)
+            rows = graph.node("Mul", rows, graph.node("Gather", scales, flat))
+        else:
             self.embedding = float_weight(graph, matrix)
-            return Rows(graph.node("Gather", self.embedding, flat), TOKENS, self.shapes.hidden)
-        values, scales = int8_weight(graph, matrix)
-        rows = graph.node("Cast", graph.node("Gather", values, flat), to=TensorProto.FLOAT)
-        return Rows(graph.node("Mul", rows, graph.node("Gather", scales, flat)), TOKENS, self.shapes.hidden)
+            rows = graph.node("Gather", self.embedding, flat)
+        return Rows(self._scaled(rows, self.model.scales.embedding), TOKENS, self.shapes.hidden)
 
     def _attend(self, layer: int, rows: Rows) -> Rows:
         qkv = self._project(layer, "self_attn", ("q_proj", "k_proj", "v_proj"), rows)
@@ -116,11 +127,14 @@ class _Builder:
         if self.model.head_norm:
             names = [f"{LAYER}.{layer}.self_attn.{name}_norm.weight" for name in "qk"]
             scales = (self._vector(names[0]), self._vector(names[1]))
-        norms = HeadNorms(*scales, self.model.norm.epsilon)
-        return Rows(self.attention.attend(layer, self._steps(qkv), norms), TOKENS, self.attention.query_width)
+        norms = HeadNorms(*scales, self.model.norm.epsilon, self.model.joint_head_norm)
+        mixed = self.attention.attend(layer, self._steps(qkv), norms, self.inputs.rotation(self.model, layer))
+        return Rows(mixed, TOKENS, self.attention.query_width)
 
     def _feed_forward(self, layer: int, rows: Rows) -> Rows:
         graph, width = self.graph, self.shapes.intermediate
+        if self.mixture is not None:
+            return rows.of(self.mixture.mix(f"{LAYER}.{layer}.mlp", rows.name, rows.extent))
         if not self.model.gated:
             up = self._project(layer, "mlp", ("up_proj",), rows)
             return self._project(layer, "mlp", ("down_proj",), up.of(self._activate(up.name)))
@@ -138,16 +152,25 @@ class _Builder:
                 return self.graph.node("Gelu", rows)
             case Activation.GELU_TANH:
                 return self.graph.node("Gelu", rows, approximate="tanh")
+            case Activation.RELU_SQUARED:
+                positive = self.graph.node("Relu", rows)
+                return self.graph.node("Mul", positive, positive)
 
     def _logits(self, residual: Rows) -> None:
-        rows = self._norm(residual, "model.norm")
+        scales = self.model.scales
+        cap = scales.logit_cap or 1.0
+        rows = self._scaled(self._norm(residual, "model.norm").name, scales.logits / cap)
+        logits = self._head(rows, residual.extent)
+        logits = self.graph.node("Tanh", logits) if scales.logit_cap else logits
+        self.graph.node("Identity", self._scaled(logits, cap), out="logits")
+
+    def _head(self, rows: str, extent: str) -> str:
+        """Multiply by the output matrix: [extent, vocabulary]."""
         if self.model.tied and not self.quantized:
-            self.graph.node("Gemm", rows.name, self.embedding, out="logits", transB=1)
-            return
-        name = EMBEDDING if self.model.tied else HEAD
-        matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary)
-        logits = self.last_linear.project(self.last_linear.prepare(rows.name, rows.extent), matrix)
-        self.graph.node("Identity", logits, out="logits")
+            return self.graph.node("Gemm", rows, self.embedding, transB=1)
+        name, biases = EMBEDDING if self.model.tied else HEAD, (HEAD_BIAS,) if self.model.head_bias else ()
+        matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary, biases)
+        return self.last_linear.project(self.last_linear.prepare(rows, extent), matrix)
 
     def _project(self, layer: int, part: str, projections: tuple[str, ...], rows: Rows) -> Rows:
         """Multiply by the matrices `projections` of one part of a layer, their outputs side by side."""
@@ -159,6 +182,11 @@ class _Builder:
         product = self.linear.project(self.linear.prepare(rows.name, rows.extent), matrix)
         return Rows(product, rows.extent, outputs)
 
+    def _layer_norm(self, layer: int, norm: str, rows: Rows) -> Rows:
+        """One of a layer's norms; rows as they are where the model has none there."""
+        name = f"{LAYER}.{layer}.{norm}"
+        return self._norm(rows, name) if f"{name}.weight" in self.tensors else rows
+
     def _norm(self, rows: Rows, name: str) -> Rows:
         norm = self.model.norm
         vectors = [self._vector(f"{name}.weight"), *([self._vector(f"{name}.bias")] if norm.bias else [])]
@@ -166,13 +194,19 @@ class _Builder:
         return rows.of(self.graph.node(operator, rows.name, *vectors, axis=-1, epsilon=norm.epsilon))
 
     def _vector(self, name: str) -> str:
+        one = np.float32(self.model.norm.from_one and name.endswith(".weight"))
+
         def produce(tensors: Tensors) -> Iterator[Array]:
-            yield tensors.tensor(name)
+            yield one + tensors.tensor(name)
 
         return self.graph.weights(WeightGroup((Weight(name, FLOAT, self.tensors[name]),), produce))[0]
 
     def _add(self, residual: Rows, rows: Rows, state: int) -> Rows:
-        return residual.of(self.graph.node("Add", residual.name, rows.name, out=f"{RESIDUAL}_{state}"))
+        added = self._scaled(rows.name, self.model.scales.residual)
+        return residual.of(self.graph.node("Add", residual.name, added, out=f"{RESIDUAL}_{state}"))
+
+    def _scaled(self, rows: str, factor: float) -> str:
+        return rows if factor == 1 else self.graph.node("Mul", rows, self.graph.constant(factor, np.float32))
 
     def _steps(self, rows: Rows) -> str:
         """[batch, step, width] from [tokens, width]."""
@@ -181,5 +215,5 @@ class _Builder:
 
     def _wanted(self, rows: Rows) -> Rows:
         """The rows of the tokens whose logits are wanted. Not by Gather, which reads weights wherever types matter."""
-        index = self.graph.node("Unsqueeze", self.outputs, self.graph.constant([1], np.int64))
+        index = self.graph.node("Unsqueeze", self.inputs.outputs, self.graph.constant([1], np.int64))
         return Rows(self.graph.node("GatherND", rows.name, index), OUTPUTS, rows.width)

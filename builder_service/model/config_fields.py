@@ -1,6 +1,7 @@
 """The fields of a config.json: which are computed, which change nothing, which are computed with one value only.
 
-A field that is not known may change the maths, so it is refused by name unless the spec lists it as safe.
+A field that is not known may change the maths, so it is refused by name unless the spec lists it as safe. Fields that
+begin with an underscore are what a library notes for itself.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.errors import InvalidArgument, Reason
+from common.errors import FieldViolation, InvalidArgument, Reason
 
 # Lists of words read better than lists of strings (SIM905).
 # Known not to change what the model computes: training, bookkeeping, defaults of generation.
 HARMLESS = frozenset(
-    "_attn_implementation _attn_implementation_autoset _name_or_path attention_dropout bad_words_ids "  # noqa: SIM905
-    "begin_suppress_tokens bos_token_id chunk_size_feed_forward diversity_penalty do_sample dtype early_stopping "
+    "attention_dropout attn_implementation bad_words_ids begin_suppress_tokens bos_token_id cache_implementation "  # noqa: SIM905
+    "chunk_size_feed_forward diversity_penalty do_sample dtype early_stopping "
     "encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id "
     "forced_eos_token_id hidden_dropout id2label initializer_range is_llama_config keys_to_ignore_at_inference "
     "label2id length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams "
@@ -34,6 +35,7 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "pruned_heads": ({},),
     "quantization_config": (),
     "rope_interleaved": (False,),
+    "use_mrope": (False,),
     "tie_encoder_decoder": (False,),
 }
 
@@ -48,23 +50,45 @@ class Fields:
 
 
 def check_fields(config: Mapping[str, Any], fields: Fields, ignore: Collection[str]) -> None:
-    """Raise InvalidArgument (CONFIG_UNSUPPORTED) for the first field that may change what the model computes."""
+    """Raise InvalidArgument (CONFIG_UNSUPPORTED) naming every field that may change what the model computes."""
     fixed = {**FIXED, **fields.fixed}
-    known = (fields.used | fields.harmless | HARMLESS | {"architectures", "model_type"}) - fixed.keys()
-    for name, value in config.items():
-        if value is None or name in ignore or name in known:
-            continue
-        if name not in fixed:
-            message = (
-                f"config.json has a field that is not known here: {name} = {value!r}. If it does not change what the "
-                "model computes, list it under options.ignore_config_fields"
-            )
-            raise unsupported(name, message)
-        if value not in fixed[name]:
-            allowed = " or ".join(repr(option) for option in fixed[name]) or "nothing"
-            raise unsupported(name, f"config.json has {name} = {value!r}; only {allowed} is supported")
+    known = fields.used | fields.harmless | HARMLESS | fixed.keys() | {"architectures", "model_type"}
+    said = {name: value for name, value in config.items() if value is not None and name not in ignore}
+    wrong = {name: value for name, value in said.items() if name in fixed and value not in fixed[name]}
+    unknown = {name: value for name, value in said.items() if name not in known and not name.startswith("_")}
+    if not (wrong or unknown):
+        return
+    found = {name: f"{_field(name, value)}{_but(fixed[name])}" for name, value in wrong.items()}
+    messages = [f"config.json has {each}" for each in found.values()]
+    if unknown:
+        messages.append(_unknown(unknown, [name for name in ignore if name in config]))
+    found |= {name: f"{_field(name, value)} is not known here" for name, value in unknown.items()}
+    violations = tuple(FieldViolation(_path(name), each) for name, each in found.items())
+    raise InvalidArgument(Reason.CONFIG_UNSUPPORTED, "; ".join(messages), violations=violations)
+
+
+def _unknown(fields: Mapping[str, object], ignored: Collection[str]) -> str:
+    """What is not known, and the line that accepts it besides what is ignored already."""
+    listed = ", ".join(_field(*field) for field in fields.items())
+    return (
+        f"config.json has what is not known here: {listed}. If none of it changes what the model computes, accept it "
+        f"by --set 'options.ignore_config_fields=[{', '.join((*ignored, *fields))}]', or by the same line in the spec"
+    )
+
+
+def _field(name: str, value: object) -> str:
+    return f"{name} = {value!r:.80}"
+
+
+def _but(options: tuple[object, ...]) -> str:
+    allowed = " or ".join(repr(option) for option in options)
+    return f"; only {allowed} is supported" if options else ", which is not supported"
 
 
 def unsupported(name: str, message: str) -> InvalidArgument:
     """The error for one field of config.json."""
-    return InvalidArgument(Reason.CONFIG_UNSUPPORTED, message, field=f"source.config.json.{name}")
+    return InvalidArgument(Reason.CONFIG_UNSUPPORTED, message, field=_path(name))
+
+
+def _path(name: str) -> str:
+    return f"source.config.json.{name}"

@@ -6,7 +6,9 @@ reference and the quantization know tensors by one set of names, those of Llama.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -19,6 +21,10 @@ from common.window import Geometry
 LAYER = "model.layers"
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+HEAD_BIAS = "lm_head.bias"
+ATTENTION_NORM, MLP_NORM = "input_layernorm", "post_attention_layernorm"  # of what is read
+ROUTER, EXPERTS = "router", "experts"  # of a layer's `mlp`
+ATTENTION_OUTPUT_NORM, MLP_OUTPUT_NORM = "self_attn.output_norm", "mlp.output_norm"  # of what is written
 
 
 class Activation(StrEnum):
@@ -27,6 +33,17 @@ class Activation(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
+    RELU_SQUARED = "relu_squared"
+
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": Activation.SILU,
+    "swish": Activation.SILU,
+    "gelu": Activation.GELU,
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), Activation.GELU_TANH),
+    "relu2": Activation.RELU_SQUARED,
+}
+"""By the names that config.json has for them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,31 @@ class Norm:
     epsilon: float
     centred: bool = False
     bias: bool = False
+    from_one: bool = False  # the checkpoint stores how much a scale differs from 1
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors, and bounds: `cap` of a number is ``cap * tanh(number / cap)``."""
+
+    embedding: float = 1.0
+    residual: float = 1.0  # of what attention and feed-forward layers add
+    scores: float | None = None  # of attention, before its cap; None: 1 / sqrt(head_dim)
+    logits: float = 1.0
+    score_cap: float | None = None
+    logit_cap: float | None = None
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A feed-forward layer in many gated parts, of which a router chooses some for each token.
+
+    Their shares are softmaxes over the chosen ones' scores.
+    """
+
+    count: int
+    used: int  # for each token
+    width: int  # of each, as `Architecture.intermediate`
 
 
 @dataclass(frozen=True)
@@ -51,9 +93,19 @@ class Model:
     mlp_bias: bool = False
     gated: bool = True  # down(act(gate) * up), else down(act(up))
     activation: Activation = Activation.SILU
+    experts: Experts | None = None  # in place of one feed-forward part; gated, with SILU
     parallel: bool = False  # the feed-forward layer reads what attention read, not what it wrote
     shared_norm: bool = False  # and through the same norm
+    pre_norms: bool = True  # of what attention and the feed-forward layer read
+    post_norms: bool = False  # of what they write, before it is added
     head_norm: bool = False  # RMS norm of every query and key head before rotation
+    joint_head_norm: bool = False  # and that one norm for all heads together
+    head_bias: bool = False  # of the output matrix
+    scales: Scales = Scales()
+    interleaved: bool = False  # rotation turns numbers that are neighbours, else those half a rotation apart
+    local_rope: RopeConfig | None = None  # what `local_layers` are rotated by
+    local_layers: frozenset[int] = frozenset()
+    unrotated_layers: frozenset[int] = frozenset()
     alibi_slopes: tuple[float, ...] = ()
     names: Names = field(default_factory=Names)
 
@@ -71,6 +123,7 @@ def tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     tensors |= _norm_shapes(model, "model.norm")
     if not model.tied:
         tensors[HEAD] = (shapes.vocabulary, shapes.hidden)
+    tensors |= {HEAD_BIAS: (shapes.vocabulary,)} if model.head_bias else {}
     for layer in range(shapes.layers):
         tensors |= {f"{LAYER}.{layer}.{name}": shape for name, shape in _layer_shapes(model).items()}
     return tensors
@@ -91,27 +144,55 @@ def check_geometry(architecture: Architecture, geometry: Geometry) -> None:
     raise InvalidArgument(Reason.INVALID_SPEC, message, field="spec.cache.window_tokens")
 
 
+def check_blocks(experts: Experts, hidden: int, block: int) -> None:
+    """Raise InvalidArgument (INVALID_SPEC) where experts cannot be cut into blocks of `block` inputs."""
+    if hidden % block or experts.width % block:
+        message = f"spec.precision: experts of {hidden} by {experts.width} are not whole blocks of {block} inputs"
+        raise InvalidArgument(Reason.INVALID_SPEC, f"{message}; fp32 needs none", field="spec.precision")
+
+
 def _layer_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     shapes = model.architecture
     queries, keys = shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
-    inner, hidden = shapes.intermediate, shapes.hidden
+    hidden = shapes.hidden
     projections: list[tuple[str, int, int, bool]] = [
         ("self_attn.q_proj", queries, hidden, model.attention_bias),
         ("self_attn.k_proj", keys, hidden, model.attention_bias),
         ("self_attn.v_proj", keys, hidden, model.attention_bias),
         ("self_attn.o_proj", hidden, queries, model.output_bias),
-        *([("mlp.gate_proj", inner, hidden, model.mlp_bias)] if model.gated else []),
-        ("mlp.up_proj", inner, hidden, model.mlp_bias),
-        ("mlp.down_proj", hidden, inner, model.mlp_bias),
+        *(
+            _feed_forward("mlp", model, shapes.intermediate)
+            if model.experts is None
+            else _mixture(model, model.experts)
+        ),
     ]
-    tensors = _norm_shapes(model, "input_layernorm")
-    if not model.shared_norm:
-        tensors |= _norm_shapes(model, "post_attention_layernorm")
+    tensors: dict[str, tuple[int, ...]] = {}
+    for name in layer_norms(model):
+        tensors |= _norm_shapes(model, name)
     for name, outputs, inputs, bias in projections:
         tensors[f"{name}.weight"] = (outputs, inputs)
         tensors |= {f"{name}.bias": (outputs,)} if bias else {}
-    norms = ("self_attn.q_norm.weight", "self_attn.k_norm.weight") if model.head_norm else ()
-    return tensors | dict.fromkeys(norms, (shapes.head_dim,))
+    widths = (queries, keys) if model.joint_head_norm else (shapes.head_dim, shapes.head_dim)
+    if model.head_norm:
+        tensors |= {f"self_attn.{part}_norm.weight": (width,) for part, width in zip("qk", widths, strict=True)}
+    return tensors
+
+
+def _feed_forward(part: str, model: Model, width: int) -> list[tuple[str, int, int, bool]]:
+    hidden, biased = model.architecture.hidden, model.mlp_bias
+    gate = [(f"{part}.gate_proj", width, hidden, biased)] if model.gated else []
+    return [*gate, (f"{part}.up_proj", width, hidden, biased), (f"{part}.down_proj", hidden, width, biased)]
+
+
+def _mixture(model: Model, experts: Experts) -> list[tuple[str, int, int, bool]]:
+    parts = [_feed_forward(f"mlp.{EXPERTS}.{expert}", model, experts.width) for expert in range(experts.count)]
+    return [(f"mlp.{ROUTER}", experts.count, model.architecture.hidden, False), *itertools.chain(*parts)]
+
+
+def layer_norms(model: Model) -> tuple[str, ...]:
+    """Names of a layer's norms over the whole width."""
+    read = (ATTENTION_NORM, *(() if model.shared_norm else (MLP_NORM,))) if model.pre_norms else ()
+    return (*read, *((ATTENTION_OUTPUT_NORM, MLP_OUTPUT_NORM) if model.post_norms else ()))
 
 
 def _norm_shapes(model: Model, name: str) -> dict[str, tuple[int, ...]]:

@@ -66,6 +66,26 @@ def read_rope_config(
     return rope
 
 
+def read_two_ropes(
+    config: Mapping[str, Any], rotary_dim: int, max_position: int, *, theta: float, local_theta: float
+) -> tuple[RopeConfig, RopeConfig]:
+    """Rotation of layers that see all, and of those with a window of their own, which `rope_scaling` does not stretch.
+
+    The bases are what config.json means where it gives none. Raises as `read_rope_config`.
+    """
+    given = config.get("rope_parameters") or {}
+    if not isinstance(given, dict) or not set(given) <= {"full_attention", "sliding_attention"}:
+        raise unsupported("", f"rope_parameters is {given!r:.80}; full_attention and sliding_attention are needed")
+    full = given.get("full_attention") or config.get("rope_scaling") or {}
+    local = given.get("sliding_attention") or {}
+    bases = config.get("rope_theta") or theta, config.get("rope_local_base_freq") or local_theta
+    rope, other = (
+        read_rope_config({"rope_parameters": fields, "rope_theta": base}, rotary_dim, max_position)
+        for fields, base in zip((full, local), bases, strict=True)
+    )
+    return rope, other
+
+
 def _check_computable(rope: RopeConfig) -> None:
     """Raise InvalidArgument for fields that are missing, of the wrong kind, or lead nowhere."""
     if rope.trained_context > MOST:

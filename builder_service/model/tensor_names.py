@@ -6,13 +6,14 @@ A tensor may be some rows of a larger one: queries, keys and values of one matri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from common.spec.manifest import Architecture
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATED = ("gate_proj", "up_proj")
+_OUTSIDE_LAYERS = ("model.embed_tokens", "model.norm", "lm_head")
 
 
 class Fused(Enum):
@@ -39,6 +40,11 @@ class Names:
     renamed: Mapping[str, str] = field(default_factory=dict)
     fused_qkv: Fused = Fused.NO
     fused_gate: bool = False
+
+    def under(self, prefix: str) -> Names:
+        """The same names behind a prefix, as in a model that holds this one."""
+        outside = {name: prefix + self.renamed.get(name, name) for name in _OUTSIDE_LAYERS}
+        return replace(self, layer=prefix + self.layer, renamed={**self.renamed, **outside})
 
     def piece(self, shapes: Architecture, name: str) -> Piece:
         """Where the tensor `name` (Llama's) lies."""

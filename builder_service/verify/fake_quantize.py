@@ -50,6 +50,9 @@ class Weights(Protocol):
     def activations(self, rows: Array, *, last: bool = False) -> Array:
         """[tokens, in] as the multiplication takes them; the `last` gives the logits."""
 
+    def expert_activations(self, rows: Array) -> Array:
+        """[tokens, in] as experts take them."""
+
 
 class FakeQuantized:
     """`Weights` in one format; int4 in the format's blocks, but for the logits."""
@@ -60,8 +63,11 @@ class FakeQuantized:
         int4 = precision is Precision.INT4
         self._matrix = partial(_int4_and_back, block=block) if int4 else _MATRIX[precision]
         self._head = _int8_blocks_and_back if int4 else self._matrix
+        int8 = precision is Precision.INT8
+        self._expert = _int8_blocks_and_back if int8 else self._matrix  # in blocks, as the operator has them
         self._embedding = _EMBEDDING.get(precision, self._matrix)
         self._activations = partial(_per_block, block=block) if int4 else _ACTIVATIONS[precision]
+        self._expert_activations = _per_block if int8 else self._activations
         self._last_activations = _per_block if int4 else self._activations
 
     @property
@@ -75,10 +81,14 @@ class FakeQuantized:
         return map(self._embedding, self._tensors.blocks(name))
 
     def matrix(self, name: str) -> Iterator[Array]:
-        return map(self._head if name in _HEADS else self._matrix, self._tensors.blocks(name))
+        convert = self._expert if ".experts." in name else self._matrix
+        return map(self._head if name in _HEADS else convert, self._tensors.blocks(name))
 
     def activations(self, rows: Array, *, last: bool = False) -> Array:
         return self._last_activations(rows) if last else self._activations(rows)
+
+    def expert_activations(self, rows: Array) -> Array:
+        return self._expert_activations(rows)
 
 
 def _plain(rows: FloatArray) -> Array:

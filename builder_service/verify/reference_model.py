@@ -17,8 +17,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.model.model import Activation, Model
+from builder_service.model.model import Activation, Experts, Model
 from builder_service.verify.fake_quantize import Weights
+from builder_service.verify.sink_attention import SinkAttention
 from common.spec.manifest import Architecture, Rope
 
 Array = npt.NDArray[np.float64]
@@ -40,6 +41,10 @@ class Stream:
 
     A row of NaN is not given. So one part after another is judged by itself, on what it was really given.
     """
+
+    def forgets(self, position: int) -> bool:
+        """Whether the query at `position` no longer sees all tokens between the sinks and itself."""
+        return self.sinks > 0 and position >= self.sinks + self.window
 
     @cached_property
     def seen(self) -> tuple[npt.NDArray[np.int64], ...]:
@@ -67,6 +72,8 @@ class ReferenceModel:
     weights: Weights
     model: Model
     rope: Rope
+    sink_attention: SinkAttention | None = None
+    """Where to collect how much attention the sinks get; streams with noise are left out."""
 
     @property
     def architecture(self) -> Architecture:
@@ -80,7 +87,8 @@ class ReferenceModel:
 
     def parts(self, streams: tuple[Stream, ...]) -> Iterator[Part]:
         """Attention and feed-forward of every layer as they change the residual stream, then the logits."""
-        x = self._embed([token for stream in streams for token in stream.tokens])  # [token, hidden]
+        scales = self.model.scales
+        x = self._embed([token for stream in streams for token in stream.tokens]) * scales.embedding  # [token, hidden]
         for layer in range(self.architecture.layers):
             computed, normed = self._attention(layer, x, streams)
             yield Part(f"attention of layer {layer}", _split(x, streams), _split(computed, streams))
@@ -90,32 +98,60 @@ class ReferenceModel:
             x = _given(computed, streams, 2 * layer + 1)
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        logits = self._product(head, self._prepare(self._norm("model.norm", x), streams, last=True))
+        logits = self._product(head, self._prepare(self._norm("model.norm", x) * scales.logits, streams, last=True))
+        if self.model.head_bias:
+            logits += self.weights.vector("lm_head.bias")
+        logits = _capped(logits, scales.logit_cap)
         yield Part("logits", _split(np.zeros_like(logits), streams), _split(logits, streams))
 
     def _attention(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> tuple[Array, Array]:
         """The stream behind it, and what it read."""
         name = f"model.layers.{layer}"
-        normed = self._prepare(self._norm(f"{name}.input_layernorm", x), streams)
+        normed = self._prepare(self._layer_norm(f"{name}.input_layernorm", x), streams)
         query, key, value = (self._linear(f"{name}.self_attn.{part}_proj", normed) for part in ("q", "k", "v"))
         query, key = (
             self._norm_heads(f"{name}.self_attn.{part}_norm.weight", y)
             for part, y in zip("qk", (query, key), strict=True)
         )
         parts = (_split(rows, streams) for rows in (query, key, value))
-        mixed = [self._attend(*one) for one in zip(streams, *parts, strict=True)]
-        return x + self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams)), normed
+        mixed = [self._attend(layer, *one) for one in zip(streams, *parts, strict=True)]
+        written = self._linear(f"{name}.self_attn.o_proj", self._prepare(np.concatenate(mixed), streams))
+        written = self._layer_norm(f"{name}.self_attn.output_norm", written)
+        return x + self.model.scales.residual * written, normed
 
     def _feed_forward(self, layer: int, normed: Array, read: Array, streams: tuple[Stream, ...]) -> Array:
         """What it adds to the stream; `normed` is what attention read."""
-        name = f"model.layers.{layer}.mlp"
+        name, experts = f"model.layers.{layer}.mlp", self.model.experts
         if not self.model.shared_norm:
-            normed = self._prepare(self._norm(f"model.layers.{layer}.post_attention_layernorm", read), streams)
-        up = self._linear(f"{name}.up_proj", normed)
-        mixed = (
-            self._activate(self._linear(f"{name}.gate_proj", normed)) * up if self.model.gated else self._activate(up)
-        )
-        return self._linear(f"{name}.down_proj", self._prepare(mixed, streams))
+            read = self._shake(self._layer_norm(f"model.layers.{layer}.post_attention_layernorm", read), streams)
+            normed = read if experts else self.weights.activations(read)
+        if experts:
+            written = self._mix_experts(name, normed, experts)
+        else:
+            up = self._linear(f"{name}.up_proj", normed)
+            mixed = (
+                self._activate(self._linear(f"{name}.gate_proj", normed)) * up
+                if self.model.gated
+                else self._activate(up)
+            )
+            written = self._linear(f"{name}.down_proj", self._prepare(mixed, streams))
+        return self.model.scales.residual * self._layer_norm(f"{name}.output_norm", written)
+
+    def _mix_experts(self, name: str, x: Array, experts: Experts) -> Array:
+        """What the chosen experts say of each token, by the softmax of their scores among the chosen."""
+        scores = x @ self.weights.vector(f"{name}.router.weight").T
+        chosen = np.argsort(-scores, axis=1)[:, : experts.used]
+        shares = np.exp(np.take_along_axis(scores, chosen, axis=1) - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        taken, out = self.weights.expert_activations(x), np.zeros_like(x)
+        for expert in range(experts.count):
+            part, (tokens, places) = f"{name}.experts.{expert}", np.nonzero(chosen == expert)
+            if not len(tokens):
+                continue
+            gate, up = (self._linear(f"{part}.{each}_proj", taken[tokens]) for each in ("gate", "up"))
+            mixed = self.weights.expert_activations(self._activate(gate) * up)
+            out[tokens] += shares[tokens, places, None] * self._linear(f"{part}.down_proj", mixed)
+        return out
 
     def _activate(self, x: Array) -> Array:
         match self.model.activation:
@@ -125,16 +161,21 @@ class ReferenceModel:
                 factor = 0.5 * (1 + _ERF(x / math.sqrt(2)))
             case Activation.GELU_TANH:
                 factor = 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+            case Activation.RELU_SQUARED:
+                factor = np.maximum(x, 0)
         return x * factor
 
     def _prepare(self, x: Array, streams: tuple[Stream, ...], *, last: bool = False) -> Array:
         """Activations as the precision multiplies them, after the noise of each stream."""
+        return self.weights.activations(self._shake(x, streams), last=last)
+
+    def _shake(self, x: Array, streams: tuple[Stream, ...]) -> Array:
         scale = np.concatenate([np.full((len(stream.tokens), 1), stream.noise) for stream in streams])
         if scale.any():
             x = x * (1 + scale * np.random.default_rng(x.shape[1]).standard_normal(x.shape))
-        return self.weights.activations(x, last=last)
+        return x
 
-    def _attend(self, stream: Stream, query: Array, key: Array, value: Array) -> Array:
+    def _attend(self, layer: int, stream: Stream, query: Array, key: Array, value: Array) -> Array:
         """[token, heads * head_dim], from what each token sees."""
         shapes = self.architecture
         query = query.reshape(len(query), shapes.heads, shapes.head_dim)
@@ -142,28 +183,42 @@ class ReferenceModel:
         out = np.empty((len(query), shapes.heads * shapes.head_dim))
         for i, seen in enumerate(stream.seen):
             places = np.arange(len(seen))
-            turned, own = self._rotate(key[seen], places), self._rotate(query[i : i + 1], places[-1:])[0]
-            out[i] = self._mix(own, turned, value[seen]).reshape(-1)
+            turned = self._rotate(layer, key[seen], places)
+            mixed, weights = self._mix(self._rotate(layer, query[i : i + 1], places[-1:])[0], turned, value[seen])
+            out[i] = mixed.reshape(-1)
+            if self.sink_attention is not None and not stream.noise and stream.forgets(stream.positions[i]):
+                sinks = sum(stream.positions[token] < stream.sinks for token in seen)
+                self.sink_attention.add(layer, weights, sinks)
         return out
 
-    def _mix(self, query: Array, keys: Array, values: Array) -> Array:
-        """[heads, head_dim] for one query, which is that of the last key."""
+    def _mix(self, query: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+        """[heads, head_dim] for one query, that of the last key, and its weights [kv_heads, group, seen]."""
         shapes = self.architecture
         grouped = query.reshape(shapes.kv_heads, shapes.heads // shapes.kv_heads, shapes.head_dim)
-        scores = np.einsum("kgd,tkd->kgt", grouped, keys) / np.sqrt(shapes.head_dim)
+        scale = self.model.scales.scores
+        scores = np.einsum("kgd,tkd->kgt", grouped, keys) * (shapes.head_dim**-0.5 if scale is None else scale)
+        scores = _capped(scores, self.model.scales.score_cap)
         slopes = np.array(self.model.alibi_slopes or np.zeros(shapes.heads)).reshape(grouped.shape[:2])[:, :, None]
         scores = scores - slopes * np.arange(len(keys))[::-1]
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        mixed: Array = np.einsum("kgt,tkd->kgd", weights / weights.sum(axis=-1, keepdims=True), values)
-        return mixed.reshape(shapes.heads, shapes.head_dim)
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return np.einsum("kgt,tkd->kgd", weights, values).reshape(shapes.heads, shapes.head_dim), weights
 
-    def _rotate(self, x: Array, places: npt.NDArray[np.int64]) -> Array:  # x: [token, head, head_dim]
-        frequencies = np.array(self.rope.inverse_frequencies, np.float32).astype(np.float64)
-        angle = (places[:, None] * frequencies)[:, None, :]  # [token, 1, head_dim / 2]
-        cos, sin = np.cos(angle) * self.rope.attention_scale, np.sin(angle) * self.rope.attention_scale
+    def _rotate(self, layer: int, x: Array, places: npt.NDArray[np.int64]) -> Array:  # x: [token, head, head_dim]
+        if layer in self.model.unrotated_layers:
+            return x
+        frequencies, scale = self.rope.inverse_frequencies, self.rope.attention_scale
+        if layer in self.model.local_layers:
+            frequencies, scale = self.rope.local_inverse_frequencies, self.rope.local_attention_scale
+        angle = (places[:, None] * np.array(frequencies, np.float32).astype(np.float64))[:, None, :]
+        turn = scale * np.exp(1j * angle)  # [token, 1, rotated / 2]
         half = len(frequencies)
-        first, second, rest = np.split(x, [half, 2 * half], axis=-1)
-        return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+        pairs = np.s_[: 2 * half : 2], np.s_[1 : 2 * half : 2]
+        first, second = pairs if self.model.interleaved else (np.s_[:half], np.s_[half : 2 * half])
+        turned = (x[..., first] + 1j * x[..., second]) * turn
+        out = x.copy()
+        out[..., first], out[..., second] = turned.real, turned.imag
+        return out
 
     def _embed(self, tokens: list[int]) -> Array:
         """Rows of the embedding, [token, hidden]."""
@@ -183,19 +238,30 @@ class ReferenceModel:
         """``x @ W.T``, a block of the rows of W at a time."""
         return np.concatenate([x @ block.T for block in self.weights.matrix(name)], axis=1)
 
+    def _layer_norm(self, name: str, x: Array) -> Array:
+        """A norm of a layer, where the model has one there."""
+        return self._norm(name, x) if f"{name}.weight" in self.weights.names else x
+
     def _norm(self, name: str, x: Array) -> Array:
         norm = self.model.norm
         x = x - x.mean(axis=-1, keepdims=True) if norm.centred else x
         scale: Array = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + norm.epsilon)
-        y = x * scale * self.weights.vector(f"{name}.weight")
+        y = x * scale * self._norm_scale(f"{name}.weight")
         return y + self.weights.vector(f"{name}.bias") if norm.bias else y
 
     def _norm_heads(self, name: str, x: Array) -> Array:  # x: [token, heads * head_dim]
         if not self.model.head_norm:
             return x
-        heads = x.reshape(len(x), -1, self.architecture.head_dim)
+        heads = x[:, None] if self.model.joint_head_norm else x.reshape(len(x), -1, self.architecture.head_dim)
         scale: Array = 1 / np.sqrt(np.mean(heads * heads, axis=-1, keepdims=True) + self.model.norm.epsilon)
-        return (heads * scale * self.weights.vector(name)).reshape(x.shape)
+        return (heads * scale * self._norm_scale(name)).reshape(x.shape)
+
+    def _norm_scale(self, name: str) -> Array:
+        return self.weights.vector(name) + (1.0 if self.model.norm.from_one else 0.0)
+
+
+def _capped(x: Array, cap: float | None) -> Array:
+    return x if cap is None else cap * np.tanh(x / cap)
 
 
 def _given(x: Array, streams: tuple[Stream, ...], state: int) -> Array:

@@ -23,6 +23,7 @@ from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.judgement import Judged, check, judge_part, judge_predictions
 from builder_service.verify.listen import Evidence
 from builder_service.verify.reference_model import ReferenceModel, Stream
+from builder_service.verify.sink_attention import SinkAttention
 from common.spec.manifest import Rope
 from common.spec.model_spec import Precision
 
@@ -43,10 +44,12 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
     part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be.
+    `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     precision = weight_format.precision
-    reference = ReferenceModel(FakeQuantized(tensors, weight_format), model, rope)
+    sinks = SinkAttention()
+    reference = ReferenceModel(FakeQuantized(tensors, weight_format), model, rope, sinks)
     streams = (*_shaken(evidence.streams, precision), *_shaken(evidence.traced, precision))
     parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
@@ -56,7 +59,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
         progress((number + 1) / (2 * model.architecture.layers + 1))
     predictions = judge_predictions(part.after, evidence.heard, precision)
     check(predictions, precision)
-    return _figures(predictions, parts)
+    return _figures(predictions, parts, sinks)
 
 
 def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, ...]:
@@ -64,7 +67,7 @@ def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, 
     return (*streams, *(replace(stream, noise=NOISE[precision]) for stream in streams[-1:]))
 
 
-def _figures(predictions: Judged, parts: list[Judged]) -> dict[str, float]:
+def _figures(predictions: Judged, parts: list[Judged], sinks: SinkAttention) -> dict[str, float]:
     figures = {
         "divergence": predictions.figure,
         "allowed_divergence": predictions.allowed,
@@ -73,5 +76,6 @@ def _figures(predictions: Judged, parts: list[Judged]) -> dict[str, float]:
     if parts:
         worst = min(parts, key=lambda judged: judged.margin)
         figures |= {"part_error": worst.figure, "allowed_part_error": worst.allowed}
+    figures |= sinks.figures()
     # Without the digits that depend on the number of cores: equal builds have equal manifests.
     return {name: float(f"{value:.6g}") for name, value in figures.items()}

@@ -22,14 +22,16 @@ from common.spec.manifest import Rope
 class Angles:
     """Turns positions into cosines and sines."""
 
-    inverse_frequencies: npt.NDArray[np.float64]  # [head_dim / 2], float32 values
-    attention_scale: np.float64
+    inverse_frequencies: npt.NDArray[np.float64]  # [head_dim / 2], then the same of local layers; float32 values
+    attention_scale: npt.NDArray[np.float64]  # of each frequency
 
     @classmethod
     def of(cls, rope: Rope) -> Self:
         """Angles of a model's rotary embedding; rounds its frequencies to float32."""
-        frequencies = np.asarray(rope.inverse_frequencies, np.float32).astype(np.float64)
-        return cls(frequencies, np.float64(rope.attention_scale))
+        sets = (rope.inverse_frequencies, rope.local_inverse_frequencies)
+        scales = (rope.attention_scale, rope.local_attention_scale)
+        frequencies = np.array([*sets[0], *sets[1]], np.float32).astype(np.float64)
+        return cls(frequencies, np.repeat(scales, [len(part) for part in sets]))
 
     def write(
         self, positions: npt.NDArray[np.int64], cosines: npt.NDArray[np.float32], sines: npt.NDArray[np.float32]

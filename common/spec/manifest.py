@@ -58,6 +58,10 @@ class Rope(_Part):
     """[rotated numbers of a head / 2], rounded to float32 as Hugging Face rounds them; none where ALiBi is used."""
     attention_scale: float = 1.0
     """Multiplies cosine and sine (YaRN, longrope)."""
+    local_inverse_frequencies: tuple[float, ...] = ()
+    """Of layers that rotate otherwise than the rest, such as those of Gemma 3 with a window of their own."""
+    local_attention_scale: float = 1.0
+    """Multiplies cosine and sine in those layers."""
 
 
 class Architecture(_Part):

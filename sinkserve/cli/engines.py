@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -80,9 +81,18 @@ def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
         ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
+        ("sinks get", _sinks(manifest.verification)),
         ("warnings", escape("\n".join(manifest.warnings))),
         ("published", console.local_time(engine.create_time)),
     )
+
+
+def _sinks(figures: Mapping[str, float]) -> str:
+    """How much attention the first tokens get, where the build measured it: what keeping them buys."""
+    if "sink_attention" not in figures:
+        return ""
+    mean, largest, even = (figures[f"sink_attention{part}"] for part in ("", "_largest", "_even"))
+    return f"{mean:.0%} of the attention, {largest:.0%} in one layer; {even:.1%} if all tokens got the same"
 
 
 def _hardware(hardware: Hardware) -> str:

@@ -26,7 +26,7 @@ from tests.gpu.machine import CUDA_PROVIDER, FAKE, Here
 from tests.gpu.provider_session import CPU, Arrays, NoKernelError, ProviderSession
 from tests.gpu.tolerances import TOLERANCES
 from tests.samples.engines import STAND_IN_PATH, export_graph
-from tests.samples.families import CONFIGS, write_family
+from tests.samples.families import ON_EVERY_TARGET, write_family
 from tests.samples.streams import random_tokens
 
 pytestmark = pytest.mark.gpu
@@ -52,7 +52,7 @@ def provider(here: Here) -> str:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_the_graph_computes_on_cuda_what_the_cpu_computes(
     tmp_path: Path, name: str, precision: Precision, provider: str, findings: Findings
 ) -> None:

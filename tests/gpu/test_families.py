@@ -22,7 +22,7 @@ from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.findings import FamilyRow, Findings
 from tests.gpu.golden import Golden, compare, greedy
 from tests.samples.engines import build_engine
-from tests.samples.families import CONFIGS, write_family
+from tests.samples.families import ON_EVERY_TARGET, write_family
 from tests.samples.streams import feed_all, random_tokens
 
 pytestmark = pytest.mark.gpu
@@ -67,7 +67,7 @@ def engine(families: Families, name: str, precision: Precision, row: FamilyRow) 
     made.close()
 
 
-every_family = pytest.mark.parametrize("name", CONFIGS)
+every_family = pytest.mark.parametrize("name", ON_EVERY_TARGET)
 every_precision = pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT])
 
 

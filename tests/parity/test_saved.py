@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.families.registry import read_model, read_rope
+from builder_service.model.model import Model
+from builder_service.model.tensors import ModelTensors
 from common.engine.engine import Feed
 from common.window import Geometry, SessionWindow
 from tests.samples.engines import build_engine
+from tests.samples.families import CONFIGS, write_family
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -19,6 +25,30 @@ pytestmark = pytest.mark.parity
 
 TOKENS = 48
 GEOMETRY = Geometry(sinks=0, window=TOKENS, chunk=TOKENS, slots=1)
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"internlm2"}))
+def test_every_family_means_the_same_after_hugging_face_has_written_it(tmp_path: Path, name: str) -> None:
+    kind = (
+        transformers.AutoModelForImageTextToText
+        if "text_config" in CONFIGS[name]
+        else transformers.AutoModelForCausalLM
+    )
+    ours = write_family(tmp_path / name, name)
+    kind.from_pretrained(ours, dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    (model, tensors), (saved, saved_tensors) = (_read(folder) for folder in (ours, tmp_path / "saved"))
+    assert read_rope(saved, GEOMETRY) == read_rope(model, GEOMETRY)
+    assert replace(saved, rope=None, local_rope=None) == replace(model, rope=None, local_rope=None)
+    for tensor in tensors.names:
+        np.testing.assert_array_equal(saved_tensors.tensor(tensor), tensors.tensor(tensor))
+
+
+def _read(folder: Path) -> tuple[Model, ModelTensors]:
+    checkpoint = open_checkpoint(folder)
+    model = read_model(checkpoint.config)
+    tensors = ModelTensors(checkpoint.tensors, model)
+    tensors.check()
+    return model, tensors
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ from builder_service.families.registry import read_model
 from builder_service.model.tensors import source_shapes
 from tests.samples.tokenizers import write_tokenizer
 
-_EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "word_embeddings.weight", "wte.weight")
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "embed_in.weight",
+    "word_embeddings.weight",
+    "wte.weight",
+    "tok_embeddings.weight",
+)
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 

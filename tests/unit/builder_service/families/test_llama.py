@@ -151,11 +151,27 @@ def test_an_unknown_field_says_how_to_go_on_and_is_accepted_when_listed() -> Non
     assert read_model(config, ignore=("my_tracking_id",)) == read_model(TINYLLAMA)
 
 
+def test_all_that_is_wrong_is_told_at_once_with_the_line_that_accepts_what_is_unknown() -> None:
+    config = _with(first_new=1, hidden_act="gelu", second_new=[2], known_already=3)
+    line = r"--set 'options\.ignore_config_fields=\[known_already, first_new, second_new\]'"
+    with pytest.raises(
+        InvalidArgument, match=rf"hidden_act = 'gelu'.*first_new = 1, second_new = \[2\].*{line}"
+    ) as raised:
+        read_model(config, ignore=("known_already",))
+    assert {violation.field for violation in raised.value.violations} == {
+        f"source.config.json.{name}" for name in ("hidden_act", "first_new", "second_new")
+    }
+
+
+def test_what_a_library_notes_for_itself_changes_nothing() -> None:
+    assert read_model(_with(_attn_implementation="sdpa", _commit_hash="x", _new=1)) == read_model(TINYLLAMA)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"},
-        {"architectures": ["GemmaForCausalLM"], "model_type": "gemma"},
+        {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"},
         {"architectures": ["LlamaForCausalLM"], "model_type": "granite"},
         {"architectures": []},
         {"architectures": None},

@@ -13,9 +13,10 @@ import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import FAMILIES, read_model, read_rope
-from builder_service.model.model import Model, check_geometry
+from builder_service.model.model import Activation, Experts, Model, Scales, check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
+from builder_service.pipeline.export import weight_bytes
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Stream
 from builder_service.verify.second_reading import SecondReading
@@ -89,6 +90,19 @@ DIFFERENT = {
     "falcon-7b": lambda model: replace(model, norm=replace(model.norm, centred=False)),
     "falcon-40b": lambda model: replace(model, parallel=False),
     "mpt": lambda model: replace(model, alibi_slopes=tuple(reversed(model.alibi_slopes))),
+    "qwen3-moe": lambda model: replace(model, experts=Experts(8, 2, 32)),
+    "granite": lambda model: replace(model, scales=replace(model.scales, scores=None)),
+    "smollm3": lambda model: replace(model, unrotated_layers=frozenset({0})),
+    "arcee": lambda model: replace(model, activation=Activation.SILU),
+    "gemma": lambda model: replace(model, norm=replace(model.norm, from_one=False)),
+    "gemma2": lambda model: replace(model, scales=replace(model.scales, logit_cap=None)),
+    "gemma3": lambda model: replace(model, local_layers=frozenset({0})),
+    "olmo2": lambda model: replace(model, scales=replace(model.scales, embedding=1.2)),
+    "olmo3": lambda model: replace(model, local_layers=frozenset()),
+    "exaone4": lambda model: replace(model, unrotated_layers=frozenset()),
+    "glm": lambda model: replace(model, interleaved=False),
+    "glm4": lambda model: replace(model, scales=Scales(residual=0.7)),
+    "command-r": lambda model: replace(model, scales=Scales(logits=0.5)),
 }
 
 
@@ -108,6 +122,29 @@ def test_verification_notices_what_makes_a_family_another(tmp_path: Path, name: 
         ("phi3", "attention_bias", True),
         ("phi3", "partial_rotary_factor", 1.5),
         ("pythia", "hidden_act", "relu"),
+        ("gemma2", "hidden_activation", "silu"),
+        ("gemma2", "use_bidirectional_attention", True),
+        ("gemma2", "layer_types", ["sliding_attention"]),
+        ("gemma2", "attn_logit_softcapping", -1.0),
+        ("gemma3", "attn_logit_softcapping", 50.0),
+        ("gemma3", "rope_parameters", {"rope_type": "default"}),
+        ("gemma3-with-images", "text_config", None),
+        ("mistral3", "text_config", {"model_type": "gemma3_text"}),
+        ("qwen3-moe", "norm_topk_prob", False),
+        ("qwen3-moe", "num_experts_per_tok", 9),
+        ("qwen3-moe", "decoder_sparse_step", 2),
+        ("qwen3-moe", "mlp_only_layers", [0]),
+        ("granite", "logits_scaling", 0.0),
+        ("granite", "residual_multiplier", True),
+        ("smollm3", "no_rope_layers", [1, 0]),
+        ("exaone4", "layer_types", "all"),
+        ("command-r", "use_qk_norm", True),
+        ("command-r7b", "sliding_window_pattern", 0),
+        ("phi2", "qk_layernorm", True),
+        ("phi2", "tie_word_embeddings", True),
+        ("stablelm2", "qk_layernorm", True),
+        ("starcoder2", "norm_type", "rms_norm"),
+        ("phi4-mini", "full_attn_mod", 2),
         ("pythia", "rotary_pct", 0.0),
         ("falcon-7b", "alibi", True),
         ("falcon-7b", "activation", "relu"),
@@ -169,6 +206,16 @@ def test_attention_that_mpt_can_have_and_we_do_not_is_refused(field: str, value:
         ("qwen2", {}, 512),
         ("qwen2", {"use_sliding_window": True}, 64),
         ("phi3", {}, 511),
+        ("gemma2", {}, 300),
+        ("gemma2", {"layer_types": ["full_attention"] * 2}, 512),
+        ("gemma3", {"sliding_window": 64}, 64),
+        ("gemma3", {"layer_types": ["full_attention"] * 3}, 512),
+        ("olmo3", {}, 300),
+        ("exaone4", {"sliding_window": None}, 512),
+        ("command-r7b", {}, 300),
+        ("starcoder2", {}, 300),
+        ("smollm3", {"sliding_window": 64}, 512),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 64}, 64),
     ],
 )
 def test_a_sliding_window_of_a_layer_bounds_sinks_and_window(name: str, fields: dict[str, Any], most: int) -> None:
@@ -183,3 +230,30 @@ def test_a_sliding_window_of_a_layer_bounds_sinks_and_window(name: str, fields: 
 def test_slopes_are_those_of_the_paper() -> None:
     assert _model("mpt-power-of-two").alibi_slopes == (2**-2, 2**-4, 2**-6, 2**-8)
     assert _model("mpt").alibi_slopes == (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)
+
+
+@pytest.mark.parametrize("pattern", ["LLG", 3])
+def test_a_pattern_of_local_layers_is_read_in_either_spelling(pattern: object) -> None:
+    fields = {**CONFIGS["exaone4"], "layer_types": None, "sliding_window_pattern": pattern}
+    assert read_model(fields).unrotated_layers == _model("exaone4").unrotated_layers == {2}
+
+
+def test_layers_without_rotation_are_every_fourth_where_no_list_says_which() -> None:
+    fields = {**CONFIGS["smollm3"], "no_rope_layers": None, "num_hidden_layers": 9}
+    assert read_model(fields).unrotated_layers == {3, 7}
+    assert _model("smollm3").unrotated_layers == {1}
+
+
+def test_experts_that_are_not_whole_blocks_are_refused_where_they_are_quantized() -> None:
+    model = read_model({**CONFIGS["qwen3-moe"], "moe_intermediate_size": 24})
+    assert weight_bytes(model, GEOMETRY, WeightFormat(Precision.FP32)) > 0
+    for precision in (Precision.INT8, Precision.INT4):
+        with pytest.raises(InvalidArgument, match=r"experts of 64 by 24 are not whole blocks of 32 inputs") as raised:
+            weight_bytes(model, GEOMETRY, WeightFormat(precision))
+        assert raised.value.violations[0].field == "spec.precision"
+
+
+def test_a_mixture_of_experts_is_not_lowered_for_tensorrt() -> None:
+    with pytest.raises(InvalidArgument, match="built for onnxruntime only") as raised:
+        weight_bytes(_model("qwen3-moe"), GEOMETRY, WeightFormat(Precision.FP16), Target.TENSORRT)
+    assert raised.value.violations[0].field == "spec.target"

@@ -27,7 +27,7 @@ from common.spec.model_spec import Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.emulate_half import widen
-from tests.samples.families import CONFIGS
+from tests.samples.families import CONFIGS, ON_EVERY_TARGET
 
 GEOMETRY = Geometry(4, 17, 8, slots=2)
 TYPES = {Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
@@ -89,7 +89,7 @@ def test_a_widened_product_rounds_what_enters_and_what_leaves_it_and_no_more(
 
 
 @pytest.mark.parametrize("precision", TYPES)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_products_and_caches_are_narrow_and_all_that_rounds_badly_is_wide(name: str, precision: Precision) -> None:
     graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
     model = onnx.shape_inference.infer_shapes(graph.model("one", _descriptions(graph)), strict_mode=True)
@@ -104,7 +104,7 @@ def test_products_and_caches_are_narrow_and_all_that_rounds_badly_is_wide(name: 
     assert {dtype for port, dtype in ports.items() if "cache" in port} == {TYPES[precision]}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_no_value_is_cast_twice_nor_there_and_back(name: str) -> None:
     graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(Precision.FP16), Target.TENSORRT)
     casts = [node for node in graph.nodes if node.op_type == "Cast"]
@@ -114,7 +114,7 @@ def test_no_value_is_cast_twice_nor_there_and_back(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", TYPES)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_a_widened_graph_has_the_ports_of_one_in_float32(name: str, precision: Precision) -> None:
     model = read_model(CONFIGS[name])
     widened = widen(engine_graph(model, GEOMETRY, WeightFormat(precision), Target.TENSORRT))

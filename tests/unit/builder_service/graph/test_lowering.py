@@ -20,7 +20,7 @@ from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine, export_graph
-from tests.samples.families import CONFIGS, write_family
+from tests.samples.families import CONFIGS, ON_EVERY_TARGET, write_family
 from tests.samples.streams import feed_all, largest_error, random_tokens
 
 GEOMETRY, WINDOW = Geometry(4, 17, 8, slots=2), SessionWindow(4, 17)
@@ -38,7 +38,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_every_family_says_for_tensorrt_what_it_says_for_onnx_runtime(tmp_path: Path, name: str) -> None:
     folder, tokens = write_family(tmp_path / name, name), random_tokens(40, 96)
     plain = build_engine(folder, GEOMETRY)
@@ -72,7 +72,7 @@ def test_every_shape_of_llama_is_documented_without_sinks_too(
         assert (export_graph(folder, geometry, precision, Target.TENSORRT) / GRAPH_PATH).exists()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_half_the_bits_are_half_the_bytes(tmp_path: Path, name: str) -> None:
     folder = write_family(tmp_path / name, name)
     sizes = {p: (export_graph(folder, GEOMETRY, p, Target.TENSORRT) / WEIGHTS_PATH) for p in ("fp32", "fp16", "bf16")}
@@ -137,7 +137,7 @@ def test_rotation_of_heads_apart_is_that_of_heads_in_a_row(rotated: int) -> None
     np.testing.assert_allclose(_run(lower(graph), **ports)[0], _run(graph, **ports)[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_no_operator_of_onnx_runtimes_own_is_left(name: str) -> None:
     for precision in PRECISIONS[Target.TENSORRT]:
         graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)

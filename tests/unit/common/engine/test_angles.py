@@ -28,7 +28,7 @@ def exact(position: int, frequency: float) -> tuple[float, float]:
 
 def written(positions: list[int], rope: Rope) -> tuple[np.ndarray, np.ndarray]:
     angles = Angles.of(rope)
-    cos, sin = (np.empty((len(positions), len(rope.inverse_frequencies)), np.float32) for _ in range(2))
+    cos, sin = (np.empty((len(positions), len(angles.inverse_frequencies)), np.float32) for _ in range(2))
     angles.write(np.array(positions, np.int64), cos, sin)
     return cos, sin
 
@@ -54,6 +54,15 @@ def test_frequencies_are_rounded_to_float32_before_they_are_used() -> None:
     cos, _ = written([10_000_000], Rope(inverse_frequencies=(third,)))
     assert float(cos[0, 0]) == pytest.approx(math.cos(10_000_000 * float(np.float32(third))), abs=ROUNDING)
     assert float(cos[0, 0]) != pytest.approx(math.cos(10_000_000 * third), abs=1e-3)
+
+
+def test_angles_of_local_layers_follow_with_their_own_scale() -> None:
+    both = Rope(inverse_frequencies=(1.0, 0.5), attention_scale=2.0, local_inverse_frequencies=(0.25, 0.125))
+    found = written([3], both)
+    for part, rope in ((slice(2), both), (slice(2, 4), Rope(inverse_frequencies=(0.25, 0.125)))):
+        alone = written([3], rope.model_copy(update={"local_inverse_frequencies": ()}))
+        for one, other in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(one[..., part], other)
 
 
 def test_the_attention_scale_multiplies_both() -> None:

@@ -394,7 +394,7 @@ async def test_a_build_whose_builders_died_under_it_says_how_often(large: Path, 
             client = BuilderClient.on(channel, model)
             error = _cause(await client.ended(await client.get(name)))
             assert (error.code, error.reason) == (grpc.StatusCode.INTERNAL, "WORKER_LOST")
-            assert error.metadata == {"attempts": "3"}
+            assert error.metadata == {"attempts": "3", "retry": "never"}
     finally:
         process.end(signal.SIGKILL)
 

@@ -155,7 +155,7 @@ async def test_an_input_longer_than_the_window_is_refused_unless_allowed(bench: 
     await stream.turn("long", token_ids=ids)
     rejected = await stream.rejected()
     assert info(rejected.error).reason == "TURN_EXCEEDS_WINDOW"
-    assert info(rejected.error).metadata == {"tokens": "30", "window": "20"}
+    assert info(rejected.error).metadata == {"tokens": "30", "window": "20", "retry": "never"}
     await stream.turn("long", token_ids=ids, allow_eviction_within_turn=True)
     assert (await stream.finished()).usage.prompt_tokens == 30
 

@@ -15,6 +15,8 @@ from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.servers.flaky_proxy import FlakyProxy
 from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually
 
+CANCELS = pb.SessionOptions(on_disconnect=pb.SessionOptions.ON_DISCONNECT_CANCEL)
+
 
 class Gate:
     """Holds the engine inside one step, so that what is asked for meanwhile comes before the next."""
@@ -94,7 +96,7 @@ async def test_a_cancel_beside_the_stream(bench: Bench) -> None:
 
 
 async def test_a_cancelled_call(bench: Bench) -> None:
-    stream = await bench.opened()
+    stream = await bench.opened(options=CANCELS)
     async with held_in_a_step(bench) as gate:
         await stream.turn(generation=ENDLESS)
         await asyncio.to_thread(gate.held.wait)
@@ -105,7 +107,7 @@ async def test_a_cancelled_call(bench: Bench) -> None:
 
 async def test_a_deadline(bench: Bench) -> None:
     stream = bench.stream(timeout=1.0)
-    await stream.open()
+    await stream.open(options=CANCELS)
     async with held_in_a_step(bench) as gate:
         await stream.turn(generation=ENDLESS)
         await asyncio.to_thread(gate.held.wait)
@@ -121,7 +123,7 @@ async def test_a_cut_connection(bench: Bench) -> None:
         grpc.aio.insecure_channel(proxy.address) as channel,
     ):
         stream = Stream(pb_grpc.ConversationServiceStub(channel).Converse())
-        await stream.open()
+        await stream.open(options=CANCELS)
         await stream.turn(generation=ENDLESS)
         await asyncio.to_thread(gate.held.wait)
         proxy.cut()
@@ -130,9 +132,8 @@ async def test_a_cut_connection(bench: Bench) -> None:
 
 
 async def test_a_call_without_requests(bench: Bench) -> None:
-    session = (
-        await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=pb.NewSession(engine="demo")))
-    ).session
+    new = pb.NewSession(engine="demo", options=CANCELS)
+    session = (await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=new))).session
     turn = pb.Turn(text="hello", generation=pb.GenerationOptions(max_new_tokens=5000, ignore_eos=True))
     async with held_in_a_step(bench) as gate:
         call = Stream(bench.stub.RunTurn(pb.RunTurnRequest(session=session.name, turn=turn)))

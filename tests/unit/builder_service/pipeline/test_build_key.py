@@ -68,6 +68,7 @@ SILENT = {
     "pydantic": "checks what was written, and hands it on",
     "pydantic_core": "likewise",
     "pydantic_settings": "the services' settings",
+    "safetensors": "reads the weights once more, to check how they were read",
     "sqlalchemy": "the queue and the catalog",
     "structlog": "the log",
     "yaml": "reads specs, which are part of the key",

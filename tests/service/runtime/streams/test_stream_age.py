@@ -12,7 +12,7 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.servers.flaky_proxy import FlakyProxy
 from tests.service.runtime.runtime import Bench, Stream, info, kinds, reason_of
-from tests.service.runtime.test_stopping_within_a_step import Gate
+from tests.service.runtime.streams.test_stopping_within_a_step import Gate
 
 LONG = {"max_new_tokens": 20, "ignore_eos": True}
 OLD_S = 0.2  # more than an age of 0.1 s with its jitter

@@ -20,15 +20,10 @@ ROOT = Path(__file__).resolve().parents[3]
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 15
 
 LONG_FILES = {
-    "tests/contract/test_builds.py",
     "tests/fakes/scripted_runtime.py",
     "tests/fakes/session_parts.py",
     "tests/fakes/tensorrt.py",
     "tests/service/builder/test_build_failures.py",
-    "tests/service/cli/test_cli.py",
-    "tests/service/clients/test_client_conversation.py",
-    "tests/service/replicas/test_replicas.py",
-    "tests/service/session_model/test_sessions_model.py",
     "tests/unit/builder_service/checkpoint/test_checkpoint.py",
     "tests/unit/builder_service/pipeline/test_pipeline.py",
     "tests/unit/builder_service/sources/test_hub.py",

@@ -20,9 +20,6 @@ ROOT = Path(__file__).resolve().parents[3]
 MOST_LINES, MOST_FUNCTION_LINES, MOST_FILES = 300, 40, 15
 
 LONG_FILES = {
-    "tests/fakes/scripted_runtime.py",
-    "tests/fakes/session_parts.py",
-    "tests/fakes/tensorrt.py",
     "tests/service/builder/test_build_failures.py",
     "tests/unit/builder_service/checkpoint/test_checkpoint.py",
     "tests/unit/builder_service/pipeline/test_pipeline.py",

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 
 from sinkserve.client import Retry, Turn
-from tests.fakes.scripted_runtime import ScriptedRuntime, ScriptedSession
+from tests.fakes.scripted_runtime import ScriptedRuntime
+from tests.fakes.scripted_session import ScriptedSession
 
 NOBODY = "127.0.0.1:1"
 SENTENCE = "one two three four"

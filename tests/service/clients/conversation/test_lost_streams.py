@@ -11,7 +11,8 @@ from common import errors as server_errors
 from common.errors import Reason
 from sinkserve.client import Client, Conversation, OutOfRange, Retry, Unreachable
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.fakes.scripted_runtime import Loss, ScriptedRuntime, ScriptedSession, start_scripted_runtime
+from tests.fakes.scripted_runtime import ScriptedRuntime, start_scripted_runtime
+from tests.fakes.scripted_session import Loss, ScriptedSession
 from tests.service.clients.conversation.scripts import (
     FAST,
     NOBODY,

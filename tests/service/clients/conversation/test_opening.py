@@ -11,7 +11,8 @@ from common import errors as server_errors
 from common.errors import Reason
 from sinkserve.client import Aborted, Client, NotFound, ResourceExhausted
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.fakes.scripted_runtime import Loss, ScriptedRuntime
+from tests.fakes.scripted_runtime import ScriptedRuntime
+from tests.fakes.scripted_session import Loss
 from tests.service.clients.conversation.scripts import FAST, SENTENCE, cancel_all, only_session, read
 
 

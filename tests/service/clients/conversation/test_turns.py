@@ -8,7 +8,8 @@ import pytest
 
 from sinkserve.client import AlreadyExists, Client, FinishReason, Internal, InvalidArgument
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.fakes.scripted_runtime import Loss, ScriptedRuntime, ScriptedSession
+from tests.fakes.scripted_runtime import ScriptedRuntime
+from tests.fakes.scripted_session import Loss, ScriptedSession
 from tests.service.clients.conversation.scripts import (
     SENTENCE,
     only_session,

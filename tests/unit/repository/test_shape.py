@@ -23,13 +23,11 @@ LONG_FILES = {
     "tests/service/builder/test_build_failures.py",
     "tests/unit/builder_service/checkpoint/test_checkpoint.py",
     "tests/unit/builder_service/pipeline/test_pipeline.py",
-    "tests/unit/builder_service/sources/test_hub.py",
-    "tests/unit/builder_service/worker/test_worker.py",
 }
 LONG_FUNCTIONS = {
     "tests/samples/checkpoints.py:write_checkpoint",
 }
-FULL_FOLDERS = {"bench/peers", "tests/service/runtime"}
+FULL_FOLDERS: set[str] = set()
 
 
 @cache

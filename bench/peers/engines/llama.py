@@ -10,7 +10,7 @@ from typing import Any
 import llama_cpp as api
 import numpy as np
 
-from bench.peers.gguf_file import write_gguf
+from bench.peers.engines.gguf_file import write_gguf
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 
 TYPES = {"q4_0": api.LLAMA_FTYPE_MOSTLY_Q4_0, "q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0}

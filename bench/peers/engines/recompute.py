@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from bench.peers.engines.streaming import load_model
 from bench.peers.peer import Job, Peer, TooSlow, Turn, timed, token_ids
-from bench.peers.streaming import load_model
 
 PASSES = 3
 """Of a turn that are timed; a further token takes what the last of them took."""

@@ -18,7 +18,7 @@ import openvino_genai as genai
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 
 WEIGHTS = {"int8": {"bits": 8}, "int4": {"bits": 4, "sym": True, "group_size": 32}}
-TOKENIZER = Path(__file__).resolve().parents[2] / "demo" / "model"
+TOKENIZER = Path(__file__).resolve().parents[3] / "demo" / "model"
 """GenAI wants one beside every model; peers get token ids, never text."""
 SESSIONS = 40
 """Full caches that there is room for."""

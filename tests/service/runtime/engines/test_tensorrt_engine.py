@@ -25,7 +25,7 @@ from tests.fakes.gpu import install
 from tests.samples.checkpoints import write_checkpoint
 from tests.service.builder.test_built_engine import serving, talk
 from tests.service.runtime.runtime import reason_of
-from tests.unit.builder_service.pipeline.test_pipeline import Listener
+from tests.unit.builder_service.pipeline.listener import Listener
 
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=40, chunk_tokens=16, max_slots=2)
 TEXTS = ("hello", "how are you", "what is two plus two", "and again")

@@ -15,7 +15,7 @@ from common.errors import InvalidArgument
 from common.spec.manifest import Manifest
 from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source, Target
 from tests.fakes.hub import FakeHub
-from tests.unit.builder_service.pipeline.test_pipeline import Listener
+from tests.unit.builder_service.pipeline.listener import Listener
 from tests.unit.builder_service.sources.hub.fetches import remote_of
 
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=12, chunk_tokens=4, max_slots=3)

@@ -41,7 +41,7 @@ class Worker:
 
     def _do_load(self, **job: Any) -> object:  # noqa: ANN401 - fields of Job
         paths = {"checkpoint": Path(job["checkpoint"]), "scratch": Path(job["scratch"])}
-        module = importlib.import_module(f"bench.peers.{MODULES[self._name]}")
+        module = importlib.import_module(f"bench.peers.engines.{MODULES[self._name]}")
         self._peer = module.load(Job(**job | paths))
         return self._loaded.versions
 

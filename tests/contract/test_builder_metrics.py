@@ -19,7 +19,7 @@ from common.db.database import Database, utc_now
 from common.errors import Internal, Reason
 from common.spec.model_spec import ModelSpec, Source
 from common.store.blob_store import open_store
-from tests.contract.test_builds import expire
+from tests.contract.builds.samples import expire
 from tests.samples.drafts import draft
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))

@@ -7,8 +7,7 @@ events repeated after a sequence. Every word of the input is a delta of the repl
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -19,63 +18,9 @@ from common.rpc.grpc_status import to_status
 from common.rpc.server import Registration, RunningServer, start_server
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
-from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_pb_grpc
-
-
-@dataclass
-class ScriptedSession:
-    """One session: its event log, and every turn that was ever accepted."""
-
-    session: pb.Session
-    log: list[pb.ConverseResponse] = field(default_factory=list)
-    turns: dict[str, pb.Turn] = field(default_factory=dict)
-    records: list[pb.TurnRecord] = field(default_factory=list)
-    runs: int = 0
-    sequence: int = 0
-    forgotten: int = 0
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    cancelled: set[str] = field(default_factory=set)
-    stream: int = 0
-    closing: bool = False
-
-    async def emit(self, ending: pb.TurnRecord | None = None, **event: Any) -> None:
-        async with self.changed:
-            if ending is not None:
-                ending.reason = event["finished"].reason
-            self.sequence += 3  # gaps are allowed
-            self.log.append(pb.ConverseResponse(sequence=self.sequence, **event))
-            self.changed.notify_all()
-
-    async def cancel(self, turn_id: str) -> None:
-        async with self.changed:
-            self.cancelled.add(turn_id)
-            self.changed.notify_all()
-
-    async def until_cancelled(self) -> None:
-        """Wait until somebody has cancelled a turn."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: bool(self.cancelled))
-
-    async def drained(self) -> None:
-        """Wait until all accepted turns have ended."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: all(record.reason for record in self.records))
-
-    async def forget(self) -> None:
-        """Drop the events of ended turns."""
-        await self.drained()
-        self.forgotten = self.sequence
-        self.log.clear()
-
-
-@dataclass
-class Loss:
-    """Ends the stream after so many responses, with a code and no ErrorInfo, as a proxy or a crash would."""
-
-    after: int
-    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
-    effect: Callable[[ScriptedSession], Awaitable[None]] | None = None
+from tests.fakes.scripted_engines import ScriptedEngines
+from tests.fakes.scripted_session import Loss, ScriptedSession, turn_id_of, words_of
 
 
 class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
@@ -178,11 +123,11 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         stream = session.stream
         out: asyncio.Queue[pb.ConverseResponse | Exception | None] = asyncio.Queue()
         ending = asyncio.Event()
-        follower = asyncio.create_task(self._follow(session, cursor, out, ending))
+        follower = asyncio.create_task(session.follow(cursor, out, ending))
         reader = asyncio.create_task(self._read(session, requests, out, ending, number))
         if number in self.go_away_on:
             out.put_nowait(pb.ConverseResponse(go_away=pb.GoAway()))
-        taken = asyncio.create_task(self._taken_over(session, stream, out))
+        taken = asyncio.create_task(session.taken_over(stream, out))
         try:
             while (response := await out.get()) is not None:
                 if isinstance(response, Exception):
@@ -191,23 +136,6 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         finally:
             for task in (follower, reader, taken):
                 task.cancel()
-
-    async def _taken_over(self, session: ScriptedSession, stream: int, out: asyncio.Queue[Any]) -> None:
-        async with session.changed:
-            await session.changed.wait_for(lambda: session.stream != stream)
-        out.put_nowait(errors.Aborted(Reason.SESSION_TAKEN_OVER, "another stream opened the session"))
-
-    async def _follow(
-        self, session: ScriptedSession, cursor: int, out: asyncio.Queue[Any], ending: asyncio.Event
-    ) -> None:
-        async with session.changed:
-            while True:
-                for item in [item for item in session.log if item.sequence > cursor]:
-                    out.put_nowait(item)
-                    cursor = item.sequence
-                if ending.is_set() and all(record.reason for record in session.records):
-                    out.put_nowait(None)
-                await session.changed.wait()
 
     async def _read(
         self,
@@ -234,7 +162,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         if turn.turn_id in session.turns:
             if session.turns[turn.turn_id] != turn:
                 self._reject(turn, errors.AlreadyExists(Reason.TURN_ID_REUSED, "the turn id is taken"), out)
-            elif events := [item for item in session.log if _turn_id(item) == turn.turn_id]:
+            elif events := [item for item in session.log if turn_id_of(item) == turn.turn_id]:
                 for item in events:
                     out.put_nowait(item)
             else:
@@ -270,7 +198,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
             async with session.changed:
                 await session.changed.wait()
         session.runs += 1
-        words = _words(turn)
+        words = words_of(turn)
         started = pb.TurnStarted(turn_id=turn.turn_id, attempt=1, prompt_tokens=len(words), generation=turn.generation)
         await session.emit(started=started)
         reason = pb.FINISH_REASON_STOP
@@ -288,10 +216,10 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
     async def _finish(
         self, session: ScriptedSession, turn: pb.Turn, record: pb.TurnRecord, reason: pb.FinishReason.ValueType
     ) -> None:
-        session.session.position += 2 * len(_words(turn))
+        session.session.position += 2 * len(words_of(turn))
         session.session.turns += 1
         usage = pb.Usage(
-            prompt_tokens=len(_words(turn)),
+            prompt_tokens=len(words_of(turn)),
             generated_tokens=len(record.reply.split()),
             position=session.session.position,
             evicted_tokens=1,
@@ -339,50 +267,9 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         return self.sessions[name]
 
 
-class ScriptedEngines(engine_pb_grpc.EngineServiceServicer):
-    """Loads whatever it is asked to."""
-
-    def __init__(self) -> None:
-        self.loaded: dict[str, engine_pb.LoadedEngine] = {}
-
-    async def LoadEngine(self, request: engine_pb.LoadEngineRequest, context: Any) -> engine_pb.LoadEngineResponse:
-        engine = engine_pb.LoadedEngine(reference=request.reference, digest="sha256:" + "0" * 64)
-        engine.cache.max_slots, engine.slots = 8, 4
-        engine.load_time.GetCurrentTime()
-        self.loaded[request.reference] = engine
-        return engine_pb.LoadEngineResponse(engine=engine)
-
-    async def UnloadEngine(
-        self, request: engine_pb.UnloadEngineRequest, context: Any
-    ) -> engine_pb.UnloadEngineResponse:
-        if self.loaded.pop(request.reference, None) is None:
-            raise errors.NotFound(Reason.ENGINE_NOT_LOADED, f"{request.reference} is not loaded", field="reference")
-        return engine_pb.UnloadEngineResponse()
-
-    async def ListLoadedEngines(
-        self, request: engine_pb.ListLoadedEnginesRequest, context: Any
-    ) -> engine_pb.ListLoadedEnginesResponse:
-        names = [name for name in sorted(self.loaded) if name > request.page_token]
-        more = names[0] if names[1:] else ""  # one a page, so that pages are followed
-        return engine_pb.ListLoadedEnginesResponse(
-            engines=[self.loaded[name] for name in names[:1]], next_page_token=more
-        )
-
-
 def _passes(session: pb.Session, only: pb.ListSessionsRequest) -> bool:
     on_engine = only.engine in {"", session.engine, session.engine.partition("@")[0]}
     return on_engine and only.labels.items() <= session.labels.items()
-
-
-def _words(turn: pb.Turn) -> list[str]:
-    text = turn.text or " ".join(message.content for message in turn.messages.messages)
-    ids = [f"{token} " for token in turn.token_ids.ids]
-    return ids or [f"{word} " for word in text.split()]
-
-
-def _turn_id(response: pb.ConverseResponse) -> str:
-    event = response.WhichOneof("event")
-    return str(getattr(getattr(response, event), "turn_id", "")) if event else ""
 
 
 async def start_scripted_runtime(runtime: ScriptedRuntime, listen: str = "127.0.0.1:0") -> RunningServer:

@@ -40,7 +40,7 @@ from tests.gpu.machine import FAKE
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine
 from tests.samples.streams import feed_all, random_tokens
-from tests.unit.builder_service.pipeline.test_pipeline import Listener
+from tests.unit.builder_service.pipeline.listener import Listener
 
 pytestmark = pytest.mark.gpu
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import ml_dtypes
 import numpy as np
@@ -26,32 +26,64 @@ _EMBEDDINGS = (
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
+class LlamaShape(TypedDict, total=False):
+    """What a checkpoint may be asked for, as config.json will say it."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int | None
+    intermediate: int | None
+    tied: bool
+    bias: bool
+    rope_scaling: dict[str, Any] | None
+    max_position: int
+
+
 def write_checkpoint(
     folder: Path,
     *,
-    hidden: int = 32,
-    layers: int = 2,
-    heads: int = 4,
-    kv_heads: int = 2,
-    head_dim: int | None = None,
-    intermediate: int | None = None,
     vocab: int = 384,
-    tied: bool = False,
-    bias: bool = False,
-    rope_scaling: dict[str, Any] | None = None,
     dtype: str = "float32",
     shards: int = 1,
-    max_position: int = 512,
     seed: int = 0,
     tokenizer: bool = True,
     chat_template: bool = True,
     config: Mapping[str, Any] | None = None,
+    **shape: Unpack[LlamaShape],
 ) -> Path:
     """Write a checkpoint and return its folder; `config` overrides or adds fields of config.json.
 
     `vocab` must be at least 300 where a tokenizer is written. Weights have the scale of trained ones, so that logits
     differ clearly from token to token.
     """
+    fields = llama_config(vocab=vocab, dtype=dtype, **shape) | dict(config or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(fields, indent=2))
+    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": [1, 4]}))
+    write_weights(folder, fields, dtype, shards, seed)
+    if tokenizer:
+        write_tokenizer(folder, vocab, chat_template=chat_template)
+    return folder
+
+
+def llama_config(
+    *,
+    vocab: int,
+    dtype: str,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int | None = None,
+    intermediate: int | None = None,
+    tied: bool = False,
+    bias: bool = False,
+    rope_scaling: dict[str, Any] | None = None,
+    max_position: int = 512,
+) -> dict[str, Any]:
+    """What config.json says of a tiny Llama."""
     fields: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -74,14 +106,7 @@ def write_checkpoint(
     }
     fields |= {"head_dim": head_dim} if head_dim else {}
     fields |= {"rope_scaling": rope_scaling} if rope_scaling else {}
-    fields |= config or {}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(fields, indent=2))
-    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 0, "eos_token_id": [1, 4]}))
-    write_weights(folder, fields, dtype, shards, seed)
-    if tokenizer:
-        write_tokenizer(folder, vocab, chat_template=chat_template)
-    return folder
+    return fields
 
 
 def write_weights(

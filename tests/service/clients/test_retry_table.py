@@ -7,7 +7,8 @@ import pytest
 
 from common.errors import Reason
 from sinkserve.client import Client, Retry, SinkServeError
-from tests.fakes.scripted_runtime import Loss, ScriptedRuntime, ScriptedSession, start_scripted_runtime
+from tests.fakes.scripted_runtime import ScriptedRuntime, start_scripted_runtime
+from tests.fakes.scripted_session import Loss, ScriptedSession
 from tests.pages.retry_table import CLASSES, NONE, Row, rows
 
 NOBODY = "127.0.0.1:1"

@@ -258,6 +258,15 @@ def reason_of(error: grpc.aio.AioRpcError) -> str:
     return info(status).reason if status is not None else ""
 
 
+async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
+    """Code and reason that a call ends with."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code(), reason_of(error)
+    raise AssertionError("the call ended well")
+
+
 def info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo:
     found = detail(status, error_details_pb2.ErrorInfo())
     assert found is not None, status

@@ -55,7 +55,7 @@ def own_functions(fake: Any) -> dict[str, list[str]]:
 FAKES: dict[str, Any] = {
     name: fake
     for name, fake in vars(fake_tensorrt).items()
-    if inspect.isclass(fake) and fake.__module__ == fake_tensorrt.__name__
+    if inspect.isclass(fake) and fake.__module__.startswith(fake_tensorrt.__name__)
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.peers.checkpoint import checkpoint
-from bench.peers.ours import Ours, load
+from bench.peers.engines.ours import Ours, load
 from bench.peers.peer import Job
 from bench.peers.shapes import SHAPES
 from builder_service.families.registry import read_model

@@ -18,7 +18,8 @@ from tests.fakes import tensorrt as trt
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.gpu import install
 from tests.samples.checkpoints import write_checkpoint
-from tests.unit.builder_service.pipeline.test_pipeline import CACHE, Listener
+from tests.unit.builder_service.pipeline.builds import CACHE
+from tests.unit.builder_service.pipeline.listener import Listener
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from common.spec.model_spec import CacheGeometry, ModelSpec, Source
 from tests.fakes.hub import files_of
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.s3 import S3Server
-from tests.unit.builder_service.pipeline.test_pipeline import Listener
+from tests.unit.builder_service.pipeline.listener import Listener
 
 PLACE = Prefix("s3://bucket/model")
 

@@ -14,7 +14,7 @@ from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.sessions.branches import Branches, check_same_words
 from runtime_service.sessions.registry import SessionRegistry
-from tests.fakes.session_parts import GEOMETRY, Listening, SessionParts
+from tests.fakes.session.parts import GEOMETRY, Listening, SessionParts
 from tests.samples.session_examples import NOON
 from tests.samples.whole_manifests import DIGEST, TEMPLATE, make_manifest
 

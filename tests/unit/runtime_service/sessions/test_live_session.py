@@ -15,7 +15,7 @@ from runtime_service.sessions.live_session import LiveSession
 from runtime_service.turns.events import TurnFinished
 from runtime_service.turns.input import restore_turns
 from runtime_service.turns.intake import MOST_WAITING
-from tests.fakes.session_parts import Listening, SessionParts, request
+from tests.fakes.session.parts import Listening, SessionParts, request
 from tests.samples.session_examples import finished, slot_state, turn
 
 

@@ -11,7 +11,7 @@ from runtime_service.domain.session import Session
 from runtime_service.sessions import ownership
 from runtime_service.sessions.ownership import Ownership, draining
 from runtime_service.storage.claims import Claimed
-from tests.fakes.session_parts import DirectWriter
+from tests.fakes.session.storage import DirectWriter
 from tests.samples.session_examples import SESSION
 
 KEY = ("local", "a")

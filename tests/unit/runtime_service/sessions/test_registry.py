@@ -13,7 +13,7 @@ from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import NewSession, SessionOptions
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.registry import SessionRegistry
-from tests.fakes.session_parts import Listening, SessionParts, request
+from tests.fakes.session.parts import Listening, SessionParts, request
 from tests.samples.session_examples import NOON, slot_state, turn
 
 WHO = "local"

@@ -16,7 +16,7 @@ from runtime_service.domain.turn import Message, TurnInput, TurnRequest
 from runtime_service.scheduling.running_turn import no_closing
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.input import check_room, options_of, prepare_turn, prompt_of
-from tests.fakes.session_parts import SessionParts, request
+from tests.fakes.session.parts import SessionParts, request
 from tests.samples.session_examples import SESSION
 from tests.samples.vocabularies import ASSISTANT, END, USER, byte_level
 from tests.samples.whole_manifests import TEMPLATE, make_manifest

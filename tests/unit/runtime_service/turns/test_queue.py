@@ -17,7 +17,7 @@ from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.queue import TurnQueue
 from runtime_service.turns.run import MOST_CRASHES
 from runtime_service.turns.session_state import SessionState
-from tests.fakes.session_parts import SessionParts, request
+from tests.fakes.session.parts import SessionParts, request
 from tests.samples.session_examples import slot_state, turn
 
 

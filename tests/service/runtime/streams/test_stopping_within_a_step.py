@@ -106,7 +106,7 @@ async def test_a_cancelled_call(bench: Bench) -> None:
 
 
 async def test_a_deadline(bench: Bench) -> None:
-    stream = bench.stream(timeout=1.0)
+    stream = bench.stream(timeout=3.0)
     await stream.open(options=CANCELS)
     async with held_in_a_step(bench) as gate:
         await stream.turn(generation=ENDLESS)

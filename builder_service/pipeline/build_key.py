@@ -22,6 +22,7 @@ TOOLS = (
     "onnx",
     "onnxruntime",
     "protobuf",  # writes the graph
+    "sentencepiece",
     "tokenizers",
     "transformers",
 )

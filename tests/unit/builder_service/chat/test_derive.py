@@ -136,13 +136,13 @@ def test_a_template_that_refuses_a_system_prompt_has_none(tmp_path: Path) -> Non
     assert any("System role not supported" in warning for warning in derived.warnings)
 
 
-def test_a_system_prompt_inside_the_users_words_is_none(tmp_path: Path) -> None:
+def test_a_system_prompt_inside_the_users_words_is_put_there(tmp_path: Path) -> None:
     template = CHATML.replace("{% for message in messages %}", INSIDE)
     checkpoint = byte_level(tmp_path, template)
     derived = checkpoint.derive()
     assert derived.model
-    assert derived.model.template.system_before is None
-    assert any("inside what the user says" in warning for warning in derived.warnings)
+    assert derived.model.template.system_user_before == ()
+    assert wrapped(derived, WITH_SYSTEM) == as_transformers(checkpoint, WITH_SYSTEM)
     assert wrapped(derived, CONVERSATION) == as_transformers(checkpoint, CONVERSATION)
 
 

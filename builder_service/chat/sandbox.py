@@ -64,7 +64,7 @@ def limit_memory() -> None:
 @contextmanager
 def limited(steps: int, what: str) -> Iterator[None]:
     """Limit the block to `steps`, for which it raises SecurityError, and to MOST_CPU_S, for which the process ends."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    before, hard = resource.getrlimit(resource.RLIMIT_CPU)
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = int(used.ru_utime + used.ru_stime) + 1 + MOST_CPU_S
     resource.setrlimit(resource.RLIMIT_CPU, (most if hard < 0 else min(most, hard), hard))
@@ -73,6 +73,7 @@ def limited(steps: int, what: str) -> Iterator[None]:
         yield
     finally:
         sys.settrace(None)
+        resource.setrlimit(resource.RLIMIT_CPU, (before, hard))
 
 
 def _counting(most: int, what: str) -> Any:  # noqa: ANN401 - a function that returns itself

@@ -3,8 +3,11 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from jinja2.exceptions import SecurityError
 
+from builder_service.chat import jinja_template
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
+from builder_service.chat.jinja_template import JinjaTemplate
 
 NOW = datetime(2031, 5, 17, tzinfo=UTC)
 STEPS = "to render it takes more than 500000 steps"
@@ -113,13 +116,14 @@ def test_a_template_is_refused_for_its_length_by_its_length() -> None:
         rendered("x" * (2**18 + 1))
 
 
-def test_compiling_has_steps_of_its_own_by_the_length_of_the_source() -> None:
-    """Constants are computed when a template is compiled; a long template may take more steps than a rendering."""
-    source = "{{ '" + "a" * 3000 + "'" + " | wordwrap(1)" * 40 + " }}"
-    with pytest.raises(TemplateFailed, match=f"to compile it takes more than {500_000 + 250 * len(source)} steps"):
-        rendered(source)
+def test_compiling_has_steps_of_its_own_by_the_length_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long template may take more steps to compile than any rendering."""
     piece = "{% if messages[0].role == 'user' and not missing %}{{ messages[0].content | trim }}{% endif %}"
     assert rendered(piece * 500) == "Hello" * 500
+    monkeypatch.setattr(jinja_template, "COMPILE_STEPS", 100)
+    monkeypatch.setattr(jinja_template, "COMPILE_STEPS_EACH", 1)
+    with pytest.raises(SecurityError, match=f"to compile it takes more than {100 + len(piece)} steps"):
+        JinjaTemplate(piece, {}, NOW)
 
 
 def test_variables_are_whatever_json_can_say() -> None:

@@ -22,6 +22,7 @@ TOOLS = (
     "onnx",
     "onnxruntime",
     "protobuf",  # writes the graph
+    "safetensors",
     "sentencepiece",
     "tokenizers",
     "transformers",

@@ -11,7 +11,13 @@ from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, R
 from common.spec.manifest import Manifest
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.text import Text
-from runtime_service.domain.options import GenerationLimits, GenerationOptions, resolve, stop_at_special
+from runtime_service.domain.options import (
+    GenerationLimits,
+    GenerationOptions,
+    RequestedOptions,
+    resolve,
+    stop_at_special,
+)
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Message, Turn, TurnInput, TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
@@ -29,7 +35,7 @@ def prepare_turn(
 
     Raises InvalidArgument for options out of range, and for an input that is missing, unknown or too long.
     """
-    options = options_of(request, engine.manifest, engine.text, settings)
+    options = options_of(request.generation, engine.manifest, engine.text, settings)
     return _pending(Turn(number, request, options, utc_now()), session, engine)
 
 
@@ -39,7 +45,9 @@ def restore_turns(unended: list[Turn], session: Session, engine: LoadedEngine) -
     return [_pending(turn, session, engine) for turn in again]
 
 
-def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: RuntimeSettings) -> GenerationOptions:
+def options_of(
+    requested: RequestedOptions, manifest: Manifest, text: Text, settings: RuntimeSettings
+) -> GenerationOptions:
     """Every option of a turn, defaults filled in; raises InvalidArgument naming what is out of range."""
     limits = GenerationLimits(
         max_new_tokens_default=settings.max_new_tokens_default,
@@ -49,7 +57,7 @@ def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: R
         temperature_default=settings.temperature_default,
         speculated_tokens_default=settings.speculated_tokens,
     )
-    options = resolve(request.generation, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
+    options = resolve(requested, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
     return stop_at_special(options, text.special_token)
 
 

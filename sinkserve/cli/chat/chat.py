@@ -119,7 +119,7 @@ def _talk(runner: asyncio.Runner, dialog: Dialog, asked: Chat) -> None:
     if at_terminal:
         _load_line_editing()
         _show_losses()
-        view.greet(dialog.conversation.opened)
+        view.greet(dialog.conversation.opened, dialog.sampling)
         try:
             dialog.talk(runner, view)
         finally:

@@ -37,13 +37,24 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
     seed: options.Seed = None,
 ) -> None:
     """Build a checkpoint folder if need be, and chat with it.
 
     Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
     """
-    generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    generation: dict[str, object] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+    }
+    generation |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed}
     asked = Chat(
         session=session,
         prompt=prompt,

@@ -15,10 +15,11 @@ from tests.samples.checkpoints import write_checkpoint
 
 
 def check(folder: Path) -> Result:
-    """Check the spec that `spec init` writes for the folder, once it is as it is now."""
+    """Check a spec for the folder."""
     spec = folder.parent / "spec.yaml"
     spec.write_text(f"name: a\nsource: {{uri: {folder}}}\ncache: {{sink_tokens: 4, window_tokens: 60}}\n")
-    return CliRunner().invoke(make_app(), ["spec", "check", str(spec)])
+    args = ["spec", "check", str(spec)]
+    return CliRunner().invoke(make_app(args), args)
 
 
 def _spoil_tensor(folder: Path) -> None:

@@ -13,7 +13,7 @@ from common.settings import SettingsError
 from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.chat import options
-from sinkserve.cli.chat.chat import Chat, run_chat
+from sinkserve.cli.chat.chat import Chat, given, run_chat
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
@@ -48,18 +48,13 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
 
     Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
     """
-    generation: dict[str, object] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-    }
-    generation |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed}
+    generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed)
     asked = Chat(
         session=session,
         prompt=prompt,
         session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
-        generation=cast("GenerationOptions", {key: value for key, value in generation.items() if value is not None}),
+        generation=cast("GenerationOptions", generation),
         resume_command=f"sinkserve run {folder} --session",
     )
     with explained():

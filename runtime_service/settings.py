@@ -55,8 +55,8 @@ class RuntimeSettings(Settings):
     """Tokens of a reply where neither the request nor the checkpoint says how many."""
     max_new_tokens_limit: Annotated[int, Field(ge=1)] = 16384
     """Most tokens of a reply that a request may ask for."""
-    temperature_default: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """Temperature where neither the request nor the checkpoint says one."""
+    temperature_default: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Temperature where neither the request nor the checkpoint says how to sample; 0: greedy, as in transformers."""
     speculated_tokens: Annotated[int, Field(ge=0, le=MOST_SPECULATED)] = 0
     """Most tokens of a reply that are guessed and checked in one step, where the request does not say; 0: none."""
     stall_s: Annotated[float, Field(gt=0)] = 0.1

@@ -1,27 +1,23 @@
-"""A chat template as transformers renders it: Jinja in a sandbox, with the same functions and the same white space.
+"""A chat template, rendered by a process of its own. Works on text, not on tokens.
 
-Templates come with checkpoints and are untrusted code: any exception in one becomes `TemplateFailed`. Works on text,
-not on tokens.
-Source: transformers, `utils/chat_template_utils.py`.
+Templates come with checkpoints and are untrusted code. The process has limits of memory and processor time, and can be
+lost: any failure of a template becomes `TemplateFailed`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.utils import Namespace
+from builder_service.chat.sandbox import MOST_CPU_S
 
-from builder_service.chat.sandbox import MOST_TEXT, Sandbox, limited
-
-CLOCK = "strftime_now"
-"""The function that a template calls to get the date and time."""
+_COMMAND = (sys.executable, "-P", "-m", "builder_service.chat.render_process")
 
 
 class TemplateFailed(Exception):
@@ -29,97 +25,53 @@ class TemplateFailed(Exception):
 
 
 class ChatTemplate:
-    """One compiled template. `asked_time` is whether a rendering called for the time; it always gets `now`."""
+    """One compiled template, whose process lives as long. `asked_time` is whether a rendering called for the time; it
+    always gets `now`.
+    """
 
     def __init__(self, source: str, variables: Mapping[str, object], now: datetime) -> None:
-        """`variables` are the named special tokens, such as `bos_token`. Raises TemplateFailed."""
+        """`variables` are the named special tokens, such as `bos_token`, and what else JSON can say. Raises
+        TemplateFailed.
+        """
         self.asked_time = False
         self.now = now
-        self._variables = dict(variables)
-        try:
-            with limited():  # constants are computed here
-                self._template = _environment(self._strftime_now).from_string(source)
-        except Exception as error:  # noqa: BLE001 - foreign code raises anything
-            raise _failed(error) from None
+        self._process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own
+        weakref.finalize(self, _end, self._process)
+        self._ask({"source": source, "variables": dict(variables), "now": now.isoformat()})
 
     def render(self, messages: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
-        """The text of `messages`, each a role and a content; with `generation` it ends where a reply would begin."""
-        said = [{"role": role, "content": content} for role, content in messages]
+        """The text of `messages`, each a role and a content; with `generation` it ends where a reply would begin.
+
+        Raises TemplateFailed.
+        """
+        answer = self._ask({"messages": messages, "generation": generation})
+        self.asked_time = answer["asked_time"]
+        return str(answer["text"])
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Send one question, and wait for the answer: the process ends by itself if that takes too long."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         try:
-            with limited():
-                pieces = self._template.generate(
-                    messages=said, tools=None, documents=None, add_generation_prompt=generation, **self._variables
-                )
-                return _joined(pieces)
-        except Exception as error:  # noqa: BLE001 - foreign code raises anything
-            raise _failed(error) from None
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._lost() from None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self._lost()
+        answer: dict[str, Any] = json.loads(line)
+        if "failed" in answer:
+            raise TemplateFailed(answer["failed"])
+        return answer
 
-    def _strftime_now(self, form: str) -> str:
-        self.asked_time = True
-        return self.now.strftime(form)
-
-
-def _joined(pieces: Iterable[str]) -> str:
-    text = ""
-    for piece in pieces:
-        text += piece
-        if len(text) > MOST_TEXT:
-            raise SecurityError(f"it renders more than {MOST_TEXT} characters")
-    return text
+    def _lost(self) -> TemplateFailed:
+        status = self._process.wait()
+        if status == -signal.SIGXCPU:
+            return TemplateFailed(f"it takes more than {MOST_CPU_S} s of processor time")
+        return TemplateFailed(f"the process that renders it ended with status {status}")
 
 
-def _failed(error: Exception) -> TemplateFailed:
-    return TemplateFailed(str(error) or type(error).__name__)
-
-
-def _environment(strftime_now: Callable[[str], str]) -> Sandbox:
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals |= {
-        "raise_exception": _raise_exception,
-        CLOCK: strftime_now,
-        "dict": _plain_dict,
-        "namespace": _PlainNamespace,
-    }
-    return environment
-
-
-class _Generation(Extension):
-    """`{% generation %}` marks replies for training; what it marks is rendered as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 - as the base class has it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _PlainNamespace(Namespace):
-    """Refuses names that begin with an underscore: through them a template could leave the sandbox."""
-
-    def __init__(*args: Any, **named: Any) -> None:  # noqa: ANN401 - `self` is a name that templates may use
-        for name in dict(*args[1:], **named):
-            _check_name(name)
-        Namespace.__init__(*args, **named)
-
-    def __setitem__(self, name: str, value: object) -> None:
-        _check_name(name)
-        super().__setitem__(name, value)
-
-
-def _check_name(name: str) -> None:
-    if name.startswith("_"):
-        raise SecurityError(f"namespace attribute {name!r} begins with an underscore")
-
-
-def _plain_dict(*pairs: Any, **named: Any) -> dict[Any, Any]:  # noqa: ANN401 - what `dict` takes
-    """A function instead of the class `dict`: through the class's attributes a template could leave the sandbox."""
-    return dict(*pairs, **named)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, **layout: Any) -> str:  # noqa: ANN401 - any JSON
-    return json.dumps(value, ensure_ascii=ensure_ascii, **layout)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()

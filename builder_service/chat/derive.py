@@ -9,28 +9,30 @@ system prompts, or no text at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
-from builder_service.chat.chat_template import CLOCK, ChatTemplate, TemplateFailed
-from builder_service.chat.prefix_space import without_prefix_space
+from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
+from builder_service.chat.jinja_template import CLOCK
 from builder_service.chat.turn_proof import prove
 from builder_service.chat.turn_segments import (
     WORDS,
     TemplateTokenizer,
-    Tokens,
     TurnSegments,
     Unsplittable,
     derive_parts,
 )
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE, Checkpoint
 from builder_service.checkpoint.tokenizer import TokenizerDescription, dumped
 from common.errors import InvalidArgument, Reason, SinkServeError
 from common.spec.manifest import TextModel, TurnTemplate
 from common.text.content import control_tokens, template_tokens
+from common.text.prefix_space import keeping_spaces, without_prefix_space
 from common.text.vocabulary import Vocabulary, pieces
+from common.text.wrapping import Tokens
 
 FIELD = "spec.chat_template"
 RAW = "none"
@@ -51,34 +53,65 @@ class DerivedText:
     """What a person should know; also set when `model` is None, and repeated in it otherwise."""
 
 
-def derive_text(checkpoint: Checkpoint, chat_template: str, vocabulary: int, now: datetime) -> DerivedText:
+def derive_text(
+    checkpoint: Checkpoint,
+    chat_template: str,
+    vocabulary: int,
+    now: datetime,
+    variables: Mapping[str, object] = MappingProxyType({}),
+) -> DerivedText:
     """Derive the text of a checkpoint whose token ids run below `vocabulary`.
 
-    `chat_template` is the spec's: empty for the checkpoint's own, `none` for raw text, else Jinja. Templates that ask
-    for the time get `now`. Raises InvalidArgument: INVALID_SPEC for a template of the spec that does not
-    compile, CHECKPOINT_INVALID for tokenizer files that cannot be read.
+    `chat_template` is the spec's: empty for the checkpoint's own, the name of one of its own, `none` for raw text, else
+    Jinja. Templates get `variables`, and `now` where they ask for the time. Raises InvalidArgument: INVALID_SPEC for a
+    template of the spec that does not compile, CHECKPOINT_INVALID for tokenizer files that cannot be read.
     """
     described = checkpoint.tokenizer
     if described is None:
-        return _tokens_only("the checkpoint has no tokenizer")
-    own_template = checkpoint.chat_template
+        unread = (
+            f" but {name}, which is not read; it needs a tokenizer.json"
+            if (name := checkpoint.unread_tokenizer)
+            else ""
+        )
+        return _tokens_only(f"the checkpoint has no tokenizer{unread}")
     try:
         Vocabulary(described.tokenizer)
-        _check_ids(described.tokenizer, vocabulary)
+        described, hidden = _hide_beyond(described, vocabulary)
     except (SinkServeError, Unsplittable) as error:
         return _tokens_only(str(error))
+    found = _derive_turns(checkpoint, described, chat_template, vocabulary, now, variables)
+    return replace(found, warnings=(*found.warnings, *hidden))
+
+
+def _derive_turns(  # noqa: PLR0917 - what `derive_text` takes
+    checkpoint: Checkpoint,
+    described: TokenizerDescription,
+    chat_template: str,
+    vocabulary: int,
+    now: datetime,
+    variables: Mapping[str, object],
+) -> DerivedText:
     if chat_template == RAW:
         return _raw(described)
-    source = chat_template or own_template
+    source, own = find_template(checkpoint, chat_template), checkpoint.chat_templates
+    if source is None and own:
+        named = f"the checkpoint has chat templates named {', '.join(sorted(own))}, and none named {DEFAULT_TEMPLATE}"
+        return _tokens_only(f"{named}; {FIELD} can name one", described)
     if source is None:
         return _raw(described, "the checkpoint has no chat template: text is fed as it is")
     try:
-        return _derive(described, ChatTemplate(source, described.special, now), vocabulary)
+        return _derive(described, ChatTemplate(source, {**described.special, **variables}, now), vocabulary)
     except TemplateFailed as error:
-        if chat_template:
-            message = f"{FIELD} is not a Jinja template: {error}"
+        if chat_template and chat_template not in own:
+            message = f"{FIELD} is neither the name of a template of the checkpoint nor a Jinja template: {error}"
             raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD) from None
         return _tokens_only(f"the chat template does not compile: {error}", described)
+
+
+def find_template(checkpoint: Checkpoint, chat_template: str) -> str | None:
+    """The Jinja that a spec's `chat_template` stands for, other than `none`; None if the checkpoint has none."""
+    own = checkpoint.chat_templates
+    return own.get(chat_template or DEFAULT_TEMPLATE, chat_template or None)
 
 
 def asks_time(checkpoint: Checkpoint, chat_template: str) -> bool:
@@ -86,7 +119,7 @@ def asks_time(checkpoint: Checkpoint, chat_template: str) -> bool:
 
     Raises InvalidArgument (CHECKPOINT_INVALID) for files that cannot be read.
     """
-    return CLOCK in (chat_template or checkpoint.chat_template or "")
+    return CLOCK in (find_template(checkpoint, chat_template) or "")
 
 
 def _tokens_only(reason: str, described: TokenizerDescription | None = None) -> DerivedText:
@@ -137,7 +170,7 @@ def _described(
 
 def _raw(described: TokenizerDescription, *warnings: str) -> DerivedText:
     """Text is fed as it is, after the begin token if the checkpoint uses one."""
-    contents = without_prefix_space(described.tokenizer)
+    contents = keeping_spaces(without_prefix_space(described.tokenizer))
     begin = _begin(described)
     template = TurnTemplate(
         opening=begin, system_before=begin, user_before=(), user_after=(), assistant_before=(), assistant_after=()
@@ -176,13 +209,20 @@ def _named(described: TokenizerDescription, name: str) -> Tokens:
     return tuple(token["id"] for token in described.tokenizer["added_tokens"] if token["content"] == text)
 
 
-def _check_ids(tokenizer: dict[str, Any], vocabulary: int) -> None:
-    """Raise Unsplittable if a content could become a token that the model does not have."""
-    added = {token["id"]: token["special"] for token in tokenizer["added_tokens"]}
-    ids = [token for token, _ in pieces(tokenizer)] + [token for token, special in added.items() if not special]
-    largest = max((token for token in ids if not added.get(token)), default=0)
+def _hide_beyond(described: TokenizerDescription, vocabulary: int) -> tuple[TokenizerDescription, tuple[str, ...]]:
+    """The tokenizer whose added tokens that the model does not have are special, so that no content becomes one; and
+    a warning for each. Raises Unsplittable for other tokens that the model does not have.
+    """
+    added = described.tokenizer["added_tokens"]
+    beyond = [token["content"] for token in added if token["id"] >= vocabulary and not token["special"]]
+    if beyond:
+        described = described.with_special(beyond)
+    special = {token["id"] for token in described.tokenizer["added_tokens"] if token["special"]}
+    largest = max((token for token, _ in pieces(described.tokenizer) if token not in special), default=0)
     if largest >= vocabulary:
         raise Unsplittable(f"the tokenizer has token {largest}, but the model only {vocabulary} tokens")
+    text = "the tokenizer has {!r}, but the model only {} tokens: no text becomes it"
+    return described, tuple(text.format(content, vocabulary) for content in beyond)
 
 
 def _check_parts(parts: TurnSegments, vocabulary: int) -> None:

@@ -1,9 +1,9 @@
 """Limits what a chat template may use of this machine: templates are untrusted code and may never end or fill the
-memory.
+memory. They run in a process of their own, which takes these limits.
 
-Executed lines of Python are counted, in loops, macros and filters alike. A single built-in operation is not counted as
-lines; it is bounded by the memory that it may allocate. Arithmetic can take long with little memory, so the size of its
-operands is bounded.
+Executed lines of Python are counted, in loops, macros and filters alike: so that whether a template is refused does not
+depend on the machine. Compiling has its own number, by the length of the source. A single built-in operation, such as
+a comparison, is not counted as lines; memory and processor time bound it. The size of numbers is bounded too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+MOST_SOURCE = 2**18  # characters of a template; the longest that are published have some 20,000
 MOST_TEXT = 2**20  # characters of a rendering
-MOST_STEPS = 500_000  # lines of Python; real templates take some hundreds
+RENDER_STEPS = 500_000  # lines of Python of one rendering; real templates take hundreds to thousands
+COMPILE_STEPS = 500_000  # lines of Python to compile an empty template, and
+COMPILE_STEPS_EACH = 250  # for each character of its source; real templates take some 70
 MOST_MEMORY = 512 * 2**20  # bytes, on top of what the process has
+MOST_CPU_S = 10  # processor time of compiling, and of each rendering
 MOST_BITS = 4096  # of a number
 
 
@@ -49,29 +53,38 @@ def _size(operator: str, left: object, right: object) -> int:
     return 0
 
 
-@contextmanager
-def limited() -> Iterator[None]:
-    """Limit the block to MOST_STEPS and MOST_MEMORY; raises SecurityError for too many steps, and MemoryError."""
-    tracing, (soft, hard) = sys.gettrace(), resource.getrlimit(resource.RLIMIT_AS)
+def limit_memory() -> None:
+    """From now on, this process raises MemoryError for more than MOST_MEMORY on top of what it has."""
     most = psutil.Process().memory_info().vms + MOST_MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (min([most, *(n for n in (soft, hard) if n >= 0)]), hard))
-    sys.settrace(_counting())
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+@contextmanager
+def limited(steps: int, what: str) -> Iterator[None]:
+    """Limit the block to `steps`, for which it raises SecurityError, and to MOST_CPU_S, for which the process ends."""
+    before, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime) + 1 + MOST_CPU_S
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard < 0 else min(most, hard), hard))
+    sys.settrace(_counting(steps, what))
     try:
         yield
     finally:
-        sys.settrace(tracing)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        sys.settrace(None)
+        resource.setrlimit(resource.RLIMIT_CPU, (before, hard))
 
 
-def _counting() -> Any:  # noqa: ANN401 - a function that returns itself
+def _counting(most: int, what: str) -> Any:  # noqa: ANN401 - a function that returns itself
     steps = 0
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:  # noqa: ANN401 - see above
         del frame, event, arg
         nonlocal steps
         steps += 1
-        if steps > MOST_STEPS:
-            raise SecurityError(f"it takes more than {MOST_STEPS} steps")
+        if steps > most:
+            raise SecurityError(f"{what} it takes more than {most} steps")
         return trace
 
     return trace

@@ -7,12 +7,14 @@ border. That is only a warning: the text is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from itertools import product
 
 from builder_service.chat.chat_template import TemplateFailed
-from builder_service.chat.turn_segments import ROLES, Said, TemplateTokenizer, TurnSegments, Unsplittable
+from builder_service.chat.turn_segments import ROLES, TemplateTokenizer, TurnSegments, Unsplittable, with_system
+from common.spec.manifest import TurnForm, TurnTemplate
+from common.text.wrapping import Said
 
 PLAIN = (
     "Hello there!",
@@ -24,65 +26,115 @@ PLAIN = (
     "'quoted', \"twice\"; <b>bold</b>",
 )
 EDGE = ("", " leading space", "trailing space ", "\nleading line", "trailing line\n", "\n\n", "...", "\ttab")
+_STAYS = "here earlier turns stay as they were"
 REASONING = "<think>\nLet me see.\n</think>\n\nYes."
+
+
+FORMS: Mapping[TurnForm, tuple[str, ...]] = {
+    TurnForm.USER_TWICE: ("uu", "uauu", "uuau", "suu"),
+    TurnForm.ASSISTANT_FIRST: ("au", "auau", "uaau", "sau"),
+    TurnForm.ASSISTANT_TWICE: ("uaau", "uaaau"),
+    TurnForm.REPLY_TO_ASSISTANT: ("ua", "uaua"),
+}
+"""Conversations of each form; a turn that begins with the assistant's message may follow a reply."""
 
 
 def prove(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
     """The parts, reduced to what is proven, with warnings for the rest.
 
-    Raises Unsplittable if ordinary conversations give other tokens than the template's rendering. If only conversations
-    with a system prompt do, the result has no system prompts.
+    Raises Unsplittable if ordinary conversations give other tokens than the template's rendering. System prompts and
+    forms of turns for which that is so are left out.
     """
     for roles in ("u", "uau", "uauau"):
-        _check(tokenizer, parts, roles)
-    if parts.template.system_before is not None:
-        parts = _with_system(tokenizer, parts)
-    found = (*_rewritten(tokenizer, parts), *_edges(tokenizer, parts))
-    return replace(parts, warnings=(*parts.warnings, *found))
+        _check(tokenizer, parts.template, roles)
+    template, warnings = _with_system(tokenizer, parts.template)
+    template = template.model_copy(update={"unproven": tuple(_unproven(tokenizer, template))})
+    found = (*warnings, *_refused(template), *_rewritten(tokenizer, template), *_edges(tokenizer, template))
+    return TurnSegments(template, (*parts.warnings, *found))
 
 
-def _with_system(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
+def _with_system(tokenizer: TemplateTokenizer, template: TurnTemplate) -> tuple[TurnTemplate, tuple[str, ...]]:
+    """The template with the parts of system prompts; or without, and a warning that says why."""
     try:
-        for roles in ("su", "suau"):
-            _check(tokenizer, parts, roles)
-    except Unsplittable as error:
-        template = parts.template.model_copy(update={"system_before": None, "system_after": ()})
-        return replace(parts, template=template, warnings=(*parts.warnings, f"no system prompts: {error}"))
-    return parts
+        found = _proven_system(tokenizer, template)
+    except (TemplateFailed, Unsplittable) as error:
+        return template, (f"no system prompts: {error}",)
+    try:
+        _check(tokenizer, found, "suau")
+    except Unsplittable:
+        return found, (f"the chat template moves or rewrites the system prompt in later turns; {_STAYS}",)
+    return found, ()
 
 
-def _check(tokenizer: TemplateTokenizer, parts: TurnSegments, roles: str) -> None:
+def _proven_system(tokenizer: TemplateTokenizer, template: TurnTemplate) -> TurnTemplate:
+    """Encode system prompts alone; if that gives other tokens, together with the text that the template puts behind, or
+    without the tokenizer's own space before them.
+
+    Raises TemplateFailed and Unsplittable: what is wrong with them alone.
+    """
+    suffixes = dict.fromkeys(("", tokenizer.text_after_system()))
+    failures = []
+    for unspaced, suffix in product((False, True) if tokenizer.adds_space else (False,), suffixes):
+        try:
+            found = with_system(tokenizer, template, suffix, unspaced=unspaced)
+            _check(tokenizer, found, "su")
+        except Unsplittable as error:
+            failures.append(error)
+        else:
+            return found
+    raise failures[0]
+
+
+def _unproven(tokenizer: TemplateTokenizer, template: TurnTemplate) -> Iterator[TurnForm]:
+    for form, conversations in FORMS.items():
+        try:
+            for roles in conversations:
+                if roles[0] != "s" or template.system_before is not None:
+                    _check(tokenizer, template, roles)
+        except Unsplittable:
+            yield form
+
+
+def _refused(template: TurnTemplate) -> Iterator[str]:
+    if template.unproven:
+        forms = ", ".join(form.replace("_", " ") for form in template.unproven)
+        yield f"the chat template has no such turns, or other tokens for them than its parts make: {forms}; refused"
+
+
+def _check(tokenizer: TemplateTokenizer, template: TurnTemplate, roles: str) -> None:
     """Compare every plain content in every turn, up to where a reply begins: some templates add more when a
     conversation ends elsewhere.
     """
     for first in range(len(PLAIN)):
         said = [(ROLES[role], PLAIN[(first + at) % len(PLAIN)]) for at, role in enumerate(roles)]
-        if not _same(tokenizer, parts, said):
+        if not _same(tokenizer, template, said):
             message = "the chat template's own rendering has other tokens than contents wrapped by its parts"
             raise Unsplittable(f"{message}, such as for {said[-1][1]!r}")
 
 
-def _same(tokenizer: TemplateTokenizer, parts: TurnSegments, said: Said) -> bool:
+def _same(tokenizer: TemplateTokenizer, template: TurnTemplate, said: Said) -> bool:
+    (first, content), *rest = said
+    system, messages = (content, rest) if first == "system" else ("", said)
     try:
-        return tokenizer.whole(said, generation=True) == parts.wrapped(tokenizer, said)
+        whole = tokenizer.whole(said, generation=True)
     except TemplateFailed as error:
         raise Unsplittable(f"the chat template refuses a conversation: {error}") from None
+    return whole == tokenizer.wrapping(template).conversation(messages, system)
 
 
-def _rewritten(tokenizer: TemplateTokenizer, parts: TurnSegments) -> Iterator[str]:
+def _rewritten(tokenizer: TemplateTokenizer, template: TurnTemplate) -> Iterator[str]:
     """Warn of a template that renders earlier turns differently: in an engine, turns stay as they were."""
     said = [("user", PLAIN[0]), ("assistant", REASONING), ("user", PLAIN[1])]
-    stays = "here earlier turns stay as they were"
-    if parts.earlier_before != parts.template.assistant_before:
-        yield f"the chat template begins earlier replies otherwise than the one to come; {stays}"
+    if template.earlier_before is not None:
+        yield f"the chat template begins earlier replies otherwise than the one to come; {_STAYS}"
     with suppress(TemplateFailed):
         if REASONING not in tokenizer.template.render(said):
-            yield f"the chat template rewrites earlier replies, such as their reasoning; {stays}"
+            yield f"the chat template rewrites earlier replies, such as their reasoning; {_STAYS}"
 
 
-def _edges(tokenizer: TemplateTokenizer, parts: TurnSegments) -> Iterator[str]:
+def _edges(tokenizer: TemplateTokenizer, template: TurnTemplate) -> Iterator[str]:
     """Warn of contents that give other tokens because the tokenizer joins characters across their border."""
-    differ = [repr(text) for text in EDGE if not _same_at_edge(tokenizer, parts, text)]
+    differ = [repr(text) for text in EDGE if not _same_at_edge(tokenizer, template, text)]
     if differ:
         yield (
             f"contents such as {', '.join(differ)} are tokenized apart from the chat template, "
@@ -90,14 +142,14 @@ def _edges(tokenizer: TemplateTokenizer, parts: TurnSegments) -> Iterator[str]:
         )
 
 
-def _same_at_edge(tokenizer: TemplateTokenizer, parts: TurnSegments, text: str) -> bool:
+def _same_at_edge(tokenizer: TemplateTokenizer, template: TurnTemplate, text: str) -> bool:
     conversations: list[Said] = [
         [("user", text)],
         [("user", PLAIN[0]), ("assistant", text), ("user", PLAIN[1])],
     ]
-    if parts.template.system_before is not None:
+    if text and template.system_before is not None:  # an empty system prompt is none
         conversations.append([("system", text), ("user", PLAIN[0])])
     try:
-        return all(_same(tokenizer, parts, said) for said in conversations)
+        return all(_same(tokenizer, template, said) for said in conversations)
     except Unsplittable:  # the template refuses such a content, so there is nothing to compare with
         return True

@@ -6,15 +6,17 @@ With `|` where contents were, and u, a, s for what user, assistant and system sa
 
     u       opening user_before | user_after
     u ...   opening user_before | user_after assistant_before           with the generation prompt
-    u a u   opening user_before | user_after assistant_before | assistant_after user_before | user_after
+    u u     opening user_before | user_after user_before | user_after   where the template permits it
+    u a u   opening user_before | user_after earlier_before | assistant_after user_before | user_after
     s u     system_before | system_after user_before | user_after
 
-so that each part is the difference of two renderings.
+so that each part is the difference of two renderings. The first turn may begin unlike the others: because a tokenizer
+has another token for the same text at the beginning, or because a system prompt is put inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -24,9 +26,9 @@ from tokenizers import Tokenizer
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
 from common.spec.manifest import TurnTemplate
 from common.text.content import ContentEncoder, control_tokens
+from common.text.prefix_space import without_prefix_space
+from common.text.wrapping import Said, Tokens, Wrapping
 
-Tokens = tuple[int, ...]
-Said = Sequence[tuple[str, str]]  # role and content
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 WORDS = ("Quokka", "Narwhal", "Axolotl", "Pangolin", "Okapi", "Ibex")
 
@@ -41,31 +43,41 @@ class TemplateTokenizer:
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, contents: dict[str, Any]) -> None:
         """`tokenizer` encodes whole renderings; `contents`, a parsed tokenizer.json, encodes contents on their own."""
         self.template = template
+        self.control = control_tokens(contents, ())
         self._contents = contents
-        self._control = control_tokens(contents, ())
         self._whole = tokenizer
-        self._encoder = ContentEncoder(contents, self._control)
+        self._reserve()
+
+    @property
+    def adds_space(self) -> bool:
+        """Whether the tokenizer of contents puts a space before texts."""
+        return without_prefix_space(self._contents) != self._contents
 
     def reserve(self, used: Iterable[int]) -> None:
         """From now on contents never become the added tokens among `used`, as in a runtime."""
         control = control_tokens(self._contents, used)
-        if control != self._control:
-            self._control, self._encoder = control, ContentEncoder(self._contents, control)
+        if control != self.control:
+            self.control = control
+            self._reserve()
 
     def whole(self, said: Said, *, generation: bool = False) -> Tokens:
         """Tokens of the template's own rendering. Raises TemplateFailed."""
         text = self.template.render(said, generation=generation)
         return tuple(self._whole.encode(text, add_special_tokens=False).ids)
 
-    def content(self, text: str) -> Tokens:
-        """Tokens of a content, encoded on its own."""
-        return self._encoder.encode(text)
+    def wrapping(self, template: TurnTemplate) -> Wrapping:
+        """The template with this tokenizer, as a runtime has it."""
+        return Wrapping(template, self._encode, self._encode_unspaced)
 
-    def cut(self, roles: str, *, generation: bool = False) -> list[Tokens]:
+    def cut(
+        self, roles: str, *, generation: bool = False, system_suffix: str = "", unspaced: bool = False
+    ) -> list[Tokens]:
         """The tokens before, between and after the contents of a conversation such as `uau`.
 
-        Raises TemplateFailed and Unsplittable.
+        `system_suffix` is text behind the system's content that belongs to it. Contents may have no space before them
+        (`unspaced`) although the tokenizer puts one before texts. Raises TemplateFailed and Unsplittable.
         """
+        encode = self._encode_unspaced if unspaced else self._encode
         said = [(ROLES[role], word) for role, word in zip(roles, WORDS, strict=False)]
         text = self.template.render(said, generation=generation)
         for role, word in said:
@@ -74,7 +86,7 @@ class TemplateTokenizer:
         rest = self.whole(said, generation=generation)
         found = []
         for role, word in said:
-            content = self.content(word)
+            content = encode(word + system_suffix if role == "system" else word)
             at = _find(rest, content)
             if at is None:
                 raise Unsplittable(f"behind the chat template, what the {role} says becomes other tokens than alone")
@@ -82,86 +94,133 @@ class TemplateTokenizer:
             rest = rest[at + len(content) :]
         return [*found, rest]
 
+    def _reserve(self) -> None:
+        self._encode = ContentEncoder(self._contents, self.control).encode
+        self._encode_unspaced = self._encode
+        if self.adds_space:
+            self._encode_unspaced = ContentEncoder(without_prefix_space(self._contents), self.control).encode
+
+    def text_after_system(self) -> str:
+        """The text between a system prompt and the control token or message that follows. Raises TemplateFailed."""
+        system, user = WORDS[:2]
+        text = self.template.render([("system", system), ("user", user)])
+        start = text.index(system) + len(system)
+        encoded = self._whole.encode(text, add_special_tokens=False)
+        found = zip(encoded.ids, encoded.offsets, strict=True)
+        borders = [begin for token, (begin, _) in found if token in self.control and begin >= start]
+        return text[start : min([text.index(user), *borders])]
+
 
 @dataclass(frozen=True)
 class TurnSegments:
-    """The turn template; `earlier_before` is what the template puts before a reply in an earlier turn."""
+    """The turn template, and what a person should know of it."""
 
     template: TurnTemplate
-    earlier_before: Tokens
     warnings: tuple[str, ...] = ()
-
-    def wrapped(self, tokenizer: TemplateTokenizer, said: Said) -> Tokens:
-        """Tokens of a conversation built from the parts, as a runtime does, up to where a reply begins."""
-        template = self.template
-        before = {"system": template.system_before or (), "user": template.user_before}
-        after = {"system": template.system_after, "user": template.user_after}
-        before["assistant"], after["assistant"] = self.earlier_before, template.assistant_after
-        tokens = list(() if said[0][0] == "system" else template.opening)
-        for role, content in said:
-            text = content.strip() if template.strip_content else content
-            tokens += (*before[role], *tokenizer.content(text), *after[role])
-        return (*tokens, *template.assistant_before)
 
 
 def derive_parts(tokenizer: TemplateTokenizer) -> TurnSegments:
-    """Segments of the turn template. Raises Unsplittable, also for a template that refuses plain conversations."""
+    """Segments of the turn template, without system prompts.
+
+    Raises Unsplittable, also for a template that refuses plain conversations.
+    """
     try:
-        return _derive(tokenizer)
+        return TurnSegments(_derive(tokenizer))
     except TemplateFailed as error:
         raise Unsplittable(f"the chat template refuses a conversation: {error}") from None
 
 
-def _derive(tokenizer: TemplateTokenizer) -> TurnSegments:
+def _derive(tokenizer: TemplateTokenizer) -> TurnTemplate:
     first, alone = tokenizer.cut("u")
     prompt = tokenizer.cut("u", generation=True)[1]
-    user_after = _common_prefix(alone, prompt)
-    assistant_before = prompt[len(user_after) :]
     _, header, between, _ = tokenizer.cut("uau")
     if tokenizer.cut("uauau")[:-1] != [first, header, between, header, between]:
         raise Unsplittable("the chat template does not wrap all turns alike")
-    earlier_before = _without_prefix(header, user_after)
-    if earlier_before is None:
+    user_after, user_before = _user_borders(_common_prefix(alone, prompt), first, _between_users(tokenizer, first))
+    earlier_before, assistant_before = (_without_prefix(tokens, user_after) for tokens in (header, prompt))
+    if earlier_before is None or assistant_before is None:
         raise Unsplittable("the chat template ends what a user says otherwise when a reply follows")
-    opening, user_before, assistant_after = _borders(first, between, tokenizer.cut("ua")[-1])
-    system_before, system_after, warnings = _system(tokenizer, user_before)
-    template = TurnTemplate(
+    user_before, assistant_after = _reply_borders(between, first, tokenizer.cut("ua")[-1], user_before)
+    opening, first_user_before = _first_borders(tokenizer, first, user_before)
+    return TurnTemplate(
         opening=opening,
-        system_before=system_before,
-        system_after=system_after,
+        system_before=None,
         user_before=user_before,
+        first_user_before=first_user_before,
         user_after=user_after,
         assistant_before=assistant_before,
+        earlier_before=None if earlier_before == assistant_before else earlier_before,
         assistant_after=assistant_after,
         strip_content=_strips(tokenizer.template),
     )
-    return TurnSegments(template, earlier_before, warnings)
 
 
-def _borders(first: Tokens, between: Tokens, last: Tokens) -> tuple[Tokens, Tokens, Tokens]:
-    """Opening, user_before and assistant_after, from the tokens before the first turn, between two turns, and at the
-    end.
-
-    Usually the last reply ends like the others. If a template omits the last end, the cut is where the turns agree.
-    """
-    agreed = _common_prefix(first[::-1], between[::-1])[::-1]
-    for closing in (last, between[: len(between) - len(agreed)]):
-        user_before = _without_prefix(between, closing)
-        if user_before is not None and first[len(first) - len(user_before) :] == user_before:
-            return first[: len(first) - len(user_before)], user_before, closing
-    raise Unsplittable("the chat template wraps the first turn unlike the others")
-
-
-def _system(tokenizer: TemplateTokenizer, user_before: Tokens) -> tuple[Tokens | None, Tokens, tuple[str, ...]]:
-    """Parts around a system prompt; None and a warning if the template has no separate place for one."""
+def _between_users(tokenizer: TemplateTokenizer, first: Tokens) -> Tokens | None:
+    """What stands between two messages of the user in a row; None if the template has no such conversations."""
     try:
-        before, between, _ = tokenizer.cut("su")
-    except (TemplateFailed, Unsplittable) as error:
-        return None, (), (f"no system prompts: {error}",)
-    reversed_after = _without_prefix(between[::-1], user_before[::-1])
-    if reversed_after is None:
-        return None, (), ("no system prompts: the chat template puts them inside what the user says",)
-    return before, reversed_after[::-1], ()
+        found = tokenizer.cut("uu")
+    except (TemplateFailed, Unsplittable):
+        return None
+    return found[1] if found[0] == first else None
+
+
+def _user_borders(end: Tokens, first: Tokens, between: Tokens | None) -> tuple[Tokens, Tokens | None]:
+    """user_after, and user_before if it is known, from the `end` of a message that is the last, the tokens before the
+    `first`, and those `between` two messages of the user.
+
+    Usually the last message ends like the others. A template that always appends the assistant's header has it at the
+    end too; then the cut is where messages begin alike.
+    """
+    if between is None:
+        return end, None
+    user_before = _without_prefix(between, end)
+    if user_before is None and (user_before := _common_suffix(first, between)):
+        return between[: len(between) - len(user_before)], user_before
+    return end, user_before
+
+
+def _reply_borders(between: Tokens, first: Tokens, last: Tokens, user_before: Tokens | None) -> tuple[Tokens, Tokens]:
+    """user_before and assistant_after, from the tokens `between` a reply and a message, before the `first` message,
+    and behind the `last` reply.
+
+    Usually the last reply ends like the others. If a template omits the last end, the cut is where messages begin
+    alike.
+    """
+    if user_before and between[len(between) - len(user_before) :] == user_before:
+        return user_before, between[: len(between) - len(user_before)]
+    found = _without_prefix(between, last)
+    if found is None:
+        found = _common_suffix(first, between)
+    return found, between[: len(between) - len(found)]
+
+
+def _first_borders(tokenizer: TemplateTokenizer, first: Tokens, user_before: Tokens) -> tuple[Tokens, Tokens | None]:
+    """Opening and, where it is not user_before, what stands before the first message."""
+    size = len(first) - len(user_before)
+    if first[size:] == user_before:
+        return first[:size], None
+    opening = tuple(takewhile(lambda token: token in tokenizer.control and token not in user_before, first))
+    return opening, first[len(opening) :]
+
+
+def with_system(tokenizer: TemplateTokenizer, template: TurnTemplate, suffix: str, *, unspaced: bool) -> TurnTemplate:
+    """The template with the parts around a system prompt, which is encoded together with the text `suffix`, and
+    `unspaced` without the space that the tokenizer puts before texts, as is the message behind it.
+
+    Raises TemplateFailed and Unsplittable.
+    """
+    before, between, _ = tokenizer.cut("su", system_suffix=suffix, unspaced=unspaced)
+    size = len(between) - len(template.user_before)
+    inside = between[size:] != template.user_before if size >= 0 else True
+    return template.model_copy(
+        update={
+            "system_before": before,
+            "system_suffix": suffix,
+            "system_after": between if inside else between[:size],
+            "system_user_before": () if inside else None,
+            "system_unspaced": unspaced,
+        }
+    )
 
 
 def _strips(template: ChatTemplate) -> bool:
@@ -180,5 +239,11 @@ def _common_prefix(one: Tokens, other: Tokens) -> Tokens:
     return tuple(token for token, _ in same)
 
 
+def _common_suffix(one: Tokens, other: Tokens) -> Tokens:
+    """The longest end of both."""
+    return _common_prefix(one[::-1], other[::-1])[::-1]
+
+
 def _without_prefix(tokens: Tokens, prefix: Tokens) -> Tokens | None:
+    """The tokens behind the prefix; None if they do not begin with it."""
     return tokens[len(prefix) :] if tokens[: len(prefix)] == prefix else None

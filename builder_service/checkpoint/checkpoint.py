@@ -5,7 +5,7 @@ RESOLVE opens it and the later stages pass it on. Its parts are read when they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.checkpoint.tokenizer import TokenizerDescription
+
+DEFAULT_TEMPLATE = "default"
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -65,11 +67,15 @@ class Checkpoint(Protocol):
 
     @property
     def tokenizer(self) -> TokenizerDescription | None:
-        """None if the checkpoint has no tokenizer."""
+        """None if the checkpoint has no tokenizer that can be read."""
 
     @property
-    def chat_template(self) -> str | None:
-        """The checkpoint's own chat template, in Jinja; None if there is none."""
+    def unread_tokenizer(self) -> str:
+        """Where `tokenizer` is None: the file of a tokenizer that cannot be read; empty if there is none."""
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The checkpoint's own chat templates, in Jinja, by name; the one that is used is called DEFAULT_TEMPLATE."""
 
     @property
     def tensors(self) -> StoredTensors:

@@ -8,9 +8,10 @@ Source: https://huggingface.co/docs/safetensors, "Format".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,24 @@ class TensorEntry:
 class SafetensorsFiles:
     """`StoredTensors` in one file or several. A wrong header raises InvalidArgument (CHECKPOINT_INVALID)."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], weight_map: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`weight_map`, an index, says in which of the files a tensor is; others of its name are not read."""
         self._files = tuple(files)
         self._tensors: dict[str, TensorEntry] = {}
         for file in self._files:
-            self._tensors |= _read_header(file)
+            for name, entry in _read_header(file).items():
+                if weight_map.get(name, file.name) == file.name:
+                    self._add(name, entry)
+        for name, wanted in weight_map.items():
+            if name not in self._tensors:
+                message = f"the index says that tensor {name} is in {wanted}, and it is not"
+                raise invalid(message, file=wanted, tensor=name)
+
+    def _add(self, name: str, entry: TensorEntry) -> None:
+        if (other := self._tensors.get(name)) is not None:
+            files = f"{other.file.name} and {entry.file.name}"
+            raise invalid(f"tensor {name} is in {files}, and no index says which is right", file=files, tensor=name)
+        self._tensors[name] = entry
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ waits until it is needed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from builder_service.checkpoint.files import invalid
 from common.spec.manifest import TOKENIZER_PATH
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_SEVERAL = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class TokenizerDescription:
     """Special tokens by name, such as `bos_token`: the variables of a chat template."""
     adds_bos: bool | None
     """Whether texts begin with the begin token; None: as tokenizer.json does it."""
+
+    def with_special(self, contents: Collection[str]) -> TokenizerDescription:
+        """The same, with the added tokens of these `contents` special."""
+        added = [
+            token | {"special": True} if token["content"] in contents else token
+            for token in self.tokenizer["added_tokens"]
+        ]
+        tokenizer = self.tokenizer | {"added_tokens": added}
+        return replace(self, tokenizer=tokenizer, library=_checked(tokenizer), source=dumped(tokenizer))
 
 
 def describe_tokenizer(
@@ -69,10 +79,15 @@ def convert_tokenizer(folder: Path) -> bytes:
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str | list[str]]:
-    """Named special tokens; an entry is a text, a token with its `content`, or a list of either."""
+    """Named special tokens; an entry is a text, a token with its `content`, or several of either in a list or by name.
+
+    transformers 5 has one field for what earlier ones had in two.
+    """
     found: dict[str, str | list[str]] = {}
     for name, value in config.items():
-        if name == "additional_special_tokens" and isinstance(value, list):
+        if name in _SEVERAL and isinstance(value, dict):
+            found |= {inner: text for inner, token in value.items() if (text := _content(token))}
+        elif name in _SEVERAL and isinstance(value, list):
             found[name] = [text for text in map(_content, value) if text]
         elif name.endswith("_token") and (text := _content(value)):
             found[name] = text

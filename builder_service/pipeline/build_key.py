@@ -22,6 +22,8 @@ TOOLS = (
     "onnx",
     "onnxruntime",
     "protobuf",  # writes the graph
+    "safetensors",
+    "sentencepiece",
     "tokenizers",
     "transformers",
 )

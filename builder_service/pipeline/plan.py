@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder_service.chat.derive import DerivedText, derive_text
-from builder_service.checkpoint.checkpoint import Checkpoint
-from builder_service.checkpoint.generation_config import end_tokens, generation_defaults
-from builder_service.families.registry import read_model, read_rope
+from builder_service.chat.derive import DerivedText
+from builder_service.families.registry import read_rope
 from builder_service.machine.memory import free_disk_bytes, free_memory_bytes
-from builder_service.model.model import Model, check_geometry
+from builder_service.model.model import Model
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
+from builder_service.pipeline.contents import Contents, read_contents, read_tensors, reads_checkpoint_itself
 from builder_service.pipeline.estimate import Estimate, check_fits, check_fits_device, estimate
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
 from common.spec.manifest import Architecture, GenerationDefaults, Rope
-from common.spec.model_spec import ModelSpec, Target
 from common.window import Geometry
 
 
@@ -33,6 +31,7 @@ class Plan:
     text: DerivedText
     end_token_ids: tuple[int, ...]
     generation: GenerationDefaults
+    warnings: tuple[str, ...]
     out: Path
 
     @property
@@ -45,56 +44,40 @@ def make_plan(order: Order, source: ResolvedSource, parent: Parent) -> Plan:
     """The whole stage. Raises what reading the checkpoint raises, and ResourceExhausted for what does not fit."""
     parent.progress(Stage.PLAN, 0.0)
     spec, checkpoint, geometry = order.spec, source.checkpoint, order.spec.geometry
-    model = _read_model(spec, checkpoint, geometry)
-    tensors = ModelTensors(checkpoint.tensors, model)
-    if not _reads_checkpoint_itself(spec):
-        tensors.check()
+    contents = read_contents(spec, checkpoint, source.today)
+    model = contents.model
+    tensors = read_tensors(spec, checkpoint, model)
     needs = estimate(model.architecture, geometry, WeightFormat.from_spec(spec), spec.target)
     parent.expect(needs)
     _check_fits(order, source, needs)
-    text = derive_text(checkpoint, spec.chat_template, model.architecture.vocabulary, source.today)
-    ends = end_tokens(checkpoint.config, checkpoint.generation_config, model.architecture.vocabulary)
-    _log_plan(model, text, needs, parent)
+    _log_plan(contents, needs, parent)
     plan = Plan(
         model=model,
         tensors=tensors,
         rope=read_rope(model, geometry),
         geometry=geometry,
-        text=text,
-        end_token_ids=tuple(sorted({*ends, *text.end_token_ids})),
-        generation=generation_defaults(checkpoint.generation_config),
+        text=contents.text,
+        end_token_ids=contents.end_token_ids,
+        generation=contents.generation,
+        warnings=contents.warnings,
         out=order.work / "engine",
     )
     parent.progress(Stage.PLAN, 1.0)
     return plan
 
 
-def _read_model(spec: ModelSpec, checkpoint: Checkpoint, geometry: Geometry) -> Model:
-    ignored = spec.options.ignore_config_fields
-    if _reads_checkpoint_itself(spec):
-        ignored = (*ignored, "quantization_config")
-    model = read_model(checkpoint.config, ignored)
-    check_geometry(model.architecture, geometry)
-    return model
-
-
-def _reads_checkpoint_itself(spec: ModelSpec) -> bool:
-    """Whether the target reads the checkpoint's weights at load, quantized or not; the builder writes none then."""
-    return spec.target is Target.TENSORRT_LLM
-
-
 def _check_fits(order: Order, source: ResolvedSource, needs: Estimate) -> None:
-    if not _reads_checkpoint_itself(order.spec):
+    if not reads_checkpoint_itself(order.spec):
         check_fits(needs, free_memory_bytes(), free_disk_bytes(order.work), order.work)
     if source.machine is not None:
         check_fits_device(needs, source.machine.free_bytes)
 
 
-def _log_plan(model: Model, text: DerivedText, needs: Estimate, parent: Parent) -> None:
-    for warning in text.warnings:
+def _log_plan(contents: Contents, needs: Estimate, parent: Parent) -> None:
+    for warning in contents.warnings:
         parent.log(f"warning: {warning}")
     parent.log(
-        f"{model.architecture.parameters:,} parameters; "
+        f"{contents.model.architecture.parameters:,} parameters; "
         f"about {needs.weight_bytes / 2**20:,.0f} MiB of weights, {needs.kv_bytes_per_slot / 2**20:,.1f} MiB of keys "
         f"and values a slot, {needs.memory_bytes / 2**20:,.0f} MiB of memory for the build"
     )

@@ -41,7 +41,7 @@ def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: d
         files=files,
         verification=figures,
         hardware=_hardware(source, spec),
-        warnings=plan.text.warnings,
+        warnings=plan.warnings,
     )
 
 

@@ -16,6 +16,7 @@ from builder_service.checkpoint.folder import (
     no_weights,
     read_weight_map,
     shard_names,
+    shards_without_index,
 )
 from common.errors import NotFound, Reason, ResourceExhausted
 
@@ -37,15 +38,15 @@ def weight_files(names: Collection[str], folder: Path, where: str, get_there: st
     Raises NotFound (SOURCE_NOT_FOUND) for what is missing, and InvalidArgument (CHECKPOINT_INVALID) for a checkpoint
     in another format, with the command that converts it, which begins with `get_there`.
     """
-    if INDEX in names:
-        shards = shard_names(read_weight_map(folder))
-        if missing := [shard for shard in shards if shard not in names]:
-            message = f"{INDEX} names {missing[0]}, which {where} does not have"
-            raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=missing[0])
-        return shards
-    if SINGLE not in names:
+    if SINGLE in names:
+        return (SINGLE,)
+    shards = shard_names(read_weight_map(folder)) if INDEX in names else shards_without_index(names)
+    if not shards:
         raise no_weights(where, names, get_there)
-    return (SINGLE,)
+    if missing := [shard for shard in shards if shard not in names]:
+        message = f"{missing[0]} is one of the checkpoint's files of weights, and {where} does not have it"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=missing[0])
+    return shards
 
 
 def check_room(needed_bytes: int, free_bytes: int, where: str, folder: Path) -> None:

@@ -29,8 +29,7 @@ class SecondReading:
         self._folder = folder
         self._model = model
         self._shapes = tensor_shapes(model)
-        index = folder / INDEX
-        self._files: dict[str, str] = json.loads(index.read_bytes())["weight_map"] if index.exists() else {}
+        self._files = _files(folder)
         self.names = tuple(self._shapes)
 
     def tensor(self, name: str) -> FloatArray:
@@ -47,3 +46,17 @@ class SecondReading:
             for rows in piece.rows or (range(count),):
                 for start in range(rows.start, rows.stop, step):
                     yield stored[start : min(start + step, rows.stop)].astype(np.float32)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The file of each tensor; none where one file has all."""
+    if (folder / SINGLE).exists():
+        return {}
+    if (folder / INDEX).exists():
+        files: dict[str, str] = json.loads((folder / INDEX).read_bytes())["weight_map"]
+        return files
+    found: dict[str, str] = {}
+    for shard in sorted(folder.glob("model-*-of-*.safetensors")):
+        with safe_open(shard, "numpy") as file:
+            found |= dict.fromkeys(file.keys(), shard.name)
+    return found

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -26,6 +28,7 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
         "name": message.name,
         "source": {"uri": message.source.uri, "revision": message.source.revision},
         "chat_template": message.chat_template,
+        "template_variables": _variables_from_wire(message),
         "options": _options_from_wire(message.options),
         "hardware": {"compute_capability": message.hardware.compute_capability},
     }
@@ -57,6 +60,8 @@ def _strange_fields(message: Message, path: str) -> Iterator[FieldViolation]:
 
 def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
     """The message of a spec, every field set."""
+    variables = Struct()
+    variables.update(spec.template_variables)
     return engine_pb2.ModelSpec(
         name=spec.name,
         source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision),
@@ -64,9 +69,20 @@ def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
         precision=engine_pb2.Precision.Value(f"PRECISION_{spec.precision.name}"),
         cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),
         chat_template=spec.chat_template,
+        template_variables=variables,
         options=_options_to_wire(spec.options),
         hardware=engine_pb2.TargetHardware(compute_capability=spec.hardware.compute_capability),
     )
+
+
+def _variables_from_wire(message: engine_pb2.ModelSpec) -> dict[str, Any]:
+    """Numbers on the wire are all floats; whole ones are meant as such."""
+    found = MessageToDict(message.template_variables)
+    return {name: int(value) if _is_whole(value) else value for name, value in found.items()}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:

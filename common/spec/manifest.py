@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,6 +97,19 @@ class Architecture(_Part):
         return min(self.trained_context, self.sliding_window or self.trained_context)
 
 
+class TurnForm(StrEnum):
+    """Orders of messages that not every chat template has."""
+
+    USER_TWICE = "user_twice"
+    """Two messages of the user in a row, or a turn without reply that ends with the user's."""
+    ASSISTANT_FIRST = "assistant_first"
+    """A turn that begins with a message of the assistant."""
+    ASSISTANT_TWICE = "assistant_twice"
+    """Two messages of the assistant in a row."""
+    REPLY_TO_ASSISTANT = "reply_to_assistant"
+    """A reply to messages that end with the assistant's."""
+
+
 class TurnTemplate(_Part):
     """How a chat template wraps a conversation, cut where the content goes.
 
@@ -108,18 +122,32 @@ class TurnTemplate(_Part):
     """First tokens of a conversation without a system prompt, such as the begin token."""
     system_before: tuple[int, ...] | None
     """First tokens of a conversation with a system prompt, up to the prompt; None: no system prompts."""
+    system_suffix: str = ""
+    """Text behind the system prompt that is encoded together with it."""
     system_after: tuple[int, ...] = ()
     """Tokens after the system prompt."""
     user_before: tuple[int, ...]
     """Tokens before what a user says."""
+    first_user_before: tuple[int, ...] | None = None
+    """The same for the first message, without a system prompt; None: like the others."""
+    system_user_before: tuple[int, ...] | None = None
+    """The same for the first message behind a system prompt, such as none where the template puts the prompt into that
+    message; None: like the others."""
+    system_unspaced: bool = False
+    """The system prompt and the first message behind it are encoded without the space that the tokenizer puts before
+    texts."""
     user_after: tuple[int, ...]
     """Tokens after what a user says."""
     assistant_before: tuple[int, ...]
     """Tokens before a reply: the generation prompt."""
+    earlier_before: tuple[int, ...] | None = None
+    """Tokens before a reply that is given as a message; None: the generation prompt."""
     assistant_after: tuple[int, ...]
     """Tokens after a reply: the closing. Its first may be the end token that the model generates itself."""
     strip_content: bool = False
     """The template strips white space around contents."""
+    unproven: tuple[TurnForm, ...] = ()
+    """Turns that the chat template refuses, or has other tokens for than its parts make; a runtime refuses them."""
 
 
 class TextModel(_Part):
@@ -141,6 +169,7 @@ class GenerationDefaults(_Part):
     min_p: float | None = None
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
+    stop_strings: tuple[str, ...] | None = None
 
 
 class Manifest(_Part):

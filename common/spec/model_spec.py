@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from math import isfinite
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from common.window import Geometry
@@ -14,6 +27,16 @@ from common.window import Geometry
 INT4_BLOCK: Final = 32
 """Inputs that share a scale in int4, unless the spec says otherwise."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+def _check_scalar(value: object) -> object:
+    """One error instead of one for each kind that it could be."""
+    if isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
+        return value
+    raise PydanticCustomError("template_value", "input should be a text, a number, true or false")
+
+
+TemplateValue = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_check_scalar)]
 
 
 class Target(StrEnum):
@@ -150,7 +173,12 @@ class ModelSpec(_Part):
     cache: CacheGeometry = CacheGeometry()
     """How many tokens a slot keeps, and how many slots there are."""
     chat_template: str = ""
-    """Empty: the checkpoint's own chat template; `none`: text is fed as it is; else a Jinja template."""
+    """Empty: the checkpoint's own chat template; the name of another of its own; `none`: text is fed as it is; else a
+    Jinja template."""
+    template_variables: Annotated[
+        dict[str, StrictBool | StrictInt | StrictFloat | StrictStr], Field(max_length=64)
+    ] = {}
+    """What the chat template gets by name, such as `enable_thinking: false`."""
     options: BuildOptions = BuildOptions()
     """Choices that rarely differ from their defaults."""
     hardware: TargetHardware = TargetHardware()

@@ -27,6 +27,7 @@ class ContentEncoder:
         """`tokenizer` is a parsed tokenizer.json, `control` what `control_tokens` says of it."""
         self._tokenizer = Tokenizer.from_str(json.dumps(_without(tokenizer, control)))
         self._longest = longest_token(tokenizer)
+        self.control = control
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of `text` alone: nothing is put before or after it.
@@ -106,8 +107,11 @@ def template_tokens(template: TurnTemplate) -> frozenset[int]:
         template.system_before or (),
         template.system_after,
         template.user_before,
+        template.first_user_before or (),
+        template.system_user_before or (),
         template.user_after,
         template.assistant_before,
+        template.earlier_before or (),
         template.assistant_after,
     )
     return frozenset(token for part in parts for token in part)

@@ -119,7 +119,7 @@ def _byte_level(piece: str) -> bytes:
         return piece.encode()
 
 
-def _byte_characters() -> dict[str, int]:
+def byte_characters() -> dict[str, int]:
     """GPT-2's `bytes_to_unicode`, inverted: printable bytes are themselves, the others follow from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
@@ -127,4 +127,4 @@ def _byte_characters() -> dict[str, int]:
     return characters | {chr(0x100 + index): byte for index, byte in enumerate(others)}
 
 
-_BYTE_OF = _byte_characters()
+_BYTE_OF = byte_characters()

@@ -205,6 +205,7 @@ class ConversationStream:
             resumed=resumed,
             events_replayed=bool(missed),
             kv_recomputed=live.recomputes,
+            generation=live.generation,
         )
         self.outbox.put(Event(0, opened), *missed)
         self._live = live

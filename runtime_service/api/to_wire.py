@@ -98,12 +98,15 @@ def loaded_to_wire(engine: LoadedEngine) -> engine_pb.LoadedEngine:
 
 
 def _opened(opened: Opened) -> pb.Opened:
+    generation = _generation(opened.generation)
+    generation.ClearField("seed")
     return pb.Opened(
         session=session_to_wire(opened.session, opened.residence),
         resumed=opened.resumed,
         events_replayed=opened.events_replayed,
         kv_recomputed=opened.kv_recomputed,
         system_prompt_pinned=opened.session.pinned,
+        generation=generation,
     )
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from common.errors import InvalidArgument, Reason
-from common.spec.manifest import Manifest, TurnTemplate
+from common.spec.manifest import Manifest, TurnForm, TurnTemplate
 from common.text.content import ContentEncoder, control_tokens, template_tokens
+from common.text.prefix_space import without_prefix_space
 from common.text.vocabulary import NO_TOKENIZER, Vocabulary
+from common.text.wrapping import Wrapping, unproven_forms
 from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.domain.turn import Message
 
 MESSAGES = "turn.messages.messages"
+ROLES = ("user", "assistant")
 SYSTEM_PROMPT = "open.new_session.system_prompt"
 
 
@@ -32,15 +36,17 @@ class Text:
         self._reference = manifest.reference
         self._decodes = tokenizer_json is not None
         self._vocabulary = Vocabulary(tokenizer)
-        self._template = manifest.text.template if manifest.text else None
-        used = template_tokens(self._template) if self._template else frozenset()
+        template = manifest.text.template if manifest.text else None
+        used = template_tokens(template) if template else frozenset()
         self._control = control_tokens(tokenizer, used.union(manifest.end_token_ids))
-        self._encoder = ContentEncoder(tokenizer, self._control) if self._template else None
+        self._names = {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+        self._encoder = ContentEncoder(tokenizer, self._control) if template else None
+        self._wrapping = self._wrap(template, tokenizer, self._encoder) if template and self._encoder else None
 
     @property
     def accepts_text(self) -> bool:
         """Whether turns can be given as text and messages."""
-        return self._template is not None
+        return self._wrapping is not None
 
     @property
     def decodes_text(self) -> bool:
@@ -50,47 +56,55 @@ class Text:
     def opening(self, system_prompt: str = "") -> tuple[int, ...]:
         """First tokens of a conversation. Raises InvalidArgument where a system prompt cannot be given."""
         if not system_prompt:
-            return self._template.opening if self._template else ()
-        template = self._required(SYSTEM_PROMPT)
-        if template.system_before is None:
+            return self._wrapping.opening() if self._wrapping else ()
+        wrapping = self._required(SYSTEM_PROMPT)
+        if wrapping.template.system_before is None:
             message = f"system_prompt is set, but the chat template of {self._reference} has no place for one"
             raise InvalidArgument(Reason.INVALID_FIELD, message, field=SYSTEM_PROMPT)
-        return (*template.system_before, *self.encode(system_prompt), *template.system_after)
+        return wrapping.opening(system_prompt)
 
-    def user(self, text: str) -> tuple[int, ...]:
-        """Tokens of what a user says, in its wrapping. Raises InvalidArgument (TEXT_UNSUPPORTED)."""
-        template = self._required("turn.text")
-        return (*template.user_before, *self.encode(text), *template.user_after)
+    def user(self, text: str, *, no_reply: bool = False) -> tuple[int, ...]:
+        """Tokens of what a user says, in its wrapping.
 
-    def messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        Raises InvalidArgument: TEXT_UNSUPPORTED, or INVALID_FIELD for a turn that the template does not have.
+        """
+        wrapping = self._required("turn.text")
+        self._check_form(wrapping.template, ("user",), no_reply=no_reply)
+        return wrapping.messages([("user", text)])
+
+    def messages(self, messages: Sequence[Message], *, no_reply: bool = False) -> tuple[int, ...]:
         """Tokens of several messages in order; where a reply is wanted, `assistant_before` comes next.
 
-        Raises InvalidArgument: TEXT_UNSUPPORTED, or INVALID_FIELD for no messages or an unknown role.
+        Raises InvalidArgument: TEXT_UNSUPPORTED, or INVALID_FIELD for no messages, an unknown role, or an order of
+        roles that the template does not have.
         """
-        template = self._required(MESSAGES)
+        wrapping = self._required(MESSAGES)
         if not messages:
             raise InvalidArgument(Reason.INVALID_FIELD, "messages is empty; at least one is needed", field=MESSAGES)
-        wrapping = {
-            "user": (template.user_before, template.user_after),
-            "assistant": (template.assistant_before, template.assistant_after),
-        }
-        tokens: list[int] = []
         for index, message in enumerate(messages):
-            if message.role not in wrapping:
+            if message.role not in ROLES:
                 raise _unknown_role(index, message.role)
-            before, after = wrapping[message.role]
-            tokens += (*before, *self.encode(message.content), *after)
-        return tuple(tokens)
+        self._check_form(wrapping.template, [message.role for message in messages], no_reply=no_reply)
+        return wrapping.messages([(message.role, message.content) for message in messages])
+
+    def begins_otherwise(self, opening: tuple[int, ...]) -> bool:
+        """Whether the first message behind a conversation's `opening` has other tokens than it would have later."""
+        return self._wrapping is not None and self._wrapping.begins_otherwise(opening)
+
+    def first(self, messages: Sequence[Message], opening: tuple[int, ...]) -> tuple[int, ...]:
+        """Tokens of messages that were accepted, behind the `opening` of a conversation."""
+        said = [(message.role, message.content) for message in messages]
+        return self._required(MESSAGES).messages(said, opening)
 
     @property
     def assistant_before(self) -> tuple[int, ...]:
         """Tokens before a reply."""
-        return self._template.assistant_before if self._template else ()
+        return self._wrapping.template.assistant_before if self._wrapping else ()
 
     @property
     def closing(self) -> tuple[int, ...]:
         """Tokens after a reply."""
-        return self._template.assistant_after if self._template else ()
+        return self._wrapping.template.assistant_after if self._wrapping else ()
 
     def closing_after(self, last_token_id: int | None) -> tuple[int, ...]:
         """Tokens after a reply whose last token is `last_token_id`: a control token of the closing is not doubled.
@@ -104,15 +118,17 @@ class Text:
 
     def encode(self, content: str) -> tuple[int, ...]:
         """Tokens of a content alone."""
-        template = self._required("turn.text")
-        assert self._encoder
-        return self._encoder.encode(content.strip() if template.strip_content else content)
+        return self._required("turn.text").content(content)
 
     def fewest(self, content: str) -> int:
         """How many tokens a content has at least; cheap, whatever its length."""
-        if self._template is None or self._encoder is None:
+        if self._wrapping is None or self._encoder is None:
             return 0
-        return self._encoder.fewest(content.strip() if self._template.strip_content else content)
+        return self._encoder.fewest(self._wrapping.stripped(content))
+
+    def special_token(self, text: str) -> int | None:
+        """Id of the special token that is written so; it has no text when it is generated."""
+        return self._names.get(text)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of a token, not always whole characters; none without a tokenizer."""
@@ -122,11 +138,32 @@ class Text:
         """A fresh one, for one reply."""
         return Detokenizer(self._vocabulary)
 
-    def _required(self, field: str) -> TurnTemplate:
-        if self._template is None:
+    @staticmethod
+    def _wrap(template: TurnTemplate, tokenizer: dict[str, Any], encoder: ContentEncoder) -> Wrapping:
+        if not template.system_unspaced:
+            return Wrapping(template, encoder.encode, encoder.encode)
+        unspaced = ContentEncoder(without_prefix_space(tokenizer), encoder.control)
+        return Wrapping(template, encoder.encode, unspaced.encode)
+
+    def _required(self, field: str) -> Wrapping:
+        if self._wrapping is None:
             message = f"{field} is text, but {self._reference} takes token ids only"
             raise InvalidArgument(Reason.TEXT_UNSUPPORTED, message, field=field)
-        return self._template
+        return self._wrapping
+
+    def _check_form(self, template: TurnTemplate, roles: Sequence[str], *, no_reply: bool) -> None:
+        for form in unproven_forms(template, roles, no_reply=no_reply):
+            field = "turn.no_reply" if form is TurnForm.USER_TWICE and no_reply else MESSAGES
+            message = f"{field}: the chat template of {self._reference} has no {_FORMS[form]}"
+            raise InvalidArgument(Reason.INVALID_FIELD, message, field=field, form=form)
+
+
+_FORMS = {
+    TurnForm.USER_TWICE: "two messages of the user in a row, and none that is left without a reply",
+    TurnForm.ASSISTANT_FIRST: "turns that begin with a message of the assistant",
+    TurnForm.ASSISTANT_TWICE: "two messages of the assistant in a row",
+    TurnForm.REPLY_TO_ASSISTANT: "replies to a message of the assistant; end with the user's, or set turn.no_reply",
+}
 
 
 def _unknown_role(index: int, role: str) -> InvalidArgument:

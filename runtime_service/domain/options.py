@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.errors import FieldViolation, InvalidArgument, Reason
 from common.spec.manifest import GenerationDefaults
@@ -74,7 +74,7 @@ class GenerationLimits:
     """Token ids of the engine run from 0 to this, exclusive."""
     decodes_text: bool = True
     """Whether the engine has a tokenizer; without one no stop text could ever match."""
-    temperature_default: float = 1.0
+    temperature_default: float = 0.0
     """Where neither the request nor the checkpoint says how to sample."""
     speculated_tokens_default: int = 0
     """Where the request does not say how many tokens to draft."""
@@ -133,12 +133,22 @@ def resolve(
         presence_penalty=_first(requested.presence_penalty, None, 0.0),
         frequency_penalty=_first(requested.frequency_penalty, None, 0.0),
         seed=draw_seed() if requested.seed is None else requested.seed,
-        stop=requested.stop,
+        stop=requested.stop or _sound_stops(defaults, limits),
         stop_token_ids=requested.stop_token_ids,
         logprobs=requested.logprobs,
         ignore_eos=bool(requested.ignore_eos),
         speculated_tokens=int(_first(requested.speculated_tokens, None, limits.speculated_tokens_default)),
     )
+
+
+def stop_at_special(options: GenerationOptions, find: Callable[[str], int | None]) -> GenerationOptions:
+    """The options with stop texts that are special tokens, by `find`, among the stop tokens: they have no text when
+    they are generated, and would never be found in it.
+    """
+    found = {text: token for text in options.stop if (token := find(text)) is not None}
+    stop = tuple(text for text in options.stop if text not in found)
+    ids = tuple(dict.fromkeys((*options.stop_token_ids, *found.values())))
+    return replace(options, stop=stop, stop_token_ids=ids)
 
 
 def check(requested: RequestedOptions, limits: GenerationLimits) -> None:
@@ -206,18 +216,26 @@ def _max_new_tokens(requested: RequestedOptions, defaults: GenerationDefaults, l
 
 
 def _temperature(requested: RequestedOptions, defaults: GenerationDefaults, limits: GenerationLimits) -> float:
-    """`do_sample: false` is how a checkpoint says greedy, whatever temperature stands beside it."""
+    """`do_sample: false` is how a checkpoint says greedy, whatever temperature stands beside it, and `true` alone how
+    it says a temperature of 1.
+    """
     if requested.temperature is not None:
         return requested.temperature
     if defaults.do_sample is False:
         return 0.0
-    return _first(None, _sound(defaults, "temperature"), limits.temperature_default)
+    return _first(None, _sound(defaults, "temperature"), 1.0 if defaults.do_sample else limits.temperature_default)
 
 
 def _first(asked: float | None, checkpoint: float | None, fallback: float) -> float:
     if asked is not None:
         return asked
     return fallback if checkpoint is None else checkpoint
+
+
+def _sound_stops(defaults: GenerationDefaults, limits: GenerationLimits) -> tuple[str, ...]:
+    """A checkpoint's stop texts, unless a request would be refused for them."""
+    stops = RequestedOptions(stop=defaults.stop_strings or ())
+    return () if any(_stop_violations(stops, limits)) else stops.stop
 
 
 def _sound(defaults: GenerationDefaults, name: str) -> float | None:

@@ -15,12 +15,14 @@ from functools import partial
 from common.db.database import utc_now
 from common.engine.engine import SlotState
 from common.errors import Aborted, Reason, SinkServeError
+from runtime_service.domain.options import GenerationOptions, RequestedOptions
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.slots import Residence
 from runtime_service.turns.ephemeral import TurnHistory
 from runtime_service.turns.events import Event
+from runtime_service.turns.input import options_of
 from runtime_service.turns.intake import TurnIntake
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.queue import TurnQueue
@@ -71,6 +73,12 @@ class LiveSession:
     def recomputes(self) -> bool:
         """Whether its cache has to be computed again from its tokens before the next turn."""
         return self.state.recomputes
+
+    @property
+    def generation(self) -> GenerationOptions:
+        """What its turns use where they say nothing; the seed is drawn for each."""
+        engine, settings = self.state.engine, self.state.settings
+        return options_of(RequestedOptions(), engine.manifest, engine.text, settings)
 
     @property
     def closed(self) -> bool:

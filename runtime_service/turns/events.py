@@ -25,6 +25,7 @@ class Opened:
     resumed: bool
     events_replayed: bool
     kv_recomputed: bool
+    generation: GenerationOptions
 
 
 @dataclass(frozen=True)

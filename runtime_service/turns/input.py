@@ -11,9 +11,15 @@ from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, R
 from common.spec.manifest import Manifest
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.text import Text
-from runtime_service.domain.options import GenerationLimits, GenerationOptions, resolve
+from runtime_service.domain.options import (
+    GenerationLimits,
+    GenerationOptions,
+    RequestedOptions,
+    resolve,
+    stop_at_special,
+)
 from runtime_service.domain.session import Session
-from runtime_service.domain.turn import Turn, TurnInput, TurnRequest
+from runtime_service.domain.turn import Message, Turn, TurnInput, TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.running_turn import Work, no_closing
 from runtime_service.settings import RuntimeSettings
@@ -29,7 +35,7 @@ def prepare_turn(
 
     Raises InvalidArgument for options out of range, and for an input that is missing, unknown or too long.
     """
-    options = options_of(request, engine.manifest, engine.text, settings)
+    options = options_of(request.generation, engine.manifest, engine.text, settings)
     return _pending(Turn(number, request, options, utc_now()), session, engine)
 
 
@@ -39,7 +45,9 @@ def restore_turns(unended: list[Turn], session: Session, engine: LoadedEngine) -
     return [_pending(turn, session, engine) for turn in again]
 
 
-def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: RuntimeSettings) -> GenerationOptions:
+def options_of(
+    requested: RequestedOptions, manifest: Manifest, text: Text, settings: RuntimeSettings
+) -> GenerationOptions:
     """Every option of a turn, defaults filled in; raises InvalidArgument naming what is out of range."""
     limits = GenerationLimits(
         max_new_tokens_default=settings.max_new_tokens_default,
@@ -49,7 +57,8 @@ def options_of(request: TurnRequest, manifest: Manifest, text: Text, settings: R
         temperature_default=settings.temperature_default,
         speculated_tokens_default=settings.speculated_tokens,
     )
-    return resolve(request.generation, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
+    options = resolve(requested, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
+    return stop_at_special(options, text.special_token)
 
 
 def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: Text) -> tuple[int, ...]:
@@ -58,7 +67,7 @@ def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: 
     fewest = sum(map(text.fewest, _contents(request.input)))
     if fewest > window and not request.allow_eviction_within_turn:
         raise _too_long(_field(request.input), fewest, window, about="at least ")
-    tokens = _tokens(request.input, manifest, text)
+    tokens = _tokens(request, manifest, text)
     if request.input.token_ids is None and not request.no_reply:
         tokens += text.assistant_before
     field = _field(request.input)
@@ -67,6 +76,19 @@ def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: 
     if len(tokens) > window and not request.allow_eviction_within_turn:
         raise _too_long(field, len(tokens), window)
     return tokens
+
+
+def begins_otherwise(request: TurnRequest, session: Session, text: Text) -> bool:
+    """Whether a turn that is to run now has other tokens than `prompt_of` gave, because it is the session's first."""
+    fresh = session.position == len(session.opening) and text.begins_otherwise(session.opening)
+    return fresh and request.input.token_ids is None
+
+
+def as_first(work: Work, request: TurnRequest, session: Session, text: Text) -> Work:
+    """The work of a turn that is the first of its session."""
+    messages = request.input.messages or (Message("user", request.input.text or ""),)
+    tokens = text.first(messages, session.opening)
+    return replace(work, prompt=tokens + (() if request.no_reply else text.assistant_before))
 
 
 def check_room(session: Session, tokens: int) -> None:
@@ -96,11 +118,12 @@ def _pending(turn: Turn, session: Session, engine: LoadedEngine) -> PendingTurn:
     return PendingTurn(turn, work)
 
 
-def _tokens(given: TurnInput, manifest: Manifest, text: Text) -> tuple[int, ...]:
+def _tokens(request: TurnRequest, manifest: Manifest, text: Text) -> tuple[int, ...]:
+    given = request.input
     if given.text is not None:
-        return text.user(given.text)
+        return text.user(given.text, no_reply=request.no_reply)
     if given.messages is not None:
-        return text.messages(given.messages)
+        return text.messages(given.messages, no_reply=request.no_reply)
     if given.token_ids is None:
         what = "turn has no input; give it text, messages or token_ids"
         raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn.input")

@@ -21,6 +21,7 @@ from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.turns.events import Event, TurnEvent, TurnFinished, TurnStarted
+from runtime_service.turns.input import as_first, begins_otherwise
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.session_state import SessionState, patiently
 
@@ -72,6 +73,9 @@ class TurnRun:
 
     async def _outcome(self) -> Outcome:
         turn = self.pending.turn
+        session, text = self._state.session, self._state.engine.text
+        if begins_otherwise(turn.request, session, text):  # only now is it known which turn is the first
+            self.pending.work = await asyncio.to_thread(as_first, self.pending.work, turn.request, session, text)
         if turn.attempt - turn.stops > MOST_CRASHES:
             what = f"the server died {MOST_CRASHES} times while it ran this turn"
             return self._not_run(FinishReason.ERROR, Internal(Reason.INTERNAL, what))

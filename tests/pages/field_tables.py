@@ -7,7 +7,14 @@ from typing import Any
 
 from common.spec.model_spec import ModelSpec
 
-KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "array": "list"}
+KINDS = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "array": "list",
+    "object": "mapping",
+}
 
 
 def fields() -> str:
@@ -49,7 +56,7 @@ def _default(field: Mapping[str, Any]) -> str:
     if "default" not in field:
         return "required"
     value = field["default"]
-    return "empty" if value in ("", []) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    return "empty" if value in ("", [], {}) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _range(field: Mapping[str, Any]) -> str:

@@ -12,6 +12,8 @@ from builder_service.chat.derive import DerivedText, derive_text
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.spec.manifest import TurnTemplate
 from common.text.content import ContentEncoder, control_tokens, template_tokens
+from common.text.prefix_space import without_prefix_space
+from common.text.wrapping import Wrapping
 from tests.samples import vocabularies
 
 NOW = datetime(2031, 5, 17, 12, 0, tzinfo=UTC)
@@ -66,6 +68,43 @@ GEMMA = (
     "{{ '<|im_start|>' + role + '\n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
 )
+ZEPHYR_TEXT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '\n\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+"""Turns are marked by ordinary text, whose first token is another at the beginning of a text."""
+ALWAYS_APPENDS = CHATML.replace("{% if add_generation_prompt %}", "{% if true %}")
+REASONING = CHATML.replace(
+    "{{ '<|im_start|>assistant\n' }}{% endif %}", "{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+_ALTERNATE = (
+    "{% set first = messages[0]['role'] == 'system' %}{% set said = messages[1:] if first else messages %}"
+    "{% for message in said %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}"
+)
+GEMMA_3 = (
+    "{{ bos_token }}"
+    + _ALTERNATE
+    + "{{ '<|im_start|>' + ('model' if message['role'] == 'assistant' else 'user') + '\n' }}"
+    "{% if first and loop.first %}{{ messages[0]['content'] + '\n\n' }}{% endif %}"
+    "{{ message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+)
+"""A system prompt goes before the first thing that the user says."""
+MISTRAL_3 = (
+    "{{ bos_token }}" + _ALTERNATE + "{% if message['role'] == 'user' %}{{ '<|start|>' }}"
+    "{% if first and loop.last %}{{ messages[0]['content'] + '\n\n' }}{% endif %}"
+    "{{ message['content'] + '<|stop|>' }}{% else %}{{ message['content'] + '<|eot|>' }}{% endif %}{% endfor %}"
+)
+"""A system prompt goes before the last thing that the user says."""
+SMOL = (
+    "{{ '<|im_start|>system\n## Metadata\n\n' }}{% if messages[0]['role'] == 'system' %}"
+    "{{ '## Custom Instructions\n\n' + messages[0]['content'] + '\n\n' }}{% endif %}{{ '<|im_end|>\n' }}"
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The text behind a system prompt becomes one token with the end of it."""
 CONTROL = ("<|begin|>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>", "<|endoftext|>")
 
 
@@ -78,8 +117,13 @@ class Checkpoint:
         fields = {"tokenizer_class": "PreTrainedTokenizerFast", **config}
         (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
-    def derive(self, chat_template: str = "", vocabulary: int = VOCABULARY) -> DerivedText:
-        return derive_text(FolderCheckpoint(self.folder), chat_template, vocabulary, NOW)
+    def derive(
+        self, chat_template: str = "", vocabulary: int = VOCABULARY, variables: Mapping[str, object] | None = None
+    ) -> DerivedText:
+        return derive_text(FolderCheckpoint(self.folder), chat_template, vocabulary, NOW, variables or {})
+
+    def library(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     def parts(self, chat_template: str = "") -> TurnTemplate:
         derived = self.derive(chat_template)
@@ -103,19 +147,12 @@ def wrapped(derived: DerivedText, said: Sequence[Mapping[str, str]]) -> list[int
     """A conversation up to where a reply begins, put together as a runtime does it."""
     assert derived.model
     assert derived.tokenizer_json
-    parts, tokenizer = derived.model.template, json.loads(derived.tokenizer_json)
-    encoder = ContentEncoder(tokenizer, control_tokens(tokenizer, template_tokens(parts)))
-    around = {
-        "system": (parts.system_before or (), parts.system_after),
-        "user": (parts.user_before, parts.user_after),
-        "assistant": (parts.assistant_before, parts.assistant_after),
-    }
-    tokens = list(() if said[0]["role"] == "system" else parts.opening)
-    for message in said:
-        before, after = around[message["role"]]
-        content = message["content"].strip() if parts.strip_content else message["content"]
-        tokens += (*before, *encoder.encode(content), *after)
-    return [*tokens, *parts.assistant_before]
+    template, tokenizer = derived.model.template, json.loads(derived.tokenizer_json)
+    control = control_tokens(tokenizer, template_tokens(template))
+    spaced, unspaced = (ContentEncoder(kind, control) for kind in (tokenizer, without_prefix_space(tokenizer)))
+    contents = [(message["role"], message["content"]) for message in said]
+    system = contents.pop(0)[1] if contents[0][0] == "system" else ""
+    return list(Wrapping(template, spaced.encode, unspaced.encode).conversation(contents, system))
 
 
 def as_transformers(checkpoint: Checkpoint, said: list[dict[str, str]]) -> list[int]:
@@ -133,5 +170,4 @@ def conversation(*contents: str, system: str = "") -> list[dict[str, str]]:
 
 def ids(checkpoint: Checkpoint, text: str) -> tuple[int, ...]:
     """Tokens of a text by the checkpoint's own tokenizer, which knows control tokens."""
-    tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
-    return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+    return tuple(checkpoint.library().encode(text, add_special_tokens=False).ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 import yaml
 from rich.markup import escape
 
+from builder_service.pipeline.contents import read_contents, read_tensors
 from builder_service.pipeline.estimate import Estimate
 from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Folder, read_place
@@ -129,7 +131,7 @@ def check(
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a field, such as cache.window_tokens=508."),
     ] = None,
 ) -> None:
-    """Read a spec and its checkpoint's config as the builder would, and state what the engine needs."""
+    """Read a spec and its checkpoint as the builder would, short of the weights, and state what the engine needs."""
     with explained():
         spec = read_spec_file(file, read_changes(changes or ()))
         place = read_place(spec.source)
@@ -137,7 +139,12 @@ def check(
             spec = spec.model_copy(update={"source": Source(uri=str(place.path))})
         with open_source(spec.source, own_remote()) as checkpoint:
             shapes, needs = read_needs(checkpoint, spec)
+            contents = read_contents(spec, checkpoint, datetime.now(UTC))
+            if isinstance(place, Folder):
+                read_tensors(spec, checkpoint, contents.model)
     console.print_facts(_facts(spec, shapes, needs))
+    for warning in contents.warnings:
+        console.err.print(f"[yellow]warning:[/] {escape(warning)}")
     unread = "" if isinstance(place, Folder) else " [dim]· its weights are read when it is built[/]"
     console.out.print(f"[green]the spec is good[/]{unread}")
 

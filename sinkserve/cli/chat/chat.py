@@ -63,18 +63,19 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     At a terminal Ctrl-C cancels the reply, and pressed again leaves. From a pipe, each line is a turn, and only
     replies are printed.
     """
-    new_session = _given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks)
+    new_session = given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks)
     generation = (
-        _given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        | _given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
-        | _given(speculated_tokens=speculated_tokens)
+        given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        | given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
+        | given(speculated_tokens=speculated_tokens)
     )
     options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
     with explained():
         run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
 
 
-def _given(**values: object) -> dict[str, object]:
+def given(**values: object) -> dict[str, object]:
+    """The options that a person gave."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -119,7 +120,7 @@ def _talk(runner: asyncio.Runner, dialog: Dialog, asked: Chat) -> None:
     if at_terminal:
         _load_line_editing()
         _show_losses()
-        view.greet(dialog.conversation.opened)
+        view.greet(dialog.conversation.opened, dialog.sampling)
         try:
             dialog.talk(runner, view)
         finally:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from sinkserve.cli.chat.sampling import changed, describe
 from sinkserve.cli.chat.view import HELP, ChatView, Printer
 from sinkserve.cli.terminal.failures import explain
 from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError
@@ -23,6 +24,11 @@ class Dialog:
         self.conversation = conversation
         self._client = client
         self._generation = generation
+
+    @property
+    def sampling(self) -> str:
+        """How replies are sampled now."""
+        return describe(self.conversation.opened.generation, self._generation)
 
     def talk(self, runner: asyncio.Runner, view: ChatView) -> None:
         """Talk with the person at the terminal until they leave, or the conversation is over."""
@@ -66,6 +72,8 @@ class Dialog:
                     await self._fork(view)
                 case "/rewind":
                     await self._rewind(argument.strip() or "1", view)
+                case "/set":
+                    view.say(self._set(argument))
                 case "/help":
                     view.say(HELP)
                 case other:
@@ -78,6 +86,14 @@ class Dialog:
     @property
     def _name(self) -> str:
         return self.conversation.session.name
+
+    def _set(self, argument: str) -> str:
+        """Change an option of the turns to come; returns what to say of it."""
+        try:
+            self._generation = changed(self._generation, argument) if argument.strip() else self._generation
+        except ValueError as error:
+            return str(error)
+        return self.sampling
 
     async def _fork(self, view: ChatView) -> None:
         before, fork = self._name, await self._client.sessions.fork(self._name)

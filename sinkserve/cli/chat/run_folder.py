@@ -13,7 +13,7 @@ from common.settings import SettingsError
 from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.chat import options
-from sinkserve.cli.chat.chat import Chat, run_chat
+from sinkserve.cli.chat.chat import Chat, given, run_chat
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
@@ -37,18 +37,24 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    stop: options.Stop = None,
     seed: options.Seed = None,
 ) -> None:
     """Build a checkpoint folder if need be, and chat with it.
 
     Starts a builder and a runtime for itself, which keep what they make under SINKSERVE_HOME (default ~/.sinkserve).
     """
-    generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed)
     asked = Chat(
         session=session,
         prompt=prompt,
         session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
-        generation=cast("GenerationOptions", {key: value for key, value in generation.items() if value is not None}),
+        generation=cast("GenerationOptions", generation),
         resume_command=f"sinkserve run {folder} --session",
     )
     with explained():

@@ -18,6 +18,7 @@ HELP = """\
 /stats        how long the conversation is, and what of it the engine still sees
 /again        drop the last reply, and ask for another
 /rewind [N]   drop the last turn, or the last N, for ever
+/set NAME X   sample otherwise from now on: /set temperature 0.7; without X the default holds again
 /fork         go on in a copy of the conversation; this one stays as it is
 /help         this
 /quit         leave; the session stays (or Ctrl-D)
@@ -37,8 +38,8 @@ class ChatView:
     def __init__(self, *, lively: bool) -> None:
         self.lively = lively
 
-    def greet(self, opened: Opened) -> None:
-        """Say what was opened."""
+    def greet(self, opened: Opened, sampling: str) -> None:
+        """Say what was opened, and how its replies are sampled."""
         if not self.lively:
             return
         session = opened.session
@@ -46,7 +47,7 @@ class ChatView:
         keeps = f" · {options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""
         pinned = " · system prompt pinned" if opened.system_prompt_pinned else ""
         back = f" · position {session.position:,}" if opened.resumed else ""
-        console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{back} · /help[/]")
+        console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{back} · {sampling} · /help[/]")
 
     def ask(self) -> str:
         """A line from the person; raises EOFError at the end, KeyboardInterrupt at Ctrl-C."""

@@ -101,7 +101,9 @@ def test_what_is_wrong_is_named_and_the_services_go_on(services: Path) -> None:
 
 def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -> None:
     with terminal("chat", "tiny", "--max-new-tokens", "16000", "--ignore-eos") as (screen, keys, process):
-        assert "4 sinks + 40 tokens" in read_until(screen, PROMPT)
+        greeting = read_until(screen, PROMPT)
+        assert "4 sinks + 40 tokens" in greeting
+        assert "· greedy ·" in greeting
         keys.write(b"/stats\n")
         assert "tiny@1" in read_until(screen, PROMPT)
         keys.write(b"hello\n")
@@ -124,7 +126,10 @@ def test_a_chat_goes_back_and_into_a_copy(services: Path) -> None:
         read_until(screen, PROMPT)
         for said, answer in (
             ("one", "position"),
+            ("/set temperature 0.7", "temperature 0.7"),
+            ("/set warmth 1", "one of max_new_tokens, temperature"),
             ("two", "position"),
+            ("/set temperature", "greedy"),
             ("/again", "position"),
             ("/rewind x", "takes how many turns"),
             ("/rewind 3", "there are 2 turns, and none was dropped"),

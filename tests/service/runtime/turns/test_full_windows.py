@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from runtime_service.decoding.text import Text
+from common.text.wrapping import Wrapping
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.runtime.runtime import ENDLESS, Bench, info
 
@@ -52,11 +52,11 @@ async def test_an_input_far_too_long_is_refused_without_encoding_it(
 ) -> None:
     encoded: list[str] = []
 
-    def noted(_: Text, content: str) -> tuple[int, ...]:
+    def noted(_: Wrapping, content: str) -> tuple[int, ...]:
         encoded.append(content)
         return (7,) * 21
 
-    monkeypatch.setattr(Text, "encode", noted)
+    monkeypatch.setattr(Wrapping, "content", noted)
     stream = await bench.opened(options=WINDOW)
     said = pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="a b " * 25_000)])
     for turn in ({"text": "a b " * 25_000}, {"messages": said}):

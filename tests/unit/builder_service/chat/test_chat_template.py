@@ -3,10 +3,14 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from jinja2.exceptions import SecurityError
 
+from builder_service.chat import jinja_template
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
+from builder_service.chat.jinja_template import JinjaTemplate
 
 NOW = datetime(2031, 5, 17, tzinfo=UTC)
+STEPS = "to render it takes more than 500000 steps"
 SAID = [("user", "Hello"), ("assistant", 'a "quote" & é')]
 
 
@@ -82,9 +86,9 @@ def test_there_is_no_way_out_of_the_sandbox(source: str) -> None:
         ("{{ 10 ** (10**8) }}", r"result of \*\* is too large"),
         ("{% set n = namespace(n=9) %}{% for i in range(99) %}{% set n.n = n.n * n.n %}{% endfor %}", "too large"),
         ("{{ range(10**9) | list }}", "Range too big"),
-        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 500000 steps"),
-        ("{% macro f(n) %}{{ f(n - 1) + f(n - 1) if n }}{% endmacro %}{{ f(60) }}", "more than 500000 steps"),
-        ("{{ lipsum(n=99999) }}", "more than 500000 steps"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", STEPS),
+        ("{% macro f(n) %}{{ f(n - 1) + f(n - 1) if n }}{% endmacro %}{{ f(60) }}", STEPS),
+        ("{{ lipsum(n=99999) }}", STEPS),
         ("{{ 'a' | center(9999999) }}", "renders more than 1048576 characters"),
         ("{{ '%0999999999d' % 5 }}", "MemoryError"),
         ("{{ 'a' | center(999999999) }}", "MemoryError"),
@@ -97,6 +101,34 @@ def test_there_is_no_way_out_of_the_sandbox(source: str) -> None:
 def test_a_template_that_would_never_end_or_fill_the_memory_is_refused(source: str, said: str) -> None:
     with pytest.raises(TemplateFailed, match=said):
         rendered(source)
+
+
+def test_a_comparison_that_takes_no_step_ends_with_the_processor_time() -> None:
+    """Two lists that hold one another to a depth of 60 are compared in 2**60 operations, none a line of Python."""
+    nested = "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}"
+    nested += "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}"
+    with pytest.raises(TemplateFailed, match="more than 10 s of processor time"):
+        rendered(nested)
+
+
+def test_a_template_is_refused_for_its_length_by_its_length() -> None:
+    with pytest.raises(TemplateFailed, match="it has 262145 characters; at most 262144 are compiled"):
+        rendered("x" * (2**18 + 1))
+
+
+def test_compiling_has_steps_of_its_own_by_the_length_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long template may take more steps to compile than any rendering."""
+    piece = "{% if messages[0].role == 'user' and not missing %}{{ messages[0].content | trim }}{% endif %}"
+    assert rendered(piece * 500) == "Hello" * 500
+    monkeypatch.setattr(jinja_template, "COMPILE_STEPS", 100)
+    monkeypatch.setattr(jinja_template, "COMPILE_STEPS_EACH", 1)
+    with pytest.raises(SecurityError, match=f"to compile it takes more than {100 + len(piece)} steps"):
+        JinjaTemplate(piece, {}, NOW)
+
+
+def test_variables_are_whatever_json_can_say() -> None:
+    template = ChatTemplate("{{ thinks }}{{ effort }}{{ marks | join }}", {"thinks": False, "effort": "low"}, NOW)
+    assert template.render(SAID) == "Falselow"
 
 
 def test_ordinary_arithmetic_is_done() -> None:

@@ -109,7 +109,8 @@ def test_a_begin_token_is_part_of_the_opening(tmp_path: Path) -> None:
 def test_a_begin_token_of_every_turn_is_part_of_the_turn(tmp_path: Path) -> None:
     checkpoint = sentencepiece(tmp_path, LLAMA_2)
     parts = checkpoint.parts()
-    assert parts.system_before is None
+    assert parts.system_before is not None
+    assert parts.system_before[: len(parts.user_before)] == parts.user_before
     assert (parts.opening, parts.user_before) == ((), ids(checkpoint, "<s>[INST]"))
     assert (parts.assistant_before, parts.assistant_after[-1]) == ((), 2)
 
@@ -136,13 +137,13 @@ def test_a_template_that_refuses_a_system_prompt_has_none(tmp_path: Path) -> Non
     assert any("System role not supported" in warning for warning in derived.warnings)
 
 
-def test_a_system_prompt_inside_the_users_words_is_none(tmp_path: Path) -> None:
+def test_a_system_prompt_inside_the_users_words_is_put_there(tmp_path: Path) -> None:
     template = CHATML.replace("{% for message in messages %}", INSIDE)
     checkpoint = byte_level(tmp_path, template)
     derived = checkpoint.derive()
     assert derived.model
-    assert derived.model.template.system_before is None
-    assert any("inside what the user says" in warning for warning in derived.warnings)
+    assert derived.model.template.system_user_before == ()
+    assert wrapped(derived, WITH_SYSTEM) == as_transformers(checkpoint, WITH_SYSTEM)
     assert wrapped(derived, CONVERSATION) == as_transformers(checkpoint, CONVERSATION)
 
 
@@ -247,7 +248,7 @@ def test_a_template_of_the_spec_goes_first(tmp_path: Path) -> None:
 
 
 def test_a_template_of_the_spec_that_does_not_compile_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgument, match="not a Jinja template") as caught:
+    with pytest.raises(InvalidArgument, match="nor a Jinja template") as caught:
         byte_level(tmp_path, CHATML).derive("{% for")
     assert caught.value.reason == Reason.INVALID_SPEC
     assert caught.value.violations[0].field == "spec.chat_template"

@@ -21,7 +21,13 @@ def _remove(name: str) -> Callable[[Path], object]:
 
 
 def _index(text: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+    """An index instead of the one file, which is a shard now."""
+
+    def write(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "shard.safetensors")
+        (folder / "model.safetensors.index.json").write_text(text)
+
+    return write
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], Reason, str]] = {
@@ -55,7 +61,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], Reason, str]] = {
         "../model.safetensors",
     ),
     "index names a tensor that is not there": (
-        _index('{"weight_map": {"gone": "model.safetensors"}}'),
+        _index('{"weight_map": {"gone": "shard.safetensors"}}'),
         Reason.CHECKPOINT_INVALID,
         "gone",
     ),

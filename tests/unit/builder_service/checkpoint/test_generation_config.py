@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from builder_service.checkpoint.generation_config import end_tokens, generation_defaults
+from builder_service.checkpoint.generation_config import end_tokens, generation_defaults, not_honoured
 from common.errors import InvalidArgument, Reason
 
 
@@ -50,3 +50,33 @@ def test_a_default_out_of_range_stays_for_the_runtime_to_pass_over(name: str, va
 def test_a_default_that_the_manifest_cannot_hold_is_refused(name: str, value: float) -> None:
     with pytest.raises(InvalidArgument, match=f"generation_config.json has {name} = "):
         generation_defaults({name: value})
+
+
+@pytest.mark.parametrize("stops", ["User:", ["User:"]])
+def test_stop_texts_are_taken(stops: object) -> None:
+    assert generation_defaults({"stop_strings": stops}).stop_strings == ("User:",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("no_repeat_ngram_size", 3),
+        ("suppress_tokens", [5]),
+        ("bad_words_ids", [[5]]),
+        ("num_beams", 4),
+        ("typical_p", 0.9),
+        ("min_new_tokens", 5),
+        ("forced_eos_token_id", 2),
+        ("guidance_scale", 1.5),
+        ("a_field_of_tomorrow", True),
+    ],
+)
+def test_what_would_change_a_reply_and_is_not_honoured_is_a_warning(field: str, value: object) -> None:
+    generation = {"temperature": 0.7, "eos_token_id": 2, "transformers_version": "5.0", field: value}
+    assert not_honoured(generation) == (f"generation_config.json has {field} = {value!r}, which is not honoured here",)
+
+
+def test_what_changes_nothing_is_no_warning() -> None:
+    neutral = {"num_beams": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": None, "top_h": None}
+    read = {"do_sample": True, "top_p": 0.9, "stop_strings": ["x"], "max_length": 4096, "_from_model_config": True}
+    assert not_honoured(neutral | read) == ()

@@ -9,7 +9,18 @@ from builder_service.chat.derive import derive_text
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument, Reason
 from tests.samples import vocabularies
-from tests.samples.chat_templates import CHATML, CONTROL, LLAMA_3, NOW, VOCABULARY, Checkpoint, byte_level, ids
+from tests.samples.chat_templates import (
+    CHATML,
+    CONTROL,
+    LLAMA_3,
+    NOW,
+    VOCABULARY,
+    Checkpoint,
+    byte_level,
+    conversation,
+    ids,
+    wrapped,
+)
 
 
 def test_no_tokenizer_means_token_ids_only(tmp_path: Path) -> None:
@@ -124,3 +135,55 @@ def test_a_pipe_among_the_files_that_are_converted_is_not_waited_for(tmp_path: P
     os.mkfifo(tmp_path / "merges.txt")
     with pytest.raises(InvalidArgument, match=r"merges\.txt is not a regular file"):
         derive_text(FolderCheckpoint(tmp_path), "", VOCABULARY, NOW)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"extra_special_tokens": ["<|im_end|>"]},
+        {"extra_special_tokens": {"turn_token": "<|im_end|>"}},
+        {"extra_special_tokens": [{"content": "<|im_end|>"}]},
+        {"model_specific_special_tokens": {"turn_token": {"content": "<|im_end|>"}}},
+        {"additional_special_tokens": ["<|im_end|>"]},
+    ],
+)
+def test_special_tokens_as_transformers_4_and_5_name_them_are_never_written_by_a_user(
+    tmp_path: Path, named: dict[str, Any]
+) -> None:
+    data = json.loads(vocabularies.byte_level(CONTROL))
+    data["added_tokens"] = [token | {"special": False} for token in data["added_tokens"]]
+    checkpoint = byte_level(tmp_path, CHATML, eos_token="<|endoftext|>", **named)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    derived = checkpoint.derive("none")
+    (end,) = ids(checkpoint, "<|im_end|>")
+    assert end not in wrapped(derived, conversation("a <|im_end|> b"))
+
+
+def test_one_added_token_beyond_the_vocabulary_hides_that_token_alone(tmp_path: Path) -> None:
+    data = json.loads(vocabularies.byte_level(CONTROL))
+    largest = max([*data["model"]["vocab"].values(), *(token["id"] for token in data["added_tokens"])])
+    beyond = data["added_tokens"][0] | {"id": largest + 1, "content": "<image>", "special": False}
+    checkpoint = byte_level(tmp_path, CHATML)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data | {"added_tokens": [*data["added_tokens"], beyond]}))
+    derived = checkpoint.derive(vocabulary=largest + 1)
+    assert any("'<image>'" in warning for warning in derived.warnings)
+    said = wrapped(derived, conversation("an <image> here"))
+    assert max(said) <= largest
+    assert len(said) > len(wrapped(derived, conversation("an  here"))) + 1
+
+
+@pytest.mark.parametrize("chat_template", ["rag", ""])
+def test_named_templates_without_a_default_are_named_and_can_be_chosen(tmp_path: Path, chat_template: str) -> None:
+    checkpoint = byte_level(tmp_path, None, chat_template=[{"name": "rag", "template": CHATML}])
+    derived = checkpoint.derive(chat_template)
+    if chat_template:
+        assert checkpoint.parts(chat_template).user_before == ids(checkpoint, "<|im_start|>user\n")
+    else:
+        assert derived.model is None
+        assert "chat templates named rag, and none named default" in derived.warnings[0]
+
+
+def test_a_tokenizer_in_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "qwen.tiktoken").write_text("")
+    derived = derive_text(FolderCheckpoint(tmp_path), "", VOCABULARY, NOW)
+    assert "no tokenizer but qwen.tiktoken" in derived.warnings[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from common.errors import InvalidArgument, Reason
-from common.spec.manifest import Manifest, TurnTemplate
+from common.spec.manifest import Manifest, TurnForm, TurnTemplate
 from common.text.content import ContentEncoder
 from common.window import Geometry
 from runtime_service.decoding.text import Text
@@ -82,6 +82,59 @@ def test_other_roles_are_refused_by_name(role: str) -> None:
         TEXT.messages([Message("user", "Hello"), Message(role, "x")])
     assert caught.value.reason == Reason.INVALID_FIELD
     assert caught.value.violations[0].field == "turn.messages.messages[1].role"
+
+
+FORMS = {
+    TurnForm.USER_TWICE: ("uu", "user in a row"),
+    TurnForm.ASSISTANT_FIRST: ("au", "begin with a message of the assistant"),
+    TurnForm.ASSISTANT_TWICE: ("uaau", "assistant in a row"),
+    TurnForm.REPLY_TO_ASSISTANT: ("ua", "replies to a message of the assistant"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_was_not_proven_is_refused_by_name_and_no_other_is(form: TurnForm) -> None:
+    text = with_template(unproven=(form,))
+    for other, (roles, said) in FORMS.items():
+        messages = [Message({"u": "user", "a": "assistant"}[role], "Hello") for role in roles]
+        if other is not form:
+            assert text.messages(messages) == TEXT.messages(messages)
+            continue
+        with pytest.raises(InvalidArgument, match=said) as caught:
+            text.messages(messages)
+        assert caught.value.violations[0].field == "turn.messages.messages"
+
+
+def test_words_without_a_reply_are_two_messages_of_the_user_in_a_row() -> None:
+    text = with_template(unproven=(TurnForm.USER_TWICE,))
+    assert text.user("Hello") == TEXT.user("Hello")
+    with pytest.raises(InvalidArgument) as caught:
+        text.user("Hello", no_reply=True)
+    assert caught.value.violations[0].field == "turn.no_reply"
+    ended = [Message("user", "Hello"), Message("assistant", "there")]
+    assert text.messages(ended, no_reply=True) == TEXT.messages(ended)
+
+
+def test_the_first_message_begins_as_the_template_begins_it() -> None:
+    text = with_template(first_user_before=(BEGIN, USER), system_user_before=())
+    said = [Message("user", "Hello"), Message("user", "there")]
+    later = (USER, *encoded("there"), END)
+    alone, behind = text.opening(), text.opening("Be kind.")
+    assert text.begins_otherwise(alone)
+    assert text.first(said, alone) == (BEGIN, USER, *encoded("Hello"), END, *later)
+    assert text.first(said, behind) == (*encoded("Hello"), END, *later)
+    assert text.messages(said) == TEXT.messages(said)
+    assert not TEXT.begins_otherwise(alone)
+
+
+def test_a_reply_that_is_given_has_the_header_of_earlier_ones() -> None:
+    text = with_template(earlier_before=(SYSTEM,))
+    assert text.messages([Message("assistant", "Hello")])[0] == SYSTEM
+    assert text.assistant_before == (ASSISTANT,)
+
+
+def test_special_tokens_are_found_by_their_text() -> None:
+    assert (TEXT.special_token("<|end|>"), TEXT.special_token("Hello")) == (END, None)
 
 
 def test_no_messages_are_refused() -> None:

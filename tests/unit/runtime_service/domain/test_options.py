@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from common.errors import InvalidArgument, Reason
 from common.spec.manifest import GenerationDefaults
-from runtime_service.domain.options import GenerationLimits, GenerationOptions, RequestedOptions, resolve
+from runtime_service.domain.options import (
+    GenerationLimits,
+    GenerationOptions,
+    RequestedOptions,
+    resolve,
+    stop_at_special,
+)
 
 LIMITS = GenerationLimits(max_new_tokens_default=256, max_new_tokens_limit=1024, vocabulary_size=1000)
 SILENT = GenerationDefaults()
@@ -28,7 +34,7 @@ def refused(limits: GenerationLimits = LIMITS, **asked: Any) -> InvalidArgument:
 
 
 def test_what_nobody_says_comes_from_the_server() -> None:
-    assert resolved() == GenerationOptions(max_new_tokens=256, temperature=1.0, seed=77)
+    assert resolved() == GenerationOptions(max_new_tokens=256, temperature=0.0, seed=77)
 
 
 def test_the_checkpoint_goes_before_the_server() -> None:
@@ -55,9 +61,29 @@ def test_a_request_for_a_temperature_makes_it_sample() -> None:
     assert resolved(GenerationDefaults(do_sample=False), temperature=0.9).temperature == 0.9
 
 
-def test_a_checkpoint_that_samples_without_a_temperature_uses_the_servers() -> None:
+def test_a_checkpoint_that_samples_without_a_temperature_means_1() -> None:
     limits = dataclasses.replace(LIMITS, temperature_default=0.8)
-    assert resolved(GenerationDefaults(do_sample=True), limits).temperature == 0.8
+    assert resolved(GenerationDefaults(do_sample=True), limits).temperature == 1
+    assert resolved(GenerationDefaults(), limits).temperature == 0.8
+
+
+def test_stop_texts_of_the_checkpoint_hold_until_a_request_has_others() -> None:
+    defaults = GenerationDefaults(stop_strings=("User:",))
+    assert resolved(defaults).stop == ("User:",)
+    assert resolved(defaults, stop=("\n",)).stop == ("\n",)
+
+
+@pytest.mark.parametrize("stops", [("",), ("x" * 257,), ("x",) * 17])
+def test_stop_texts_of_the_checkpoint_that_a_request_would_be_refused_for_are_passed_over(
+    stops: tuple[str, ...],
+) -> None:
+    assert resolved(GenerationDefaults(stop_strings=stops)).stop == ()
+
+
+def test_stop_texts_that_are_special_tokens_become_stop_tokens() -> None:
+    options = resolved(stop=("<|end|>", "\n"), stop_token_ids=(9, 7))
+    found = stop_at_special(options, {"<|end|>": 7, "<|other|>": 8}.get)
+    assert (found.stop, found.stop_token_ids) == (("\n",), (9, 7))
 
 
 def test_a_request_that_says_nothing_of_drafts_takes_the_servers_setting() -> None:

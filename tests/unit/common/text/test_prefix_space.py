@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from builder_service.chat.prefix_space import without_prefix_space
+from common.text.prefix_space import keeping_spaces, without_prefix_space
 from common.text.vocabulary import Vocabulary
 from tests.samples import vocabularies
 
@@ -15,7 +15,7 @@ TOKENIZERS = {"sentencepiece": vocabularies.sentencepiece(), "unigram": vocabula
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(text=st.text(st.characters(exclude_characters="▁<", codec="utf-8")))
 def test_a_text_goes_to_tokens_and_back_without_a_space_more(kind: str, text: str) -> None:
-    plain = without_prefix_space(json.loads(TOKENIZERS[kind]))
+    plain = keeping_spaces(without_prefix_space(json.loads(TOKENIZERS[kind])))
     tokens = Tokenizer.from_str(json.dumps(plain)).encode(text, add_special_tokens=False).ids
     vocabulary = Vocabulary(plain)
     assert b"".join(map(vocabulary.token_bytes, tokens)) == text.encode()

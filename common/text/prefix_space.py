@@ -1,7 +1,8 @@
 """Changes a tokenizer that puts a space before every text, so that it leaves texts as they are.
 
-Sentencepiece-style tokenizers add a space before every text. In a rendered template there is none before a content, so
-a content that is encoded on its own must not get one; and the decoder must not remove one.
+Sentencepiece-style tokenizers add a space before every text, and remove one when they decode. In a rendered template
+there is none before a content, so a content that is encoded on its own must not get one. A reply is a text of its own,
+and loses the space; where text is fed as it is, a reply goes on in the middle of a text, and keeps it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ Step = dict[str, Any]
 
 
 def without_prefix_space(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer.json, parsed, without any space before texts; equal to it where it puts none."""
+    """The same tokenizer.json, parsed, that puts no space before texts; equal to it where it puts none."""
     return tokenizer | {
         "normalizer": _changed(tokenizer["normalizer"], _normalizer),
         "pre_tokenizer": _changed(tokenizer["pre_tokenizer"], _pre_tokenizer),
-        "decoder": _changed(tokenizer["decoder"], _decoder),
     }
+
+
+def keeping_spaces(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer.json, parsed, that removes no space before texts when it decodes."""
+    return tokenizer | {"decoder": _changed(tokenizer["decoder"], _decoder)}
 
 
 def _changed(step: Step | None, change: Callable[[Step], Step | None]) -> Step | None:

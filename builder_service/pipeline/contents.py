@@ -1,0 +1,64 @@
+"""What a build reads of a checkpoint before its weights: PLAN goes on with it, and `spec check` shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from builder_service.chat.derive import DerivedText, derive_text
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.generation_config import end_tokens, generation_defaults, not_honoured
+from builder_service.families.registry import read_model
+from builder_service.model.model import Model, check_geometry
+from builder_service.model.tensors import ModelTensors
+from common.spec.manifest import GenerationDefaults
+from common.spec.model_spec import ModelSpec, Target
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The model, how it handles text, and how it generates."""
+
+    model: Model
+    text: DerivedText
+    end_token_ids: tuple[int, ...]
+    generation: GenerationDefaults
+    warnings: tuple[str, ...]
+    """What a person should know."""
+
+
+def read_contents(spec: ModelSpec, checkpoint: Checkpoint, now: datetime) -> Contents:
+    """Everything but the tensors. Raises what reading a part of the checkpoint raises."""
+    model = _read_model(spec, checkpoint)
+    vocabulary = model.architecture.vocabulary
+    text = derive_text(checkpoint, spec.chat_template, vocabulary, now, spec.template_variables)
+    ends = end_tokens(checkpoint.config, checkpoint.generation_config, vocabulary)
+    return Contents(
+        model=model,
+        text=text,
+        end_token_ids=tuple(sorted({*ends, *text.end_token_ids})),
+        generation=generation_defaults(checkpoint.generation_config),
+        warnings=(*text.warnings, *not_honoured(checkpoint.generation_config)),
+    )
+
+
+def read_tensors(spec: ModelSpec, checkpoint: Checkpoint, model: Model) -> ModelTensors:
+    """The model's tensors, whose names, shapes and types are checked where the builder reads them."""
+    tensors = ModelTensors(checkpoint.tensors, model)
+    if not reads_checkpoint_itself(spec):
+        tensors.check()
+    return tensors
+
+
+def _read_model(spec: ModelSpec, checkpoint: Checkpoint) -> Model:
+    ignored = spec.options.ignore_config_fields
+    if reads_checkpoint_itself(spec):
+        ignored = (*ignored, "quantization_config")
+    model = read_model(checkpoint.config, ignored)
+    check_geometry(model.architecture, spec.geometry)
+    return model
+
+
+def reads_checkpoint_itself(spec: ModelSpec) -> bool:
+    """Whether the target reads the checkpoint's weights at load, quantized or not; the builder writes none then."""
+    return spec.target is Target.TENSORRT_LLM

@@ -18,13 +18,12 @@ from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.quantize import (
     BLOCK,
-    INT8_FACTOR_LARGEST,
-    INT8_LARGEST,
-    UINT8_ZERO,
+    FACTOR_LARGEST,
     FloatArray,
     block_count,
     int4_blocks,
     int8_blocks,
+    int8_factors,
     int8_rows,
 )
 from common.spec.model_spec import Precision
@@ -81,39 +80,39 @@ class FloatLinear:
 
 
 class Int8Linear:
-    """int8 weights with a scale an output; uint8 activations around 128 with a scale a token; sums in int32.
+    """int8 weights with a scale an output; uint8 activations around FACTOR_LARGEST with a scale a token; sums in int32.
 
     Unsigned activations are what VNNI and AMX multiply; signed ones run 15 times slower in onnxruntime 1.31. Processors
-    without either add pairs of products in 16 bits, which saturate beyond INT8_FACTOR_LARGEST: weights stay within it,
-    so that an engine says the same everywhere.
+    without either add pairs of products in 16 bits, which may saturate: activations and pairs of weights are kept small
+    enough (`int8_factors`), so that an engine says the same everywhere.
     NaN and infinity in a row survive: its scale becomes NaN or infinite, and with it all of its outputs.
     """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._zeros: dict[str, str] = {}  # 128 for every row, by extent
+        self._zeros: dict[str, str] = {}  # FACTOR_LARGEST for every row, by extent
 
     def prepare(self, rows: str, extent: str) -> Activation:
         scale = self._scale(rows)
         flat = self._graph.node("Reshape", scale, self._graph.constant([-1], np.int64))
         if extent not in self._zeros:
-            zero = self._graph.constant(UINT8_ZERO, np.uint8)
+            zero = self._graph.constant(FACTOR_LARGEST, np.uint8)
             self._zeros[extent] = self._graph.node("Expand", zero, self._graph.node("Shape", flat))
         return Activation(self._graph.node("QuantizeLinear", rows, flat, self._zeros[extent], axis=0), scale)
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
         values, scales = self._graph.weights(_int8_transposed(matrix))
-        one, zero = self._graph.constant(1, np.float32), self._graph.constant(UINT8_ZERO, np.uint8)
+        one, zero = self._graph.constant(1, np.float32), self._graph.constant(FACTOR_LARGEST, np.uint8)
         inputs = (activation.rows, values, one, scales, zero)
         product = self._graph.node("MatMulIntegerToFloat", *inputs, domain=CONTRIB)
         return _biased(self._graph, self._graph.node("Mul", product, activation.scale), matrix)
 
     def _scale(self, rows: str) -> str:
-        """max(max|x|, SMALLEST_PEAK) / 127 of each row, [extent, 1]; NaN where a row holds one."""
+        """max(max|x|, SMALLEST_PEAK) / FACTOR_LARGEST of each row, [extent, 1]; NaN where a row holds one."""
         graph, columns = self._graph, self._graph.constant([1], np.int64)
         peak = graph.node("ReduceMax", graph.node("Abs", rows), columns, keepdims=1)  # passes over NaN
         peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), _not_finite(graph, rows))
-        return graph.node("Mul", peak, graph.constant([1 / INT8_LARGEST], np.float32))
+        return graph.node("Mul", peak, graph.constant([1 / FACTOR_LARGEST], np.float32))
 
 
 class BlockLinear:
@@ -192,7 +191,7 @@ def _int8_transposed(matrix: Matrix) -> WeightGroup:
         for name in matrix.tensors:
             for block in tensors.blocks(name):
                 start, end = end, end + len(block)
-                quantized, scales[start:end] = int8_rows(block, INT8_FACTOR_LARGEST)
+                quantized, scales[start:end] = int8_factors(block)
                 values[:, start:end] = quantized.T
         yield values
         yield scales

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 INT8_LARGEST = 127
-INT8_FACTOR_LARGEST = 64  # 2 * 255 * 64 is the largest sum of two products that 16 bits hold
+FACTOR_LARGEST = 101  # of an activation that int8 weights multiply; as uint8 it lies between 0 and twice that
+PAIR_LARGEST = 162  # of two weights side by side together: 2 * 101 * 162 is below 2 ** 15
+_ABOVE = np.float32(1 + 2**-20)  # a scale that is larger than what float32 divisions lose
 UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
 INT4_LARGEST = 15
 INT4_ZERO = 8  # the zero point where there is nothing
@@ -20,12 +22,30 @@ BLOCK = 32  # inputs that share a scale in int8 by blocks
 LEAST_SCALE = np.finfo(np.float32).tiny  # below it an engine reads zero
 
 
-def int8_rows(rows: FloatArray, largest: int = INT8_LARGEST) -> tuple[npt.NDArray[np.int8], FloatArray]:
-    """Symmetric int8 with a scale for each row, values from -largest to largest.
+def int8_rows(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Symmetric int8 with a scale for each row.
 
     Returns int8 [out, in] and float32 [out]; `values * scale` is within half a scale of `rows`.
     """
-    scales = np.abs(rows).max(axis=1, initial=0) / np.float32(largest)
+    return _int8(rows, _int8_scales(rows))
+
+
+def int8_factors(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """`int8_rows` whose product with uint8 saturates nowhere: two weights side by side are PAIR_LARGEST at most.
+
+    Processors without VNNI add the products of such pairs in 16 bits, which hold 2 * FACTOR_LARGEST * PAIR_LARGEST.
+    """
+    pairs = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2))).reshape(len(rows), -1, 2).sum(axis=2)
+    fitting = np.abs(pairs).max(axis=1, initial=0) / np.float32(PAIR_LARGEST)
+    return _int8(rows, np.maximum(_int8_scales(rows), fitting * _ABOVE))
+
+
+def _int8_scales(rows: FloatArray) -> FloatArray:
+    scales: FloatArray = np.abs(rows).max(axis=1, initial=0) / np.float32(INT8_LARGEST)
+    return scales
+
+
+def _int8(rows: FloatArray, scales: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
     scales[scales == 0] = 1  # a row of zeros
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 

@@ -32,6 +32,7 @@ from builder_service.model.model import (
     Model,
     tensor_shapes,
 )
+from builder_service.model.turned_tensors import inner_basis
 from builder_service.model.weight_format import WeightFormat
 from common.spec.model_spec import Precision
 from common.window import Geometry
@@ -70,6 +71,8 @@ class _Builder:
         self.last_linear: Linear = LOGITS[weight_format.precision](self.graph)
         hidden = self.shapes.hidden
         self.mixture = Mixture(self.graph, model.experts, hidden, weight_format) if model.experts else None
+        self.turned = weight_format.turned
+        self.inner = inner_basis(model, weight_format)
         self.quantized = weight_format.precision is not Precision.FP32
         self.tensors = tensor_shapes(model)
         self.inputs = declare_inputs(self.graph, model, geometry)
@@ -137,12 +140,20 @@ class _Builder:
             return rows.of(self.mixture.mix(f"{LAYER}.{layer}.mlp", rows.name, rows.extent))
         if not self.model.gated:
             up = self._project(layer, "mlp", ("up_proj",), rows)
-            return self._project(layer, "mlp", ("down_proj",), up.of(self._activate(up.name)))
+            return self._down(layer, up.of(self._activate(up.name)))
         both = self._project(layer, "mlp", ("gate_proj", "up_proj"), rows)
         sizes = graph.constant([width, width], np.int64)
         gate, up_name = graph.split("Split", both.name, sizes, out=("", ""), axis=-1)
         mixed = graph.node("Mul", self._activate(gate), up_name)
-        return self._project(layer, "mlp", ("down_proj",), Rows(mixed, both.extent, width))
+        return self._down(layer, Rows(mixed, both.extent, width))
+
+    def _down(self, layer: int, rows: Rows) -> Rows:
+        """The last product of a feed-forward layer, in the basis in which its matrix is held."""
+        if (basis := self.inner) is not None:
+            groups = self.graph.node("Reshape", rows.name, self.graph.constant([-1, basis.width], np.int64))
+            turned = self.graph.node("MatMul", groups, self.graph.constant(basis.matrix(), np.float32))
+            rows = rows.of(self.graph.node("Reshape", turned, self.graph.constant([-1, rows.width], np.int64)))
+        return self._project(layer, "mlp", ("down_proj",), rows)
 
     def _activate(self, rows: str) -> str:
         match self.model.activation:
@@ -168,7 +179,8 @@ class _Builder:
         """Multiply by the output matrix: [extent, vocabulary]."""
         if self.model.tied and not self.quantized:
             return self.graph.node("Gemm", rows, self.embedding, transB=1)
-        name, biases = EMBEDDING if self.model.tied else HEAD, (HEAD_BIAS,) if self.model.head_bias else ()
+        name = EMBEDDING if self.model.tied and not self.turned else HEAD
+        biases = (HEAD_BIAS,) if self.model.head_bias else ()
         matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary, biases)
         return self.last_linear.project(self.last_linear.prepare(rows, extent), matrix)
 

@@ -15,6 +15,11 @@ class WeightFormat:
     block: int = INT4_BLOCK
     """Inputs that share a scale and a zero point; it matters in int4 only."""
 
+    @property
+    def turned(self) -> bool:
+        """Whether the model is held in another basis (`turned_tensors`)."""
+        return self.precision is Precision.INT8
+
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> WeightFormat:
         """The format that a spec asks for."""

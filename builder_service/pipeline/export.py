@@ -17,6 +17,7 @@ from builder_service.graph.lowering import lower
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes, layout, write
 from builder_service.model.model import Model
+from builder_service.model.turned_tensors import held_tensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
@@ -76,7 +77,7 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
         check_rules(onnx_model)
     out.mkdir(parents=True, exist_ok=True)
     _write_graph(onnx_model, out / GRAPH_PATH)
-    write(graph.groups, tensors, out / WEIGHTS_PATH, progress)
+    write(graph.groups, held_tensors(tensors, model, weight_format), out / WEIGHTS_PATH, progress)
 
 
 def write_resized(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:

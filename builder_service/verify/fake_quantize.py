@@ -17,19 +17,22 @@ import numpy.typing as npt
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.graph.quantize import (
     BLOCK,
-    INT8_FACTOR_LARGEST,
+    FACTOR_LARGEST,
     INT8_LARGEST,
     UINT8_ZERO,
     int4_blocks,
     int4_values,
     int8_blocks,
+    int8_factors,
     int8_rows,
 )
+from builder_service.model.basis import Basis
 from builder_service.model.weight_format import WeightFormat
 from common.spec.model_spec import Precision
 
 FloatArray = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
+Quantize = Callable[[FloatArray], tuple[npt.NDArray[np.int8], FloatArray]]
 
 
 class Weights(Protocol):
@@ -53,13 +56,20 @@ class Weights(Protocol):
     def expert_activations(self, rows: Array) -> Array:
         """[tokens, in] as experts take them."""
 
+    def inner(self, rows: Array) -> Array:
+        """What `down_proj` reads, [tokens, intermediate], in the basis in which that matrix is held."""
+
 
 class FakeQuantized:
-    """`Weights` in one format; int4 in the format's blocks, but for the logits."""
+    """`Weights` in one format; int4 in the format's blocks, but for the logits.
 
-    def __init__(self, tensors: Tensors, weight_format: WeightFormat) -> None:
+    `tensors` are as the engine holds them, and `inner` is the basis of what its `down_proj` reads.
+    """
+
+    def __init__(self, tensors: Tensors, weight_format: WeightFormat, inner: Basis | None = None) -> None:
         precision, block = weight_format.precision, weight_format.block
         self._tensors = tensors
+        self._inner = inner
         int4 = precision is Precision.INT4
         self._matrix = partial(_int4_and_back, block=block) if int4 else _MATRIX[precision]
         self._head = _int8_blocks_and_back if int4 else self._matrix
@@ -90,13 +100,16 @@ class FakeQuantized:
     def expert_activations(self, rows: Array) -> Array:
         return self._expert_activations(rows)
 
+    def inner(self, rows: Array) -> Array:
+        return rows if self._inner is None else self._inner.turn(rows)
+
 
 def _plain(rows: FloatArray) -> Array:
     return rows.astype(np.float64)
 
 
-def _int8_and_back(rows: FloatArray, largest: int = INT8_LARGEST) -> Array:
-    values, scales = int8_rows(rows, largest)
+def _int8_and_back(rows: FloatArray, quantize: Quantize = int8_rows) -> Array:
+    values, scales = quantize(rows)
     return values.astype(np.float64) * scales[:, None]
 
 
@@ -118,9 +131,9 @@ def _exact(rows: Array) -> Array:
     return rows
 
 
-def _per_token(rows: Array) -> Array:
-    """int8 with a scale for each token."""
-    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-8) / INT8_LARGEST
+def _per_token(rows: Array, largest: int = INT8_LARGEST) -> Array:
+    """Whole numbers up to `largest` with a scale for each token."""
+    scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-8) / largest
     rounded: Array = np.rint(rows / scales) * scales
     return rounded
 
@@ -142,7 +155,7 @@ _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
     Precision.FP16: _as(np.float16),
     Precision.BF16: _as(ml_dtypes.bfloat16),
-    Precision.INT8: lambda rows: _int8_and_back(rows, INT8_FACTOR_LARGEST),
+    Precision.INT8: partial(_int8_and_back, quantize=int8_factors),
 }
 _EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.INT8: _int8_and_back,
@@ -153,5 +166,5 @@ _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
     Precision.FP32: _exact,
     Precision.FP16: _as(np.float16),
     Precision.BF16: _as(ml_dtypes.bfloat16),
-    Precision.INT8: _per_token,
+    Precision.INT8: partial(_per_token, largest=FACTOR_LARGEST),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ DIVERGENCE = {
     Precision.INT4: 1e-3,
 }
 """Nats a token that are allowed however calm the model is: those of one activation that rounds otherwise."""
+MOST_LOST = 1.5
+"""Nats a token that a precision may cost: what is further from the checkpoint is another model."""
 PART_ERROR = {Precision.FP32: 1e-5, Precision.INT8: 5e-4, Precision.INT4: 5e-4}
 """Error of a part, relative to what it adds to the residual stream, that is allowed likewise."""
 
@@ -66,6 +69,25 @@ def judge_predictions(logits: Sequence[Array], heard: tuple[Heard, ...], precisi
     noise = divergence(logits[len(heard)][heard[-1].tokens], expected[-1])
     figure = divergence(np.concatenate([one.logits for one in heard]), np.concatenate(expected))
     return Judged("the divergence of its predictions", figure, allow(DIVERGENCE[precision], noise))
+
+
+def judge_loss(logits: Sequence[Array], heard: tuple[Heard, ...], precision: Precision) -> dict[str, float]:
+    """What the engine's precision costs on the streams; `logits` are those of the checkpoint's own weights.
+
+    `lost_divergence` in nats a token; `lost_perplexity` relative, on text that the checkpoint's own model would write,
+    where every token has its probability; `same_best_token` as a share of the `lost_tokens` that were judged.
+    Raises FailedPrecondition (VERIFICATION_FAILED) where so much is lost that it must be another model.
+    """
+    expected = np.concatenate([rows[one.tokens] for rows, one in zip(logits, heard, strict=True)])
+    found = np.concatenate([one.logits for one in heard])
+    lost = Judged("the divergence from the checkpoint's own weights", divergence(found, expected), MOST_LOST)
+    check(lost, precision)
+    return {
+        "lost_divergence": lost.figure,
+        "lost_perplexity": math.expm1(lost.figure),
+        "same_best_token": float((found.argmax(axis=1) == expected.argmax(axis=1)).mean()),
+        "lost_tokens": len(found),
+    }
 
 
 def allow(least: float, noise: float) -> float:

@@ -134,7 +134,7 @@ class ReferenceModel:
                 if self.model.gated
                 else self._activate(up)
             )
-            written = self._linear(f"{name}.down_proj", self._prepare(mixed, streams))
+            written = self._linear(f"{name}.down_proj", self._prepare(self.weights.inner(mixed), streams))
         return self.model.scales.residual * self._layer_norm(f"{name}.output_norm", written)
 
     def _mix_experts(self, name: str, x: Array, experts: Experts) -> Array:

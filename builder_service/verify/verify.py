@@ -9,6 +9,9 @@ Twice: **what it says** is judged by the mean divergence of its predictions. Fro
 roundings that fall otherwise add up to as much as quantization itself costs, and a fault smaller than that is hidden.
 So **every part by itself** is judged too, where the engine's residual stream can be read: attention and feed-forward
 of every layer on the very numbers that the engine gave them. There a wrong scale of 2% stands out in every precision.
+
+Last, the engine is held against the reference with the checkpoint's own weights, which are neither rounded nor turned
+into another basis: that says what the precision costs, and whether the other basis is one of the same model.
 """
 
 from __future__ import annotations
@@ -18,15 +21,17 @@ from dataclasses import replace
 
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.model.model import Model
+from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
-from builder_service.verify.judgement import Judged, check, judge_part, judge_predictions
+from builder_service.verify.judgement import Judged, check, judge_loss, judge_part, judge_predictions
 from builder_service.verify.listen import Evidence
 from builder_service.verify.reference_model import ReferenceModel, Stream
 from builder_service.verify.sink_attention import SinkAttention
 from common.spec.manifest import Rope
 from common.spec.model_spec import Precision
 
+_ROUNDED = 0.75  # of the stage, the reference that rounds: more streams go through it
 _SUM = 1e-6  # relative: what a sum of some thousand products in float32 is off by
 NOISE = dict.fromkeys(Precision, _SUM) | {Precision.FP16: 2.0**-11, Precision.BF16: 2.0**-8}
 """Relative error of what the reference does not round: in 16 bits also products, keys and values."""
@@ -43,23 +48,33 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     """Figures of an engine that says what it ought to; `progress` gets the share done, from 0 to 1.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
-    part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be.
+    part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be. What
+    `judge_loss` finds says what the precision costs, if it is not fp32.
     `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     precision = weight_format.precision
+    steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
     sinks = SinkAttention()
-    reference = ReferenceModel(FakeQuantized(tensors, weight_format), model, rope, sinks)
+    held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
+    reference = ReferenceModel(FakeQuantized(held, weight_format, inner), model, rope, sinks)
     streams = (*_shaken(evidence.streams, precision), *_shaken(evidence.traced, precision))
     parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
             parts.append(judge_part(number, part, evidence.probed, precision))
             check(parts[-1], precision)
-        progress((number + 1) / (2 * model.architecture.layers + 1))
+        progress(share * (number + 1) / steps)
     predictions = judge_predictions(part.after, evidence.heard, precision)
     check(predictions, precision)
-    return _figures(predictions, parts, sinks)
+    figures = _figures(predictions, parts, sinks)
+    if precision is Precision.FP32:
+        return _shortened(figures)
+    exact = ReferenceModel(FakeQuantized(tensors, WeightFormat(Precision.FP32)), model, rope)
+    for number, part in enumerate(exact.parts(evidence.streams)):
+        unrounded = part.after
+        progress(share + (1 - share) * (number + 1) / steps)
+    return _shortened(figures | judge_loss(unrounded, evidence.heard, precision))
 
 
 def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, ...]:
@@ -76,6 +91,9 @@ def _figures(predictions: Judged, parts: list[Judged], sinks: SinkAttention) -> 
     if parts:
         worst = min(parts, key=lambda judged: judged.margin)
         figures |= {"part_error": worst.figure, "allowed_part_error": worst.allowed}
-    figures |= sinks.figures()
-    # Without the digits that depend on the number of cores: equal builds have equal manifests.
+    return figures | sinks.figures()
+
+
+def _shortened(figures: dict[str, float]) -> dict[str, float]:
+    """Without the digits that depend on the number of cores: equal builds have equal manifests."""
     return {name: float(f"{value:.6g}") for name, value in figures.items()}

@@ -27,6 +27,7 @@ from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
 from sinkserve.evaluation.forms import FORMS, FormName
 from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
+from sinkserve.evaluation.quality import Quality, measure_quality
 from sinkserve.evaluation.report import dump, write_document
 from sinkserve.evaluation.speed import SIZES, Speed, measure_speed
 from sinkserve.evaluation.streameval import StreamEval, measure_streameval
@@ -63,6 +64,22 @@ def ppl(  # noqa: PLR0917 - typer reads a command's options from its parameters
             )
         measured = measure_perplexity(bench, stream, capacity=capacity, stride=stride, track=tracked)
     _tell(measured, "ppl", output, json=json)
+
+
+@app.command()
+def quality(
+    engine: Engine,
+    text: Annotated[Path, typer.Option("--text", help="A text file, UTF-8, that the model does not know by heart.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=2, help="Most tokens of it to read.")] = 20_000,
+    json: Json = False,
+) -> None:
+    """What the precision costs: perplexity, divergence and same best token, against the checkpoint in fp32."""
+    with _opened(engine, None) as bench:
+        stream = bench.encode(_read(text))[:tokens]
+        if len(stream) < 2:
+            raise Failure(f"{text} has {len(stream)} tokens: there is nothing to predict", code=WRONG)
+        measured = measure_quality(bench, stream, tracked)
+    _print(measured, json=json)
 
 
 @app.command()
@@ -130,11 +147,15 @@ def _built(path: Path) -> str:
         return asyncio.run(build_here(services.builder, spec))
 
 
-def _tell(measured: Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool) -> None:
+def _print(measured: Perplexity | Quality | StreamEval | Speed, *, json: bool) -> None:
     if json:
         console.out.file.write(dump(measured))
     else:
         print_measured(measured)
+
+
+def _tell(measured: Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool) -> None:
+    _print(measured, json=json)
     if output is None:
         return
     from sinkserve.evaluation.charts import draw  # noqa: PLC0415 - matplotlib is needed for this alone

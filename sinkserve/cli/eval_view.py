@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sinkserve.cli.terminal import console
 from sinkserve.evaluation.perplexity import Perplexity, Row
 from sinkserve.evaluation.progress import Advance
+from sinkserve.evaluation.quality import Figure, Quality
 from sinkserve.evaluation.speed import Speed
 from sinkserve.evaluation.streameval import Accuracy, StreamEval
 
@@ -29,15 +30,17 @@ def tracked(name: str, total: int) -> Iterator[Advance]:
         yield lambda done: progress.advance(task, done)
 
 
-def print_measured(measured: Perplexity | StreamEval | Speed) -> None:
+def print_measured(measured: Perplexity | Quality | StreamEval | Speed) -> None:
     """Print the table, and below it what could not be measured, and why."""
     if isinstance(measured, Perplexity):
         _print_perplexity(measured)
     elif isinstance(measured, StreamEval):
         _print_streameval(measured)
+    elif isinstance(measured, Quality):
+        _print_quality(measured)
     else:
         _print_speed(measured)
-    for name, reason in {} if isinstance(measured, StreamEval) else measured.skipped.items():
+    for name, reason in {} if isinstance(measured, StreamEval | Quality) else measured.skipped.items():
         console.err.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}")
 
 
@@ -54,6 +57,21 @@ def _perplexity_cells(row: Row) -> list[str]:
 
 def _figure(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+
+
+def _print_quality(measured: Quality) -> None:
+    heads = ["engine", "perplexity#", "in fp32#", "loss#", "divergence#", "same best token#", "tokens#"]
+    cells = [measured.engine, f"{measured.perplexity:.3f}", f"{measured.fp32_perplexity:.3f}"]
+    cells += [_percent(measured.loss, "+"), _plus_minus(measured.divergence), _percent(measured.same_best)]
+    console.print_table(heads, [[*cells, str(measured.judged)]], "nothing could be measured")
+
+
+def _percent(figure: Figure, sign: str = "") -> str:
+    return f"{figure.mean:{sign}.2%} ± {100 * figure.error:.2f}"
+
+
+def _plus_minus(figure: Figure) -> str:
+    return f"{figure.mean:.5f} ± {figure.error:.5f}"
 
 
 def _print_streameval(measured: StreamEval) -> None:

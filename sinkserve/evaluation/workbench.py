@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -18,9 +19,10 @@ from tokenizers import Tokenizer
 
 from builder_service.families.registry import read_model
 from builder_service.model.model import Model
+from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
-from builder_service.pipeline.export import write_resized
+from builder_service.pipeline.export import weight_bytes, write_model, write_resized
 from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Remote
 from common.catalog.catalog import Catalog
@@ -31,7 +33,7 @@ from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.settings import SharedSettings
 from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
-from common.spec.model_spec import Target
+from common.spec.model_spec import Precision, Target
 from common.store.blob_store import open_store
 from common.window import Geometry
 from runtime_service.engines.loader import Loaded, Loader, available_memory_bytes
@@ -98,7 +100,7 @@ class Workbench:
         what reading the checkpoint's config.json does.
         """
         model = self._checked_model()
-        self._check_memory(geometry)
+        self._check_memory(geometry, self.manifest.weight_bytes)
         with tempfile.TemporaryDirectory(prefix=".resized-", dir=self._folder.parent) as out:
             graph = self._write_graph(model, geometry, Path(out))
             (Path(out) / WEIGHTS_PATH).hardlink_to(self._folder / WEIGHTS_PATH)
@@ -108,6 +110,26 @@ class Workbench:
                 yield engine
             finally:
                 engine.close()
+
+    @contextmanager
+    def in_fp32(self) -> Iterator[Engine]:
+        """The checkpoint in fp32 with one slot of the engine's cache, as long as the context is open.
+
+        Raises what `resized` does, and what reading the checkpoint's weights does.
+        """
+        model, spec = self._checked_model(), self.manifest.spec
+        geometry = replace(self.engine.geometry, slots=1)
+        exact = WeightFormat(Precision.FP32)
+        with (
+            tempfile.TemporaryDirectory(prefix=".fp32-", dir=self._folder.parent) as out,
+            open_source(spec.source, self._remote) as checkpoint,
+        ):
+            self._check_memory(geometry, weight_bytes(model, geometry, exact))
+            tensors = ModelTensors(checkpoint.tensors, model)
+            write_model(model, tensors, geometry, exact, Path(out), lambda _: None)
+            graph, shapes, rope = Path(out) / GRAPH_PATH, self.manifest.architecture, self.manifest.rope
+            with closing(OnnxRuntimeEngine(graph, shapes, rope, geometry, threads=self._threads)) as engine:
+                yield engine
 
     def close(self) -> None:
         """Free the engine."""
@@ -137,9 +159,9 @@ class Workbench:
         spec = self.manifest.spec
         return write_resized(model, geometry, WeightFormat.from_spec(spec), out)
 
-    def _check_memory(self, geometry: Geometry) -> None:
+    def _check_memory(self, geometry: Geometry, weights: int) -> None:
         shapes, precision = self.manifest.architecture, self.manifest.spec.precision
-        needed = self.manifest.weight_bytes + geometry.slots * kv_bytes_per_slot(shapes, geometry, precision)
+        needed = weights + geometry.slots * kv_bytes_per_slot(shapes, geometry, precision)
         if needed > (available := available_memory_bytes()):
             message = f"a cache of {geometry.rows} rows needs about {needed >> 20} MiB with the weights, and "
             message += f"{available >> 20} MiB are available"

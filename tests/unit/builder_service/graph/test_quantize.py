@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from builder_service.graph.quantize import (
     BLOCK,
+    FACTOR_LARGEST,
     INT4_ZERO,
     LEAST_SCALE,
     UINT8_ZERO,
@@ -17,6 +18,7 @@ from builder_service.graph.quantize import (
     int4_blocks,
     int4_values,
     int8_blocks,
+    int8_factors,
     int8_rows,
 )
 from common.spec.model_spec import OnnxRuntimeOptions
@@ -57,6 +59,23 @@ def test_int8_is_within_half_a_scale(rows: np.ndarray) -> None:
     assert values.min() >= -127
     error = np.abs(values * scales[:, None].astype(np.float64) - rows)
     assert (error <= 0.5001 * scales[:, None]).all()
+
+
+@given(matrices)
+def test_int8_factors_are_within_half_a_scale_and_their_pairs_fit_16_bits(rows: np.ndarray) -> None:
+    values, scales = int8_factors(rows)
+    error = np.abs(values * scales[:, None].astype(np.float64) - rows)
+    assert (error <= 0.5001 * scales[:, None]).all()
+    padded = np.pad(values.astype(int), ((0, 0), (0, rows.shape[1] % 2)))
+    for side in (np.maximum(padded, 0), np.minimum(padded, 0)):  # an activation of 0 takes the other side away
+        products = 2 * FACTOR_LARGEST * side.reshape(len(rows), -1, 2).sum(axis=2)
+        assert (products >= -(2**15)).all()
+        assert (products < 2**15).all()
+
+
+def test_int8_factors_use_more_than_seven_bits() -> None:
+    values, _ = int8_factors(np.random.default_rng(0).standard_normal((50, 576)).astype(np.float32))
+    assert np.abs(values.astype(int)).max(axis=1).mean() > 90
 
 
 def test_int8_uses_its_whole_range_in_every_row() -> None:

@@ -69,9 +69,9 @@ def test_the_embedding_is_int8_where_weights_are_quantized(checkpoint: StoredTen
 
 
 def test_int8_activations_have_a_scale_for_each_token(checkpoint: StoredTensors) -> None:
-    rows = np.array([[127.0, 0.4, -3.6], [1.27, 0.004, -0.036], [0.0, 0.0, 0.0]])
+    rows = np.array([[101.0, 0.4, -3.6], [1.01, 0.004, -0.036], [0.0, 0.0, 0.0]])
     rounded = FakeQuantized(checkpoint, WeightFormat(Precision.INT8)).activations(rows)
-    np.testing.assert_allclose(rounded, np.array([[127.0, 0, -4], [1.27, 0, -0.04], [0, 0, 0]]), atol=1e-12)
+    np.testing.assert_allclose(rounded, np.array([[101.0, 0, -4], [1.01, 0, -0.04], [0, 0, 0]]), atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "last"), [(32, False), (32, True), (64, False), (64, True)])

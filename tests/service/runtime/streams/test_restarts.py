@@ -91,9 +91,9 @@ async def test_turns_that_start_again_are_encoded_outside_the_event_loop(
     await bench.start()
     user, threads = Text.user, []
 
-    def noted(text: Text, content: str) -> tuple[int, ...]:
+    def noted(text: Text, content: str, *, no_reply: bool = False) -> tuple[int, ...]:
         threads.append(threading.get_ident())
-        return user(text, content)
+        return user(text, content, no_reply=no_reply)
 
     monkeypatch.setattr(Text, "user", noted)
     await bench.resumed(stream.session)

@@ -254,6 +254,7 @@ class Acts(Known):
     async def crash(self, replica: Replica) -> None:
         for line in self.world.open_lines:
             if line.replica is replica:
+                self.lost(line)  # its server may have seen the stream end, and written so, just before
                 await line.hang_up()
         await replica.crash()
         await replica.start()

@@ -10,7 +10,8 @@ A stream whose norms subtract a mean, or stand behind what is added, stays as it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from builder_service.model.model import EMBEDDING, HEAD, LAYER, Model, tensor_sh
 from builder_service.model.weight_format import WeightFormat
 
 LAST_NORM = "model.norm"
+_COLUMNS, _ROWS = 256, 256  # of a matrix, at a time
 _BEFORE = {"self_attn": "input_layernorm", "mlp": "post_attention_layernorm"}  # the norm before a part
 _TURNABLE = frozenset(
     "input_layernorm post_attention_layernorm self_attn.q_norm self_attn.k_norm self_attn.q_proj self_attn.k_proj "  # noqa: SIM905 - a list of words
@@ -57,16 +59,14 @@ class TurnedTensors:
         return np.concatenate(list(self.blocks(name))).reshape(shape)
 
     def blocks(self, name: str) -> Iterator[FloatArray]:
-        """Its rows, a bounded block at a time; all at once where rows are mixed."""
-        change = self._change(name)
-        one = np.float32(self._model.norm.from_one)
+        """Its rows, a bounded block at a time."""
+        change, one = self._change(name), np.float32(self._model.norm.from_one)
         if change.scale == name:
             yield np.ones(self._shapes[name], np.float32) - one
             return
         scale = self._tensors.tensor(change.scale) + one if change.scale else None
-        mixed = change.rows is not None
-        for rows in [self._tensors.tensor(change.source)] if mixed else self._tensors.blocks(change.source):
-            yield change.apply(rows, scale)
+        blocks = (change.apply(rows, scale) for rows in _cut(self._tensors.blocks(change.source)))
+        yield from blocks if change.rows is None else _mixed(blocks, self._shapes[change.source], change.rows)
 
     def _change(self, name: str) -> _Change:
         stream, norm = self._stream, f"{LAST_NORM}.weight" if self._stream else ""
@@ -107,11 +107,28 @@ class _Change:
     rows: Basis | None = None
 
     def apply(self, rows: FloatArray, scale: FloatArray | None) -> FloatArray:
-        if rows.ndim == 1:  # a bias has a number a row
-            return rows if self.rows is None else self.rows.turn(rows)
+        """What is done to each row by itself."""
+        if rows.ndim == 1:  # a bias
+            return rows
         rows = rows if scale is None else rows * scale
-        rows = rows if self.columns is None else self.columns.turn(rows)
-        return np.ascontiguousarray(rows if self.rows is None else self.rows.turn(rows.T).T)
+        return rows if self.columns is None else self.columns.turn(rows)
+
+
+def _mixed(blocks: Iterator[FloatArray], shape: tuple[int, ...], basis: Basis) -> Iterator[FloatArray]:
+    """The rows of a whole matrix turned, some columns at a time: more than the matrix itself is never in memory."""
+    whole, end = np.empty((shape[0], math.prod(shape[1:])), np.float32), 0
+    for block in blocks:
+        start, end = end, end + len(block)
+        whole[start:end] = block.reshape(len(block), -1)
+    for start in range(0, whole.shape[1], _COLUMNS):
+        columns = whole[:, start : start + _COLUMNS]
+        columns[:] = basis.turn(np.ascontiguousarray(columns.T)).T
+    yield from (rows.reshape(-1, *shape[1:]) for rows in _cut([whole]))
+
+
+def _cut(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    for block in blocks:
+        yield from (block[start : start + _ROWS] for start in range(0, len(block), _ROWS))
 
 
 def _stream_turns(model: Model) -> bool:

@@ -25,7 +25,7 @@ PRECISION_WORDS = {
     Precision.FP32: "32-bit floats",
     Precision.FP16: "16-bit floats, 11 bits of them mantissa",
     Precision.BF16: "16-bit floats with the range of 32-bit ones",
-    Precision.INT8: "8-bit weights of which products use 7, a scale for each output",
+    Precision.INT8: "8-bit weights with a scale for each output, in a basis without outliers",
     Precision.INT4: "4-bit weights in blocks of 32, 64 or 128, a scale and a zero point for each block",
 }
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 131_072)

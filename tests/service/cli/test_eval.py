@@ -145,6 +145,27 @@ def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Pa
     assert json.loads(sinkserve(*args, "--json").stdout) == document
 
 
+def test_what_a_precision_costs_is_measured_against_the_checkpoint(home: Path) -> None:
+    (home / "int8.yaml").write_text(
+        (home / "spec.yaml").read_text().replace("name: tiny", "name: int8") + "precision: int8\n"
+    )
+    text = ("--text", str(home / "text.txt"), "--tokens", "80")
+    same = json.loads(sinkserve("eval", "quality", "tiny", *text, "--json").stdout)
+    assert (same["judged"], same["loss"]["mean"], same["divergence"]["mean"], same["same_best"]["mean"]) == (
+        79,
+        0,
+        0,
+        1,
+    )
+    table = sinkserve("eval", "quality", str(home / "int8.yaml"), *text)
+    assert table.exit_code == 0, table.stderr
+    assert table.stdout.splitlines()[1].split()[0] == "int8@1"
+    rounded = json.loads(sinkserve("eval", "quality", "int8", *text, "--json").stdout)
+    assert rounded["fp32_perplexity"] == pytest.approx(same["perplexity"])
+    assert 0 < rounded["divergence"]["mean"] < 1e-2
+    assert not list((home / "home" / "engines").glob(".fp32-*"))
+
+
 def test_the_same_measurement_draws_the_same_bytes(bench: Workbench, tmp_path: Path) -> None:
     found = measure_perplexity(bench, bench.encode(TEXT)[:60], capacity=CAPACITY, stride=50, track=track)
     first, second = (path.read_bytes() for name in ("a", "b") for path in draw(found, tmp_path, name)[1:])

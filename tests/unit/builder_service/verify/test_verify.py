@@ -9,10 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
+from builder_service.model import turned_tensors
+from builder_service.model.basis import Basis, Number, mixing
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.listen import Evidence, hear
 from builder_service.verify.second_reading import SecondReading
@@ -75,6 +78,31 @@ def test_a_right_engine_passes_with_a_margin(folder: Path, geometry: Geometry, p
     assert figures["margin"] >= 3
     margins = [figures[f"allowed_{name}"] / max(figures[name], 1e-30) for name in ("divergence", "part_error")]
     assert figures["margin"] == pytest.approx(min(margins), rel=1e-4)
+
+
+def test_what_a_precision_costs_is_told(folder: Path) -> None:
+    lost = {precision: run(evidence_of(folder, precision), folder, precision) for precision in EVERY}
+    assert "lost_divergence" not in lost["fp32"]
+    assert 0 < lost["int8"]["lost_divergence"] < lost["int4"]["lost_divergence"] < 0.5
+    for precision in ("int8", "int4"):
+        figures = lost[precision]
+        assert figures["lost_perplexity"] == pytest.approx(np.expm1(figures["lost_divergence"]), rel=1e-5)
+        assert 0.5 < figures["same_best_token"] <= 1
+        assert figures["lost_tokens"] == sum(len(one.tokens) for one in evidence_of(folder, precision).heard)
+
+
+def test_a_basis_that_is_not_orthogonal_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference that rounds turns the model as the engine's builder does, and so would not see it."""
+
+    class Wrong(Basis):
+        def turn(self, rows: npt.NDArray[Number]) -> npt.NDArray[Number]:
+            return super().turn(rows * np.where(np.arange(rows.shape[-1]) % 2, 3, 1).astype(rows.dtype))
+
+    monkeypatch.setattr(turned_tensors, "mixing", lambda width: Wrong(*vars(mixing(width)).values()))
+    folder = write_checkpoint(tmp_path, hidden=64, tokenizer=False)
+    evidence = gather(folder, GEOMETRY, "int8")
+    with pytest.raises(FailedPrecondition, match="divergence from the checkpoint's own weights"):
+        run(evidence, folder, "int8")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from builder_service.checkpoint.checkpoint import Checkpoint
-from builder_service.families.registry import read_architecture
+from builder_service.checkpoint.gguf.split import is_gguf, model_name
+from builder_service.checkpoint.opened import is_quantized
+from builder_service.families.registry import read_architecture, read_model
 from builder_service.model.model import check_geometry
+from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
 from builder_service.sources.uri import Folder, Repository, read_place
@@ -50,7 +53,7 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
             "name": choices.name or engine_name(source),
             "source": source.model_dump(),
             "target": choices.target,
-            "precision": choices.precision or suit_precision(choices.target, shapes, checkpoint.config),
+            "precision": choices.precision or _own_precision(checkpoint, source, choices.target, shapes),
             "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
         },
         prefix="",
@@ -61,21 +64,28 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
 
 def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, Estimate]:
     """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
-    shapes = read_architecture(checkpoint.config, spec.options.ignore_config_fields)
-    check_geometry(shapes, spec.geometry)
-    return shapes, estimate(shapes, spec.geometry, WeightFormat.from_spec(spec), spec.target)
+    model = read_model(checkpoint.config, spec.options.ignore_config_fields)
+    check_geometry(model.architecture, spec.geometry)
+    weight_format = WeightFormat.from_spec(spec)
+    if spec.precision is Precision.KEEP:
+        weight_format = ModelTensors(checkpoint.tensors, model).weight_format(spec)
+    return model.architecture, estimate(model.architecture, spec.geometry, weight_format, spec.target)
 
 
 def source_of(where: Path | str) -> Source:
-    """The source that a person named: a URI, or a folder as seen from here."""
-    return Source(uri=str(where) if "://" in str(where) else str(Path(where).expanduser().resolve()))
+    """The source that a person named: a URI, or a folder or GGUF file as seen from here."""
+    if "://" in str(where):
+        return Source(uri=str(where))
+    path = Path(where).expanduser()
+    # The name of a GGUF file says what it is, and a link's target may have another.
+    return Source(uri=str(path.parent.resolve() / path.name if is_gguf(path.name) else path.resolve()))
 
 
 def engine_name(source: Source) -> str:
-    """A name for an engine, from its checkpoint's folder or repository. Raises what `read_place` does."""
+    """A name for an engine, from its checkpoint's folder, repository or file. Raises what `read_place` does."""
     place = read_place(source)
-    path = place.path.name if isinstance(place, Folder) else place.name if isinstance(place, Repository) else place.url
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower()).strip("-._")
+    path = place.path.name if isinstance(place, Folder) else place.uri if isinstance(place, Repository) else str(place)
+    name = re.sub(r"[^a-z0-9._-]+", "-", model_name(path.rpartition("/")[2]).lower()).strip("-._")
     return name[:63] or "model"
 
 
@@ -90,6 +100,13 @@ def suit_sinks(context: int, window: int) -> int:
 def suit_window(context: int, sinks: int) -> int:
     """Tokens of window: what the sinks leave of the context, and not so much that a slot becomes huge."""
     return min(LONGEST_WINDOW, max(1, context - sinks))
+
+
+def _own_precision(checkpoint: Checkpoint, source: Source, target: Target, shapes: Architecture) -> Precision:
+    """A quantized GGUF keeps its weights where the target can hold them."""
+    if target is Target.ONNXRUNTIME and is_gguf(source.uri) and is_quantized(checkpoint):
+        return Precision.KEEP
+    return suit_precision(target, shapes, checkpoint.config)
 
 
 def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, Any]) -> Precision:

@@ -16,6 +16,7 @@ from common.spec.model_spec import ModelSpec
 
 TOOLS = (
     "sinkserve",
+    "gguf",
     "jinja2",
     "ml-dtypes",
     "numpy",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time
 
 from builder_service.chat.derive import asks_time
 from builder_service.checkpoint.checkpoint import Checkpoint
-from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.checkpoint.opened import open_path
 from builder_service.pipeline.build_key import build_key, tool_versions
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.queue.build import Stage
@@ -39,7 +39,7 @@ class ResolvedSource:
 
 
 def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
-    """The whole stage. Raises what `find_machine`, `check_asked`, `locate` and `open_checkpoint` do."""
+    """The whole stage. Raises what `find_machine`, `check_asked`, `locate` and `open_path` do."""
     parent.progress(Stage.RESOLVE, 0.0)
     machine = _find_machine(order.spec)
     found = locate(
@@ -50,7 +50,7 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
         log=parent.log,
         progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
     )
-    checkpoint = open_checkpoint(found.folder)
+    checkpoint = open_path(found.path)
     files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
     found.check_digests(files)
     today = datetime.combine(datetime.now(UTC), time.min, UTC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.messages import Order, Parent
@@ -38,10 +39,9 @@ def verify_engine(
         with closing(Probe(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)) as probe:
             evidence = trace(evidence, probe)
     parent.progress(Stage.VERIFY, HEARD)
-    checkpoint = source.checkpoint
     figures = verify(
         evidence,
-        SecondReading(checkpoint.folder, plan.model) if isinstance(checkpoint, FolderCheckpoint) else plan.tensors,
+        _read_again(source.checkpoint, plan),
         plan.model,
         plan.rope,
         WeightFormat.from_spec(order.spec),
@@ -49,3 +49,12 @@ def verify_engine(
     )
     parent.log("verified: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
     return figures
+
+
+def _read_again(checkpoint: Checkpoint, plan: Plan) -> Tensors:
+    """The tensors by another way than the build's."""
+    if isinstance(checkpoint, FolderCheckpoint):
+        return SecondReading(checkpoint.folder, plan.model)
+    from builder_service.verify.second_gguf import SecondGguf  # noqa: PLC0415 - half a second that most need not wait
+
+    return SecondGguf(checkpoint.weight_files, plan.model)

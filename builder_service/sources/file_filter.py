@@ -18,6 +18,7 @@ from builder_service.checkpoint.folder import (
     shard_names,
     shards_without_index,
 )
+from builder_service.checkpoint.gguf.split import is_gguf, part_names
 from common.errors import NotFound, Reason, ResourceExhausted
 
 SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
@@ -27,9 +28,22 @@ SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
 def small_files(names: Collection[str], where: str) -> tuple[str, ...]:
     """Those of `names` that are not weights; raises NotFound (SOURCE_NOT_FOUND) if config.json is missing."""
     if CONFIG not in names:
-        message = f"{FIELD}: {where} has no {CONFIG}; a checkpoint in Hugging Face's layout is needed"
+        gguf = [name for name in names if is_gguf(name)]
+        needed = "a checkpoint in Hugging Face's layout is needed, or the name of a GGUF file"
+        message = f"{FIELD}: {where} has no {CONFIG}; {needed}{f', such as {min(gguf)}' if gguf else ''}"
         raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=CONFIG)
     return tuple(name for name in SMALL if name in names)
+
+
+def gguf_files(names: Collection[str], file: str, where: str) -> tuple[str, ...]:
+    """A GGUF file and the parts that belong to it. Raises NotFound (SOURCE_NOT_FOUND) for one that is not there, and
+    what `part_names` does.
+    """
+    parts = part_names(file)
+    if missing := [name for name in parts if name not in names]:
+        message = f"{FIELD}: there is no {missing[0]} at {where}"
+        raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, file=missing[0])
+    return parts
 
 
 def weight_files(names: Collection[str], folder: Path, where: str, get_there: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Finds the folder of a checkpoint if the builder may read it, and hashes its files.
+"""Finds a checkpoint's folder or GGUF file if the builder may read it, and hashes its files.
 
 Links are followed first; then the real path must lie under a source root. So the Hugging Face cache works, which is
 made of links, and a link that leads out of the roots does not. Knows nothing about the files' contents.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder_service.checkpoint.files import FIELD
+from builder_service.checkpoint.gguf.split import part_names
 from common.digest import digest_file
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.spec.manifest import EngineFile
@@ -51,12 +52,27 @@ def find_folder(path: Path, roots: Sequence[Path]) -> Path:
     _check_under(folder, roots, str(path))
     if not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):  # noqa: PTH112 - see `_real`
         what = "is not a folder that can be read" if os.path.exists(folder) else "does not exist"  # noqa: PTH110
-        message = f"{FIELD}: {path} {what}; a folder in Hugging Face's layout is needed"
+        message = f"{FIELD}: {path} {what}; a folder in Hugging Face's layout is needed, or a .gguf file"
         raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=path)
     for file in folder.iterdir():
         if file.suffix in _MEDIA_TYPES:
             _check_under(_real(file), roots, str(file))
     return folder
+
+
+def find_file(path: Path, roots: Sequence[Path]) -> Path:
+    """The GGUF file at a path, which keeps its own name, since that names its parts: links of the folder are followed,
+    those of the files are checked. Raises what `find_folder` and `part_names` do.
+    """
+    file = _real(path.parent) / path.name
+    for name in part_names(path.name):
+        part = file.with_name(name)
+        _check_under(_real(part), roots, str(part))
+        if not os.path.isfile(part) or not os.access(part, os.R_OK):  # noqa: PTH113 - see `_real`
+            what = "is not a file that can be read" if os.path.exists(part) else "does not exist"  # noqa: PTH110
+            message = f"{FIELD}: {part} {what}; a GGUF file is needed"
+            raise NotFound(Reason.SOURCE_NOT_FOUND, message, field=FIELD, uri=part)
+    return file
 
 
 def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:

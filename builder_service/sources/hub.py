@@ -14,8 +14,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
 from builder_service.machine.memory import free_disk_bytes
-from builder_service.sources.file_filter import SMALL, check_room, small_files, weight_files
+from builder_service.sources.file_filter import SMALL, check_room, gguf_files, small_files, weight_files
 from builder_service.sources.folder import SourceFile
 from builder_service.sources.hub_errors import not_in_cache, strange, translated_errors
 from builder_service.sources.uri import Remote, Repository
@@ -78,7 +78,8 @@ class Hub:
         *,
         weights: bool = True,
     ) -> Snapshot:
-        """Fetch the files that a build reads; without `weights`, only the small files beside them.
+        """Fetch the files that a build reads; without `weights`, only the small files beside them, but all of a GGUF,
+        which has none.
 
         Raises NotFound and FailedPrecondition (SOURCE_NOT_FOUND), Unavailable if the hub does not answer,
         InvalidArgument for what is not allowed or in another format, ResourceExhausted (OUT_OF_DISK).
@@ -92,21 +93,26 @@ class Hub:
     ) -> Snapshot:
         listing = self._list(place)
         log(f"{place} is commit {listing.commit}")
-        small = small_files(listing.sizes, str(place))
+        small = () if place.file else small_files(listing.sizes, str(place))
         folder = self._snapshot(place, listing.commit, small)
-        large = weight_files(listing.sizes, folder, str(place), _get_there(place, listing.commit))
-        if weights:
+        large = self._large_files(place, listing.sizes, folder, listing.commit)
+        if weights or place.file:
             self._make_room(place, listing, folder, large)
             self._snapshot(place, listing.commit, (*small, *large), _Counter(_total(listing, folder, large), progress))
             progress(1.0)
         return Snapshot(folder, listing.commit)
+
+    def _large_files(self, place: Repository, names: Collection[str], folder: Path, commit: str) -> tuple[str, ...]:
+        if place.file:
+            return gguf_files(names, place.file, str(place))
+        return weight_files(names, folder, str(place), _get_there(place, commit))
 
     def _list(self, place: Repository) -> _Listing:
         info = HfApi(endpoint=self._endpoint, token=self._token).model_info(
             place.name, revision=place.revision or None, files_metadata=True, timeout=_PATIENCE_S
         )
         if info.id != place.name:  # renamed: the hub leads on to where it is now, as a link does
-            self._remote.check_allowed(Repository(info.id, place.revision))
+            self._remote.check_allowed(replace(place, name=info.id))
         if not _COMMIT.fullmatch(info.sha or ""):
             raise strange(self._endpoint, f"says that {place} is commit {info.sha!r}")
         return _Listing(str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()})
@@ -144,9 +150,9 @@ class Hub:
         """The files that were downloaded before, by any tool."""
         try:
             folder = self._ask(place, place.revision or None, SMALL)
-            names = {path.name for path in folder.iterdir() if path.exists()}
-            small = small_files(names, str(place))
-            large = weight_files(names, folder, str(place), _get_there(place, folder.name))
+            names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.exists()}
+            small = () if place.file else small_files(names, str(place))
+            large = self._large_files(place, names, folder, folder.name)
         except (LocalEntryNotFoundError, NotFound):
             raise not_in_cache(place, self._cache) from None
         self._check_inside(folder, (*small, *large))
@@ -157,6 +163,7 @@ class Hub:
         for left in (folder.parent.parent / "blobs").glob("*.incomplete"):
             if time.time() - left.stat().st_mtime > _ABANDONED_S:
                 left.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # of a GGUF, nothing has been fetched yet
         check_room(_total(listing, folder, names), free_disk_bytes(folder), str(place), self._cache)
 
     def _check_inside(self, folder: Path, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Makes a checkpoint ready to read: finds its folder, or fetches it from the hub or an object store."""
+"""Makes a checkpoint ready to read: finds its folder or file, or fetches it from the hub or an object store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.files import FIELD
-from builder_service.checkpoint.folder import FolderCheckpoint, open_checkpoint
-from builder_service.sources.folder import SourceFile, find_folder
+from builder_service.checkpoint.folder import FolderCheckpoint
+from builder_service.checkpoint.gguf.split import is_gguf
+from builder_service.checkpoint.opened import open_path
+from builder_service.sources.folder import SourceFile, find_file, find_folder
 from builder_service.sources.object_store import ObjectStorePrefix
 from builder_service.sources.uri import Folder, Place, Prefix, Remote, Repository, read_place
 from common.errors import InvalidArgument, Reason
@@ -20,9 +22,9 @@ from common.spec.model_spec import ModelSpec, Source, Target
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint's folder, and where it comes from; for the hub, with the commit."""
+    """A checkpoint's folder or GGUF file, and where it comes from; for the hub, with the commit."""
 
-    folder: Path
+    path: Path
     origin: Source
     fetched: bool
 
@@ -43,54 +45,63 @@ def locate(
     log: Callable[[str], None],
     progress: Callable[[float], None],
 ) -> Located:
-    """The folder of a spec's checkpoint, with all its files; `progress` gets the share fetched, 0 to 1.
+    """Where a spec's checkpoint is, with all its files; `progress` gets the share fetched, 0 to 1.
 
-    Raises InvalidArgument (INVALID_SPEC, SOURCE_NOT_ALLOWED), and what `find_folder`, `Hub.fetch` and
+    Raises InvalidArgument (INVALID_SPEC, SOURCE_NOT_ALLOWED), and what `find_folder`, `find_file`, `Hub.fetch` and
     `ObjectStorePrefix.fetch` do.
     """
     place = read_place(spec.source)
     if isinstance(place, Folder):
-        return Located(find_folder(place.path, roots), spec.source, fetched=False)
+        _check_target(spec.target, place)
+        find = find_file if is_gguf(place.path.name) else find_folder
+        return Located(find(place.path, roots), spec.source, fetched=False)
     remote.check_allowed(place)
     _check_target(spec.target, place)
     if isinstance(place, Prefix):
         ObjectStorePrefix(place).fetch(folder := _made(work / "checkpoint"), progress)
         log(f"fetched {place}")
-        return Located(folder, spec.source, fetched=True)
+        return Located(folder / place.file, spec.source, fetched=True)
     from builder_service.sources.hub import Hub  # noqa: PLC0415 - a second that most builds need not wait
 
     found = Hub(remote).fetch(place, log, progress)
-    return Located(found.folder, Source(uri=f"hf://{place.name}", revision=found.commit), fetched=True)
+    return Located(found.folder / place.file, Source(uri=place.uri, revision=found.commit), fetched=True)
 
 
 @contextmanager
 def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
     """A checkpoint to look at before it is built.
 
-    A folder is opened and checked; of a remote checkpoint only the files beside the weights are fetched. Raises what
-    `open_checkpoint` and `locate` do; a folder need not lie under a source root.
+    A folder is opened and checked, and so is a GGUF file, which is fetched whole if it is remote; of another remote
+    checkpoint only the files beside the weights are fetched. Raises what
+    `open_path` and `locate` do; a folder need not lie under a source root.
     """
     place = read_place(source)
     if isinstance(place, Folder):
-        yield open_checkpoint(place.path)
+        yield open_path(place.path)
     elif isinstance(place, Prefix):
         with tempfile.TemporaryDirectory() as folder:
             ObjectStorePrefix(place).fetch(Path(folder), weights=False)
-            yield FolderCheckpoint(Path(folder))
+            yield _opened(Path(folder), place.file)
     else:
         from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise
 
-        yield FolderCheckpoint(Hub(remote).fetch(place, _say_nothing, weights=False).folder)
+        yield _opened(Hub(remote).fetch(place, _say_nothing, weights=False).folder, place.file)
+
+
+def _opened(folder: Path, file: str) -> Checkpoint:
+    """What was fetched to look at; without a GGUF file, the weights are not there."""
+    return open_path(folder / file) if file else FolderCheckpoint(folder)
 
 
 def _check_target(target: Target, place: Place) -> None:
     """TensorRT-LLM engines hold no weights: a runtime reads them from the spec's source, which has to be a folder."""
-    if target is not Target.TENSORRT_LLM:
+    if target is not Target.TENSORRT_LLM or (isinstance(place, Folder) and not is_gguf(place.path.name)):
         return
+    shown = str(place.path if isinstance(place, Folder) else place)
     name = place.name if isinstance(place, Repository) else "MODEL"
     how = f": hf download {name} --local-dir /models/{name.rpartition('/')[2]}" if isinstance(place, Repository) else ""
-    message = f"{FIELD}: a runtime for {target} reads the checkpoint itself, and needs it in a folder, not {place}{how}"
-    raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD, uri=place)
+    message = f"{FIELD}: a runtime for {target} reads the checkpoint itself, and needs it in a folder, not {shown}{how}"
+    raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD, uri=shown)
 
 
 def _made(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from obstore.store import ObjectStore
 
 from builder_service.checkpoint.files import FIELD
 from builder_service.machine.memory import free_disk_bytes
-from builder_service.sources.file_filter import check_room, small_files, weight_files
+from builder_service.sources.file_filter import check_room, gguf_files, small_files, weight_files
 from builder_service.sources.uri import Prefix
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.store.errors import explained
@@ -56,16 +56,18 @@ class ObjectStorePrefix:
 
     def fetch(self, folder: Path, progress: Callable[[float], None] = _ignore, *, weights: bool = True) -> None:
         """Copy the files that a build reads into `folder`, which exists and is empty; without `weights`, only the small
-        files beside them. `progress` gets the share done, 0 to 1.
+        files beside them, but all of a GGUF, which has none. `progress` gets the share done, 0 to 1.
 
         Raises what opening does, what `weight_files` does, FailedPrecondition (CHECKPOINT_INVALID) if an object is
         written to meanwhile, and ResourceExhausted (OUT_OF_DISK).
         """
         where = str(self._place)
-        small = small_files(self._objects, where)
-        self._copy(small, folder, _ignore)
-        large = weight_files(self._objects, folder, where, "in a copy of it,")
-        if weights:
+        if self._place.file:
+            large = gguf_files(self._objects, self._place.file, where)
+        else:
+            self._copy(small_files(self._objects, where), folder, _ignore)
+            large = weight_files(self._objects, folder, where, "in a copy of it,")
+        if weights or self._place.file:
             check_room(self._size(large), free_disk_bytes(folder), where, folder)
             self._copy(large, folder, progress)
 
@@ -100,10 +102,10 @@ class ObjectStorePrefix:
             try:
                 data = obstore.get(self._store, name, options={"range": (start, end), "if_match": tag}).bytes()
             except (PreconditionError, FileNotFoundError):
-                message = f"{self._place}/{name} was changed while it was read; build again when it is quiet"
+                message = f"{self._place.url}/{name} was changed while it was read; build again when it is quiet"
                 raise FailedPrecondition(Reason.CHECKPOINT_INVALID, message, file=name) from None
         if len(data) != end - start:
-            message = f"{self._place}/{name} ended early; build again"
+            message = f"{self._place.url}/{name} ended early; build again"
             raise DataLoss(Reason.CHECKPOINT_INVALID, message, file=name)
         return bytes(data)
 

@@ -1,5 +1,5 @@
-"""Where a checkpoint is: a folder, a repository of the Hugging Face hub, or a prefix in an object store; and whether
-the builder may fetch it. Knows what URIs say; touches neither disk nor network.
+"""Where a checkpoint is: a folder, a repository of the Hugging Face hub, or a prefix in an object store, or a GGUF file
+in one of these; and whether the builder may fetch it. Knows what URIs say; touches neither disk nor network.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
 from builder_service.checkpoint.files import FIELD
+from builder_service.checkpoint.gguf.split import is_gguf
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Source
 
@@ -20,14 +21,14 @@ OBJECT_STORES = ("s3", "gs", "az")
 _REVISION_FIELD = "spec.source.revision"
 _NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ROOT = re.compile(rf"hf://(?:{_NAME}(?:/(?:{_NAME})?)?)?")
-_HUB_URI = re.compile(rf"hf://({_NAME}/{_NAME})(?:@(.*))?", re.DOTALL)
+_HUB_URI = re.compile(rf"hf://({_NAME}/{_NAME})((?:/{_NAME})+\.gguf)?(?:@(.*))?", re.DOTALL | re.IGNORECASE)
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-_KINDS = "a path, a file:// URL, hf://ORG/REPO or one of s3://, gs:// and az:// with bucket and prefix"
+_KINDS = "a path, a file:// URL, hf://ORG/REPO, or one of s3://, gs:// and az:// with bucket and prefix"
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, as its path is written."""
+    """A folder or a GGUF file, as its path is written."""
 
     path: Path
 
@@ -38,9 +39,16 @@ class Repository:
 
     name: str
     revision: str
+    file: str = ""
+    """The GGUF file of it that is meant; empty: the repository is a checkpoint in Hugging Face's layout."""
+
+    @property
+    def uri(self) -> str:
+        """Without the revision."""
+        return f"{HUB}://{self.name}" + (f"/{self.file}" if self.file else "")
 
     def __str__(self) -> str:
-        return f"{HUB}://{self.name}" + (f"@{self.revision}" if self.revision else "")
+        return self.uri + (f"@{self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,11 @@ class Prefix:
     """Objects under a URL, which holds no credentials."""
 
     url: str
+    file: str = ""
+    """The GGUF file under it that is meant; empty: what is there is a checkpoint in Hugging Face's layout."""
 
     def __str__(self) -> str:
-        return self.url
+        return f"{self.url}/{self.file}" if self.file else self.url
 
 
 Place = Folder | Repository | Prefix
@@ -78,7 +88,7 @@ class Remote(BaseModel):
     def check_allowed(self, place: Repository | Prefix) -> None:
         """Raise InvalidArgument (SOURCE_NOT_ALLOWED) naming the roots, unless the place is under one."""
         shown = str(place)
-        asked = _segments(f"{HUB}://{place.name}" if isinstance(place, Repository) else place.url)
+        asked = _segments(f"{HUB}://{place.name}" if isinstance(place, Repository) else str(place))
         if any(asked[: len(root)] == root for root in map(_segments, self.roots)):
             return
         allowed = ", ".join(self.roots) or f"none for {asked[0]}://; set SINKSERVE_BUILDER_SOURCE_ROOTS"
@@ -127,7 +137,7 @@ def read_root(text: str) -> Path | str:
         return text
     if scheme in OBJECT_STORES:
         try:
-            return _read_prefix(text).url
+            return str(_read_prefix(text))
         except InvalidArgument as error:
             raise ValueError(error.message.removeprefix(f"{FIELD}: ")) from None
     try:
@@ -140,8 +150,8 @@ def read_root(text: str) -> Path | str:
 def _read_repository(source: Source) -> Repository:
     found = _HUB_URI.fullmatch(source.uri)
     if found is None:
-        raise _bad_uri(source.uri, "is not hf://ORG/REPO or hf://ORG/REPO@REVISION")
-    name, written = found[1], found[2]
+        raise _bad_uri(source.uri, "is not hf://ORG/REPO or hf://ORG/REPO/FILE.gguf, with @REVISION or without")
+    name, file, written = found[1], (found[2] or "")[1:], found[3]
     if written is not None and source.revision and written != source.revision:
         message = f"{_REVISION_FIELD}: {source.revision!r} is not the {written!r} of {source.uri}; keep one"
         raise InvalidArgument(Reason.INVALID_SPEC, message, field=_REVISION_FIELD)
@@ -149,7 +159,7 @@ def _read_repository(source: Source) -> Repository:
     if (written is not None or revision) and (not _REVISION.fullmatch(revision) or ".." in revision):
         message = f"{_REVISION_FIELD}: {revision!r} is not a branch, a tag or a commit"
         raise InvalidArgument(Reason.INVALID_SPEC, message, field=_REVISION_FIELD)
-    return Repository(name, revision)
+    return Repository(name, revision, file)
 
 
 def _read_prefix(uri: str) -> Prefix:
@@ -162,7 +172,8 @@ def _read_prefix(uri: str) -> Prefix:
     segments = [part for part in parts.path.split("/") if part]
     if not (parts.netloc and uri.isprintable()) or any(unquote(part) in (".", "..") for part in segments):
         raise _bad_uri(uri, f"is not {parts.scheme}://BUCKET/PREFIX")
-    return Prefix("/".join((f"{parts.scheme}://{parts.netloc}", *segments)))
+    file = segments.pop() if segments and is_gguf(segments[-1]) else ""
+    return Prefix("/".join((f"{parts.scheme}://{parts.netloc}", *segments)), file)
 
 
 def _segments(url: str) -> tuple[str, ...]:

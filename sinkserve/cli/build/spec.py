@@ -48,7 +48,9 @@ _OPTIONS = {
 
 @app.command()
 def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, or hf://ORG/REPO.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A checkpoint folder or GGUF file, or hf://ORG/REPO.")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else stdout.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     target: Annotated[Target, typer.Option("--target", help="Who executes the engine.")] = Target.ONNXRUNTIME,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from builder_service.checkpoint.gguf.split import is_gguf
 from builder_service.sources.uri import HUB, Folder, Repository, read_place
 from common.rpc.wire import spec_to_wire
 from common.spec.model_spec import ModelSpec, Source
@@ -115,8 +116,8 @@ async def build_here(address: str, spec: ModelSpec) -> str:
 
 
 def readable_root(source: Source) -> Path | str:
-    """The folder that an embedded builder needs as a source root for this source."""
+    """The folder or URL that an embedded builder needs as a source root for this source."""
     place = read_place(source)
     if isinstance(place, Folder):
-        return place.path
+        return place.path.resolve().parent if is_gguf(place.path.name) else place.path
     return f"{HUB}://{place.name}" if isinstance(place, Repository) else place.url

@@ -24,7 +24,9 @@ _SLOTS = 4  # one for the chat, and a few to spare
 
 
 def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A checkpoint folder, or hf://ORG/REPO.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A checkpoint folder or GGUF file, or hf://ORG/REPO.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     precision: Annotated[
         Precision | None,

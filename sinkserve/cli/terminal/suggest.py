@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.gguf.split import is_gguf, model_name
 from builder_service.families.registry import read_architecture
 from builder_service.model.model import check_geometry
 from builder_service.model.weight_format import WeightFormat
@@ -67,15 +68,19 @@ def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, E
 
 
 def source_of(where: Path | str) -> Source:
-    """The source that a person named: a URI, or a folder as seen from here."""
-    return Source(uri=str(where) if "://" in str(where) else str(Path(where).expanduser().resolve()))
+    """The source that a person named: a URI, or a folder or GGUF file as seen from here."""
+    if "://" in str(where):
+        return Source(uri=str(where))
+    path = Path(where).expanduser()
+    # The name of a GGUF file says what it is, and a link's target may have another.
+    return Source(uri=str(path.parent.resolve() / path.name if is_gguf(path.name) else path.resolve()))
 
 
 def engine_name(source: Source) -> str:
-    """A name for an engine, from its checkpoint's folder or repository. Raises what `read_place` does."""
+    """A name for an engine, from its checkpoint's folder, repository or file. Raises what `read_place` does."""
     place = read_place(source)
-    path = place.path.name if isinstance(place, Folder) else place.name if isinstance(place, Repository) else place.url
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.rpartition("/")[2].lower()).strip("-._")
+    path = place.path.name if isinstance(place, Folder) else place.uri if isinstance(place, Repository) else str(place)
+    name = re.sub(r"[^a-z0-9._-]+", "-", model_name(path.rpartition("/")[2]).lower()).strip("-._")
     return name[:63] or "model"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from builder_service.checkpoint.folder import TEXT_FILES, text_files
 from builder_service.settings import BuilderSettings
-from builder_service.sources.folder import check_unchanged, find_folder, hash_files
+from builder_service.sources.folder import check_unchanged, find_file, find_folder, hash_files
 from builder_service.sources.uri import source_path
 from common.digest import digest_of
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
@@ -211,3 +211,22 @@ def test_what_is_not_a_file_is_refused_before_it_is_hashed(root: Path, name: str
     with pytest.raises(InvalidArgument, match=f"/model/{name}") as caught:
         list(text_files(root / "model"))
     assert caught.value.reason is Reason.CHECKPOINT_INVALID
+
+
+def test_a_gguf_file_is_found_with_all_its_parts(root: Path) -> None:
+    first, second = (root / f"x-0000{part}-of-00002.gguf" for part in (1, 2))
+    first.write_bytes(b"GGUF")
+    with pytest.raises(NotFound, match="x-00002-of-00002.gguf does not exist"):
+        find_file(first, [root])
+    second.symlink_to("/etc/hostname")
+    with pytest.raises(InvalidArgument, match="outside the builder's source roots"):
+        find_file(first, [root])
+    second.unlink()
+    (root / "blob").write_bytes(b"GGUF")
+    second.symlink_to("blob")  # as in the cache of the hub
+    assert find_file(first, [root]) == first
+    with pytest.raises(InvalidArgument, match="outside the builder's source roots"):
+        find_file(root / ".." / "x.gguf", [root])
+    with pytest.raises(NotFound, match="is not a file that can be read"):
+        (root / "y.gguf").mkdir()
+        find_file(root / "y.gguf", [root])

@@ -244,3 +244,18 @@ def test_the_config_is_read_without_the_weights(
     with open_source(Source(uri=PLACE.url), Remote()) as checkpoint:
         assert checkpoint.config["model_type"] == "llama"
     assert not any(name.endswith(".safetensors") for name in asked)
+
+
+def test_of_a_gguf_all_parts_are_copied_and_nothing_else(store: MemoryStore, tmp_path: Path, folder: Path) -> None:
+    names = ("x-00001-of-00002.gguf", "x-00002-of-00002.gguf")
+    _put(store, dict.fromkeys((*names, "y.gguf", "config.json"), b"GGUF"))
+    ObjectStorePrefix(Prefix(PLACE.url, names[0])).fetch(folder, weights=False)
+    assert sorted(files_of(folder)) == sorted(names)
+    with pytest.raises(NotFound, match="there is no z.gguf at"):
+        ObjectStorePrefix(Prefix(PLACE.url, "z.gguf")).fetch(folder)
+
+
+def test_a_prefix_with_ggufs_only_says_to_name_one(store: MemoryStore, folder: Path) -> None:
+    _put(store, dict.fromkeys(("b.gguf", "a.gguf"), b"GGUF"))
+    with pytest.raises(NotFound, match="or the name of a GGUF file, such as a.gguf"):
+        ObjectStorePrefix(PLACE).fetch(folder)

@@ -1,0 +1,166 @@
+"""A GGUF's metadata in the terms of config.json, so that a family reads either.
+
+What is not known here keeps its GGUF key, and the family refuses it by that name, as it does any unknown field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from builder_service.checkpoint.files import invalid
+from common.errors import InvalidArgument, Reason
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A GGUF architecture: the class of config.json that computes the same."""
+
+    architecture: str
+    model_type: str
+    interleaved: bool = False
+    """Whether rows of queries and keys are ordered for rotation of neighbours, and not of halves."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of a layer that are called otherwise than in `tensors.LAYER_NAMES`."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "llama": Kind("LlamaForCausalLM", "llama", interleaved=True),
+    "qwen2": Kind("Qwen2ForCausalLM", "qwen2"),
+    "qwen3": Kind("Qwen3ForCausalLM", "qwen3"),
+    "phi3": Kind("Phi3ForCausalLM", "phi3", renamed={"ffn_up": "mlp.gate_up_proj"}),
+}
+"""By `general.architecture`."""
+MISTRAL = Kind("MistralForCausalLM", "mistral", interleaved=True)
+"""In a GGUF it is a Llama, and says so only by its window."""
+
+_SAME = {
+    "vocab_size": "vocab_size",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "rope.freq_base": "rope_theta",
+}
+"""Keys without the architecture's name before them."""
+_SILENT = {
+    "attention.causal": (True,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "rope.scaling.finetuned": (True, False),
+    "tensor_data_layout": ("Meta AI original pth",),
+}
+"""Keys that change nothing with these values."""
+_ROPE = {
+    "factor": "factor",
+    "original_context_length": "original_max_position_embeddings",
+    "attn_factor": "attention_factor",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+"""Keys under `rope.scaling`."""
+FREQUENCY_FACTORS = "rope_freqs.weight"
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
+ROPE_TENSORS = (FREQUENCY_FACTORS, LONG_FACTORS, SHORT_FACTORS)
+
+
+def kind_of(metadata: Metadata, file: str) -> Kind:
+    """Raises InvalidArgument: ARCHITECTURE_UNSUPPORTED, or CHECKPOINT_INVALID where none is named."""
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str):
+        raise invalid(f"{file} does not say its general.architecture", file=file)
+    if name == "llama" and metadata.get("llama.attention.sliding_window"):
+        return MISTRAL
+    if name not in KINDS:
+        message = f"{file} is of GGUF architecture {name}, which is not supported; supported: {', '.join(KINDS)}"
+        raise InvalidArgument(
+            Reason.ARCHITECTURE_UNSUPPORTED, message, field="source.general.architecture", architecture=name
+        )
+    return KINDS[name]
+
+
+def read_config(
+    metadata: Metadata, names: Collection[str], factors: Callable[[str], list[float]], file: str
+) -> dict[str, Any]:
+    """config.json of a GGUF that has tensors of these `names`; `factors` reads one of ROPE_TENSORS.
+
+    Raises what `kind_of` does, and InvalidArgument (CHECKPOINT_INVALID) for heads that differ in width.
+    """
+    kind, prefix = kind_of(metadata, file), f"{metadata['general.architecture']}."
+    own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    config = {name: _rounded(own.pop(key)) for key, name in _SAME.items() if key in own}
+    if config.get("sliding_window") == 0:  # none
+        del config["sliding_window"]
+    config.setdefault("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
+    config |= {
+        "architectures": [kind.architecture],
+        "model_type": kind.model_type,
+        "tie_word_embeddings": "output.weight" not in names,
+    }
+    if kind.model_type == "llama":
+        config |= {"attention_bias": "blk.0.attn_q.bias" in names, "mlp_bias": "blk.0.ffn_up.bias" in names}
+    config |= _rotation(own, config, names, factors, file)
+    _check_heads(own, config, file)
+    for key, allowed in _SILENT.items():
+        if own.get(key) in allowed:
+            del own[key]
+    return config | {prefix + key: value for key, value in own.items()}
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - of any type
+    """A float32 as the decimal number that it was made of: 1e-5, not 9.99999974e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _rotation(
+    own: dict[str, Any],
+    config: Mapping[str, Any],
+    names: Collection[str],
+    factors: Callable[[str], list[float]],
+    file: str,
+) -> dict[str, Any]:
+    """What config.json says about rotation; takes the keys that were read out of `own`."""
+    scaling = own.pop("rope.scaling.type", "none")
+    fields = {
+        name: _rounded(own.pop(f"rope.scaling.{key}")) for key, name in _ROPE.items() if f"rope.scaling.{key}" in own
+    }
+    original = fields.get("original_max_position_embeddings", config.get("max_position_embeddings"))
+    if FREQUENCY_FACTORS in names:  # Llama 3.1's frequencies, already computed
+        if scaling not in ("none", "longrope"):
+            raise invalid(f"{file} has {FREQUENCY_FACTORS} besides a rope.scaling.type of {scaling}", file=file)
+        shared = factors(FREQUENCY_FACTORS)
+        kept = {"attention_factor": 1.0, "original_max_position_embeddings": original}
+        return {"rope_scaling": {"rope_type": "longrope", "short_factor": shared, "long_factor": shared, **kept}}
+    if LONG_FACTORS in names:
+        both = {"short_factor": factors(SHORT_FACTORS), "long_factor": factors(LONG_FACTORS)}
+        return {
+            "rope_scaling": {"rope_type": "longrope", **both, **fields, "original_max_position_embeddings": original}
+        }
+    if scaling == "none":
+        return {"rope_scaling": fields} if fields.keys() - {"factor", "original_max_position_embeddings"} else {}
+    return {"rope_scaling": {"rope_type": scaling, **fields}}
+
+
+def _check_heads(own: dict[str, Any], config: dict[str, Any], file: str) -> None:
+    """Heads of keys and values are equally wide, and rotation takes all of a head or the share that is written."""
+    heads = config.get("num_attention_heads")
+    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
+        raise invalid(f"{file} has attention.head_count = {heads!r:.80}; a number above 0 is needed", file=file)
+    width = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    values, rotated = own.pop("attention.value_length", width), own.pop("rope.dimension_count", width)
+    if values != width:
+        raise invalid(
+            f"{file} has heads of {width} for keys and of {values} for values; equal ones are needed", file=file
+        )
+    if rotated != width:
+        config["partial_rotary_factor"] = rotated / width if width else 0

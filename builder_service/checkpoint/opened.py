@@ -1,0 +1,24 @@
+"""Opens a checkpoint of either kind; the path says which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.checkpoint.gguf.split import is_gguf
+
+
+def open_path(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, or in a GGUF file; its headers are checked.
+
+    Raises what `open_checkpoint` does, and InvalidArgument (ARCHITECTURE_UNSUPPORTED) for a GGUF of a kind that is
+    not read.
+    """
+    if not is_gguf(path.name):
+        return open_checkpoint(path)
+    from builder_service.checkpoint.gguf.checkpoint import GgufCheckpoint  # noqa: PLC0415 - half a second, rarely needed
+
+    checkpoint = GgufCheckpoint(path)
+    _ = checkpoint.config, checkpoint.tensors
+    return checkpoint

@@ -1,0 +1,188 @@
+"""Small GGUF files for tests: written from a checkpoint folder, each tensor in a type of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    TokenType,
+    get_tensor_name_map,
+    quantize,
+)
+
+from builder_service.checkpoint.folder import FolderCheckpoint
+
+F32 = GGMLQuantizationType.F32
+Types = Callable[[str], GGMLQuantizationType]
+_SCALE_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
+    GGMLQuantizationType.Q2_K: (80, 82),
+    GGMLQuantizationType.Q3_K: (108,),
+    GGMLQuantizationType.Q4_K: (0, 2),
+    GGMLQuantizationType.Q5_K: (0, 2),
+    GGMLQuantizationType.Q6_K: (208,),
+    GGMLQuantizationType.IQ4_NL: (0,),
+}
+"""Where a block has its float16 scales; the rest of it may be any bytes."""
+
+
+def all_float(_name: str) -> GGMLQuantizationType:
+    """Every tensor in float32."""
+    return F32
+
+
+def matrices_in(kind: GGMLQuantizationType, embedding: GGMLQuantizationType = F32) -> Types:
+    """Matrices of the layers in one type, the embedding in another, vectors in float32."""
+
+    def choose(name: str) -> GGMLQuantizationType:
+        if name in ("token_embd.weight", "output.weight"):
+            return embedding
+        return F32 if "norm" in name or name.endswith(".bias") else kind
+
+    return choose
+
+
+def write_gguf(
+    path: Path,
+    folder: Path,
+    types: Types = all_float,
+    *,
+    parts: int = 1,
+    metadata: dict[str, Any] | None = None,
+    tensors: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """Write the checkpoint in `folder` as a GGUF at `path`, or in `parts` beside it; returns the first file.
+
+    `metadata` are added (None removes a key), and so are float32 `tensors`.
+    """
+    checkpoint = FolderCheckpoint(folder)
+    fields = {**_fields(checkpoint), **_vocabulary(checkpoint), **(metadata or {})}
+    stored = {**_stored(checkpoint), **(tensors or {})}
+    names = list(stored)
+    files = (
+        [path] if parts == 1 else [path.with_name(f"{path.stem}-{n + 1:05}-of-{parts:05}.gguf") for n in range(parts)]
+    )
+    for number, file in enumerate(files):
+        split = {"split.no": number, "split.count": parts, "split.tensors.count": len(stored)} if parts > 1 else {}
+        writer = GGUFWriter(file, checkpoint.config["model_type"])
+        for key, value in ({**fields, **split} if number == 0 else split).items():
+            _add(writer, key, value)
+        for name in names[number::parts]:
+            kind = types(name)
+            writer.add_tensor(name, encode(stored[name], kind), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return files[0]
+
+
+def encode(values: npt.NDArray[np.float32], kind: GGMLQuantizationType) -> np.ndarray:
+    """Values in a type; where the `gguf` package cannot quantize, blocks of random numbers in their place."""
+    if kind == F32:
+        return np.ascontiguousarray(values, np.float32)
+    if kind not in _SCALE_AT:
+        return np.asarray(quantize(np.ascontiguousarray(values, np.float32), kind))
+    count, size = GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(values.size)
+    blocks = rng.integers(0, 256, (*values.shape[:-1], values.shape[-1] // count, size), np.uint8)
+    for at in _SCALE_AT[kind]:
+        scales = rng.uniform(0.2, 1.0, blocks.shape[:-1]) * 0.001
+        blocks[..., at : at + 2] = scales.astype("<f2")[..., None].view(np.uint8)
+    return blocks.reshape(*values.shape[:-1], -1)
+
+
+def _fields(checkpoint: FolderCheckpoint) -> dict[str, Any]:
+    config, name = checkpoint.config, checkpoint.config["model_type"]
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    own = {
+        "vocab_size": config["vocab_size"],
+        "block_count": config["num_hidden_layers"],
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": head_dim,
+        "attention.value_length": head_dim,
+        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+        "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
+        "rope.freq_base": float(config.get("rope_theta", 10000)),
+    }
+    if config.get("use_sliding_window", True) and config.get("sliding_window"):
+        own["attention.sliding_window"] = config["sliding_window"]
+    if name == "phi3":
+        own["rope.scaling.original_context_length"] = config["original_max_position_embeddings"]
+    return {f"{name}.{key}": value for key, value in own.items()}
+
+
+def _vocabulary(checkpoint: FolderCheckpoint) -> dict[str, Any]:
+    """The keys of a byte-level tokenizer as `tests.samples.tokenizers` writes it; none if there is none."""
+    described = checkpoint.tokenizer
+    if described is None:
+        return {}
+    tokenizer = described.tokenizer
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    found = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": vocabulary,
+        "token_type": [int(TokenType.CONTROL if token in special else TokenType.NORMAL) for token in vocabulary],
+        "merges": [" ".join(pair) for pair in tokenizer["model"]["merges"]],
+        "bos_token_id": vocabulary.index("<s>"),
+        "eos_token_id": vocabulary.index("</s>"),
+        "eot_token_id": vocabulary.index("<|end|>"),
+        "add_bos_token": False,
+    }
+    keys = {f"tokenizer.ggml.{key}": value for key, value in found.items()}
+    return keys | ({"tokenizer.chat_template": checkpoint.chat_template} if checkpoint.chat_template else {})
+
+
+def _stored(checkpoint: FolderCheckpoint) -> dict[str, np.ndarray]:
+    """Tensors by GGUF's names, and a Llama's queries and keys in its order; factors of rotation are tensors too."""
+    config = checkpoint.config
+    known = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == config["model_type"])
+    names = get_tensor_name_map(MODEL_ARCH(known), config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    scaling = config.get("rope_scaling") or {}
+    found = {
+        f"rope_factors_{length}.weight": np.array(scaling[f"{length}_factor"], np.float32)
+        for length in ("long", "short")
+        if f"{length}_factor" in scaling
+    }
+    for name in checkpoint.tensors.names:
+        values = checkpoint.tensors.tensor(name)
+        part = name.split(".")[-2]
+        if part in heads and config["model_type"] == "llama":
+            halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        found[str(names.get_name(name, try_suffixes=(".weight", ".bias")))] = values
+    return found
+
+
+def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+    match value:
+        case None:
+            return
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            assert isinstance(value, list), json.dumps(value)
+            writer.add_array(key, value)

@@ -1,0 +1,42 @@
+"""Two ways to read a GGUF: they agree where both are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+
+from builder_service.checkpoint.opened import open_path
+from builder_service.families.registry import read_model
+from builder_service.model.tensors import ModelTensors
+from builder_service.verify import second_gguf
+from builder_service.verify.second_gguf import SecondGguf
+from tests.samples.checkpoints import write_checkpoint
+from tests.samples.families import write_family
+from tests.samples.ggufs import matrices_in, write_gguf
+
+
+def assert_agree(path: Path) -> None:
+    checkpoint = open_path(path)
+    model = read_model(checkpoint.config)
+    first, second = ModelTensors(checkpoint.tensors, model), SecondGguf(checkpoint.weight_files, model)
+    assert second.names == first.names
+    for name in first.names:
+        np.testing.assert_array_equal(second.tensor(name), first.tensor(name))
+        assert second.tensor(name).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_they_agree_on_every_family(tmp_path: Path, name: str, parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_gguf, "STEP_VALUES", 200)  # some rows at a time
+    assert_agree(write_gguf(tmp_path / "model.gguf", write_family(tmp_path / "folder", name), parts=parts))
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_1", "Q5_K", "Q6_K", "IQ4_NL"])
+def test_they_agree_on_types(tmp_path: Path, kind: str) -> None:
+    folder = write_checkpoint(tmp_path / "folder", hidden=256, intermediate=256, layers=1, bias=True, tokenizer=False)
+    stored = GGMLQuantizationType[kind]
+    assert_agree(write_gguf(tmp_path / "model.gguf", folder, matrices_in(stored, stored)))

@@ -6,8 +6,9 @@ RESOLVE opens it and the later stages pass it on. Its parts are read when they a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,59 @@ class StoredTensors(Protocol):
 
     def blocks(self, name: str, rows: Sequence[range] = ()) -> Iterator[FloatArray]:
         """The tensor's rows, or those in `rows`, as float32, a bounded block at a time."""
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """How quantized rows of a matrix are held as they are stored: a scale and a zero point for each block of inputs."""
+
+    bits: int
+    """Of a value: 4 or 8."""
+    block: int
+    """Inputs."""
+    corrected: bool = False
+    """Whether every input of a block is also multiplied by a number of that block."""
+
+    @property
+    def bytes_each(self) -> float:
+        """Bytes of a weight with its share of the block's numbers."""
+        numbers = 8 if self.corrected else 4
+        return self.bits / 8 + (numbers + self.bits / 8) / self.block
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Rows in a `BlockFormat`; a weight is `(value - zero) * scale`, and where they are corrected `+ rest`."""
+
+    values: npt.NDArray[np.uint8]
+    """[rows, blocks, block * bits / 8]; of 4 bits, the earlier value is in the low half of a byte."""
+    scales: FloatArray
+    """[rows, blocks]."""
+    zeros: npt.NDArray[np.uint8]
+    """[rows, blocks * bits / 8 rounded up], packed likewise."""
+    rest: FloatArray | None
+    """[rows, blocks]."""
+
+
+@runtime_checkable
+class BlockTensors(Protocol):
+    """Tensors that may be quantized, in blocks; besides what `StoredTensors` has."""
+
+    def block_format(self, name: str) -> BlockFormat | None:
+        """How a matrix can be held as it is; None: as float32. Raises InvalidArgument (CHECKPOINT_INVALID) for a
+        quantized one that cannot.
+        """
+
+    def packed(self, name: str, rows: Sequence[range] = ()) -> Iterator[PackedRows]:
+        """The rows of a matrix that has a format, or those in `rows`, a bounded block at a time."""
+
+
+@runtime_checkable
+class KeptTensors(Protocol):
+    """What kept weights are made from; besides what `Tensors` has."""
+
+    def packed(self, name: str) -> Iterator[PackedRows]:
+        """The rows of a matrix that is kept as it is stored, in order, a bounded block at a time."""
 
 
 class Checkpoint(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.checkpoint import BlockTensors, Checkpoint
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.checkpoint.gguf.split import is_gguf
 
@@ -22,3 +22,11 @@ def open_path(path: Path) -> Checkpoint:
     checkpoint = GgufCheckpoint(path)
     _ = checkpoint.config, checkpoint.tensors
     return checkpoint
+
+
+def is_quantized(checkpoint: Checkpoint) -> bool:
+    """Whether a matrix could be held as it is stored, in blocks. Raises InvalidArgument (CHECKPOINT_INVALID) where
+    one is quantized in a way that cannot be held.
+    """
+    found = checkpoint.tensors
+    return isinstance(found, BlockTensors) and any(map(found.block_format, found.names))

@@ -105,13 +105,13 @@ class Int8Linear:
         one, zero = self._graph.constant(1, np.float32), self._graph.constant(FACTOR_LARGEST, np.uint8)
         inputs = (activation.rows, values, one, scales, zero)
         product = self._graph.node("MatMulIntegerToFloat", *inputs, domain=CONTRIB)
-        return _biased(self._graph, self._graph.node("Mul", product, activation.scale), matrix)
+        return biased(self._graph, self._graph.node("Mul", product, activation.scale), matrix)
 
     def _scale(self, rows: str) -> str:
         """max(max|x|, SMALLEST_PEAK) / FACTOR_LARGEST of each row, [extent, 1]; NaN where a row holds one."""
         graph, columns = self._graph, self._graph.constant([1], np.int64)
         peak = graph.node("ReduceMax", graph.node("Abs", rows), columns, keepdims=1)  # passes over NaN
-        peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), _not_finite(graph, rows))
+        peak = graph.node("Max", peak, graph.constant([SMALLEST_PEAK], np.float32), not_finite(graph, rows))
         return graph.node("Mul", peak, graph.constant([1 / FACTOR_LARGEST], np.float32))
 
 
@@ -129,13 +129,13 @@ class BlockLinear:
 
     def prepare(self, rows: str, extent: str) -> Activation:
         del extent
-        return Activation(rows, not_finite=_not_finite(self._graph, rows))
+        return Activation(rows, not_finite=not_finite(self._graph, rows))
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
         inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits, self._block))]
         sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": self._block}
         product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **sizes)
-        return _biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
+        return biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
 
 
 LINEAR: dict[Precision, Callable[[Graph, int], Linear]] = {
@@ -221,13 +221,13 @@ def _blocks(matrix: Matrix, bits: int, block: int) -> WeightGroup:
     return WeightGroup((values, scales) if bits == 8 else (values, scales, zeros), produce)
 
 
-def _not_finite(graph: Graph, rows: str) -> str:
+def not_finite(graph: Graph, rows: str) -> str:
     """0 for a row of finite numbers, NaN for any other; [extent, 1]."""
     total = graph.node("ReduceSum", rows, graph.constant([1], np.int64), keepdims=1)
     return graph.node("Mul", total, graph.constant([0], np.float32))
 
 
-def _biased(graph: Graph, product: str, matrix: Matrix) -> str:
+def biased(graph: Graph, product: str, matrix: Matrix) -> str:
     return graph.node("Add", product, _bias(graph, matrix)) if matrix.biases else product
 
 

@@ -18,6 +18,7 @@ from builder_service.graph.attention import Attention, HeadNorms
 from builder_service.graph.experts import Mixture
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.inputs import OUTPUTS, declare_inputs
+from builder_service.graph.kept import KeptLinear
 from builder_service.graph.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
 from builder_service.model.model import (
     ATTENTION_NORM,
@@ -67,14 +68,15 @@ class _Builder:
         self.shapes = model.architecture
         self.geometry = geometry
         self.graph = Graph()
-        self.linear: Linear = LINEAR[weight_format.precision](self.graph, weight_format.block)
-        self.last_linear: Linear = LOGITS[weight_format.precision](self.graph)
+        self.tensors, kept = tensor_shapes(model), weight_format.precision is Precision.KEEP
+        self.kept = KeptLinear(self.graph, weight_format.kept, self.tensors) if kept else None
+        self.linear: Linear = self.kept or LINEAR[weight_format.precision](self.graph, weight_format.block)
+        self.last_linear: Linear = self.kept or LOGITS[weight_format.precision](self.graph)
         hidden = self.shapes.hidden
         self.mixture = Mixture(self.graph, model.experts, hidden, weight_format) if model.experts else None
         self.turned = weight_format.turned
         self.inner = inner_basis(model, weight_format)
-        self.quantized = weight_format.precision is not Precision.FP32
-        self.tensors = tensor_shapes(model)
+        self.quantized = EMBEDDING in weight_format.kept if kept else weight_format.precision is not Precision.FP32
         self.inputs = declare_inputs(self.graph, model, geometry)
         self.batch_step = self.graph.node("Shape", self.inputs.tokens)
         self.attention = Attention(
@@ -115,7 +117,9 @@ class _Builder:
         """Rows of the embedding."""
         graph, matrix = self.graph, Matrix("embed_tokens", (EMBEDDING,), self.shapes.hidden, self.shapes.vocabulary)
         flat = graph.node("Reshape", self.inputs.tokens, graph.constant([-1], np.int64))
-        if self.quantized:
+        if self.quantized and self.kept:
+            rows = self.kept.gather(EMBEDDING, flat)
+        elif self.quantized:
             values, scales = int8_weight(graph, matrix)
             rows = graph.node("Cast", graph.node("Gather", values, flat), to=TensorProto.FLOAT)
             rows = graph.node("Mul", rows, graph.node("Gather", scales, flat))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from builder_service.checkpoint.checkpoint import FloatArray, StoredTensors
+from builder_service.checkpoint.checkpoint import BlockTensors, FloatArray, PackedRows, StoredTensors
 from builder_service.model.model import Model, tensor_shapes
+from builder_service.model.weight_format import WeightFormat
 from common.errors import InvalidArgument, Reason
+from common.spec.model_spec import ModelSpec, Precision
 
 COMPUTED = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # stored by some, and computed anew
 
@@ -30,6 +33,31 @@ class ModelTensors:
         """The tensor's rows as float32, in order, a bounded block at a time."""
         piece = self._model.names.piece(self._model.architecture, name)
         return self._stored.blocks(piece.tensor, piece.rows)
+
+    def packed(self, name: str) -> Iterator[PackedRows]:
+        """The rows of a matrix that is kept as it is stored, in order, a bounded block at a time."""
+        assert isinstance(self._stored, BlockTensors), name
+        piece = self._model.names.piece(self._model.architecture, name)
+        return self._stored.packed(piece.tensor, piece.rows)
+
+    def weight_format(self, spec: ModelSpec) -> WeightFormat:
+        """The format that a spec asks for. Raises InvalidArgument: INVALID_SPEC if there is nothing to keep,
+        CHECKPOINT_INVALID for what cannot be.
+        """
+        if spec.precision is not Precision.KEEP:
+            return WeightFormat.from_spec(spec)
+        if not isinstance(self._stored, BlockTensors):
+            message = "spec.precision: keep is for GGUF files, whose weights are quantized; fp32 is exact here"
+            raise InvalidArgument(Reason.INVALID_SPEC, message, field="spec.precision")
+        names = self._model.names
+        matrices = [name for name, shape in self._shapes.items() if len(shape) == 2]
+        found = {
+            name: self._stored.block_format(names.piece(self._model.architecture, name).tensor) for name in matrices
+        }
+        kept = {name: one for name, one in found.items() if one}
+        sizes = {name: math.prod(shape) for name, shape in self._shapes.items()}
+        size_bytes = sum(size * (kept[name].bytes_each if name in kept else 4) for name, size in sizes.items())
+        return WeightFormat(spec.precision, kept=kept, kept_bytes_each=size_bytes / sum(sizes.values()))
 
     def check(self) -> None:
         """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is unknown.

@@ -48,8 +48,9 @@ def estimate(
     precision = weight_format.precision
     embedding = architecture.vocabulary * architecture.hidden
     others = architecture.parameters - embedding
-    each = _INT4_BYTES + _BLOCK_BYTES / weight_format.block if precision is Precision.INT4 else _BYTES[precision]
-    weights = round(others * each + embedding * _BYTES[precision])
+    bytes_each = _BYTES | {Precision.KEEP: weight_format.kept_bytes_each}
+    each = _INT4_BYTES + _BLOCK_BYTES / weight_format.block if precision is Precision.INT4 else bytes_each[precision]
+    weights = round(others * each + embedding * bytes_each[precision])
     kv = kv_bytes_per_slot(architecture, geometry, precision)
     memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
     # In the work folder and, once published, in the store; a plan has weights of its own.

@@ -42,7 +42,7 @@ def export_engine(order: Order, plan: Plan, parent: Parent) -> None:
 
 
 def _export_model(order: Order, plan: Plan, parent: Parent) -> None:
-    spec, weight_format = order.spec, WeightFormat.from_spec(order.spec)
+    spec, weight_format = order.spec, plan.weight_format
     size_bytes = weight_bytes(plan.model, plan.geometry, weight_format, spec.target)
     # The graph is whole before the first weight is written, and that is the first that the export reports.
     write_model(

@@ -26,6 +26,7 @@ class Plan:
 
     model: Model
     tensors: ModelTensors
+    weight_format: WeightFormat
     rope: Rope
     geometry: Geometry
     text: DerivedText
@@ -47,13 +48,15 @@ def make_plan(order: Order, source: ResolvedSource, parent: Parent) -> Plan:
     contents = read_contents(spec, checkpoint, source.today)
     model = contents.model
     tensors = read_tensors(spec, checkpoint, model)
-    needs = estimate(model.architecture, geometry, WeightFormat.from_spec(spec), spec.target)
+    weight_format = tensors.weight_format(spec)
+    needs = estimate(model.architecture, geometry, weight_format, spec.target)
     parent.expect(needs)
     _check_fits(order, source, needs)
     _log_plan(contents, needs, parent)
     plan = Plan(
         model=model,
         tensors=tensors,
+        weight_format=weight_format,
         rope=read_rope(model, geometry),
         geometry=geometry,
         text=contents.text,

@@ -6,7 +6,6 @@ from contextlib import closing
 
 from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.checkpoint.folder import FolderCheckpoint
-from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
 from builder_service.pipeline.resolve import ResolvedSource
@@ -44,7 +43,7 @@ def verify_engine(
         _read_again(source.checkpoint, plan),
         plan.model,
         plan.rope,
-        WeightFormat.from_spec(order.spec),
+        plan.weight_format,
         lambda done: parent.progress(Stage.VERIFY, HEARD + (1 - HEARD) * done),
     )
     parent.log("verified: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))

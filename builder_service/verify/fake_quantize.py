@@ -50,6 +50,9 @@ class Weights(Protocol):
     def matrix(self, name: str) -> Iterator[Array]:
         """Rows of a matrix that activations are multiplied by, in order, a block at a time."""
 
+    def product(self, name: str, rows: Array) -> Array:
+        """``rows @ W.T`` for activations [tokens, in], a block of the rows of W at a time."""
+
     def activations(self, rows: Array, *, last: bool = False) -> Array:
         """[tokens, in] as the multiplication takes them; the `last` gives the logits."""
 
@@ -76,9 +79,9 @@ class FakeQuantized:
         int8 = precision is Precision.INT8
         self._expert = _int8_blocks_and_back if int8 else self._matrix  # in blocks, as the operator has them
         self._embedding = _EMBEDDING.get(precision, self._matrix)
-        self._activations = partial(_per_block, block=block) if int4 else _ACTIVATIONS[precision]
-        self._expert_activations = _per_block if int8 else self._activations
-        self._last_activations = _per_block if int4 else self._activations
+        self._activations = partial(per_block, block=block) if int4 else _ACTIVATIONS[precision]
+        self._expert_activations = per_block if int8 else self._activations
+        self._last_activations = per_block if int4 else self._activations
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,6 +96,9 @@ class FakeQuantized:
     def matrix(self, name: str) -> Iterator[Array]:
         convert = self._expert if ".experts." in name else self._matrix
         return map(self._head if name in _HEADS else convert, self._tensors.blocks(name))
+
+    def product(self, name: str, rows: Array) -> Array:
+        return np.concatenate([rows @ block.T for block in self.matrix(name)], axis=1)
 
     def activations(self, rows: Array, *, last: bool = False) -> Array:
         return self._last_activations(rows) if last else self._activations(rows)
@@ -138,7 +144,7 @@ def _per_token(rows: Array, largest: int = INT8_LARGEST) -> Array:
     return rounded
 
 
-def _per_block(rows: Array, block: int = BLOCK) -> Array:
+def per_block(rows: Array, block: int = BLOCK) -> Array:
     """int8 with a scale for each `block` inputs of each token, as `MatMulNBits` does at accuracy level 4."""
     padding = -rows.shape[1] % block
     blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, block)

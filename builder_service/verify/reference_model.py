@@ -98,7 +98,9 @@ class ReferenceModel:
             x = _given(computed, streams, 2 * layer + 1)
         tied = "lm_head.weight" not in self.weights.names
         head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        logits = self._product(head, self._prepare(self._norm("model.norm", x) * scales.logits, streams, last=True))
+        logits = self.weights.product(
+            head, self._prepare(self._norm("model.norm", x) * scales.logits, streams, last=True)
+        )
         if self.model.head_bias:
             logits += self.weights.vector("lm_head.bias")
         logits = _capped(logits, scales.logit_cap)
@@ -231,12 +233,8 @@ class ReferenceModel:
         return x
 
     def _linear(self, name: str, x: Array) -> Array:
-        y = self._product(f"{name}.weight", x)
+        y = self.weights.product(f"{name}.weight", x)
         return y + self.weights.vector(f"{name}.bias") if f"{name}.bias" in self.weights.names else y
-
-    def _product(self, name: str, x: Array) -> Array:
-        """``x @ W.T``, a block of the rows of W at a time."""
-        return np.concatenate([x @ block.T for block in self.weights.matrix(name)], axis=1)
 
     def _layer_norm(self, name: str, x: Array) -> Array:
         """A norm of a layer, where the model has one there."""

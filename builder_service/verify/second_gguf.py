@@ -7,12 +7,21 @@ that suits it: that is undone here head by head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFReader, dequantize, get_tensor_name_map
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFReader,
+    dequantize,
+    get_tensor_name_map,
+)
 
 from builder_service.model.model import Model, tensor_shapes
 
@@ -21,6 +30,32 @@ INTERLEAVED = ("llama",)
 """Architectures, in GGUF's terms, whose rows of queries and keys are reordered."""
 
 FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Where a block of a type with minima has its numbers, what they can be, and what a zero point can."""
+
+    start: int
+    end: int
+    most: int
+    largest_zero: int
+    block: int = 32
+
+    def filled(self, data: npt.NDArray[np.uint8], kind: GGMLQuantizationType, byte: int) -> npt.NDArray[np.float64]:
+        """A weight of every block if all bytes of numbers were `byte`, [rows, blocks]."""
+        raw = data.reshape(len(data), -1, GGML_QUANT_SIZES[kind][1]).copy()
+        raw[..., self.start : self.end] = byte
+        return dequantize(raw.reshape(data.shape), kind)[:, :: self.block].astype(np.float64)
+
+
+CORRECTED = {
+    "Q4_1": Numbers(4, 20, 15, 15),
+    "Q5_1": Numbers(4, 24, 31, 31),
+    "Q2_K": Numbers(16, 80, 3, 15, 16),
+    "Q4_K": Numbers(16, 144, 15, 15),
+    "Q5_K": Numbers(16, 176, 31, 31),
+}
 
 
 class SecondGguf:
@@ -42,17 +77,33 @@ class SecondGguf:
 
     def blocks(self, name: str) -> Iterator[FloatArray]:
         """Its rows as float32, in order, a bounded block at a time."""
+        for data, kind in self._parts(name):
+            values = self._in_order(name, dequantize(data, kind).astype(np.float32))
+            yield values.reshape(-1, *self._shapes[name][1:])
+
+    def shared(self, name: str) -> Iterator[FloatArray]:
+        """For each block of `blocks`, [rows, blocks of inputs]: a minimum less the nearest multiple of the scale.
+
+        Both are read off what the package makes of blocks whose numbers are all 0, and all as large as can be.
+        """
+        for data, kind in self._parts(name):
+            numbers = CORRECTED[kind.name]
+            lowest, highest = (numbers.filled(data, kind, byte) for byte in (0, 255))
+            scale = (highest - lowest) / numbers.most
+            multiple = np.divide(-lowest, scale, out=np.zeros_like(scale), where=scale != 0)
+            rest = lowest + scale * np.clip(np.rint(multiple), 0, numbers.largest_zero)
+            yield self._in_order(name, rest.astype(np.float32))
+
+    def _parts(self, name: str) -> Iterator[tuple[Any, GGMLQuantizationType]]:
+        """Stored rows, some at a time, and their type."""
         piece = self._model.names.piece(self._model.architecture, name)
         stored = self._stored[self._names.get_name(piece.tensor, try_suffixes=(".weight", ".bias"))]
         data = stored.data.reshape(-1, 1) if stored.data.ndim == 1 else stored.data
-        for rows in piece.rows or (range(len(data)),):
-            for start, stop in self._steps(name, rows, int(stored.shape[0])):
-                values = dequantize(data[start:stop], stored.tensor_type).astype(np.float32)
-                yield self._in_order(name, values).reshape(stop - start, *self._shapes[name][1:])
-
-    def _steps(self, name: str, rows: range, inputs: int) -> Iterator[tuple[int, int]]:
+        inputs = int(stored.shape[0]) if stored.data.ndim > 1 else 1
         step = self._model.architecture.head_dim if self._turned(name) else max(1, STEP_VALUES // inputs)
-        return ((start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step))
+        for rows in piece.rows or (range(len(data)),):
+            for start in range(rows.start, rows.stop, step):
+                yield data[start : min(start + step, rows.stop)], stored.tensor_type
 
     def _turned(self, name: str) -> bool:
         return self._architecture in INTERLEAVED and (".q_proj." in name or ".k_proj." in name)

@@ -23,8 +23,9 @@ from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import WeightFormat
-from builder_service.verify.fake_quantize import FakeQuantized
+from builder_service.verify.fake_quantize import FakeQuantized, Weights
 from builder_service.verify.judgement import Judged, check, judge_loss, judge_part, judge_predictions
+from builder_service.verify.kept_weights import KeptWeights, SharedParts
 from builder_service.verify.listen import Evidence
 from builder_service.verify.reference_model import ReferenceModel, Stream
 from builder_service.verify.sink_attention import SinkAttention
@@ -56,8 +57,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     precision = weight_format.precision
     steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
     sinks = SinkAttention()
-    held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
-    reference = ReferenceModel(FakeQuantized(held, weight_format, inner), model, rope, sinks)
+    reference = ReferenceModel(_weights(tensors, model, weight_format), model, rope, sinks)
     streams = (*_shaken(evidence.streams, precision), *_shaken(evidence.traced, precision))
     parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
@@ -75,6 +75,15 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
         unrounded = part.after
         progress(share + (1 - share) * (number + 1) / steps)
     return _shortened(figures | judge_loss(unrounded, evidence.heard, precision))
+
+
+def _weights(tensors: Tensors, model: Model, weight_format: WeightFormat) -> Weights:
+    """The weights as the engine holds them."""
+    if weight_format.precision is not Precision.KEEP:
+        held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
+        return FakeQuantized(held, weight_format, inner)
+    assert isinstance(tensors, SharedParts), tensors
+    return KeptWeights(tensors, weight_format.kept)
 
 
 def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, ...]:

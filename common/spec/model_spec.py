@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from math import isfinite
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -26,6 +27,8 @@ from common.window import Geometry
 
 INT4_BLOCK: Final = 32
 """Inputs that share a scale in int4, unless the spec says otherwise."""
+GGUF: Final = ".gguf"
+"""How the name of a GGUF file ends."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
@@ -56,6 +59,8 @@ class Precision(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+    KEEP = "keep"
+    """As a quantized checkpoint has them."""
 
 
 class HardwareCompatibility(StrEnum):
@@ -67,7 +72,7 @@ class HardwareCompatibility(StrEnum):
 
 
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
-    Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4),
+    Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4, Precision.KEEP),
     Target.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16),
     Target.TENSORRT_LLM: (Precision.FP16, Precision.BF16),
 }
@@ -169,7 +174,7 @@ class ModelSpec(_Part):
     target: Target = Target.ONNXRUNTIME
     """Who executes the engine."""
     precision: Annotated[Precision, Field(validate_default=True)] = Precision.FP32
-    """How weights are held."""
+    """How weights are held. Where the source is a GGUF file and the target onnxruntime, the default is keep."""
     cache: CacheGeometry = CacheGeometry()
     """How many tokens a slot keeps, and how many slots there are."""
     chat_template: str = ""
@@ -189,6 +194,16 @@ class ModelSpec(_Part):
         """The cache, as planner and engine take it."""
         cache = self.cache
         return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_quantized(cls, data: Any) -> Any:  # noqa: ANN401 - whatever is to be validated
+        """A GGUF file's own weights, if nothing else is asked for."""
+        if not isinstance(data, dict) or "precision" in data or data.get("target", "onnxruntime") != "onnxruntime":
+            return data
+        source = data.get("source")
+        uri = source.get("uri") if isinstance(source, dict) else getattr(source, "uri", None)
+        return data | {"precision": Precision.KEEP} if str(uri).lower().endswith(GGUF) else data
 
     @field_validator("cache")
     @classmethod

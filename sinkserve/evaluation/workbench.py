@@ -157,7 +157,11 @@ class Workbench:
 
     def _write_graph(self, model: Model, geometry: Geometry, out: Path) -> Path:
         spec = self.manifest.spec
-        return write_resized(model, geometry, WeightFormat.from_spec(spec), out)
+        weight_format = WeightFormat.from_spec(spec)
+        if spec.precision is Precision.KEEP:
+            with open_source(spec.source, self._remote) as checkpoint:
+                weight_format = ModelTensors(checkpoint.tensors, model).weight_format(spec)
+        return write_resized(model, geometry, weight_format, out)
 
     def _check_memory(self, geometry: Geometry, weights: int) -> None:
         shapes, precision = self.manifest.architecture, self.manifest.spec.precision

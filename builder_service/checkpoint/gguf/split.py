@@ -9,20 +9,20 @@ from typing import Any
 from builder_service.checkpoint.files import FIELD, invalid, present
 from builder_service.checkpoint.gguf.header import Header, StoredBlocks, read_header
 from common.errors import NotFound, Reason
+from common.spec.model_spec import GGUF
 
-SUFFIX = ".gguf"
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
 
 def is_gguf(name: str) -> bool:
     """Whether a path or URL names a GGUF file; its suffix decides."""
-    return name.lower().endswith(SUFFIX)
+    return name.lower().endswith(GGUF)
 
 
 def model_name(name: str) -> str:
     """The name of a file without what says that it is GGUF, and which part."""
     found = _PART.fullmatch(name)
-    return found[1] if found else name[: -len(SUFFIX)] if is_gguf(name) else name
+    return found[1] if found else name[: -len(GGUF)] if is_gguf(name) else name
 
 
 def part_names(name: str) -> tuple[str, ...]:

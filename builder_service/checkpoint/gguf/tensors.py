@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from builder_service.checkpoint.checkpoint import FloatArray
+from builder_service.checkpoint.checkpoint import BlockFormat, FloatArray, PackedRows
 from builder_service.checkpoint.files import invalid
+from builder_service.checkpoint.gguf.blocks import FLOATS, block_format, kept_types, pack
 from builder_service.checkpoint.gguf.config import Kind
 from builder_service.checkpoint.gguf.header import StoredBlocks
 
@@ -39,7 +39,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class GgufTensors:
-    """`StoredTensors` of a GGUF whose rows of queries and keys may have to be put back in order.
+    """`StoredTensors` and `BlockTensors` of a GGUF whose rows of queries and keys may have to be put back in order.
 
     `heads` are those of queries and of keys; methods raise InvalidArgument (CHECKPOINT_INVALID).
     """
@@ -84,20 +84,35 @@ class GgufTensors:
             whole = values[order]
             yield from (whole[part.start : part.stop] for part in rows or (range(len(whole)),))
             return
-        for raw in self.raw_blocks(name, rows):
+        for raw in self._raw_blocks(name, rows):
             yield _dequantized(raw, entry)
 
-    def raw_blocks(self, name: str, rows: Sequence[range] = ()) -> Iterator[Bytes]:
+    def block_format(self, name: str) -> BlockFormat | None:
+        """How a matrix can be held as it is; None: as float32."""
+        entry = self._entry(name)
+        found = block_format(entry.kind)
+        if found is None and entry.kind not in FLOATS:
+            message = f"tensor {entry.name} in {entry.file.name} is {entry.kind.name}, which cannot be kept; "
+            message += f"{kept_types()} can: build with precision fp32, int8 or int4"
+            raise invalid(message, file=entry.file.name, tensor=entry.name, dtype=entry.kind.name)
+        return found
+
+    def packed(self, name: str, rows: Sequence[range] = ()) -> Iterator[PackedRows]:
+        """The rows of a matrix that has a format, or those in `rows`, a bounded block at a time."""
+        entry = self._entry(name)
+        for raw in self._raw_blocks(name, rows):
+            found = pack(raw, entry.kind)
+            if not np.isfinite(found.scales).all() or not (found.rest is None or np.isfinite(found.rest).all()):
+                raise _not_finite(entry)
+            yield found
+
+    def _raw_blocks(self, name: str, rows: Sequence[range] = ()) -> Iterator[Bytes]:
         """The bytes of a matrix's rows, likewise: [rows, bytes of a row]."""
         entry = self._entry(name)
         step = max(1, BLOCK_BYTES // max(4 * entry.shape[-1], 1))
         for part in rows or (range(entry.rows),):
             for start in range(part.start, part.stop, step):
                 yield self._read_rows(entry, name, start, min(start + step, part.stop))
-
-    def kind(self, name: str) -> GGMLQuantizationType:
-        """The type that a tensor is stored in."""
-        return self._entry(name).kind
 
     def _read_rows(self, entry: StoredBlocks, name: str, start: int, stop: int) -> Bytes:
         """Rows in the order of a published checkpoint; order changes within a head only, so whole heads are read."""
@@ -159,6 +174,10 @@ def _dequantized(raw: Bytes, entry: StoredBlocks) -> FloatArray:
         message += "quantize the model anew, to Q4_K_M or Q8_0 say"
         raise invalid(message, file=entry.file.name, tensor=entry.name, dtype=entry.kind.name) from None
     if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
-        message = f"tensor {entry.name} in {entry.file.name} is not finite"
-        raise invalid(message, file=entry.file.name, tensor=entry.name)
+        raise _not_finite(entry)
     return values
+
+
+def _not_finite(entry: StoredBlocks) -> Exception:
+    message = f"tensor {entry.name} in {entry.file.name} is not finite"
+    return invalid(message, file=entry.file.name, tensor=entry.name)

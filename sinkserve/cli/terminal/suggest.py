@@ -13,8 +13,10 @@ from typing import Any
 
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.gguf.split import is_gguf, model_name
-from builder_service.families.registry import read_architecture
+from builder_service.checkpoint.opened import is_quantized
+from builder_service.families.registry import read_architecture, read_model
 from builder_service.model.model import check_geometry
+from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
 from builder_service.sources.uri import Folder, Repository, read_place
@@ -51,7 +53,7 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
             "name": choices.name or engine_name(source),
             "source": source.model_dump(),
             "target": choices.target,
-            "precision": choices.precision or suit_precision(choices.target, shapes, checkpoint.config),
+            "precision": choices.precision or _own_precision(checkpoint, source, choices.target, shapes),
             "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
         },
         prefix="",
@@ -62,9 +64,12 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
 
 def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, Estimate]:
     """The shapes of a spec's checkpoint and what its engine needs. Raises what the builder would."""
-    shapes = read_architecture(checkpoint.config, spec.options.ignore_config_fields)
-    check_geometry(shapes, spec.geometry)
-    return shapes, estimate(shapes, spec.geometry, WeightFormat.from_spec(spec), spec.target)
+    model = read_model(checkpoint.config, spec.options.ignore_config_fields)
+    check_geometry(model.architecture, spec.geometry)
+    weight_format = WeightFormat.from_spec(spec)
+    if spec.precision is Precision.KEEP:
+        weight_format = ModelTensors(checkpoint.tensors, model).weight_format(spec)
+    return model.architecture, estimate(model.architecture, spec.geometry, weight_format, spec.target)
 
 
 def source_of(where: Path | str) -> Source:
@@ -95,6 +100,13 @@ def suit_sinks(context: int, window: int) -> int:
 def suit_window(context: int, sinks: int) -> int:
     """Tokens of window: what the sinks leave of the context, and not so much that a slot becomes huge."""
     return min(LONGEST_WINDOW, max(1, context - sinks))
+
+
+def _own_precision(checkpoint: Checkpoint, source: Source, target: Target, shapes: Architecture) -> Precision:
+    """A quantized GGUF keeps its weights where the target can hold them."""
+    if target is Target.ONNXRUNTIME and is_gguf(source.uri) and is_quantized(checkpoint):
+        return Precision.KEEP
+    return suit_precision(target, shapes, checkpoint.config)
 
 
 def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, Any]) -> Precision:

@@ -15,7 +15,8 @@ from builder_service.verify import second_gguf
 from builder_service.verify.second_gguf import SecondGguf
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
-from tests.samples.ggufs import matrices_in, write_gguf
+from tests.samples.gguf.blocks import matrices_in
+from tests.samples.gguf.files import write_gguf
 
 
 def assert_agree(path: Path) -> None:
@@ -40,3 +41,16 @@ def test_they_agree_on_types(tmp_path: Path, kind: str) -> None:
     folder = write_checkpoint(tmp_path / "folder", hidden=256, intermediate=256, layers=1, bias=True, tokenizer=False)
     stored = GGMLQuantizationType[kind]
     assert_agree(write_gguf(tmp_path / "model.gguf", folder, matrices_in(stored, stored)))
+
+
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"])
+def test_they_agree_on_what_is_left_of_a_minimum(tmp_path: Path, kind: str) -> None:
+    folder = write_checkpoint(tmp_path / "folder", hidden=256, intermediate=256, layers=1, tokenizer=False)
+    path = write_gguf(tmp_path / "model.gguf", folder, matrices_in(GGMLQuantizationType[kind]))
+    checkpoint = open_path(path)
+    model = read_model(checkpoint.config)
+    first, second = ModelTensors(checkpoint.tensors, model), SecondGguf(checkpoint.weight_files, model)
+    for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj"):
+        name = f"model.layers.0.{part}.weight"
+        rests = [rows.rest for rows in first.packed(name) if rows.rest is not None]
+        np.testing.assert_allclose(np.concatenate(list(second.shared(name))), np.concatenate(rests), atol=1e-7)

@@ -23,7 +23,8 @@ from builder_service.model.tensors import ModelTensors
 from common.errors import InvalidArgument, NotFound, Reason
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
-from tests.samples.ggufs import encode, matrices_in, write_gguf
+from tests.samples.gguf.blocks import encode, matrices_in
+from tests.samples.gguf.files import write_gguf
 
 FAMILIES = ("llama", "qwen2", "qwen3", "phi3", "phi3-longrope")
 

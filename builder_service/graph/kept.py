@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -38,6 +39,8 @@ class KeptLinear:
         return Activation(rows)
 
     def project(self, activation: Activation, matrix: Matrix) -> str:
+        if not any(name in self._kept for name in matrix.tensors):
+            return self._float.project(activation, matrix)
         parts = [(found, tuple(names)) for found, names in groupby(matrix.tensors, key=self._kept.get)]
         products = [
             self._multiply(activation, found, self._part(matrix, names, alone=len(parts) == 1))
@@ -75,7 +78,7 @@ class KeptLinear:
             return self._float.project(activation, matrix)
         graph, rows = self._graph, activation.rows
         *weights, rest = [*self._packed(matrix, found), ""][:4]
-        sizes = {"K": matrix.inputs, "N": matrix.outputs, "bits": found.bits, "block_size": found.block}
+        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": found.bits, "block_size": found.block}
         product = graph.node("MatMulNBits", rows, *weights, domain=CONTRIB, accuracy_level=4, **sizes)
         if rest:  # the sums carry NaN and infinity too, which the operator loses
             return graph.node("Gemm", self._sums(rows, found.block, matrix.inputs), rest, product, transB=1)

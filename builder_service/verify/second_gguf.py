@@ -46,7 +46,7 @@ class Numbers:
         """A weight of every block if all bytes of numbers were `byte`, [rows, blocks]."""
         raw = data.reshape(len(data), -1, GGML_QUANT_SIZES[kind][1]).copy()
         raw[..., self.start : self.end] = byte
-        return dequantize(raw.reshape(data.shape), kind)[:, :: self.block].astype(np.float64)
+        return np.asarray(dequantize(raw.reshape(data.shape), kind)[:, :: self.block], np.float64)
 
 
 CORRECTED = {

@@ -39,31 +39,30 @@ def codebook(values: Bytes) -> Bytes:
 
 def q2_values(packed: Bytes) -> Bytes:
     """[blocks * 16, 16]."""
-    return (_shifted(packed, 32, (0, 2, 4, 6)) & 3).reshape(-1, 16)
+    return _shifted(packed, 32, (0, 2, 4, 6), 3).reshape(-1, 16)
 
 
 def q3_values(mask: Bytes, packed: Bytes) -> Bytes:
     """[blocks * 16, 16], from 0 to 7: a bit of the mask adds 4."""
-    low = _shifted(packed, 32, (0, 2, 4, 6)) & 3
-    high = _shifted(mask, 32, range(8)) & 1
+    low, high = _shifted(packed, 32, (0, 2, 4, 6), 3), _shifted(mask, 32, range(8), 1)
     return (low | high << np.uint8(2)).reshape(-1, 16)
 
 
 def q5_values(high: Bytes, packed: Bytes) -> Bytes:
     """[blocks * 8, 32]."""
-    low = _shifted(packed, 32, (0, 4)) & 15
-    return (low | (_shifted(high, 32, range(8)) & 1) << np.uint8(4)).reshape(-1, 32)
+    low = _shifted(packed, 32, (0, 4), 15)
+    return (low | _shifted(high, 32, range(8), 1) << np.uint8(4)).reshape(-1, 32)
 
 
 def q6_values(packed: Bytes, high: Bytes) -> Bytes:
     """[blocks * 16, 16]."""
-    low = _shifted(packed, 64, (0, 4)) & 15
-    return (low | (_shifted(high, 32, (0, 2, 4, 6)) & 3) << np.uint8(4)).reshape(-1, 16)
+    low = _shifted(packed, 64, (0, 4), 15)
+    return (low | _shifted(high, 32, (0, 2, 4, 6), 3) << np.uint8(4)).reshape(-1, 16)
 
 
 def q3_scales(packed: Bytes) -> FloatArray:
     """16 scales of 6 bits, around 32."""
-    low, high = _shifted(packed[:, :8], 8, (0, 4)) & 15, _shifted(packed[:, 8:], 4, (0, 2, 4, 6)) & 3
+    low, high = _shifted(packed[:, :8], 8, (0, 4), 15), _shifted(packed[:, 8:], 4, (0, 2, 4, 6), 3)
     return (low | high << np.uint8(4)).astype(np.float32) - np.float32(32)
 
 
@@ -72,7 +71,7 @@ def xs_scales(high: Bytes, low: Bytes) -> FloatArray:
     words = np.ascontiguousarray(high).view("<u2")
     tops = (words >> np.arange(0, 16, 2, dtype=np.uint16) & 3).astype(np.uint8)
     lows = np.stack([low & 15, low >> 4], axis=-1).reshape(len(low), -1)
-    return (lows | tops << np.uint8(4)).astype(np.float32) - np.float32(32)
+    return np.asarray(lows | tops << np.uint8(4), np.float32) - np.float32(32)
 
 
 def k_scales(raw: Bytes) -> tuple[FloatArray, FloatArray]:
@@ -85,7 +84,8 @@ def k_scales(raw: Bytes) -> tuple[FloatArray, FloatArray]:
     return first_half, second_half
 
 
-def _shifted(packed: Bytes, width: int, shifts: Sequence[int]) -> Bytes:
-    """Groups of `width` bytes, each once for every shift: [blocks, values], values above their bits still set."""
+def _shifted(packed: Bytes, width: int, shifts: Sequence[int], mask: int) -> Bytes:
+    """Groups of `width` bytes, each once for every shift, and of each value the bits of the mask: [blocks, values]."""
     groups = packed.reshape(len(packed), -1, 1, width)
-    return (groups >> np.array(shifts, np.uint8)[:, None]).reshape(len(packed), -1)
+    values: Bytes = (groups >> np.array(shifts, np.uint8)[:, None]) & np.uint8(mask)
+    return values.reshape(len(packed), -1)

@@ -16,7 +16,7 @@ from builder_service.graph.linear import LINEAR, Matrix
 from builder_service.graph.weights import layout, write
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision
 
 # Of the largest output: float32 sums; activations in 8 bits and weights in 7; weights in 4.
 TOLERANCE = {Precision.FP32: 1e-6, Precision.INT8: 0.03, Precision.INT4: 0.15}
@@ -71,7 +71,7 @@ class Product:
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, (32, 32)), (50, (33, 7)), (20, (3, 2)), (96, (1, 130))])
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("precision", LINEAR)
 def test_products_are_those_of_plain_arithmetic(
     tmp_path: Path, precision: Precision, inputs: int, outputs: tuple[int, int]
 ) -> None:
@@ -114,7 +114,7 @@ def test_int4_of_zeros_of_one_sign_and_of_no_size_is_what_it_is(tmp_path: Path, 
     assert (np.abs(got - expected) <= 2e-2 * np.abs(expected).max(axis=0)).all()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("precision", LINEAR)
 def test_a_row_does_not_change_with_its_neighbours(tmp_path: Path, precision: Precision) -> None:
     product = Product(tmp_path, precision, 64, (32, 32))
     rows = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
@@ -139,14 +139,14 @@ def test_int8_is_as_exact_for_quiet_rows_as_for_loud_ones(tmp_path: Path, scale:
     assert np.abs(product(rows) - bias - expected).max() < resolution
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("precision", LINEAR)
 def test_a_row_of_zeros_gives_the_bias(tmp_path: Path, precision: Precision) -> None:
     product = Product(tmp_path, precision, 64, (32, 32))
     np.testing.assert_allclose(product(np.zeros((2, 64), np.float32)), [np.concatenate(product.biases)] * 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("precision", LINEAR)
 def test_a_number_that_is_not_finite_is_seen_in_its_own_row_only(
     tmp_path: Path, precision: Precision, bad: float
 ) -> None:

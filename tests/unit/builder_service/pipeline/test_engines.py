@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builder_service.graph.linear import LINEAR
 from builder_service.pipeline.pipeline import run_build
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision, Target
 from common.window import SessionWindow
 from tests.samples.checkpoints import write_checkpoint
 from tests.unit.builder_service.pipeline.builds import CACHE, built, order, store
 from tests.unit.builder_service.pipeline.listener import Listener
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+@pytest.mark.parametrize("precision", LINEAR)
 def test_a_checkpoint_becomes_an_engine_that_runs(model: Path, precision: Precision) -> None:
     manifest = built(model, precision=precision)
     placed = model.parent / "engine"

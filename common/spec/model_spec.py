@@ -88,7 +88,8 @@ class Source(_Part):
 
     uri: Annotated[str, Field(min_length=1)]
     """A checkpoint in Hugging Face's layout: a path, a file:// URL, hf://ORG/REPO, hf://ORG/REPO@REVISION, or an
-    object-store URL such as s3://BUCKET/PREFIX. In a YAML file, a path is relative to that file."""
+    object-store URL such as s3://BUCKET/PREFIX; or a GGUF file: any of these with /FILE.gguf. In a YAML file, a path is
+    relative to that file."""
     revision: str = ""
     """Of hf:// only: a branch, a tag or a commit; empty: the default branch. In a manifest always the commit."""
 

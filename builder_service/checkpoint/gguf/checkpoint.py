@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE
 from builder_service.checkpoint.files import invalid
 from builder_service.checkpoint.gguf.config import ROPE_TENSORS, kind_of, read_config
 from builder_service.checkpoint.gguf.split import read_headers
@@ -53,10 +54,19 @@ class GgufCheckpoint:
     def tokenizer(self) -> TokenizerDescription | None:
         return read_tokenizer(self.metadata, self._name)
 
+    @property
+    def unread_tokenizer(self) -> str:
+        return ""
+
     @cached_property
-    def chat_template(self) -> str | None:
-        found = self.metadata.get(_TEMPLATE)
-        return found if isinstance(found, str) else None
+    def chat_templates(self) -> Mapping[str, str]:
+        """Under the one key the default, under keys that go on with a name the others."""
+        found = {
+            key.removeprefix(_TEMPLATE).removeprefix(".") or DEFAULT_TEMPLATE: value
+            for key, value in self.metadata.items()
+            if key == _TEMPLATE or key.startswith(f"{_TEMPLATE}.")
+        }
+        return {name: value for name, value in found.items() if isinstance(value, str)}
 
     @cached_property
     def tensors(self) -> GgufTensors:
@@ -82,4 +92,6 @@ class GgufCheckpoint:
         if name not in self._header.tensors:
             raise invalid(f"tensor {name} is missing from {self._name}", file=self._name, tensor=name)
         entry = self._header.tensors[name]
-        return [float(value) for value in GgufTensors([entry], kind_of(self.metadata, self._name), (0, 0)).tensor(name)]
+        return [
+            float(value) for value in GgufTensors([entry], kind_of(self.metadata, self._name), (0, 0)).tensor(name).flat
+        ]

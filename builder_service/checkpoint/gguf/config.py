@@ -101,7 +101,8 @@ def read_config(
     config = {name: _rounded(own.pop(key)) for key, name in _SAME.items() if key in own}
     if config.get("sliding_window") == 0:  # none
         del config["sliding_window"]
-    config.setdefault("vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())))
+    if isinstance(tokens := metadata.get("tokenizer.ggml.tokens"), list):
+        config.setdefault("vocab_size", len(tokens))
     config |= {
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
@@ -153,14 +154,19 @@ def _rotation(
 
 def _check_heads(own: dict[str, Any], config: dict[str, Any], file: str) -> None:
     """Heads of keys and values are equally wide, and rotation takes all of a head or the share that is written."""
-    heads = config.get("num_attention_heads")
-    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
-        raise invalid(f"{file} has attention.head_count = {heads!r:.80}; a number above 0 is needed", file=file)
-    width = config.get("head_dim") or config.get("hidden_size", 0) // heads
+    heads = _whole(config.get("num_attention_heads"), "attention.head_count", file)
+    width = config.get("head_dim") or _whole(config.get("hidden_size"), "embedding_length", file) // heads
     values, rotated = own.pop("attention.value_length", width), own.pop("rope.dimension_count", width)
     if values != width:
-        raise invalid(
-            f"{file} has heads of {width} for keys and of {values} for values; equal ones are needed", file=file
-        )
+        message = f"{file} has heads of {width} for keys and of {values} for values; equal ones are needed"
+        raise invalid(message, file=file)
     if rotated != width:
-        config["partial_rotary_factor"] = rotated / width if width else 0
+        whole = _whole(width, "attention.key_length", file)
+        config["partial_rotary_factor"] = _whole(rotated, "rope.dimension_count", file) / whole
+
+
+def _whole(value: object, key: str, file: str) -> int:
+    """A count that is needed here already; others are checked by the family."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise invalid(f"{file} has {key} = {value!r:.80}; a whole number above 0 is needed", file=file)
+    return value

@@ -81,11 +81,15 @@ def read_header(path: Path) -> Header:
         metadata: dict[str, Any] = {}
         for _ in range(keys):
             key = reader.text()
+            if key in metadata:
+                raise reader.broken(f"{key} is there twice")
             metadata[key] = reader.value(reader.number("I"))
         entries = [reader.entry() for _ in range(tensors)]
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise reader.broken(f"general.alignment is {alignment!r:.80}; a power of two is needed")
+        if len({entry.name for entry in entries}) != len(entries):
+            raise reader.broken("two tensors have the same name")
         start = -(-stream.tell() // alignment) * alignment
     return Header(metadata, {entry.name: _placed(entry, start, reader) for entry in entries})
 

@@ -63,7 +63,8 @@ def read_headers(path: Path) -> tuple[tuple[Path, ...], Header]:
 def _check_part(metadata: Any, number: int, count: int, file: Path) -> None:  # noqa: ANN401 - of any types
     says = (metadata.get("split.no", 0), metadata.get("split.count", 0) or 1)
     if says != (number, count):
-        message = f"{file.name} says that it is part {says[0] + 1} of {says[1]}; its name says {number + 1} of {count}"
+        message = f"{file.name} has split.no {says[0]!r:.20} and split.count {says[1]!r:.20}; "
+        message += f"its name asks for {number} and {count}"
         raise invalid(message, file=file.name)
 
 

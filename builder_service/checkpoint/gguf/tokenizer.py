@@ -74,8 +74,8 @@ def read_tokenizer(metadata: Metadata, file: str) -> TokenizerDescription | None
 
 def end_token_ids(metadata: Metadata) -> list[int]:
     """Tokens that end a reply."""
-    found = [metadata[_KEY + key] for key in _ENDS if _KEY + key in metadata]
-    return list(dict.fromkeys(found))
+    found = (metadata.get(_KEY + key) for key in _ENDS)
+    return list(dict.fromkeys(token for token in found if isinstance(token, int)))
 
 
 def _tokens(metadata: Metadata, file: str) -> tuple[list[str], list[int]]:
@@ -98,7 +98,7 @@ def _token_id(metadata: Metadata, key: str, tokens: list[str]) -> int | None:
 
 def _byte_level(metadata: Metadata, tokens: list[str], file: str) -> tuple[dict[str, Any], bool]:
     """The parts of tokenizer.json, and whether texts begin with the begin token unless the file says otherwise."""
-    name = metadata.get(f"{_KEY}pre", "")
+    name = str(metadata.get(f"{_KEY}pre"))
     if name not in _PRE:
         message = f"{file} has {_KEY}pre = {name!r:.80}, which is not known here; {', '.join(_PRE)} are"
         raise invalid(message, file=file)
@@ -118,8 +118,9 @@ def _byte_level(metadata: Metadata, tokens: list[str], file: str) -> tuple[dict[
 
 def _sentencepiece(metadata: Metadata, tokens: list[str], kinds: list[int], file: str) -> dict[str, Any]:
     scores = metadata.get(f"{_KEY}scores")
-    if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise invalid(f"{file} has {len(tokens)} tokens, and {_KEY}scores is not as long", file=file)
+    found = [score for score in scores if isinstance(score, int | float)] if isinstance(scores, list) else []
+    if len(found) != len(tokens):
+        raise invalid(f"{file} has {len(tokens)} tokens, and {_KEY}scores is not a number for each", file=file)
     prefix = metadata.get(f"{_KEY}add_space_prefix", True)
     prepend = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
@@ -131,7 +132,7 @@ def _sentencepiece(metadata: Metadata, tokens: list[str], kinds: list[int], file
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-        "model": _bpe(tokens, _merges(tokens, scores), unk_token=unknown, fuse_unk=True, byte_fallback=True),
+        "model": _bpe(tokens, _merges(tokens, found), unk_token=unknown, fuse_unk=True, byte_fallback=True),
     }
 
 

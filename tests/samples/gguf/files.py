@@ -93,7 +93,9 @@ def _vocabulary(checkpoint: FolderCheckpoint) -> dict[str, Any]:
         "add_bos_token": False,
     }
     keys = {f"tokenizer.ggml.{key}": value for key, value in found.items()}
-    return keys | ({"tokenizer.chat_template": checkpoint.chat_template} if checkpoint.chat_template else {})
+    key = "tokenizer.chat_template"
+    templates = checkpoint.chat_templates.items()
+    return keys | {key if name == "default" else f"{key}.{name}": text for name, text in templates}
 
 
 def _stored(checkpoint: FolderCheckpoint) -> dict[str, np.ndarray]:

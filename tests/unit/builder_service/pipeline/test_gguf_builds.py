@@ -114,6 +114,11 @@ def test_what_cannot_be_kept_says_what_to_do(
     assert caught.value.reason is reason
 
 
+def test_a_runtime_that_reads_checkpoints_itself_reads_no_gguf(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"needs it in a folder, not .*model\.gguf"):
+        built(_file(tmp_path, matrices_in(Q.Q4_0)), target=Target.TENSORRT_LLM, precision=Precision.BF16)
+
+
 def test_only_of_a_gguf_for_onnxruntime_keep_is_the_default() -> None:
     def precision(uri: str, **fields: object) -> Precision:
         return ModelSpec.model_validate({"name": "a", "source": {"uri": uri}, **fields}).precision

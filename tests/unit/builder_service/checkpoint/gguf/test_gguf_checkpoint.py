@@ -65,7 +65,7 @@ def test_text_and_ends_are_those_of_the_folder(tmp_path: Path, folder: Path) -> 
     assert checkpoint.tokenizer.library.decode([9, 40, 80]) == published.tokenizer.library.decode([9, 40, 80])
     assert checkpoint.tokenizer.special["bos_token"] == "<s>"
     assert checkpoint.tokenizer.adds_bos is False
-    assert checkpoint.chat_template == published.chat_template
+    assert checkpoint.chat_templates == published.chat_templates
     assert checkpoint.generation_config == {"eos_token_id": [1, 4]}
 
 
@@ -117,6 +117,9 @@ def test_frequencies_of_llama_3_are_honoured(tmp_path: Path, folder: Path) -> No
         ({"llama.rope.dimension_count": 4}, Reason.CONFIG_UNSUPPORTED, "partial_rotary_factor"),
         ({"llama.attention.value_length": 4}, Reason.CHECKPOINT_INVALID, "4 for values"),
         ({"llama.attention.head_count": None}, Reason.CHECKPOINT_INVALID, "head_count"),
+        ({"llama.embedding_length": "wide"}, Reason.CONFIG_UNSUPPORTED, "hidden_size"),
+        ({"llama.attention.key_length": "wide"}, Reason.CHECKPOINT_INVALID, "wide for keys"),
+        ({"tokenizer.ggml.pre": ["a"]}, Reason.CHECKPOINT_INVALID, "pre = "),
         ({"tokenizer.ggml.pre": "klingon"}, Reason.CHECKPOINT_INVALID, "klingon"),
         ({"tokenizer.ggml.model": "rwkv"}, Reason.CHECKPOINT_INVALID, "rwkv"),
         ({"tokenizer.ggml.token_type": [1, 2]}, Reason.CHECKPOINT_INVALID, "token_type"),
@@ -215,7 +218,7 @@ def read_all(path: Path) -> None:
     model = read_model(checkpoint.config)
     found = ModelTensors(checkpoint.tensors, model)
     found.check()
-    _ = checkpoint.tokenizer, checkpoint.chat_template, checkpoint.generation_config
+    _ = checkpoint.tokenizer, checkpoint.chat_templates, checkpoint.generation_config
     for name in found.names:
         found.tensor(name)
 
@@ -250,14 +253,14 @@ def test_parts_that_are_missing_or_mixed_up_are_named(tmp_path: Path, folder: Pa
         open_path(second)
     kept = second.read_bytes()
     second.write_bytes(first.read_bytes())
-    with pytest.raises(InvalidArgument, match="says that it is part 1 of 2; its name says 2 of 2"):
+    with pytest.raises(InvalidArgument, match="has split.no 0 and split.count 2; its name asks for 1 and 2"):
         open_path(first)
     second.unlink()
     with pytest.raises(NotFound, match="model-00002-of-00002.gguf"):
         open_path(first)
     alone = tmp_path / "alone.gguf"
     alone.write_bytes(kept)
-    with pytest.raises(InvalidArgument, match="its name says 1 of 1"):
+    with pytest.raises(InvalidArgument, match="has split.no 1 and split.count 2; its name asks for 0 and 1"):
         open_path(alone)
 
 

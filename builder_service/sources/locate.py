@@ -72,8 +72,8 @@ def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
     """A checkpoint to look at before it is built.
 
     A folder is opened and checked, and so is a GGUF file, which is fetched whole if it is remote; of another remote
-    checkpoint only the files beside the weights are fetched. Raises what
-    `open_path` and `locate` do; a folder need not lie under a source root.
+    checkpoint only the files beside the weights are fetched. Raises what `open_path` and `locate` do; a folder need not
+    lie under a source root.
     """
     place = read_place(source)
     if isinstance(place, Folder):

@@ -1,13 +1,14 @@
 """`sinkserve eval`: the paper's measurements on an engine, which needs no server.
 
-The engine is read from the store and computes in this process. Tables go to stdout, what moves to stderr.
+The engine is read from the store and computes in this process; conversations are held through services that run for as
+long as that takes. Tables go to stdout, what moves to stderr.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,20 +21,26 @@ from common.settings import SettingsError, SharedSettings
 from common.spec.yaml_file import read_spec_file
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli.build.submit import build_here, readable_root
-from sinkserve.cli.eval_view import print_measured, tracked
-from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.eval_view import Measured, print_held, print_measured, tracked
+from sinkserve.cli.services.embedded import Addresses, embedded_services
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
-from sinkserve.cli.terminal.options import own_remote
+from sinkserve.cli.terminal.options import make_client, own_remote
+from sinkserve.client import GenerationOptions
+from sinkserve.evaluation.conversations import Conversations, Held, measure_conversations
+from sinkserve.evaluation.dialogues import Dialogue, read_dialogues
 from sinkserve.evaluation.forms import FORMS, FormName
 from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
-from sinkserve.evaluation.quality import Quality, measure_quality
+from sinkserve.evaluation.quality import measure_quality
 from sinkserve.evaluation.report import dump, write_document
 from sinkserve.evaluation.speed import SIZES, Speed, measure_speed
 from sinkserve.evaluation.streameval import StreamEval, measure_streameval
 from sinkserve.evaluation.workbench import Workbench
 
 app = typer.Typer(help="The paper's measurements on an engine: tables, JSON and plots.")
+
+_SEED = 0
+"""Of every turn, so that the same engine replies the same."""
 
 Engine = Annotated[
     str, typer.Argument(metavar="ENGINE", help="A published engine; or SPEC.yaml, which is built first if need be.")
@@ -116,14 +123,63 @@ def speed(
     _tell(measured, "speed", output, json=json)
 
 
+@app.command()
+def conversations(  # noqa: PLR0917 - likewise
+    engine: Engine,
+    questions: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Lines as MT-Bench's: question_id, turns.")],
+    first: Annotated[int | None, typer.Option("--first", min=1, help="Only the first so many questions.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Turns of each, repeated in order.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Longest reply; else the engine's.")
+    ] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Replies to the turns of a file, and by round the time to the first token and tokens a second."""
+    with explained():
+        _check_plots(output)
+        dialogues = _dialogues(questions, first, rounds)
+        generation = GenerationOptions(seed=_SEED)
+        if max_new_tokens is not None:
+            generation["max_new_tokens"] = max_new_tokens
+        measured = _held(engine, dialogues, generation, (lambda _: None) if json else print_held)
+    _tell(measured, "conversations", output, json=json)
+
+
+def _dialogues(path: Path, first: int | None, rounds: int | None) -> list[Dialogue]:
+    text = _read(path)
+    try:
+        found = read_dialogues(text, first=first)
+    except ValueError as error:
+        raise Failure(f"{path} cannot be used\n{error}", code=WRONG) from None
+    return [dialogue.of_rounds(rounds or len(dialogue.turns)) for dialogue in found]
+
+
+def _held(
+    engine: str, dialogues: list[Dialogue], generation: GenerationOptions, tell: Callable[[Held], None]
+) -> Conversations:
+    """Hold the conversations with services that run for as long as that takes."""
+    spec = read_spec_file(Path(engine)) if _is_spec(engine) else None
+
+    async def hold(services: Addresses) -> Conversations:
+        reference = await build_here(services.builder, spec) if spec else engine
+        async with make_client(services.builder, services.runtime) as client:
+            return await measure_conversations(client, reference, dialogues, generation, track=tracked, tell=tell)
+
+    try:
+        with embedded_services(readable_root(spec.source) if spec else None) as services:
+            return asyncio.run(hold(services))
+    except SettingsError as error:
+        raise Failure(str(error), code=WRONG) from None
+
+
 @contextmanager
 def _opened(engine: str, output: Path | None) -> Iterator[Workbench]:
     """Load the engine; what is missing is reported before anything slow begins."""
     with explained():
-        if output is not None and find_spec("matplotlib") is None:
-            raise Failure("--output draws plots with matplotlib", hint="pip install 'sinkserve[eval]'", code=WRONG)
+        _check_plots(output)
         try:
-            reference = _built(Path(engine)) if engine.endswith((".yaml", ".yml")) else engine
+            reference = _built(Path(engine)) if _is_spec(engine) else engine
             bench = Workbench.open(reference, SharedSettings.load(), RuntimeSettings.load(), own_remote())
         except SettingsError as error:
             raise Failure(str(error), code=WRONG) from None
@@ -131,6 +187,15 @@ def _opened(engine: str, output: Path | None) -> Iterator[Workbench]:
             yield bench
         finally:
             bench.close()
+
+
+def _check_plots(output: Path | None) -> None:
+    if output is not None and find_spec("matplotlib") is None:
+        raise Failure("--output draws plots with matplotlib", hint="pip install 'sinkserve[eval]'", code=WRONG)
+
+
+def _is_spec(engine: str) -> bool:
+    return engine.endswith((".yaml", ".yml"))
 
 
 def _read(text: Path) -> str:
@@ -147,14 +212,16 @@ def _built(path: Path) -> str:
         return asyncio.run(build_here(services.builder, spec))
 
 
-def _print(measured: Perplexity | Quality | StreamEval | Speed, *, json: bool) -> None:
+def _print(measured: Measured, *, json: bool) -> None:
     if json:
         console.out.file.write(dump(measured))
     else:
         print_measured(measured)
 
 
-def _tell(measured: Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool) -> None:
+def _tell(
+    measured: Conversations | Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool
+) -> None:
     _print(measured, json=json)
     if output is None:
         return

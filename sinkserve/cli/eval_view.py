@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sinkserve.cli.terminal import console
+from sinkserve.evaluation.conversations import Conversations, Held
 from sinkserve.evaluation.perplexity import Perplexity, Row
 from sinkserve.evaluation.progress import Advance
 from sinkserve.evaluation.quality import Figure, Quality
 from sinkserve.evaluation.speed import Speed
 from sinkserve.evaluation.streameval import Accuracy, StreamEval
 
+Measured = Conversations | Perplexity | Quality | StreamEval | Speed
+FEW = 100
+"""Fewer tokens than this say little of a ratio."""
+_LINE_EVERY_S = 30.0
+
 
 @contextmanager
-def tracked(name: str, total: int) -> Iterator[Advance]:
-    """A bar at a terminal, a line anywhere else."""
+def tracked(name: str, total: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Advance]:
+    """A bar at a terminal; anywhere else a line, and another every half minute."""
     if not console.err.is_terminal:
         console.err.print(f"[dim]{escape(name)}[/]")
-        yield lambda _: None
+        yield _lines(name, total, clock)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console.err) as progress:
@@ -30,7 +37,29 @@ def tracked(name: str, total: int) -> Iterator[Advance]:
         yield lambda done: progress.advance(task, done)
 
 
-def print_measured(measured: Perplexity | Quality | StreamEval | Speed) -> None:
+def _lines(name: str, total: int, clock: Callable[[], float]) -> Advance:
+    reached, last = 0, clock()
+
+    def advance(done: int) -> None:
+        nonlocal reached, last
+        reached += done
+        if (now := clock()) - last >= _LINE_EVERY_S:
+            last = now
+            console.err.print(f"[dim]{escape(name)}: {reached} of {total}[/]")
+
+    return advance
+
+
+def print_held(held: Held) -> None:
+    """Print what was said in a conversation, and the replies."""
+    category = f" · {held.category}" if held.category else ""
+    console.out.print(f"[bold]question {escape(console.harmless(f'{held.question_id}{category}'))}[/]")
+    for exchange in held.exchanges:
+        console.out.print(f"[bold cyan]user[/] {escape(console.harmless(exchange.said.strip()))}")
+        console.out.print(f"[bold]reply[/] {escape(console.harmless(exchange.reply.strip()))}\n")
+
+
+def print_measured(measured: Measured) -> None:
     """Print the table, and below it what could not be measured, and why."""
     if isinstance(measured, Perplexity):
         _print_perplexity(measured)
@@ -38,6 +67,8 @@ def print_measured(measured: Perplexity | Quality | StreamEval | Speed) -> None:
         _print_streameval(measured)
     elif isinstance(measured, Quality):
         _print_quality(measured)
+    elif isinstance(measured, Conversations):
+        _print_rounds(measured)
     else:
         _print_speed(measured)
     for name, reason in {} if isinstance(measured, StreamEval | Quality) else measured.skipped.items():
@@ -48,6 +79,12 @@ def _print_perplexity(measured: Perplexity) -> None:
     ranges = [f"{start} to {end - 1}#" for start, end in measured.ranges]
     columns = ["mode", *ranges, "past the cache#", "to recomputation#"]
     console.print_table(columns, [_perplexity_cells(row) for row in measured.rows], "nothing could be measured")
+    if measured.compared is None:
+        return
+    console.err.print(f"[dim]the last two columns are of the same {measured.compared} tokens in every mode[/]")
+    if measured.compared < FEW:
+        advice = f"{measured.compared} tokens are few to compare by: a smaller --stride or more --tokens"
+        console.err.print(f"[yellow]warning[/] {advice} gives {FEW} and more")
 
 
 def _perplexity_cells(row: Row) -> list[str]:
@@ -102,3 +139,17 @@ def _print_speed(measured: Speed) -> None:
     console.print_table(
         ["cache#", "sinks, ms#", "recomputation, ms#", "times as long#"], rows, "nothing could be measured"
     )
+
+
+def _print_rounds(measured: Conversations) -> None:
+    heads = ["round#", "to first token, ms#", "tokens a second#", "conversations#"]
+    rows = [
+        [
+            str(row.number),
+            _figure(row.time_to_first_token_ms),
+            _figure(row.tokens_per_second),
+            str(row.conversations),
+        ]
+        for row in measured.rounds
+    ]
+    console.print_table(heads, rows, "no conversation came to its end")

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sinkserve.evaluation.conversations import Conversations
 from sinkserve.evaluation.modes import Kind
 from sinkserve.evaluation.perplexity import Perplexity
 from sinkserve.evaluation.speed import Speed
@@ -19,7 +20,7 @@ _STYLES = ("-", "--", ":", "-.")
 _SIZE = (8.0, 3.6)  # inches
 
 
-def draw(measured: Perplexity | StreamEval | Speed, folder: Path, name: str) -> tuple[Path, Path]:
+def draw(measured: Conversations | Perplexity | StreamEval | Speed, folder: Path, name: str) -> tuple[Path, Path]:
     """Write `folder`/NAME.png and NAME.svg."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -28,6 +29,8 @@ def draw(measured: Perplexity | StreamEval | Speed, folder: Path, name: str) -> 
         _draw_perplexity(measured, axes)
     elif isinstance(measured, StreamEval):
         _draw_streameval(measured, axes)
+    elif isinstance(measured, Conversations):
+        _draw_rounds(measured, axes)
     else:
         _draw_speed(measured, axes)
     axes.grid(visible=True, alpha=0.3)
@@ -81,3 +84,13 @@ def _draw_speed(measured: Speed, axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set(title=f"{measured.engine}: time per token", xlabel="tokens in the cache", ylabel="ms a token")
+
+
+def _draw_rounds(measured: Conversations, axes: Axes) -> None:
+    numbers = [row.number for row in measured.rounds]
+    to_first = [row.time_to_first_token_ms for row in measured.rounds]
+    between = [1e3 / row.tokens_per_second for row in measured.rounds]
+    axes.plot(numbers, to_first, "o-", color="tab:orange", label="to the first token", markersize=3)
+    axes.plot(numbers, between, "o-", color="tab:blue", label="a token from then on", markersize=3)
+    axes.set_yscale("log")
+    axes.set(title=f"{measured.engine}: conversations by round", xlabel="round", ylabel="ms, median")

@@ -44,13 +44,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The measurement: `ranges` are [first, last) positions of predicted tokens; `skipped` says why, by mode."""
+    """The measurement: `ranges` are [first, last) positions of predicted tokens; `skipped` says why, by mode.
+
+    `compared` tokens past the cache are those that were recomputed, which `past_cache` is of in every row; None where
+    nothing was recomputed.
+    """
 
     engine: str
     tokens: int
     cache_tokens: int
     trained_context: int
     stride: int
+    compared: int | None
     ranges: tuple[tuple[int, int], ...]
     rows: tuple[Row, ...]
     skipped: dict[str, str]
@@ -173,6 +178,7 @@ def _summary(  # noqa: PLR0917 - all that was measured
         cache_tokens=capacity,
         trained_context=bench.manifest.architecture.trained_context,
         stride=stride,
+        compared=None if judge is None else int(np.count_nonzero(~np.isnan(judge[capacity:]))),
         ranges=ranges,
         rows=tuple(_row(mode, scores[mode], judge, ranges, capacity) for mode in ordered),
         skipped=skipped,

@@ -34,7 +34,7 @@ class Addresses:
 
 
 @contextmanager
-def embedded_services(root: Path | str) -> Iterator[Addresses]:
+def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
     """Run both services while the context is open; the builder may read what is under `root`, too.
 
     Raises Failure with their log.
@@ -55,7 +55,7 @@ def embedded_services(root: Path | str) -> Iterator[Addresses]:
         _stop(child)
 
 
-def _start(root: Path | str, errors: int) -> subprocess.Popen[str]:
+def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
@@ -76,11 +76,11 @@ def _start(root: Path | str, errors: int) -> subprocess.Popen[str]:
     )
 
 
-def _roots(root: Path | str) -> str:
+def _roots(root: Path | str | None) -> str:
     """The builder's source roots, and `root`."""
     settings = BuilderSettings.load()
-    more = root.resolve() if isinstance(root, Path) else root
-    return ",".join(map(str, (*settings.roots, *settings.remote.roots, more)))
+    more = () if root is None else (root.resolve() if isinstance(root, Path) else root,)
+    return ",".join(map(str, (*settings.roots, *settings.remote.roots, *more)))
 
 
 def _addresses(child: subprocess.Popen[str], log: Path, start: int) -> Addresses:

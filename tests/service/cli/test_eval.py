@@ -185,6 +185,44 @@ def test_streameval_and_speed_are_measured_drawn_and_printed(home: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+def test_conversations_are_held_through_the_services_and_timed_by_round(home: Path, tmp_path: Path) -> None:
+    lines = [
+        {"question_id": 81, "category": "sums", "turns": ["two plus two?", "and three?"], "reference": []},
+        {"question_id": "long", "turns": ["two", "what is two plus two? " * 20]},
+        {"question_id": 83, "turns": ["never asked"]},
+    ]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (home / "talks.yaml").write_text((home / "spec.yaml").read_text().replace("name: tiny", "name: talks"))
+    asked = (str(file), "--first", "2", "--rounds", "5", "--max-new-tokens", "5")
+    table = sinkserve("eval", "conversations", str(home / "talks.yaml"), *asked, "--output", str(tmp_path))
+    assert table.exit_code == 0, table.stderr
+    said = [line.removeprefix("user ") for line in table.stdout.splitlines() if line.startswith("user ")]
+    assert said == ["two plus two?", "and three?"] * 2 + ["two plus two?"]
+    assert table.stdout.startswith("question 81 · sums\n")
+    rounds = table.stdout[table.stdout.index("round ") :].splitlines()[1:]
+    assert [(line.split()[0], line.split()[-1]) for line in rounds] == [(str(number), "1") for number in range(1, 6)]
+    assert "left out question long: " in " ".join(table.stderr.split())
+    again = sinkserve("eval", "conversations", "talks", *asked, "--json")
+    document, written = json.loads(again.stdout), json.loads((tmp_path / "conversations.json").read_text())
+    assert (document["engine"], list(document["skipped"])) == ("talks@1", ["question long"])
+    replies = [[exchange["reply"] for exchange in found["held"][0]["exchanges"]] for found in (document, written)]
+    assert replies[0] == replies[1]
+    (held,) = document["held"]
+    positions = [exchange["position"] for exchange in held["exchanges"]]
+    assert positions == sorted(positions)
+    assert positions[-1] > CAPACITY, "one conversation, which outgrows the cache"
+    assert "a token from then on" in (tmp_path / "conversations.svg").read_text()
+
+
+def test_questions_that_cannot_be_asked_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"question_id": 1, "turns": ["hello"]}\n{"question_id": 2, "turns": []}\n')
+    ran = sinkserve("eval", "conversations", "none", str(file))
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "line 2: turns has to be a list of texts, at least one, not []" in ran.stderr
+
+
 def test_what_is_wrong_is_said_before_anything_takes_its_time(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_modes_are_held_against_the_better_recomputation_on_its_own_tokens(
     found, _, _, tokens = measured
     rows = {row.mode: row for row in found.rows}
     asked = [position for position in range(59) if position % 3 == 0 and position + 1 >= 12]
+    assert found.compared == len(asked)
     past = {}
     for sinks in (0, 4):
         kept = [[*tokens[:sinks], *tokens[max(sinks, end + 1 - (12 - sinks)) : end + 2]] for end in asked]

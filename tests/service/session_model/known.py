@@ -68,8 +68,8 @@ class Known:
         if not known:
             return "none"
         turn = known[which % len(known)]
-        if not self.world.is_stale(replica, session_id) and self.world.live(replica, session_id) is not None:
-            turn.cancels.add(discard)
+        if self.world.live(replica, session_id) is None or not self.world.is_stale(replica, session_id):
+            turn.cancels.add(discard)  # a server that has not got the session asks the one that has
         return turn.turn_id
 
     def turn_id(self, session: ModelSession, which: int) -> str:

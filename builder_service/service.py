@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from builder_service.api.builder_servicer import BuilderServicer
 from builder_service.api.catalog_servicer import CatalogServicer
@@ -66,7 +67,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
         )
         server = await start_server(settings.listen, registrations)
         running.push_async_callback(server.stop, settings.stop_grace_s)
-        worker = Worker(context, settings.concurrency)
+        worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
         running.push_async_callback(worker.stop, settings.stop_grace_s)
         await worker.start()
         running.callback(server.health.set_ready, False)
@@ -78,7 +79,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
 
 async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:
     """The database, which is read at scrapes for as long as it is open."""
-    database = await asyncio.to_thread(open_database, shared.database)
+    database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
     running.push_async_callback(asyncio.to_thread, database.close)
     meter.registry.register(collector := QueueCollector(database))
     running.callback(meter.registry.unregister, collector)
@@ -88,13 +89,14 @@ async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter:
 async def _worker_context(
     settings: BuilderSettings, shared: SharedSettings, database: Database, changes: Changes, meter: BuildMetrics
 ) -> WorkerContext:
-    remote = settings.remote
+    remote = settings.remote.model_copy(update={"store_timeout_s": shared.store_timeout_s})
     capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
-    store = open_store(shared.store)
+    store = open_store(shared.store, shared.store_timeout_s)
     return WorkerContext(
         database=database,
         store=store,
         store_url=shared.store,
+        store_timeout_s=shared.store_timeout_s,
         catalog=Catalog(database, store),
         queue=BuildQueue(database, this_process(), capability, changes.notify, ended=meter.build_ended),
         changes=changes,

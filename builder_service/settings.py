@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from builder_service.sources.uri import HUB, Remote, read_root
+from builder_service.sources.uri import HUB, HUB_TIMEOUT_S, Remote, read_root
 from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
 
 _LOOPBACK = ("127.", "localhost", "[::1]")
@@ -54,6 +54,8 @@ class BuilderSettings(Settings):
     """Token for private and gated repositories of the hub; unset: HF_TOKEN, else that of `hf auth login`."""
     hub_endpoint: Annotated[str, AfterValidator(_check_endpoint)] = ""
     """URL of the hub; empty: HF_ENDPOINT, else https://huggingface.co."""
+    hub_timeout_s: Annotated[float, Field(gt=0)] = HUB_TIMEOUT_S
+    """How long a download from the hub may bring nothing before the build fails, and is tried again."""
     hub_offline: bool = False
     """Take from the Hugging Face cache what was downloaded before, and never ask the hub; HF_HUB_OFFLINE does too."""
     concurrency: Annotated[int, Field(ge=1, le=64)] = 1
@@ -80,6 +82,7 @@ class BuilderSettings(Settings):
             hub_endpoint=self.hub_endpoint,
             hub_token=self.hub_token,
             hub_offline=self.hub_offline,
+            hub_timeout_s=self.hub_timeout_s,
         )
 
     @property

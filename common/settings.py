@@ -12,6 +12,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+DATABASE_TIMEOUT_S, STORE_TIMEOUT_S = 10.0, 60.0
+
 
 class SettingsError(Exception):
     """A setting that cannot be used; the message names its key. Raised before anything starts."""
@@ -72,6 +74,10 @@ class SharedSettings(Settings):
     """SQLAlchemy URL; empty: SQLite in `home`."""
     store_url: str = Field(default="", repr=False)
     """Where engines are stored: a folder, or an object-store URL; empty: a folder in `home`."""
+    database_timeout_s: Annotated[float, Field(gt=0)] = DATABASE_TIMEOUT_S
+    """How long a database server may take for an answer; then it counts as away. A file is waited for longer."""
+    store_timeout_s: Annotated[float, Field(gt=0)] = STORE_TIMEOUT_S
+    """How long an object store may be silent; then it counts as away."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error: for people, or as a JSON object a line."""
 

@@ -43,7 +43,7 @@ from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServic
 Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
 _METRICS_LISTEN = "SINKSERVE_RUNTIME_METRICS_LISTEN"
 _HOLDER = "runtime "
-SWEEP_S = 3600.0
+SWEEP_S, LEASE_WATCH_S = 3600.0, 0.5
 _STREAM_END_S = 1.0  # for streams to end that the drain has ended
 _CONNECTION_AGE_SHARE = 0.9  # of a stream's age: the stream after an old one finds a new connection
 
@@ -80,9 +80,9 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     async with AsyncExitStack() as running:
         meter = TurnMetrics()
         metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry)
-        database = await asyncio.to_thread(open_database, shared.database)
+        database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
-        catalog = Catalog(database, store := open_store(shared.store))
+        catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
         common = _shared(running, settings, shared, database, meter)
         load = load or Loader(store, shared.home.resolve() / "engines", settings).load
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
@@ -92,11 +92,12 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         membership = Membership(sessions, common)
         running.push_async_callback(membership.stop)
         await membership.start()
-        await asyncio.to_thread(catalog.release_gone, partial(_is_gone, common.claims.alive()))
+        await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
         server = await _serve(running, settings, conversations, EngineServicer(engines, sessions, common.background))
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
+        periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
         meter.registry.register(_collector(common, engines, sessions, conversations))
         await engines.prepare(settings.engines)
         running.callback(server.health.set_ready, False)
@@ -113,7 +114,7 @@ def _shared(
     running.push_async_callback(asyncio.to_thread, writer.close)
     files = CacheFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
     running.push_async_callback(asyncio.to_thread, files.close)
-    caches = CacheTiers(files, Snapshots(database, shared.store))
+    caches = CacheTiers(files, Snapshots(database, shared.store, shared.store_timeout_s))
     updates = SessionUpdates(database, claims.replica)
     return Shared(SessionRepository(database), claims, updates, writer, Background(), caches, settings, meter)
 
@@ -140,6 +141,11 @@ def _start_periodic(
     return periodic
 
 
+async def _follow_lease(membership: Membership, server: RunningServer) -> None:
+    """Nothing is to be sent to a server whose sessions others may claim."""
+    server.health.set_ready(membership.holds_lease, "lease")
+
+
 def _collector(
     shared: Shared, engines: EngineRegistry, sessions: SessionRegistry, conversations: ConversationServicer
 ) -> RuntimeCollector:
@@ -151,6 +157,10 @@ def _collector(
         streams=lambda: conversations.streams,
         parked_file_bytes=lambda: shared.caches.files.size_bytes,
     )
+
+
+def _release_gone(catalog: Catalog, claims: SessionClaims) -> None:
+    catalog.release_gone(partial(_is_gone, claims.alive()))
 
 
 def _is_gone(alive: set[str], holder: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.environment import isolate, written_at_home
@@ -17,6 +18,10 @@ from tests.servers.s3 import Bucket, S3Server
 
 settings.register_profile("sinkserve", deadline=None)  # nothing here asserts time
 settings.load_profile("sinkserve")
+
+# Rich's tracebacks, with all values that were in memory, take seconds of a processor each.
+_PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

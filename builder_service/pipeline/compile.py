@@ -66,7 +66,7 @@ _COMPILERS: Mapping[Target, Callable[[Order, ResolvedSource, Plan, Parent], Engi
 
 def _load_timings(order: Order, source: ResolvedSource, parent: Parent) -> bytes:
     try:
-        return TimingCaches(order.store_url).load(*_machine_key(source))
+        return TimingCaches(order.store_url, order.store_timeout_s).load(*_machine_key(source))
     except Exception as error:  # noqa: BLE001 - a store's own errors; a build can do without
         parent.log(f"the timing cache cannot be read, so more has to be measured: {error}")
         return b""
@@ -74,7 +74,7 @@ def _load_timings(order: Order, source: ResolvedSource, parent: Parent) -> bytes
 
 def _keep_timings(order: Order, source: ResolvedSource, data: bytes, parent: Parent) -> None:
     try:
-        TimingCaches(order.store_url).save(*_machine_key(source), data)
+        TimingCaches(order.store_url, order.store_timeout_s).save(*_machine_key(source), data)
     except Exception as error:  # noqa: BLE001 - a store's own errors; only later builds miss it
         parent.log(f"the timing cache cannot be kept, so later builds measure again: {error}")
 

@@ -14,6 +14,7 @@ from builder_service.pipeline.estimate import Estimate
 from builder_service.queue.build import Stage, StageProgress
 from builder_service.queue.failure import Failure
 from builder_service.sources.uri import Remote
+from common.settings import STORE_TIMEOUT_S
 from common.spec.manifest import Manifest
 from common.spec.model_spec import ModelSpec
 
@@ -52,6 +53,7 @@ class Order(_Message):
     work: Path
     source_roots: tuple[Path, ...]
     store_url: str
+    store_timeout_s: float = STORE_TIMEOUT_S
     remote: Remote = Remote()
     """What else it may fetch, and how."""
     memory_limit_mib: int = 0

@@ -48,7 +48,7 @@ def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: d
 def publish_files(order: Order, plan: Plan, files: Sequence[EngineFile], parent: Parent) -> None:
     """Store the files, several at once."""
     parent.progress(Stage.PUBLISH, 0.0)
-    store = open_store(order.store_url)
+    store = open_store(order.store_url, order.store_timeout_s)
     total = sum(file.size_bytes for file in files)
     read = _share_of(total, lambda done: parent.progress(Stage.PUBLISH, done, total))
     with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:

@@ -16,17 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import SMALL, check_room, gguf_files, small_files, weight_files
 from builder_service.sources.folder import SourceFile
 from builder_service.sources.hub_errors import not_in_cache, strange, translated_errors
+from builder_service.sources.stall import unless_it_stalls
 from builder_service.sources.uri import Remote, Repository
 from common.errors import DataLoss, NotFound, Reason
 
@@ -86,7 +89,15 @@ class Hub:
         """
         self._remote.check_allowed(place)
         with translated_errors(place, self._endpoint, self._cache):
-            return self._cached(place) if self._offline else self._downloaded(place, log, progress, weights=weights)
+            if self._offline:
+                return self._cached(place)
+            fetch = partial(self._downloaded, place, log, progress, weights=weights)
+            return unless_it_stalls(fetch, partial(self._received, place), self._remote.hub_timeout_s)
+
+    def _received(self, place: Repository) -> tuple[int, ...]:
+        """What changes when bytes arrive: sizes of the files of a repository in the cache, whole and partial."""
+        blobs = self._cache / repo_folder_name(repo_id=place.name, repo_type="model") / "blobs"
+        return tuple(sorted(size for path in blobs.glob("*") if (size := _size(path)) is not None))
 
     def _downloaded(
         self, place: Repository, log: Callable[[str], None], progress: Callable[[float], None], *, weights: bool
@@ -182,6 +193,14 @@ def check_digests(files: Sequence[SourceFile]) -> None:
                 f"{file.path.name} in the Hugging Face cache is damaged; remove {file.path.resolve()}, build again"
             )
             raise DataLoss(Reason.CHECKPOINT_INVALID, message, file=file.path.name)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None if it is gone: a partial one gets another name."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _total(listing: _Listing, folder: Path, names: Sequence[str]) -> int:

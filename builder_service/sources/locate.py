@@ -58,7 +58,7 @@ def locate(
     remote.check_allowed(place)
     _check_target(spec.target, place)
     if isinstance(place, Prefix):
-        ObjectStorePrefix(place).fetch(folder := _made(work / "checkpoint"), progress)
+        ObjectStorePrefix(place, remote.store_timeout_s).fetch(folder := _made(work / "checkpoint"), progress)
         log(f"fetched {place}")
         return Located(folder / place.file, spec.source, fetched=True)
     from builder_service.sources.hub import Hub  # noqa: PLC0415 - a second that most builds need not wait
@@ -80,7 +80,7 @@ def open_source(source: Source, remote: Remote) -> Iterator[Checkpoint]:
         yield open_path(place.path)
     elif isinstance(place, Prefix):
         with tempfile.TemporaryDirectory() as folder:
-            ObjectStorePrefix(place).fetch(Path(folder), weights=False)
+            ObjectStorePrefix(place, remote.store_timeout_s).fetch(Path(folder), weights=False)
             yield _opened(Path(folder), place.file)
     else:
         from builder_service.sources.hub import Hub  # noqa: PLC0415 - likewise

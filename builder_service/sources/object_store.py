@@ -17,6 +17,7 @@ from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import check_room, gguf_files, small_files, weight_files
 from builder_service.sources.uri import Prefix
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Reason
+from common.settings import STORE_TIMEOUT_S
 from common.store.errors import explained
 from common.store.object_store import open_object_store
 
@@ -41,12 +42,12 @@ class ObjectStorePrefix:
 
     Opening raises InvalidArgument (INVALID_SPEC) for a URL that cannot be used, NotFound (SOURCE_NOT_FOUND) where
     there is nothing, FailedPrecondition and Unavailable (STORE_UNAVAILABLE) for a store that refuses or does not
-    answer.
+    answer within `patience_s`.
     """
 
-    def __init__(self, place: Prefix) -> None:
+    def __init__(self, place: Prefix, patience_s: float = STORE_TIMEOUT_S) -> None:
         self._place = place
-        self._store = _open(place)
+        self._store = _open(place, patience_s)
         with explained(place.url):
             found = obstore.list_with_delimiter(self._store)["objects"]
         self._objects = {meta["path"]: _Object(meta["size"], meta.get("e_tag")) for meta in found}
@@ -126,9 +127,9 @@ class _Share:
             self._progress(min(1.0, self._done / self._total))
 
 
-def _open(place: Prefix) -> ObjectStore:
+def _open(place: Prefix, patience_s: float) -> ObjectStore:
     try:
-        return open_object_store(place.url)
+        return open_object_store(place.url, patience_s)
     except InvalidArgument as error:
         cause = error.message.partition(" cannot be used: ")[2] or error.message
         raise InvalidArgument(Reason.INVALID_SPEC, f"{FIELD}: {place} cannot be used: {cause}", field=FIELD) from None

@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.gguf.split import is_gguf
 from common.errors import InvalidArgument, Reason
+from common.settings import STORE_TIMEOUT_S
 from common.spec.model_spec import Source
 
 HUB = "hf"
+HUB_TIMEOUT_S = 120.0  # 10 MB arrive at once, and slowly where the network is slow
 OBJECT_STORES = ("s3", "gs", "az")
 _REVISION_FIELD = "spec.source.revision"
 _NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -77,6 +79,10 @@ class Remote(BaseModel):
     """URL of the hub; empty: what huggingface_hub says."""
     hub_token: SecretStr | None = None
     """Token for the hub; None: what huggingface_hub finds."""
+    hub_timeout_s: float = HUB_TIMEOUT_S
+    """How long the hub may send nothing."""
+    store_timeout_s: float = STORE_TIMEOUT_S
+    """How long an object store may."""
     hub_offline: bool = False
     """Whether to use the cache only and never ask the hub."""
 

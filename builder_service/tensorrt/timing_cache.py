@@ -10,6 +10,7 @@ import hashlib
 
 import obstore
 
+from common.settings import STORE_TIMEOUT_S
 from common.store.object_store import open_object_store
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -18,9 +19,9 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 class TimingCaches:
     """Timing caches in a store; calls block, and many processes may use one store."""
 
-    def __init__(self, store_url: str) -> None:
+    def __init__(self, store_url: str, patience_s: float = STORE_TIMEOUT_S) -> None:
         """`store_url` is a folder, a file:// URL or an object-store URL; raises what `open_object_store` does."""
-        self._store = open_object_store(store_url)
+        self._store = open_object_store(store_url, patience_s)
 
     def load(self, architecture: str, tensorrt_version: str) -> bytes:
         """The cache for `sm_90` and `11.4.0.106`; empty if there is none, or a damaged one."""

@@ -51,6 +51,7 @@ class WorkerContext:
     database: Database
     store: BlobStore
     store_url: str
+    store_timeout_s: float
     catalog: Catalog
     queue: BuildQueue
     changes: Changes
@@ -146,6 +147,7 @@ class BuildAttempt:
             source_roots=context.source_roots,
             remote=context.remote,
             store_url=context.store_url,
+            store_timeout_s=context.store_timeout_s,
             memory_limit_mib=context.memory_limit_mib,
         )
 

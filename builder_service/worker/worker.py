@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -10,7 +11,7 @@ import structlog
 from builder_service.queue.builder_registry import RENEW_S
 from builder_service.queue.changes import ANY, wait_for_change
 from builder_service.worker.attempt import POLL_S, BuildAttempt, WorkerContext
-from common.errors import Aborted
+from common.errors import Aborted, SinkServeError
 
 RECOVER_S = 10.0
 """Seconds between two looks for builds whose workers were lost."""
@@ -21,12 +22,17 @@ log = structlog.get_logger()
 class Worker:
     """Runs at most `concurrency` builds at once. Call `start`, then `stop`."""
 
-    def __init__(self, context: WorkerContext, concurrency: int) -> None:
+    def __init__(
+        self, context: WorkerContext, concurrency: int, reaches_queue: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """`reaches_queue` is told, again and again, whether builds can be taken."""
+        self._reaches_queue = reaches_queue
         self._context = context
         self._concurrency = concurrency
         self._running: dict[asyncio.Task[None], BuildAttempt] = {}
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._stopping = False
+        self._told = ""
         self._recovered = asyncio.get_running_loop().time()
 
     async def start(self) -> None:
@@ -78,6 +84,8 @@ class Worker:
             await asyncio.sleep(RENEW_S)
             try:
                 await asyncio.to_thread(self._context.queue.renew_leases, self._runs)
+            except SinkServeError as error:
+                log.warning("worker.heartbeat_failed", cause=error.message)
             except Exception as error:
                 log.exception("worker.heartbeat_failed", exc_info=error)
 
@@ -85,13 +93,25 @@ class Worker:
         with self._context.changes.listen(ANY) as changed:
             while not self._stopping:
                 changed.clear()
-                try:
-                    await self._recover_lost_now_and_then()
-                    await self._take()
-                except Exception as error:
-                    log.exception("worker.failed", exc_info=error)
-                    await asyncio.sleep(POLL_S)
+                self._reaches_queue(await self._take_unless_it_fails())
                 await wait_for_change(changed, POLL_S)
+
+    async def _take_unless_it_fails(self) -> bool:
+        """Whether it could look for builds; the same cause is told once."""
+        try:
+            await self._recover_lost_now_and_then()
+            await self._take()
+        except SinkServeError as error:  # such as a database that is away
+            if error.message != self._told:
+                log.warning("worker.failed", cause=error.message)
+            self._told = error.message
+        except Exception as error:
+            log.exception("worker.failed", exc_info=error)
+        else:
+            self._told = ""
+            return True
+        await asyncio.sleep(POLL_S)
+        return False
 
     async def _take(self) -> None:
         while len(self._running) < self._concurrency and not self._stopping:

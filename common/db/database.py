@@ -13,12 +13,16 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Dialect, Engine, MetaData, TypeDecorator, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from common.db.engine import ALONE, WRITES, make_engine
+from common.db.engine import WRITES, make_engine
 from common.db.errors import meaning
+from common.db.outage import Outage
+from common.db.postgres import ALONE
 from common.errors import Reason, Unavailable
+from common.settings import DATABASE_TIMEOUT_S
 
 LOCAL_PRINCIPAL = "local"
 """Owner of everything while there is no authentication."""
@@ -89,6 +93,7 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._outage = Outage()
         # A read sees one snapshot. On SQLite every transaction does.
         one_snapshot = {} if self.is_embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = engine.execution_options(**one_snapshot)
@@ -136,21 +141,23 @@ class Database:
 
     @contextmanager
     def _meaning(self) -> Iterator[None]:
+        self._outage.check()
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeout) as error:
             if (better := meaning(error, self.shown)) is None:
                 raise
+            self._outage.note(error, better)
             raise better from error
 
 
-def connect(url: str) -> Database:
+def connect(url: str, patience_s: float = DATABASE_TIMEOUT_S) -> Database:
     """The database at a SQLAlchemy URL, whatever schema it has: see `schema.open_database`.
 
-    Raises InvalidArgument for a URL that cannot be used, ResourceExhausted for a full disk, and Unavailable for a
-    database that does not answer or is not one.
+    A server gets `patience_s` for each answer. Raises InvalidArgument for a URL that cannot be used, ResourceExhausted
+    for a full disk, and Unavailable for a database that does not answer or is not one.
     """
-    database = Database(make_engine(url))
+    database = Database(make_engine(url, patience_s))
     try:
         with database.read() as connection:
             database_time(connection)

@@ -11,26 +11,23 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from common.db.postgres import make_postgres_engine
 from common.errors import InvalidArgument, Reason, Unavailable
 
-WRITES, ALONE = "sinkserve_writes", "sinkserve_alone"
-"""Execution options of a connection: its transactions may write; and nobody else writes meanwhile."""
+WRITES = "sinkserve_writes"
+"""Execution option of a connection: its transactions may write."""
 
-_PATIENCE_S, _RETRY_S = 30, 0.05
-_WRITER = 0x51_4B_53_56  # the lock's number: any, but the same for every process
-_POSTGRES_OPTIONS = (
-    f"-c lock_timeout={_PATIENCE_S}s "
-    # A process that hangs inside a transaction must not block all others.
-    f"-c idle_in_transaction_session_timeout={_PATIENCE_S}s"
-)
+_LOCKED_S, _RETRY_S = 30, 0.05  # of a file: others write it, and nothing of it can fall silent
 
 
-def make_engine(url: str) -> Engine:
-    """SQLAlchemy's engine for a URL; raises InvalidArgument if it cannot be used, Unavailable for a folder."""
+def make_engine(url: str, patience_s: float) -> Engine:
+    """SQLAlchemy's engine for a URL, whose server has so long for an answer; raises InvalidArgument if it cannot be
+    used, Unavailable for a folder.
+    """
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql" or parsed.drivername == "postgres":
-            return _postgres(parsed)
+            return make_postgres_engine(parsed, patience_s)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed)
     except (ArgumentError, ImportError) as error:
@@ -39,25 +36,11 @@ def make_engine(url: str) -> Engine:
     raise InvalidArgument(Reason.INVALID_FIELD, message)
 
 
-def _postgres(url: URL) -> Engine:
-    options = f"{url.query.get('options', '')} {_POSTGRES_OPTIONS}".strip()
-    parsed = url.set(drivername="postgresql+psycopg").update_query_dict({"options": options})
-    engine = create_engine(parsed, pool_pre_ping=True)
-    event.listen(engine, "begin", _begin_postgres)
-    return engine
-
-
-def _begin_postgres(connection: Connection) -> None:
-    """One writer at a time, as on SQLite: what a writer has read stays true until it commits."""
-    if connection.get_execution_options().get(ALONE):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
-
-
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidArgument(Reason.INVALID_FIELD, "database_url: SQLite needs a file, such as sqlite:////var/x.db")
     _make_folder(Path(url.database).parent)
-    engine = create_engine(url, connect_args={"timeout": _PATIENCE_S})
+    engine = create_engine(url, connect_args={"timeout": _LOCKED_S})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -82,7 +65,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) 
 
 def _use_log(connection: sqlite3.Connection) -> None:
     """Change to a write-ahead log; SQLite does not wait where others open a new file at the same moment."""
-    for _ in range(int(_PATIENCE_S / _RETRY_S)):
+    for _ in range(int(_LOCKED_S / _RETRY_S)):
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:

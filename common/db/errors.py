@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from common.errors import Reason, ResourceExhausted, SinkServeError, Unavailable
 
@@ -20,8 +21,10 @@ _RETRY_S = 5.0
 # Source: PostgreSQL, appendix A, "PostgreSQL Error Codes"; https://sqlite.org/rescode.html.
 
 
-def meaning(error: DBAPIError, name: str) -> SinkServeError | None:
+def meaning(error: DBAPIError | PoolTimeout, name: str) -> SinkServeError | None:
     """The error to raise instead, for the database `name`; None: it is not one that a person could act on."""
+    if isinstance(error, PoolTimeout):
+        return _away(name, "all connections to it are in use, and none became free in time")
     cause = error.orig
     code, state = getattr(cause, "sqlite_errorcode", None), getattr(cause, "sqlstate", None) or ""
     if code == sqlite3.SQLITE_FULL or state in _FULL:
@@ -30,6 +33,10 @@ def meaning(error: DBAPIError, name: str) -> SinkServeError | None:
     busy = code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     unreached = isinstance(error, OperationalError) and code is None and not state  # no connection, so no state
     if busy or unreached or error.connection_invalidated or state.startswith(_AWAY):
-        message = f"the database {name} does not answer: {cause}"
-        return Unavailable(Reason.DATABASE_UNAVAILABLE, message, retry_after_s=_RETRY_S, database=name)
+        return _away(name, cause)
     return None
+
+
+def _away(name: str, cause: object) -> Unavailable:
+    message = f"the database {name} does not answer: {cause}"
+    return Unavailable(Reason.DATABASE_UNAVAILABLE, message, retry_after_s=_RETRY_S, database=name)

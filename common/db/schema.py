@@ -15,17 +15,18 @@ from sqlalchemy import Connection, inspect
 
 from common.db.database import Database, connect
 from common.errors import FailedPrecondition, Reason
+from common.settings import DATABASE_TIMEOUT_S
 
 EMPTY = "none"
 BEFORE = "0"  # of a database that was made before there were steps
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, patience_s: float = DATABASE_TIMEOUT_S) -> Database:
     """Open the database at a SQLAlchemy URL with the schema that this program needs; a file of ours is brought there.
 
     Raises what `connect` raises, and FailedPrecondition (SCHEMA_MISMATCH) for another schema.
     """
-    database = connect(url)
+    database = connect(url, patience_s)
     try:
         _ensure(database)
     except BaseException:

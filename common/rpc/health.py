@@ -20,21 +20,26 @@ from common.errors import NotFound, Reason
 
 LIVENESS = "liveness"
 READINESS = "readiness"
+STARTED = "started"
+"""A condition of readiness: all is loaded, and it does not stop yet."""
 
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped package
-    """Starts NOT_SERVING; `ready` flips everything but liveness."""
+    """Starts NOT_SERVING. What is not ready for one cause or several becomes so when the last of them is gone."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self._ready_names = {"", READINESS, *services}
         self._status = dict.fromkeys(self._ready_names, _Status.NOT_SERVING) | {LIVENESS: _Status.SERVING}
         self._watchers: set[asyncio.Event] = set()
+        self._unready = {STARTED}
 
-    def set_ready(self, ready: bool) -> None:
-        """Set, and report to all watchers, whether to send traffic here."""
-        self._status |= dict.fromkeys(self._ready_names, _Status.SERVING if ready else _Status.NOT_SERVING)
+    def set_ready(self, ready: bool, condition: str = STARTED) -> None:
+        """Set one condition for traffic to be sent here, and report to all watchers whether it should be."""
+        (self._unready.discard if ready else self._unready.add)(condition)
+        status = _Status.NOT_SERVING if self._unready else _Status.SERVING
+        self._status |= dict.fromkeys(self._ready_names, status)
         for changed in self._watchers:
             changed.set()
 

@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, disable_creat
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from common.errors import SinkServeError
+
 PATIENCE_S = 5.0
 """How long a scrape waits for an event loop that is busy."""
 
@@ -94,6 +96,8 @@ class Pulled(Collector, ABC):
         """For the registry, at each scrape."""
         try:
             yield from tuple(self.read())
+        except SinkServeError as error:  # such as a database that is away
+            log.warning("metrics.unreadable", cause=error.message)
         except Exception:
             log.exception("metrics.unreadable", metrics=[family.name for family in self.families()])
 

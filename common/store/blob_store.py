@@ -22,6 +22,7 @@ from obstore.store import ObjectStore
 
 from common.digest import CHUNK_BYTES, Hasher, chunks, digest_hex, is_digest
 from common.errors import DataLoss, Reason
+from common.settings import STORE_TIMEOUT_S
 from common.store.atomic_file import remove_abandoned, write_whole
 from common.store.errors import explained
 from common.store.object_store import local_root, open_object_store, store_name
@@ -177,9 +178,11 @@ class BlobStore:
             raise _corrupt(digest, f"now has digest {hasher.digest}")
 
 
-def open_store(url: str) -> BlobStore:
-    """Open a store at a folder, a file:// URL or an object-store URL; raises InvalidArgument if it cannot be."""
-    return BlobStore(open_object_store(url), local_root(url), store_name(url))
+def open_store(url: str, patience_s: float = STORE_TIMEOUT_S) -> BlobStore:
+    """Open a store at a folder, a file:// URL or an object-store URL, which may be silent for `patience_s`; raises
+    InvalidArgument if it cannot be.
+    """
+    return BlobStore(open_object_store(url, patience_s), local_root(url), store_name(url))
 
 
 def _key(digest: str) -> str:

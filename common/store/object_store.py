@@ -8,31 +8,38 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from common.errors import InvalidArgument, Reason
+from common.settings import STORE_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 _VENDORS = {
     **dict.fromkeys(("s3", "s3a"), "AWS"),
     "gs": "GOOGLE",
     **dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "AZURE"),
 }
-_READ_TIMEOUT = "60s"
 _WHOLE_TIMEOUT = "1 day"  # of one request with its body, which may be a large blob; the client's own is 30 seconds
 _MOST_RETRIES = 8
-_RETRY_FOR = timedelta(seconds=60)
+_MOST_TO_CONNECT_S = 5.0
 
 
-def open_object_store(url: str) -> ObjectStore:
-    """Open a folder, a file:// URL or an object-store URL; raises InvalidArgument if it is none, or cannot be used."""
+def open_object_store(url: str, patience_s: float = STORE_TIMEOUT_S) -> ObjectStore:
+    """Open a folder, a file:// URL or an object-store URL, which may be silent for `patience_s`, tries and all.
+
+    Raises InvalidArgument if it is none, or cannot be used.
+    """
     root = local_root(url)
     try:
         if root is not None:
             return LocalStore(prefix=root, mkdir=True)
-        return _open(url)
+        return _open(url, patience_s)
     except (BaseError, OSError, ValueError) as error:
         cause = str(error).partition("\n")[0]
         raise InvalidArgument(Reason.INVALID_FIELD, f"store_url {store_name(url)!r} cannot be used: {cause}") from None
@@ -62,13 +69,17 @@ def _split(url: str) -> SplitResult:
         raise InvalidArgument(Reason.INVALID_FIELD, "store_url is not a URL") from None
 
 
-def _open(url: str) -> ObjectStore:
+def _open(url: str, patience_s: float) -> ObjectStore:
     _check(url)
-    return from_url(
-        url,
-        client_options={"allow_http": _allows_http(url), "timeout": _WHOLE_TIMEOUT, "read_timeout": _READ_TIMEOUT},
-        retry_config={"max_retries": _MOST_RETRIES, "retry_timeout": _RETRY_FOR},
-    )
+    once_s = patience_s / 2  # when that has passed no further try is begun, and the last one may take as long
+    client: ClientConfig = {
+        "allow_http": _allows_http(url),
+        "timeout": _WHOLE_TIMEOUT,
+        "read_timeout": timedelta(seconds=once_s),
+        "connect_timeout": timedelta(seconds=min(once_s, _MOST_TO_CONNECT_S)),
+    }
+    retries: RetryConfig = {"max_retries": _MOST_RETRIES, "retry_timeout": timedelta(seconds=once_s)}
+    return from_url(url, client_options=client, retry_config=retries)
 
 
 def _check(url: str) -> None:

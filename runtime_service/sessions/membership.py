@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,16 +36,22 @@ class Membership:
         self._periodic = Periodic()
         self._thread = ThreadPoolExecutor(1, "membership")  # what it says must not wait behind anything else
         self._leaving: set[Key] = set()
+        self._renewed = -math.inf
 
     async def start(self) -> None:
         """Join the others."""
-        await self._do(self._claims.renew)
+        await self._renew()
         await self._do(self._claims.set_missing_expiries)
         self._periodic.start("replica heartbeat", self._claims.lease_s / RENEWALS, self._renew)
         self._periodic.start("replica hand-over", HAND_OVER_POLL_S, self._hand_over)
         self._periodic.start("replica cancels", HAND_OVER_POLL_S, self._cancel)
         self._periodic.start("replica updates", HAND_OVER_POLL_S, self._refresh)
         self._periodic.start("replica look-around", self._claims.lease_s, self._recover_lost)
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether its sessions are still its own, as far as it knows: else others may claim them."""
+        return time.monotonic() - self._renewed < self._claims.lease_s
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -58,7 +66,9 @@ class Membership:
         self._thread.shutdown(wait=False)
 
     async def _renew(self) -> None:
+        asked = time.monotonic()
         await self._do(self._claims.renew)
+        self._renewed = asked
 
     async def _recover_lost(self) -> None:
         await self._do(self._claims.set_missing_expiries)

@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, and_, delete, insert, select
 from common.db.database import Database, utc_now
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
+from common.settings import STORE_TIMEOUT_S
 from common.store.errors import explained
 from common.store.object_store import open_object_store, store_name
 from runtime_service.domain.session import Session
@@ -39,9 +40,9 @@ log = structlog.get_logger()
 class Snapshots:
     """Those of all sessions, in the store at a URL."""
 
-    def __init__(self, database: Database, store_url: str) -> None:
+    def __init__(self, database: Database, store_url: str, patience_s: float = STORE_TIMEOUT_S) -> None:
         self._database = database
-        self._store: ObjectStore = open_object_store(store_url)
+        self._store: ObjectStore = open_object_store(store_url, patience_s)
         self._name = store_name(store_url)
 
     def keep(self, session: Session, state: SlotState) -> None:

@@ -1,4 +1,4 @@
-"""Work that is repeated while the service runs. What fails is logged, and repeated all the same."""
+"""Work that is repeated while the service runs. What fails is repeated soon, and told, once for each cause."""
 
 from __future__ import annotations
 
@@ -32,13 +32,16 @@ class Periodic:
 
 
 async def _every(name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
+    pause_s, last = seconds, ""
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(pause_s)
+        pause_s = min(RETRY_S, seconds)
         try:
             await act()
+            pause_s, last = seconds, ""
         except SinkServeError as error:  # such as a database that is away
-            log.warning("periodic.failed", task=name, cause=error.message)
-            await asyncio.sleep(RETRY_S)
+            if error.message != last:
+                log.warning("periodic.failed", task=name, cause=error.message)
+            last = error.message
         except Exception:
             log.exception("periodic.failed", task=name)
-            await asyncio.sleep(RETRY_S)

@@ -60,8 +60,8 @@ class Workbench:
         Raises what `Catalog.resolve` and `Loader.load` do, and FailedPrecondition (ENGINE_INCOMPATIBLE) for an engine
         that gives no logits.
         """
-        store = open_store(shared.store)
-        database = open_database(shared.database)
+        store = open_store(shared.store, shared.store_timeout_s)
+        database = open_database(shared.database, shared.database_timeout_s)
         try:
             published = Catalog(database, store).resolve(reference)
         finally:

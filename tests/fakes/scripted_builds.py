@@ -24,6 +24,7 @@ from common.catalog.catalog import Catalog
 from common.db.processes import this_process
 from common.db.schema import open_database
 from common.digest import digest_of
+from common.settings import STORE_TIMEOUT_S
 from common.spec.model_spec import ModelSpec, Source
 from common.store.blob_store import open_store
 from tests.samples.drafts import Press, draft
@@ -61,6 +62,7 @@ class ScriptedBuilds:
             database=self.database,
             store=store,
             store_url=str(tmp_path / "store"),
+            store_timeout_s=STORE_TIMEOUT_S,
             catalog=Catalog(self.database, store),
             queue=BuildQueue(self.database, this_process(), Capability(folders=(Path("/"),)), changes.notify),
             changes=changes,

@@ -32,7 +32,7 @@ _TEMPLATE = f"sinkserve_template_{os.getpid()}"
 @contextmanager
 def new_database(kind: str, folder: Path) -> Iterator[Database]:
     """A database with the schema and nothing in it, gone afterwards."""
-    with new_database_url(kind, folder, template=_TEMPLATE) as url:
+    with new_database_url(kind, folder, with_schema=True) as url:
         database = open_database(url)
         try:
             yield database
@@ -41,15 +41,15 @@ def new_database(kind: str, folder: Path) -> Iterator[Database]:
 
 
 @contextmanager
-def new_database_url(kind: str, folder: Path, *, template: str = "template1") -> Iterator[str]:
-    """The URL of a database that is new and empty, or like `template`, and gone afterwards."""
+def new_database_url(kind: str, folder: Path, *, with_schema: bool = False) -> Iterator[str]:
+    """The URL of a database that is new and empty, or has the schema if it is a PostgreSQL; gone afterwards."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / f'{uuid.uuid4().hex}.db'}"
         return
-    if template == _TEMPLATE:
+    if with_schema:
         _make_template()
     name = f"sinkserve_{uuid.uuid4().hex}"
-    _administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    _administer(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE if with_schema else 'template1'}")
     try:
         yield _url_of(name)
     finally:

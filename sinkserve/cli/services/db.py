@@ -42,6 +42,9 @@ def show(config: Config = None) -> None:
         console.print_facts(facts)
 
 
+_STEP_S = 3600.0  # a step of the schema may rewrite a large table
+
+
 @contextmanager
 def _opened(config: Path | None) -> Iterator[Database]:
     with explained():
@@ -49,7 +52,7 @@ def _opened(config: Path | None) -> Iterator[Database]:
             url = SharedSettings.load(read_config(config)["shared"]).database
         except SettingsError as error:
             raise Failure(str(error), code=WRONG) from None
-        database = connect(url)
+        database = connect(url, _STEP_S)
         try:
             yield database
         finally:

@@ -15,6 +15,7 @@ import typer
 
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
+from common.rpc.program import end_within
 from common.rpc.server import stop_requested
 from common.settings import SettingsError, SharedSettings, read_config
 from common.telemetry import configure_logging
@@ -51,7 +52,7 @@ def serve(
 async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -> None:
     async with contextlib.AsyncExitStack() as running:
         try:
-            addresses = await _start(running, which, config)
+            addresses, grace_s = await _start(running, which, config)
         except SettingsError as error:
             raise Failure(str(error), code=WRONG) from None
         except OSError as error:
@@ -63,26 +64,30 @@ async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -
         await stopped
         what = "running builds get a moment" if which is Which.BUILDER else "running turns finish first"
         console.err.print(f"[dim]stopping: {what}[/]")
+        end_within(grace_s)
     gc.collect()  # what is left of gRPC's servers complains when it is collected after their event loop
     await asyncio.sleep(0)
 
 
-async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path | None) -> dict[str, str]:
-    """Start what is asked for; returns addresses by service. What was started stops with `running`."""
+async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path | None) -> tuple[dict[str, str], float]:
+    """Start what is asked for; returns addresses by service, and the grace of all. It stops with `running`."""
     sections = read_config(config)
     shared = SharedSettings.load(sections["shared"])
     configure_logging(json=shared.log_format == "json")
     on_demand = {"load_on_demand": True} if which is Which.BOTH else {}
     addresses: dict[str, str] = {}
+    grace_s = 0.0
     if which is not Which.RUNTIME:
         builder = await start_builder(BuilderSettings.load(sections["builder"]), shared)
         running.push_async_callback(builder.stop)
         addresses["builder"] = builder.address
+        grace_s += builder.grace_s
     if which is not Which.BUILDER:
         runtime = await start_runtime(RuntimeSettings.load({**on_demand, **sections["runtime"]}), shared)
         running.push_async_callback(runtime.stop)
         addresses["runtime"] = runtime.address
-    return addresses
+        grace_s += runtime.grace_s
+    return addresses, grace_s
 
 
 def _announce(addresses: dict[str, str], *, to_program: bool) -> None:

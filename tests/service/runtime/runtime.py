@@ -53,6 +53,7 @@ class Bench:
     geometry: Geometry = GEOMETRY
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
+    database_timeout_s: float = 10.0
     engines: list[FakeEngine] = field(default_factory=list)
     loads: threading.Event = field(default_factory=threading.Event)
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -83,7 +84,8 @@ class Bench:
 
     @property
     def shared(self) -> SharedSettings:
-        return SharedSettings.load({"home": self.home, "database_url": self.database_url})
+        places = {"home": self.home, "database_url": self.database_url}
+        return SharedSettings.load({**places, "database_timeout_s": self.database_timeout_s})
 
     @property
     def stub(self) -> pb_grpc.ConversationServiceAsyncStub:

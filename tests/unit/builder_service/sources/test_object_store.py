@@ -38,7 +38,7 @@ PLACE = Prefix("s3://bucket/model")
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     store = MemoryStore()
-    monkeypatch.setattr(object_source, "open_object_store", lambda url: store)
+    monkeypatch.setattr(object_source, "open_object_store", lambda url, _patience_s: store)
     return store
 
 

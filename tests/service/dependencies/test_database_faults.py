@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -16,7 +17,6 @@ from sqlalchemy.engine import make_url
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
 from common.settings import SharedSettings
-from sinkserve.builder.v1.builder_service_pb2 import Build
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.databases import new_database_url
@@ -25,6 +25,7 @@ from tests.service.builder.builder import BuilderClient
 from tests.service.runtime.runtime import Bench
 
 TIMEOUT_S, LEASE_S = 1.5, 2.0
+T = TypeVar("T")
 AWAY = [Fault.REFUSE, Fault.RESET, Fault.SILENCE, Fault.NONSENSE]
 
 
@@ -44,7 +45,7 @@ async def test_a_runtime_says_so_refuses_and_goes_on(proxy: tuple[FaultyProxy, s
     await asyncio.to_thread(bench.publish)
     await bench.start()
     try:
-        await bench.opened(session_id="s")
+        await _at_last(lambda: bench.opened(session_id="s"))
         said: list[str] = []
         for fault in (*AWAY, Fault.SLOW):
             await between.become(fault)
@@ -66,7 +67,7 @@ async def _said_at_last(bench: Bench, between: FaultyProxy, fault: Fault) -> str
         await _readiness(bench, health_pb2.HealthCheckResponse.NOT_SERVING)
         await between.become(Fault.NONE)
         await _readiness(bench, health_pb2.HealthCheckResponse.SERVING)
-    events = await _all(bench.stub.RunTurn(request))
+    events = await _at_last(lambda: _all(bench.stub.RunTurn(request)))
     assert events[-1].HasField("finished")
     return fault.value
 
@@ -85,18 +86,18 @@ async def test_a_builder_refuses_and_takes_a_build_once(proxy: tuple[FaultyProxy
                     await client.submit(request_id="the-one")
                 assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
                 await between.become(Fault.NONE)
-            builds = {(await _submitted(client)).name for _ in range(2)}
+            builds = {(await _at_last(lambda: client.submit(request_id="the-one"))).name for _ in range(2)}
             assert len(builds) == 1
     finally:
         await between.become(Fault.NONE)
         await handle.stop()
 
 
-async def _submitted(client: BuilderClient) -> Build:
-    """The build, as soon as the database is back for the builder too."""
+async def _at_last(ask: Callable[[], Awaitable[T]]) -> T:
+    """What `ask` gets as soon as the database is back for the service too."""
     while True:
         try:
-            return await client.submit(request_id="the-one")
+            return await ask()
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
@@ -15,30 +16,41 @@ from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import GRAPH_PATH, PLAN_PATH, REPORT_PATH
 from common.spec.model_spec import Target
 
+CPU, STAND_IN = "cpu", "cpu stand-in"
+"""What an engine runs on in VERIFY. The second: a graph in its place, where its own hardware is not there."""
 _COMPILED = 0.9  # of COMPILE; the rest is loading
 
 
-def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine | None:
+@dataclass(frozen=True)
+class Compiled:
+    """What VERIFY runs, and on what: CPU, STAND_IN, or the name of a GPU."""
+
+    engine: Engine
+    runs_on: str
+
+
+def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Compiled | None:
     """The whole stage: make what a runtime loads, and load it for VERIFY.
 
     None for a target that compiles at load.
     """
     parent.progress(Stage.COMPILE, 0.0)
     compiler = _COMPILERS.get(order.spec.target)
-    engine = compiler(order, source, plan, parent) if compiler is not None else None
+    compiled = compiler(order, source, plan, parent) if compiler is not None else None
     parent.progress(Stage.COMPILE, 1.0)
-    return engine
+    return compiled
 
 
-def _for_onnxruntime(_order: Order, _source: ResolvedSource, plan: Plan, _parent: Parent) -> Engine:
+def _for_onnxruntime(_order: Order, _source: ResolvedSource, plan: Plan, _parent: Parent) -> Compiled:
     """Load the graph itself. Raises FailedPrecondition (TOOLCHAIN_FAILED) with ONNX Runtime's words."""
     try:
-        return OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
+        engine = OnnxRuntimeEngine(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)
     except FailedPrecondition as error:  # it is not the machine that differs: the graph was made for this one
         raise FailedPrecondition(Reason.TOOLCHAIN_FAILED, error.message) from error
+    return Compiled(engine, CPU)
 
 
-def _for_tensorrt(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Engine:
+def _for_tensorrt(order: Order, source: ResolvedSource, plan: Plan, parent: Parent) -> Compiled:
     """Write a plan, and TensorRT's report on it, and load the plan. Needs the GPU that it is for."""
     from builder_service.tensorrt.compiler import TensorRtCompiler  # noqa: PLC0415 - needs packages of GPU machines
     from common.engine.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - likewise
@@ -55,10 +67,11 @@ def _for_tensorrt(order: Order, source: ResolvedSource, plan: Plan, parent: Pare
     _keep_timings(order, source, learned, parent)
     engine = TensorRtEngine(plan.out / PLAN_PATH, plan.architecture, plan.rope, plan.geometry)
     (plan.out / REPORT_PATH).write_text(engine.report(), encoding="utf-8")
-    return engine
+    assert source.machine is not None
+    return Compiled(engine, source.machine.gpu)
 
 
-_COMPILERS: Mapping[Target, Callable[[Order, ResolvedSource, Plan, Parent], Engine]] = {
+_COMPILERS: Mapping[Target, Callable[[Order, ResolvedSource, Plan, Parent], Compiled]] = {
     Target.ONNXRUNTIME: _for_onnxruntime,
     Target.TENSORRT: _for_tensorrt,
 }

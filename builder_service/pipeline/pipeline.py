@@ -23,10 +23,10 @@ def run_build(order: Order, parent: Parent) -> Manifest | None:
         return None
     plan = make_plan(order, source, parent)
     export_engine(order, plan, parent)
-    engine = compile_engine(order, source, plan, parent)
-    figures = verify_engine(order, source, plan, engine, parent)
+    compiled = compile_engine(order, source, plan, parent)
+    figures = verify_engine(order, source, plan, compiled, parent)
     check_unchanged(source.files)
-    manifest = describe_engine(order, source, plan, figures)
+    manifest = describe_engine(order, source, plan, figures, "" if compiled is None else compiled.runs_on)
     if not parent.may_store(tuple(file.digest for file in manifest.files)):
         return None
     publish_files(order, plan, manifest.files, parent)

@@ -20,7 +20,9 @@ from common.store.blob_store import open_store
 _FILES_AT_ONCE = 4
 
 
-def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: dict[str, float]) -> Manifest:
+def describe_engine(
+    order: Order, source: ResolvedSource, plan: Plan, figures: dict[str, float], verified_on: str
+) -> Manifest:
     """The manifest of the engine, with version 0: the version is counted when the engine is published."""
     spec, files = order.spec, _digest_files(plan, order.spec.target)
     return Manifest(
@@ -40,6 +42,7 @@ def describe_engine(order: Order, source: ResolvedSource, plan: Plan, figures: d
         tool_versions=source.tools,
         files=files,
         verification=figures,
+        verified_on=verified_on,
         hardware=_hardware(source, spec),
         warnings=plan.warnings,
     )

@@ -6,16 +6,17 @@ from contextlib import closing
 
 from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.checkpoint.folder import FolderCheckpoint
+from builder_service.pipeline.compile import Compiled
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
 from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
+from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.listen import hear, trace
 from builder_service.verify.probe import Probe
 from builder_service.verify.second_reading import SecondReading
 from builder_service.verify.verify import verify
-from common.engine.engine import Engine
-from common.spec.manifest import GRAPH_PATH
+from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH
 from common.spec.model_spec import Target
 
 HEARD = 0.2
@@ -23,21 +24,22 @@ HEARD = 0.2
 
 
 def verify_engine(
-    order: Order, source: ResolvedSource, plan: Plan, engine: Engine | None, parent: Parent
+    order: Order, source: ResolvedSource, plan: Plan, compiled: Compiled | None, parent: Parent
 ) -> dict[str, float]:
-    """The whole stage: compare the engine with the reference, and close it.
+    """The whole stage: compare the engine with the reference, write its golden streams, and close it.
 
     An engine that is not loaded here is not verified.
     """
     parent.progress(Stage.VERIFY, 0.0)
-    if engine is None:
+    if compiled is None:
         return {}
-    with closing(engine):
+    with closing(compiled.engine) as engine:
         evidence = hear(engine)
     if order.spec.target is Target.ONNXRUNTIME:
         with closing(Probe(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)) as probe:
             evidence = trace(evidence, probe)
     parent.progress(Stage.VERIFY, HEARD)
+    recorder = GoldenRecorder(evidence, plan.model, order.spec.precision)
     figures = verify(
         evidence,
         _read_again(source.checkpoint, plan),
@@ -45,8 +47,11 @@ def verify_engine(
         plan.rope,
         plan.weight_format,
         lambda done: parent.progress(Stage.VERIFY, HEARD + (1 - HEARD) * done),
+        recorder,
     )
-    parent.log("verified: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
+    (plan.out / GOLDEN_PATH).write_bytes(recorder.written().to_bytes())
+    told = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+    parent.log(f"verified: on {compiled.runs_on}, {told}")
     return figures
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from builder_service.verify.golden_streams import plan_golden
 from builder_service.verify.probe import Probe
 from builder_service.verify.reference_model import Array, Stream
 from builder_service.verify.streams import plan_streams, run
 from common.engine.engine import Engine
+from common.golden.golden import GoldenStream
+from common.golden.rehearsal import Answer, rehearse
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Evidence:
     streams: tuple[Stream, ...]
     heard: tuple[Heard, ...]
     probed: tuple[Heard, ...] = ()
+    golden: tuple[GoldenStream, ...] = ()
+    """Streams that every load will ask, without what is expected."""
+    answers: tuple[Answer, ...] = ()
+    """What the engine says to them."""
 
     @property
     def traced(self) -> tuple[Stream, ...]:
@@ -51,7 +58,8 @@ class Evidence:
 def hear(engine: Engine) -> Evidence:
     """What an engine says, in words of its own; leaves all slots cleared."""
     streams = plan_streams(engine)
-    return Evidence(streams, _listen(engine, streams))
+    golden = plan_golden(engine.geometry, [stream.tokens for stream in streams])
+    return Evidence(streams, _listen(engine, streams), golden=golden, answers=rehearse(engine, golden))
 
 
 def trace(evidence: Evidence, probe: Probe) -> Evidence:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,19 +42,32 @@ class Stream:
 
     A row of NaN is not given. So one part after another is judged by itself, on what it was really given.
     """
+    windows: tuple[int, ...] = ()
+    """Of each token, where its window is another than the session's."""
 
     def forgets(self, position: int) -> bool:
         """Whether the query at `position` no longer sees all tokens between the sinks and itself."""
-        return self.sinks > 0 and position >= self.sinks + self.window
+        return self.sinks > 0 and not self.windows and position >= self.sinks + self.window
 
     @cached_property
     def seen(self) -> tuple[npt.NDArray[np.int64], ...]:
         """For each token, which of the stream's it sees, oldest first, itself included."""
         positions = np.array(self.positions)
+        windows = self.windows or (self.window,) * len(positions)
         return tuple(
-            np.flatnonzero((positions <= own) & ((positions < self.sinks) | (positions > own - self.window)))
-            for own in positions
+            np.flatnonzero((positions <= own) & ((positions < self.sinks) | (positions > own - window)))
+            for own, window in zip(positions, windows, strict=True)
         )
+
+
+class KeptRows(Protocol):
+    """Something that wants to know what layers keep of streams."""
+
+    def wants(self, layer: int, stream: Stream) -> bool:
+        """Whether to tell of this layer."""
+
+    def take(self, layer: int, stream: Stream, keys: Array, values: Array) -> None:
+        """Both [token, kv_head, dim]; keys are rotated at the tokens' positions, as a cache holds them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,8 @@ class ReferenceModel:
     rope: Rope
     sink_attention: SinkAttention | None = None
     """Where to collect how much attention the sinks get; streams with noise are left out."""
+    kept: KeptRows | None = None
+    """What is told of the keys and values."""
 
     @property
     def architecture(self) -> Architecture:
@@ -182,6 +198,8 @@ class ReferenceModel:
         shapes = self.architecture
         query = query.reshape(len(query), shapes.heads, shapes.head_dim)
         key, value = (x.reshape(len(x), shapes.kv_heads, shapes.head_dim) for x in (key, value))
+        if self.kept is not None and self.kept.wants(layer, stream):
+            self.kept.take(layer, stream, self._rotate(layer, key, np.array(stream.positions)), value)
         out = np.empty((len(query), shapes.heads * shapes.head_dim))
         for i, seen in enumerate(stream.seen):
             places = np.arange(len(seen))

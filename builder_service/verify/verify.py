@@ -24,6 +24,7 @@ from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized, Weights
+from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.judgement import Judged, check, judge_loss, judge_part, judge_predictions
 from builder_service.verify.kept_weights import KeptWeights, SharedParts
 from builder_service.verify.listen import Evidence
@@ -45,8 +46,11 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     rope: Rope,
     weight_format: WeightFormat,
     progress: Callable[[float], None] = lambda _: None,
+    recorder: GoldenRecorder | None = None,
 ) -> dict[str, float]:
     """Figures of an engine that says what it ought to; `progress` gets the share done, from 0 to 1.
+
+    `recorder` is told what the reference makes of golden streams.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
     part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be. What
@@ -57,8 +61,10 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     precision = weight_format.precision
     steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
     sinks = SinkAttention()
-    reference = ReferenceModel(_weights(tensors, model, weight_format), model, rope, sinks)
-    streams = (*_shaken(evidence.streams, precision), *_shaken(evidence.traced, precision))
+    reference = ReferenceModel(_weights(tensors, model, weight_format), model, rope, sinks, recorder)
+    said = _shaken(evidence.streams, precision)
+    golden = recorder.attend(said) if recorder is not None else ()
+    streams = (*said, *golden, *_shaken(evidence.traced, precision))
     parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
@@ -67,6 +73,8 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
         progress(share * (number + 1) / steps)
     predictions = judge_predictions(part.after, evidence.heard, precision)
     check(predictions, precision)
+    if recorder is not None:
+        recorder.hear(part.after[len(said) : len(said) + len(golden)], predictions.allowed)
     figures = _figures(predictions, parts, sinks)
     if precision is Precision.FP32:
         return _shortened(figures)

@@ -156,6 +156,7 @@ def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
         files=[engine_pb2.EngineFile(**file.model_dump()) for file in manifest.files],
         tool_versions=manifest.tool_versions,
         verification=manifest.verification,
+        verified_on=manifest.verified_on,
         warnings=manifest.warnings,
         hardware=None if manifest.hardware is None else _hardware_to_wire(manifest.hardware),
     )

@@ -17,17 +17,19 @@ WEIGHTS_PATH = "weights.bin"
 TOKENIZER_PATH = "tokenizer.json"
 PLAN_PATH = "engine.plan"
 REPORT_PATH = "inspector.json"
+GOLDEN_PATH = "golden.json"
 MEDIA_TYPES = {
     GRAPH_PATH: "application/vnd.onnx",
     WEIGHTS_PATH: "application/octet-stream",
     TOKENIZER_PATH: "application/json",
     PLAN_PATH: "application/vnd.nvidia.tensorrt.plan",
     REPORT_PATH: "application/json",
+    GOLDEN_PATH: "application/json",
 }
 """Of each file that an engine may have."""
 ENGINE_PATHS = {
-    Target.ONNXRUNTIME: (GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH),
-    Target.TENSORRT: (PLAN_PATH, REPORT_PATH, TOKENIZER_PATH),
+    Target.ONNXRUNTIME: (GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH, GOLDEN_PATH),
+    Target.TENSORRT: (PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, GOLDEN_PATH),
     Target.TENSORRT_LLM: (TOKENIZER_PATH,),
 }
 """Files of an engine by who executes it; a tokenizer only where text is taken."""
@@ -219,6 +221,9 @@ class Manifest(_Part):
     """The engine's own files, by path."""
     verification: dict[str, float]
     """What VERIFY measured."""
+    verified_on: str = ""
+    """What ran the engine when VERIFY measured: `cpu`, the name of a GPU, or `cpu stand-in` where the hardware that the
+    engine was compiled for was not there. Empty: nothing did."""
     warnings: tuple[str, ...] = ()
     """Things a person should know."""
 

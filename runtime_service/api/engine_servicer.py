@@ -8,7 +8,7 @@ import grpc
 
 from common.db.paging import read_page
 from common.errors import InvalidArgument, Reason
-from runtime_service.api.to_wire import loaded_to_wire
+from runtime_service.api.to_wire import loaded_to_wire, refused_to_wire
 from runtime_service.engines.registry import EngineRegistry, WhenBusy
 from runtime_service.sessions.registry import SessionRegistry
 from runtime_service.tasks.background import Background
@@ -45,7 +45,10 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
         found = [engine for engine in self._engines.loaded if engine.published.reference > after]
         kept = found[: page.size]
         token = page.next_token((kept[-1].published.reference,) if len(found) > page.size else None)
-        return pb.ListLoadedEnginesResponse(engines=map(loaded_to_wire, kept), next_page_token=token)
+        refused = () if after else self._engines.refused
+        return pb.ListLoadedEnginesResponse(
+            engines=map(loaded_to_wire, kept), next_page_token=token, refused=map(refused_to_wire, refused)
+        )
 
 
 def _when_busy(number: pb.UnloadEngineRequest.WhenBusy.ValueType) -> WhenBusy:

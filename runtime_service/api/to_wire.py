@@ -13,7 +13,7 @@ from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
-from runtime_service.engines.loaded_engine import LoadedEngine
+from runtime_service.engines.loaded_engine import LoadedEngine, RefusedEngine
 from runtime_service.scheduling.slots import Residence
 from runtime_service.turns.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected, TurnStarted
 from sinkserve.engine.v1 import engine_pb2
@@ -94,6 +94,17 @@ def loaded_to_wire(engine: LoadedEngine) -> engine_pb.LoadedEngine:
         slots_in_use=engine.slots_in_use,
         turns=engine.turns,
         load_time=_timestamp(engine.loaded_at),
+        golden_margin=engine.margin,
+    )
+
+
+def refused_to_wire(engine: RefusedEngine) -> engine_pb.RefusedEngine:
+    """An engine that could not be loaded."""
+    return engine_pb.RefusedEngine(
+        reference=engine.published.reference,
+        digest=engine.published.digest,
+        error=to_status(engine.error),
+        refuse_time=_timestamp(engine.refused_at),
     )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from common.db.database import utc_now
 from common.engine.engine import SlotState
-from common.errors import FailedPrecondition, Reason, ResourceExhausted, Unavailable
+from common.errors import FailedPrecondition, Reason, ResourceExhausted, SinkServeError, Unavailable
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
 from runtime_service.decoding.text import Text
@@ -40,6 +40,8 @@ class LoadedEngine:
     limits: Limits
     slots: int
     loaded_at: datetime
+    margin: float | None = None
+    """How many times as far off as it is in its golden streams it might be; None: it was not checked here."""
     turns: int = 0
     closed: bool = False
     _no_turns: asyncio.Event = field(default_factory=asyncio.Event)
@@ -95,7 +97,17 @@ def start_engine(
     close = loaded.generator.close if isinstance(loaded, LoadedGenerator) else loaded.engine.close
     make = partial(make_scheduler, loaded, limits, spill=partial(spill, published.digest))
     thread = EngineThread(make, close, published.reference)
-    return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now())
+    margin = loaded.margin if isinstance(loaded, Loaded) else None
+    return LoadedEngine(published, loaded.text, thread, limits, loaded.slots, utc_now(), margin)
+
+
+@dataclass(frozen=True)
+class RefusedEngine:
+    """An engine that could not be loaded when that was tried last."""
+
+    published: PublishedEngine
+    error: SinkServeError
+    refused_at: datetime
 
 
 def not_loaded(reference: str) -> FailedPrecondition:

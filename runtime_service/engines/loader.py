@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
 from runtime_service.decoding.text import Text
 from runtime_service.engines.pinned_checkpoint import find_checkpoint
+from runtime_service.engines.verified_here import verify_here
 from runtime_service.recompute.tensorrt_llm_generator import TensorRtLlmGenerator
 from runtime_service.recompute.tensorrt_llm_model import LlmArguments
 from runtime_service.recompute.token_generator import LoadedGenerator
@@ -37,6 +39,8 @@ class Loaded:
 
     engine: Engine
     text: Text
+    margin: float | None = None
+    """How many times as far off as it is in its golden streams it might be; None: it has none."""
 
     @property
     def slots(self) -> int:
@@ -55,14 +59,19 @@ class Loader:
     def load(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
         """Load an engine; blocks, and is called by one thread at a time.
 
-        Raises FailedPrecondition (ENGINE_INCOMPATIBLE) for what cannot be loaded here, ResourceExhausted
-        (OUT_OF_MEMORY) if it does not fit, DataLoss (STORE_CORRUPT) for files that are not what they were.
+        Raises FailedPrecondition: ENGINE_INCOMPATIBLE for what cannot be loaded here, ENGINE_UNVERIFIED for what does
+        not compute here what it ought to. ResourceExhausted (OUT_OF_MEMORY) if it does not fit, DataLoss
+        (STORE_CORRUPT) for files that are not what they were.
         """
         if published.manifest.spec.target is Target.TENSORRT_LLM:
             return self._load_generator(published)
         check_machine(published.manifest)
-        folder = self.place(published)
-        return Loaded(self._open(folder, published.manifest), _text(folder, published.manifest))
+        folder, manifest = self.place(published), published.manifest
+        with ExitStack() as opened:
+            engine = opened.enter_context(closing(self._open(folder, manifest)))
+            loaded = Loaded(engine, _text(folder, manifest), verify_here(engine, folder, manifest))
+            opened.pop_all()
+        return loaded
 
     def place(self, published: PublishedEngine) -> Path:
         """The folder with all files of an engine, each checked; raises DataLoss (STORE_CORRUPT)."""

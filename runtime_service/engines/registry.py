@@ -9,13 +9,16 @@ from enum import StrEnum
 import structlog
 
 from common.catalog.catalog import Catalog
-from common.errors import FailedPrecondition, NotFound, Reason
+from common.db.database import utc_now
+from common.errors import FailedPrecondition, NotFound, Reason, SinkServeError
 from common.spec.engine_reference import EngineReference, parse_reference
 from common.spec.published_engine import PublishedEngine
-from runtime_service.engines.loaded_engine import LoadedEngine, Spill, not_loaded, start_engine, unloaded
+from runtime_service.engines.loaded_engine import LoadedEngine, RefusedEngine, Spill, not_loaded, start_engine, unloaded
 from runtime_service.engines.loader import Loaded
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.settings import RuntimeSettings
+
+REFUSED_KEPT = 64
 
 log = structlog.get_logger()
 
@@ -48,6 +51,7 @@ class EngineRegistry:
         self._holder = holder
         self._spill = spill
         self._loaded: dict[str, LoadedEngine] = {}
+        self._refused: dict[str, RefusedEngine] = {}
         self._leaving: set[str] = set()
         self._wanted: dict[EngineReference, PublishedEngine] = {}
         self._lock = asyncio.Lock()
@@ -58,6 +62,11 @@ class EngineRegistry:
     def loaded(self) -> list[LoadedEngine]:
         """By reference."""
         return sorted(self._loaded.values(), key=lambda engine: engine.published.reference)
+
+    @property
+    def refused(self) -> list[RefusedEngine]:
+        """Engines that could not be loaded when that was tried last, by reference; the latest REFUSED_KEPT of them."""
+        return sorted(self._refused.values(), key=lambda engine: engine.published.reference)
 
     async def resolve(self, reference: str, field: str) -> PublishedEngine:
         """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`."""
@@ -120,16 +129,26 @@ class EngineRegistry:
                 return found
             if published.digest in self._leaving:
                 raise unloaded(published.reference)
-            await asyncio.to_thread(self._catalog.hold, published, self._holder)
-            try:
-                loaded = await asyncio.to_thread(self._load, published)
-            except BaseException:
-                await asyncio.to_thread(self._catalog.release, published, self._holder)
-                raise
+            loaded = await self._load_held(published)
             engine = start_engine(published, loaded, self._settings, self._spill)
             self._loaded[published.digest] = engine
             log.info("engine.loaded", engine=published.reference)
             return engine
+
+    async def _load_held(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
+        """Load an engine that is held meanwhile, and on if it is loaded; otherwise note why it is not."""
+        self._refused.pop(published.digest, None)
+        await asyncio.to_thread(self._catalog.hold, published, self._holder)
+        try:
+            return await asyncio.to_thread(self._load, published)
+        except BaseException as error:
+            await asyncio.to_thread(self._catalog.release, published, self._holder)
+            if isinstance(error, SinkServeError):
+                self._refused[published.digest] = RefusedEngine(published, error, utc_now())
+                while len(self._refused) > REFUSED_KEPT:
+                    del self._refused[next(iter(self._refused))]
+                log.warning("engine.refused", engine=published.reference, reason=error.reason.value, why=error.message)
+            raise
 
     async def serving(self, published: PublishedEngine) -> LoadedEngine:
         """The engine for a session: loaded, or loaded now if that is allowed.

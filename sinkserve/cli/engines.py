@@ -80,6 +80,7 @@ def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         ("hardware", escape(_hardware(manifest.hardware)) if manifest.HasField("hardware") else ""),
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
+        ("verified on", escape(manifest.verified_on)),
         ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
         ("sinks get", _sinks(manifest.verification)),
         ("warnings", escape("\n".join(manifest.warnings))),
@@ -215,15 +216,17 @@ def unload(
 
 @app.command()
 def loaded(json: Json = False, runtime: Runtime = None) -> None:
-    """List what the runtime has loaded."""
+    """List what the runtime has loaded, and what it could not load."""
 
     async def command(client: Client) -> None:
-        engines = await client.engines.loaded()
+        engines, refused = await client.engines.loaded(), await client.engines.refused()
         if json:
-            console.print_json(engines=engines)
+            console.print_json(engines=engines, refused=refused)
             return
-        heads = ("ENGINE", "SLOTS IN USE#", "TURNS#", "SINKS + WINDOW", "LOADED")
+        heads = ("ENGINE", "SLOTS IN USE#", "TURNS#", "SINKS + WINDOW", "LOADED", "MARGIN#")
         console.print_table(heads, [_loaded_row(engine) for engine in engines], "nothing is loaded")
+        for engine in refused:
+            console.out.print(f"[bold]{escape(engine.reference)}[/] was refused: {escape(engine.error.message)}")
 
     ask(command, runtime=runtime)
 
@@ -236,4 +239,5 @@ def _loaded_row(engine: LoadedEngine) -> tuple[str, ...]:
         str(engine.turns),
         f"{cache.sink_tokens} + {cache.window_tokens}",
         console.ago(engine.load_time),
+        f"{engine.golden_margin:.3g}" if engine.HasField("golden_margin") else "",
     )

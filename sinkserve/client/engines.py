@@ -106,3 +106,8 @@ class Engines:
             return self._runtime.ListLoadedEngines(request)
 
         return tuple([engine async for engine in pages(fetch, lambda page: page.engines, self._runtime_address)])
+
+    async def refused(self) -> tuple[loaded_pb.RefusedEngine, ...]:
+        """Engines that the runtime could not load when that was tried last, and why; by reference."""
+        call = self._runtime.ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest(page_size=1))
+        return tuple((await answer(call, self._runtime_address)).refused)

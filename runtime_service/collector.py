@@ -72,9 +72,18 @@ def _replayed_tokens(engine: LoadedEngine, _sessions: list[LiveSession]) -> Valu
     return {"": engine.thread.scheduler.moves.replayed_tokens}
 
 
+def _golden_margin(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
+    return {} if engine.margin is None else {"": engine.margin}
+
+
 MEASURES = (
     Measure("slots", "Slots of a loaded engine.", lambda engine, _: {"": engine.slots}),
     Measure("slots_in_use", "Slots that hold a session's cache.", lambda engine, _: {"": engine.slots_in_use}),
+    Measure(
+        "golden_margin",
+        "How many times as far off an engine might have been in its golden streams; none where it has none.",
+        _golden_margin,
+    ),
     Measure("sessions", "Sessions in memory: resident, parked, or stored (only as tokens).", _tiers, "tier"),
     Measure("parked_bytes", "Host memory that parked caches take.", _parked_bytes),
     Measure("running_turns", "Turns that have a slot.", _running),
@@ -97,6 +106,7 @@ MEASURES = (
 )
 
 WHOLE = {
+    "engines_refused": "Engines that could not be loaded when that was tried last.",
     "streams": "Streams of conversations that are open.",
     "parked_file_bytes": "Local disk that parked caches take.",
 }

@@ -154,6 +154,7 @@ def _collector(
         lambda: engines.loaded,
         lambda: sessions.live,
         asyncio.get_running_loop(),
+        engines_refused=lambda: len(engines.refused),
         streams=lambda: conversations.streams,
         parked_file_bytes=lambda: shared.caches.files.size_bytes,
     )

@@ -89,8 +89,11 @@ class GoldenRecorder:
         self._rows[layer, id(stream)] = keys.reshape(len(keys), -1), values.reshape(len(values), -1)
 
     def hear(self, logits: Sequence[Array], allowed: float) -> None:
-        """The reference's logits of the streams, one array [token, vocabulary] each, and what VERIFY allows."""
-        self._logits, self._allowed = logits, allowed
+        """The reference's logits of the streams, one array [token, vocabulary] each, and what VERIFY allows.
+
+        Of `logits`, those of other streams come last.
+        """
+        self._logits, self._allowed = logits[: len(self._asked) + len(self._rough)], allowed
 
     def written(self) -> Golden:
         """The streams with what the reference has said; rows that a right engine may have otherwise are left out.

@@ -14,7 +14,7 @@ from common.window import Geometry, chunks, linear_run
 
 MOST_WINDOW = 12
 """Tokens."""
-SIZES = ((1, 3, 1, 8, 1, 4, 1), (1, 1, 4, 1, 6, 1, 5))
+SIZES = ((1, 3, 8, 1, 4), (1, 4, 6, 1, 5))
 """Of the steps behind the sinks, of one stream and the other; what does not fit is cut."""
 BEFORE_THE_END = 9
 """Tokens behind the jump that lie before the ring's end."""

@@ -48,9 +48,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     progress: Callable[[float], None] = lambda _: None,
     recorder: GoldenRecorder | None = None,
 ) -> dict[str, float]:
-    """Figures of an engine that says what it ought to; `progress` gets the share done, from 0 to 1.
-
-    `recorder` is told what the reference makes of golden streams.
+    """Figures of an engine that says what it ought to. `progress` gets the share done, up to 1; `recorder` golden streams.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
     part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be. What
@@ -58,13 +56,11 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
-    precision = weight_format.precision
+    precision, sinks = weight_format.precision, SinkAttention()
     steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
-    sinks = SinkAttention()
     reference = ReferenceModel(_weights(tensors, model, weight_format), model, rope, sinks, recorder)
     said = _shaken(evidence.streams, precision)
-    golden = recorder.attend(said) if recorder is not None else ()
-    streams = (*said, *golden, *_shaken(evidence.traced, precision))
+    streams = (*said, *(recorder.attend(said) if recorder else ()), *_shaken(evidence.traced, precision))
     parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
@@ -73,8 +69,8 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
         progress(share * (number + 1) / steps)
     predictions = judge_predictions(part.after, evidence.heard, precision)
     check(predictions, precision)
-    if recorder is not None:
-        recorder.hear(part.after[len(said) : len(said) + len(golden)], predictions.allowed)
+    if recorder:
+        recorder.hear(part.after[len(said) :], predictions.allowed)
     figures = _figures(predictions, parts, sinks)
     if precision is Precision.FP32:
         return _shortened(figures)

@@ -1,4 +1,4 @@
-"""What an engine makes of golden streams: they are fed together where there are slots for it, with one free between."""
+"""What an engine makes of golden streams: they are fed together where there are slots for it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ class Answer:
 
 def rehearse(engine: Engine, streams: Sequence[GoldenStream]) -> tuple[Answer, ...]:
     """Feed the streams from their beginning; leaves all slots cleared."""
-    slots = [min(2 * index, engine.geometry.slots - 1) for index in range(len(streams))]
-    if len(set(slots)) == len(slots):
-        return tuple(_feed_together(engine, dict(zip(slots, streams, strict=True))))
+    if engine.geometry.slots >= len(streams):
+        return tuple(_feed_together(engine, dict(enumerate(streams))))
     return tuple(answer for stream in streams for answer in _feed_together(engine, {0: stream}))
 
 
@@ -43,7 +42,7 @@ def _feed_together(engine: Engine, streams: dict[int, GoldenStream]) -> list[Ans
         for slot, row in zip(busy, engine.step(feeds), strict=True):
             logits[slot].append(row.copy())
     answers = [_answer(engine, slot, stream, logits[slot]) for slot, stream in streams.items()]
-    for slot in range(max(streams) + 1):
+    for slot in streams:
         engine.clear(slot)
     return answers
 

@@ -11,7 +11,7 @@ from builder_service.pipeline.messages import Order
 from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
-from common.spec.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
+from common.spec.manifest import GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import BuildOptions, ModelSpec, Source, Target, TensorRtOptions
 from common.store.blob_store import open_store
 from tests.fakes import tensorrt as trt
@@ -50,11 +50,13 @@ def built(model: Path, parent: Listener | None = None, **options: Any) -> Manife
 
 def test_a_plan_is_built_verified_and_stored_with_its_report(cuda: FakeCuda, model: Path) -> None:
     manifest = built(model)
-    assert [file.path for file in manifest.files] == sorted([PLAN_PATH, REPORT_PATH, TOKENIZER_PATH])
+    assert [file.path for file in manifest.files] == sorted([GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH])
     store = open_store(str(model.parent / "store"))
     for file in manifest.files:
         assert store.verify(file.digest) == file.size_bytes
     assert manifest.tolerance is not None
+    assert manifest.hardware is not None
+    assert manifest.verified_on == manifest.hardware.gpu
     assert manifest.verification["divergence"] < manifest.tolerance
     assert manifest.weight_bytes == (model.parent / "work/engine/weights.bin").stat().st_size
     assert Manifest.model_validate_json(manifest.canonical()) == manifest

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from builder_service.graph.linear import LINEAR
+from builder_service.pipeline import compile as compile_stage
 from builder_service.pipeline.pipeline import run_build
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.errors import FailedPrecondition, Reason
-from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
+from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
 from common.spec.model_spec import Precision, Target
 from common.window import SessionWindow
 from tests.samples.checkpoints import write_checkpoint
@@ -53,21 +54,35 @@ def test_an_engine_for_tensorrt_llm_pins_the_checkpoint_and_holds_none_of_it(mod
     assert {file.path for file in manifest.source_files} >= {"config.json", "model.safetensors"}
     assert manifest.weight_bytes == (model / "model.safetensors").stat().st_size
     assert (manifest.verification, manifest.tolerance, manifest.hardware) == ({}, None, None)
+    assert not manifest.verified_on
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
 
 
 def test_a_manifest_says_what_a_runtime_needs(model: Path) -> None:
     manifest = built(model)
-    assert {file.path for file in manifest.files} == {GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH}
+    assert {file.path for file in manifest.files} == {GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH, GOLDEN_PATH}
     assert {file.path for file in manifest.source_files} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert manifest.end_token_ids == (1, 4)
     assert manifest.text is not None
     assert manifest.tolerance is not None
     assert manifest.verification["divergence"] < manifest.tolerance
+    assert manifest.verified_on == "cpu"
     assert manifest.tool_versions["onnx"]
     assert manifest.weight_bytes == next(file.size_bytes for file in manifest.files if file.path == WEIGHTS_PATH)
     assert (manifest.name, manifest.version, manifest.spec.cache) == ("demo", 0, CACHE)
     assert Manifest.model_validate_json(manifest.canonical()) == manifest
+
+
+def test_what_a_stand_in_said_is_told_as_such(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the hardware that an engine is compiled for is not there, its graph runs on the CPU in its place."""
+
+    def stand_in(*stage: Any) -> compile_stage.Compiled:
+        return compile_stage.Compiled(compile_stage._for_onnxruntime(*stage).engine, compile_stage.STAND_IN)
+
+    monkeypatch.setattr(compile_stage, "_COMPILERS", {Target.ONNXRUNTIME: stand_in})
+    parent = Listener()
+    assert built(model, parent).verified_on == "cpu stand-in"
+    assert [line for line in parent.lines if line.startswith("verified: on cpu stand-in, divergence")]
 
 
 def test_a_checkpoint_without_tokenizer_takes_token_ids_and_says_so(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_every_word_has_its_number() -> None:
 
 
 def test_an_engine_goes_out_whole() -> None:
-    manifest = draft().model_copy(update={"version": 3})
+    manifest = draft().model_copy(update={"version": 3, "verified_on": "cpu"})
     engine = PublishedEngine(manifest, "sha256:" + "0" * 64, datetime(2026, 1, 2, tzinfo=UTC), ("latest", "prod"))
     message = engine_to_wire(engine)
     assert (message.reference, message.version, message.digest) == ("demo@3", 3, engine.digest)
@@ -180,6 +180,7 @@ def test_an_engine_goes_out_whole() -> None:
     assert spec_from_wire(message.spec) == manifest.spec
     assert message.manifest.files[0].digest == manifest.files[0].digest
     assert message.manifest.verification == manifest.verification
+    assert message.manifest.verified_on == "cpu"
 
 
 def _with_text(manifest: Manifest) -> Manifest:

@@ -15,7 +15,7 @@ from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.engines.loader import Loaded
-from runtime_service.engines.registry import EngineRegistry, WhenBusy
+from runtime_service.engines.registry import REFUSED_KEPT, EngineRegistry, WhenBusy
 from runtime_service.settings import RuntimeSettings
 from tests.fakes.engine import FakeEngine
 from tests.samples.session_examples import NOON
@@ -95,6 +95,25 @@ async def test_an_engine_that_cannot_be_loaded_is_not_held(bench: Bench) -> None
     with pytest.raises(ValueError, match="no room"):
         await bench.engines.load(bench.publish())
     assert (bench.catalog.held, bench.engines.loaded) == ([], [])
+
+
+async def test_an_engine_that_was_refused_is_told_until_it_is_loaded(bench: Bench) -> None:
+    published, error = bench.publish(), FailedPrecondition(Reason.ENGINE_UNVERIFIED, "it computes something else")
+    bench.failure = error
+    with pytest.raises(FailedPrecondition, match="something else"):
+        await bench.engines.load(published)
+    (refused,) = bench.engines.refused
+    assert (refused.published, refused.error) == (published, error)
+    await bench.engines.load(published)
+    assert bench.engines.refused == []
+
+
+async def test_only_so_many_refusals_are_kept_and_the_oldest_go_first(bench: Bench) -> None:
+    for version in range(1, REFUSED_KEPT + 2):
+        bench.failure = FailedPrecondition(Reason.ENGINE_UNVERIFIED, "no")
+        with pytest.raises(FailedPrecondition):
+            await bench.engines.load(bench.publish(version))
+    assert {refused.published.version for refused in bench.engines.refused} == {*range(2, REFUSED_KEPT + 2)}
 
 
 @pytest.mark.parametrize("on_demand", [True, False])

@@ -13,15 +13,16 @@ from structlog.testing import capture_logs
 
 from common.digest import digest_file
 from common.errors import DataLoss, FailedPrecondition, Reason
-from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH, EngineFile, Manifest
-from common.spec.model_spec import Precision
+from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH, EngineFile, Manifest, Rope
+from common.spec.model_spec import Precision, Target
 from common.spec.published_engine import PublishedEngine
 from runtime_service.engines.loader import Loaded, Loader
 from runtime_service.settings import RuntimeSettings
+from tests.fakes.gpu import install
 from tests.samples.checkpoints import write_checkpoint
-from tests.samples.damage import damage, flip_a_weight, swap_two_heads
 from tests.samples.session_examples import NOON
 from tests.unit.builder_service.pipeline.builds import built, store
+from tests.unit.runtime_service.engines.damage import damage, flip_a_weight, swap_two_heads
 
 QKV, OUTPUT = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj"
 
@@ -88,6 +89,20 @@ def test_an_engine_with_other_weights_does_not_serve(
     assert float(facts["value"]) > float(facts["bound"]) > 0
     assert {"engine", "figure", "stream", "position", "expected", "got"} < facts.keys()
     assert facts["expected"] in caught.value.message
+
+
+def test_a_plan_repeats_its_golden_streams_on_the_gpu_that_it_is_loaded_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = install(monkeypatch)
+    model = write_checkpoint(tmp_path / "model", tokenizer=False)
+    plan = model, built(model, target=Target.TENSORRT, precision=Precision.FP32)
+    assert (load(plan, tmp_path).margin or 0) >= 4
+    wrong = plan[0], plan[1].model_copy(update={"rope": Rope(inverse_frequencies=(1.0, 0.5, 0.2, 0.1))})
+    with pytest.raises(FailedPrecondition) as caught:
+        load(wrong, tmp_path)
+    assert caught.value.reason is Reason.ENGINE_UNVERIFIED
+    assert (cuda.device, cuda.pinned, cuda.streams) == ({}, {}, {})  # what was refused takes no memory
 
 
 def test_an_engine_of_before_there_were_golden_streams_is_loaded_and_said_to_be_unverified(

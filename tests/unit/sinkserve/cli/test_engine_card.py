@@ -11,3 +11,7 @@ def test_an_engine_says_what_its_sinks_get_where_the_build_measured_it() -> None
     measured, not_measured = (dict(_facts(Engine(manifest=EngineManifest(verification=f)))) for f in (figures, {}))
     assert measured["sinks get"] == "32% of the attention, 82% in one layer; 6.2% if all tokens got the same"
     assert not not_measured["sinks get"]
+
+
+def test_an_engine_says_what_it_was_verified_on() -> None:
+    assert dict(_facts(Engine(manifest=EngineManifest(verified_on="cpu stand-in"))))["verified on"] == "cpu stand-in"

@@ -36,7 +36,7 @@ def test_the_methods_are_these() -> None:
     changes = {"cancel_turn", "create", "delete", "fork", "rewind", "update"}
     assert public(Sessions) == changes | {"get", "list", "turns"}
     catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
-    assert public(Engines) == catalog | {"load", "loaded", "unload"}
+    assert public(Engines) == catalog | {"load", "loaded", "refused", "unload"}
     assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}
 
 

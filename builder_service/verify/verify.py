@@ -48,7 +48,7 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     progress: Callable[[float], None] = lambda _: None,
     recorder: GoldenRecorder | None = None,
 ) -> dict[str, float]:
-    """Figures of an engine that says what it ought to. `progress` gets the share done, up to 1; `recorder` golden streams.
+    """Figures of an engine that says what it ought to; `progress` gets the share done, `recorder` golden streams.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
     part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be. What

@@ -212,6 +212,8 @@ def test_a_manifest_says_what_hardware_it_needs_if_it_does() -> None:
 
 
 def test_no_field_of_the_wire_is_forgotten() -> None:
-    manifest = _with_text(draft()).model_copy(update={"warnings": ("look out",), "hardware": ANYWHERE})
+    manifest = _with_text(draft()).model_copy(
+        update={"warnings": ("look out",), "hardware": ANYWHERE, "verified_on": "cpu"}
+    )
     message = manifest_to_wire(manifest)
     assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}

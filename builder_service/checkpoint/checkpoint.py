@@ -63,6 +63,8 @@ class BlockFormat:
     """Inputs."""
     corrected: bool = False
     """Whether every input of a block is also multiplied by a number of that block."""
+    order: str = ""
+    """Which order the inputs have to stand in, as a digest of it; empty: their own."""
 
     @property
     def bytes_each(self) -> float:
@@ -83,6 +85,8 @@ class PackedRows:
     """[rows, blocks * bits / 8 rounded up], packed likewise."""
     rest: FloatArray | None
     """[rows, blocks]."""
+    order: npt.NDArray[np.int64] | None = None
+    """[inputs]: which input is the first of the first block, and so on; None: they stand in their own order."""
 
 
 @runtime_checkable

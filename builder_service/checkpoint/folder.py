@@ -15,6 +15,8 @@ from typing import Any
 
 from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE
 from builder_service.checkpoint.files import FIELD, invalid, present, read_bytes, read_json, read_text
+from builder_service.checkpoint.packed.packing import Packing, read_packing
+from builder_service.checkpoint.packed.tensors import PackedTensors
 from builder_service.checkpoint.safetensors import SafetensorsFiles
 from builder_service.checkpoint.sentencepiece_model import convert_sentencepiece
 from builder_service.checkpoint.tekken import convert_tekken
@@ -24,7 +26,7 @@ from builder_service.checkpoint.tokenizer import (
     convert_tokenizer,
     describe_tokenizer,
 )
-from common.errors import NotFound, Reason, SinkServeError
+from common.errors import InvalidArgument, NotFound, Reason, SinkServeError
 from common.spec.manifest import TOKENIZER_PATH
 
 CONFIG = "config.json"
@@ -110,9 +112,18 @@ class FolderCheckpoint:
         return found | ({DEFAULT_TEMPLATE: read_text(own_file)} if present(own_file) else {})
 
     @cached_property
-    def tensors(self) -> SafetensorsFiles:
+    def packing(self) -> Packing | None:
+        """How weights are packed; None if they are not, or in a way that is not read."""
+        try:
+            return read_packing(self.config)
+        except InvalidArgument:  # by whoever reads config.json it is told
+            return None
+
+    @cached_property
+    def tensors(self) -> SafetensorsFiles | PackedTensors:
         """Raises InvalidArgument (CHECKPOINT_INVALID) too if the index names a tensor that no file has."""
-        return SafetensorsFiles(self.weight_files, self._weight_map)
+        files = SafetensorsFiles(self.weight_files, self._weight_map)
+        return PackedTensors(files, self.packing) if self.packing else files
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:

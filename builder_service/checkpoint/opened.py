@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder_service.checkpoint.checkpoint import BlockTensors, Checkpoint
-from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.checkpoint.folder import FolderCheckpoint, open_checkpoint
 from builder_service.checkpoint.gguf.split import is_gguf
 
 
@@ -28,5 +28,7 @@ def is_quantized(checkpoint: Checkpoint) -> bool:
     """Whether a matrix could be held as it is stored, in blocks. Raises InvalidArgument (CHECKPOINT_INVALID) where
     one is quantized in a way that cannot be held.
     """
+    if isinstance(checkpoint, FolderCheckpoint):  # whose weights may be elsewhere
+        return checkpoint.packing is not None
     found = checkpoint.tensors
     return isinstance(found, BlockTensors) and any(map(found.block_format, found.names))

@@ -25,6 +25,7 @@ LONGEST_HEADER = 100_000_000  # the limit of the reference implementation
 MOST_EXTENT = 2**53  # as far as other readers of JSON count exactly
 MOST_AXES = 32  # of a numpy array
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+WHOLE = {"I32": "<i4", "I64": "<i8"}  # of packed weights, and what is said about them
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TensorEntry:
 
     @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+        return math.prod(self.shape) * np.dtype((STORAGE | WHOLE)[self.dtype]).itemsize
 
 
 class SafetensorsFiles:
@@ -68,9 +69,26 @@ class SafetensorsFiles:
         """Names of all tensors, sorted."""
         return tuple(sorted(self._tensors))
 
+    @property
+    def all_names(self) -> frozenset[str]:
+        """Names of all tensors, to look in."""
+        return frozenset(self._tensors)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, without reading it."""
         return self._entry(name).shape
+
+    def header(self, name: str) -> tuple[str, tuple[int, ...], str]:
+        """Type, shape and file of a tensor of any type."""
+        entry = self._found(name)
+        return entry.dtype, entry.shape, entry.file.name
+
+    def whole_numbers(self, name: str) -> npt.NDArray[Any]:
+        """A whole tensor of one of the types in WHOLE."""
+        entry = self._found(name)
+        if entry.dtype not in WHOLE:
+            raise _unread(entry, name, WHOLE)
+        return _read_raw(entry, name, np.dtype(WHOLE[entry.dtype]), 0, math.prod(entry.shape)).reshape(entry.shape)
 
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise unless the tensor `name` exists in `shape`."""
@@ -95,14 +113,22 @@ class SafetensorsFiles:
                 yield _read(entry, name, start, min(step, part.stop - start))
 
     def _entry(self, name: str) -> TensorEntry:
+        """Of a tensor of floats."""
+        entry = self._found(name)
+        if entry.dtype not in STORAGE:
+            raise _unread(entry, name, STORAGE)
+        return entry
+
+    def _found(self, name: str) -> TensorEntry:
         if name not in self._tensors:
             files = ", ".join(path.name for path in self._files)
             raise invalid(f"tensor {name} is missing from {files}", file=files, tensor=name)
-        entry = self._tensors[name]
-        if entry.dtype not in STORAGE:
-            message = f"tensor {name} in {entry.file.name} is {entry.dtype}; {', '.join(STORAGE)} are read"
-            raise invalid(message, file=entry.file.name, tensor=name, dtype=entry.dtype)
-        return entry
+        return self._tensors[name]
+
+
+def _unread(entry: TensorEntry, name: str, known: Mapping[str, str]) -> Exception:
+    message = f"tensor {name} in {entry.file.name} is {entry.dtype}; {', '.join(known)} are read"
+    return invalid(message, file=entry.file.name, tensor=name, dtype=entry.dtype)
 
 
 def _rows(entry: TensorEntry) -> int:
@@ -113,13 +139,19 @@ def _read(entry: TensorEntry, name: str, start: int, count: int) -> FloatArray:
     """`count` rows from row `start`, as finite float32."""
     dtype = np.dtype(STORAGE[entry.dtype])
     row = math.prod(entry.shape[1:])
-    raw = np.fromfile(entry.file, dtype, count * row, offset=entry.offset + start * row * dtype.itemsize)
-    if raw.size != count * row:
-        raise invalid(f"{entry.file.name} ends inside tensor {name}", file=entry.file.name, tensor=name)
+    raw = _read_raw(entry, name, dtype, start * row, count * row)
     values = _to_float32(raw, entry.dtype).reshape(count, *entry.shape[1:])
     if values.size and not (np.isfinite(values.max()) and np.isfinite(values.min())):
         raise invalid(f"tensor {name} in {entry.file.name} is not finite", file=entry.file.name, tensor=name)
     return values
+
+
+def _read_raw(entry: TensorEntry, name: str, dtype: np.dtype[Any], start: int, count: int) -> npt.NDArray[Any]:
+    """`count` numbers as they are stored, from number `start`."""
+    raw = np.fromfile(entry.file, dtype, count, offset=entry.offset + start * dtype.itemsize)
+    if raw.size != count:
+        raise invalid(f"{entry.file.name} ends inside tensor {name}", file=entry.file.name, tensor=name)
+    return raw
 
 
 def _to_float32(raw: npt.NDArray[Any], dtype: str) -> FloatArray:
@@ -152,7 +184,7 @@ def _read_entry(file: Path, size: int, data_start: int, name: str, fields: objec
     except (KeyError, TypeError, ValueError):
         message = f"tensor {name} has no valid dtype, shape and data_offsets in the header of {file.name}"
         raise invalid(message, file=file.name, tensor=name) from None
-    if entry.dtype not in STORAGE:
+    if entry.dtype not in STORAGE | WHOLE:
         return entry  # refused when it is read; a tensor that nobody reads may have any type
     if stop - entry.offset != entry.size_bytes:
         message = f"tensor {name} in {file.name} has {stop - entry.offset} bytes; its shape needs {entry.size_bytes}"

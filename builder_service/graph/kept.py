@@ -18,6 +18,8 @@ from builder_service.checkpoint.checkpoint import BlockFormat, KeptTensors, Tens
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.linear import FLOAT, UINT8, Activation, FloatLinear, Matrix, biased, not_finite
 
+INT64 = np.dtype(np.int64)
+
 
 class KeptLinear:
     """`Linear` over the formats of the checkpoint; matrices without one are float32.
@@ -54,9 +56,9 @@ class KeptLinear:
         graph, found = self._graph, self._kept[name]
         outputs, inputs = self._shapes[name]
         blocks = inputs // found.block
-        values, scales, zeros, *rest = (
-            graph.node("Gather", weight, ids) for weight in self._packed(Matrix(name, (name,), inputs, outputs), found)
-        )
+        assert not found.order, name
+        weights, rest, _ = self._packed(Matrix(name, (name,), inputs, outputs), found)
+        values, scales, zeros = (graph.node("Gather", weight, ids) for weight in weights)
         if found.bits == 4:
             values, zeros = self._halves(values), self._halves(zeros)
             zeros = graph.node("Slice", zeros, *(graph.constant([at], np.int64) for at in (0, blocks, 1)))
@@ -65,7 +67,7 @@ class KeptLinear:
         value, zero = (graph.node("Cast", each, to=TensorProto.FLOAT) for each in (value, zero))
         rows = graph.node("Mul", graph.node("Sub", value, zero), scale)
         if rest:
-            rows = graph.node("Add", rows, graph.node("Reshape", rest[0], shape))
+            rows = graph.node("Add", rows, graph.node("Reshape", graph.node("Gather", rest, ids), shape))
         return graph.node("Reshape", rows, graph.constant([0, inputs], np.int64))
 
     def _part(self, matrix: Matrix, names: tuple[str, ...], *, alone: bool) -> Matrix:
@@ -77,7 +79,9 @@ class KeptLinear:
         if found is None:
             return self._float.project(activation, matrix)
         graph, rows = self._graph, activation.rows
-        *weights, rest = [*self._packed(matrix, found), ""][:4]
+        weights, rest, order = self._packed(matrix, found)
+        if order:
+            rows = graph.node("Gather", rows, order, axis=1)
         sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": found.bits, "block_size": found.block}
         product = graph.node("MatMulNBits", rows, *weights, domain=CONTRIB, accuracy_level=4, **sizes)
         if rest:  # the sums carry NaN and infinity too, which the operator loses
@@ -95,10 +99,13 @@ class KeptLinear:
             self._made[rows, block] = self._graph.node("ReduceSum", blocks, last, keepdims=0)
         return self._made[rows, block]
 
-    def _packed(self, matrix: Matrix, found: BlockFormat) -> list[str]:
+    def _packed(self, matrix: Matrix, found: BlockFormat) -> tuple[list[str], str, str]:
+        """What the operator takes, what is left of the minima, and the order of the inputs."""
         if matrix.tensors not in self._weights:
             self._weights[matrix.tensors] = self._graph.weights(_group(matrix, found))
-        return self._weights[matrix.tensors]
+        names = list(self._weights[matrix.tensors])
+        order = names.pop() if found.order else ""
+        return names[:3], names[3] if found.corrected else "", order
 
     def _halves(self, packed: str) -> str:
         """[..., bytes] as [..., 2 * bytes]: the low half of each, then the high one."""
@@ -111,22 +118,29 @@ class KeptLinear:
 
 
 def _group(matrix: Matrix, found: BlockFormat) -> WeightGroup:
-    """Values, scales, zero points, and where the format is corrected what is left of the minima."""
+    """Values, scales, zero points, and where the format has them what is left of the minima and the inputs' order."""
 
     def produce(tensors: Tensors) -> Iterator[Array]:
         assert isinstance(tensors, KeptTensors), matrix
         others: list[tuple[Array, ...]] = []
+        order: Array | None = None
         for name in matrix.tensors:
             for rows in tensors.packed(name):
                 others.append((rows.scales, rows.zeros, *([] if rows.rest is None else [rows.rest])))
+                order = rows.order
                 yield rows.values
         yield from map(np.concatenate, zip(*others, strict=True))
+        if order is not None:
+            yield order
 
     outputs, blocks, bits = matrix.outputs, matrix.inputs // found.block, found.bits
-    weights = (
+    weights = [
         Weight(f"{matrix.name}.int{bits}", UINT8, (outputs, blocks, found.block * bits // 8)),
         Weight(f"{matrix.name}.scale", FLOAT, (outputs, blocks)),
         Weight(f"{matrix.name}.zero", UINT8, (outputs, -(-blocks * bits // 8))),
-        Weight(f"{matrix.name}.rest", FLOAT, (outputs, blocks)),
-    )
-    return WeightGroup(weights if found.corrected else weights[:3], produce)
+    ]
+    if found.corrected:
+        weights.append(Weight(f"{matrix.name}.rest", FLOAT, (outputs, blocks)))
+    if found.order:
+        weights.append(Weight(f"{matrix.name}.order", INT64, (matrix.inputs,)))
+    return WeightGroup(tuple(weights), produce)

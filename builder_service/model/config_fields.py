@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder_service.checkpoint.packed.packing import CONFIG_FIELD, read_packing
 from common.errors import FieldViolation, InvalidArgument, Reason
 
 # Lists of words read better than lists of strings (SIM905).
@@ -33,7 +34,6 @@ FIXED: Mapping[str, tuple[object, ...]] = {
     "cross_attention_hidden_size": (),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({},),
-    "quantization_config": (),
     "rope_interleaved": (False,),
     "use_mrope": (False,),
     "tie_encoder_decoder": (False,),
@@ -52,8 +52,9 @@ class Fields:
 def check_fields(config: Mapping[str, Any], fields: Fields, ignore: Collection[str]) -> None:
     """Raise InvalidArgument (CONFIG_UNSUPPORTED) naming every field that may change what the model computes."""
     fixed = {**FIXED, **fields.fixed}
-    known = fields.used | fields.harmless | HARMLESS | fixed.keys() | {"architectures", "model_type"}
+    known = fields.used | fields.harmless | HARMLESS | fixed.keys() | {"architectures", "model_type", CONFIG_FIELD}
     said = {name: value for name, value in config.items() if value is not None and name not in ignore}
+    read_packing(said)
     wrong = {name: value for name, value in said.items() if name in fixed and value not in fixed[name]}
     unknown = {name: value for name, value in said.items() if name not in known and not name.startswith("_")}
     if not (wrong or unknown):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from builder_service.checkpoint.checkpoint import BlockTensors, FloatArray, PackedRows, StoredTensors
-from builder_service.model.model import Model, tensor_shapes
+from builder_service.checkpoint.checkpoint import BlockFormat, BlockTensors, FloatArray, PackedRows, StoredTensors
+from builder_service.model.model import EMBEDDING, EXPERTS, Model, tensor_shapes
 from builder_service.model.weight_format import WeightFormat
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import ModelSpec, Precision
@@ -47,17 +47,21 @@ class ModelTensors:
         if spec.precision is not Precision.KEEP:
             return WeightFormat.from_spec(spec)
         if not isinstance(self._stored, BlockTensors):
-            message = "spec.precision: keep is for GGUF files, whose weights are quantized; fp32 is exact here"
+            message = "spec.precision: keep is for checkpoints whose weights are quantized; fp32 is exact here"
             raise InvalidArgument(Reason.INVALID_SPEC, message, field="spec.precision")
-        names = self._model.names
-        matrices = [name for name, shape in self._shapes.items() if len(shape) == 2]
-        found = {
-            name: self._stored.block_format(names.piece(self._model.architecture, name).tensor) for name in matrices
-        }
-        kept = {name: one for name, one in found.items() if one}
+        kept = dict(self._kept(self._stored))
         sizes = {name: math.prod(shape) for name, shape in self._shapes.items()}
         size_bytes = sum(size * (kept[name].bytes_each if name in kept else 4) for name, size in sizes.items())
         return WeightFormat(spec.precision, kept=kept, kept_bytes_each=size_bytes / sum(sizes.values()))
+
+    def _kept(self, stored: BlockTensors) -> Iterator[tuple[str, BlockFormat]]:
+        """Matrices and their formats; experts are float32, and an embedding is if its columns are not in order."""
+        for name, shape in self._shapes.items():
+            if len(shape) != 2 or f".{EXPERTS}." in name:
+                continue
+            found = stored.block_format(self._model.names.piece(self._model.architecture, name).tensor)
+            if found and not (found.order and name == EMBEDDING):
+                yield name, found
 
     def check(self) -> None:
         """Raise InvalidArgument (CHECKPOINT_INVALID) for a tensor that is missing, has another shape, or is unknown.

@@ -7,12 +7,13 @@ from datetime import datetime
 
 from builder_service.chat.derive import DerivedText, derive_text
 from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.generation_config import end_tokens, generation_defaults, not_honoured
 from builder_service.families.registry import read_model
 from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from common.spec.manifest import GenerationDefaults
-from common.spec.model_spec import ModelSpec, Target
+from common.spec.model_spec import ModelSpec, Precision, Target
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_contents(spec: ModelSpec, checkpoint: Checkpoint, now: datetime) -> Con
         text=text,
         end_token_ids=tuple(sorted({*ends, *text.end_token_ids})),
         generation=generation_defaults(checkpoint.generation_config),
-        warnings=(*text.warnings, *not_honoured(checkpoint.generation_config)),
+        warnings=(*text.warnings, *not_honoured(checkpoint.generation_config), *_rounded_again(spec, checkpoint)),
     )
 
 
@@ -57,6 +58,17 @@ def _read_model(spec: ModelSpec, checkpoint: Checkpoint) -> Model:
     model = read_model(checkpoint.config, ignored)
     check_geometry(model.architecture, spec.geometry)
     return model
+
+
+def _rounded_again(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What to say of a precision that does not hold packed weights as they are, where another would."""
+    packed = isinstance(checkpoint, FolderCheckpoint) and checkpoint.packing is not None
+    if not packed or spec.target is not Target.ONNXRUNTIME or spec.precision is Precision.KEEP:
+        return ()
+    told = "many times larger" if spec.precision is Precision.FP32 else "rounded once more"
+    return (
+        f"the checkpoint's weights are quantized; in {spec.precision} they are {told}: precision: keep is as small",
+    )
 
 
 def reads_checkpoint_itself(spec: ModelSpec) -> bool:

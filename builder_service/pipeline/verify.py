@@ -14,6 +14,7 @@ from builder_service.queue.build import Stage
 from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.listen import hear, trace
 from builder_service.verify.probe import Probe
+from builder_service.verify.second_packed import SecondPacked
 from builder_service.verify.second_reading import SecondReading
 from builder_service.verify.verify import verify
 from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH
@@ -58,7 +59,8 @@ def verify_engine(
 def _read_again(checkpoint: Checkpoint, plan: Plan) -> Tensors:
     """The tensors by another way than the build's."""
     if isinstance(checkpoint, FolderCheckpoint):
-        return SecondReading(checkpoint.folder, plan.model)
+        reading = SecondPacked if checkpoint.packing else SecondReading
+        return reading(checkpoint.folder, plan.model)
     from builder_service.verify.second_gguf import SecondGguf  # noqa: PLC0415 - half a second that most need not wait
 
     return SecondGguf(checkpoint.weight_files, plan.model)

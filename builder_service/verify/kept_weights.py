@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from builder_service.checkpoint.checkpoint import BlockFormat, FloatArray, Tensors
 from builder_service.verify.fake_quantize import Array, per_block
@@ -23,6 +24,9 @@ class SharedParts(Tensors, Protocol):
         """For each block of `blocks`, [rows, blocks of inputs]: what is left of a minimum that is no multiple of the
         scale.
         """
+
+    def order(self, name: str) -> npt.NDArray[np.int64]:
+        """In which order a matrix takes its inputs, [inputs], where its format has one of its own."""
 
 
 class KeptWeights:
@@ -60,6 +64,11 @@ class KeptWeights:
         found = self._kept.get(name)
         if found is None:
             return np.concatenate([rows @ block.T for block in self.matrix(name)], axis=1)
+        if found.order:  # columns that stand in blocks together are rounded together
+            order = self._tensors.order(name)
+            return np.concatenate(
+                [per_block(rows[:, order], found.block) @ block[:, order].T for block in self.matrix(name)], axis=1
+            )
         rounded = per_block(rows, found.block)
         if not found.corrected:
             return np.concatenate([rounded @ block.T for block in self.matrix(name)], axis=1)

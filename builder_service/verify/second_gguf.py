@@ -94,6 +94,10 @@ class SecondGguf:
             rest = lowest + scale * np.clip(np.rint(multiple), 0, numbers.largest_zero)
             yield self._in_order(name, rest.astype(np.float32))
 
+    def order(self, name: str) -> npt.NDArray[np.int64]:
+        """Inputs stand in their own order."""
+        return np.arange(self._shapes[name][-1])
+
     def _parts(self, name: str) -> Iterator[tuple[Any, GGMLQuantizationType]]:
         """Stored rows, some at a time, and their type."""
         piece = self._model.names.piece(self._model.architecture, name)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.checkpoint import BlockFormat, Checkpoint
+from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.gguf.split import is_gguf, model_name
 from builder_service.checkpoint.opened import is_quantized
 from builder_service.families.registry import read_architecture, read_model
-from builder_service.model.model import check_geometry
+from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
@@ -53,7 +54,7 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
             "name": choices.name or engine_name(source),
             "source": source.model_dump(),
             "target": choices.target,
-            "precision": choices.precision or _own_precision(checkpoint, source, choices.target, shapes),
+            "precision": choices.precision or _own_precision(checkpoint, choices.target, shapes),
             "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
         },
         prefix="",
@@ -68,8 +69,20 @@ def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, E
     check_geometry(model.architecture, spec.geometry)
     weight_format = WeightFormat.from_spec(spec)
     if spec.precision is Precision.KEEP:
-        weight_format = ModelTensors(checkpoint.tensors, model).weight_format(spec)
+        weight_format = _kept_format(checkpoint, model, spec)
     return model.architecture, estimate(model.architecture, spec.geometry, weight_format, spec.target)
+
+
+def _kept_format(checkpoint: Checkpoint, model: Model, spec: ModelSpec) -> WeightFormat:
+    """How kept weights are held; where they are elsewhere, about that: all but the embeddings as config.json says."""
+    packing = checkpoint.packing if isinstance(checkpoint, FolderCheckpoint) else None
+    if packing is None or isinstance(read_place(spec.source), Folder):
+        return ModelTensors(checkpoint.tensors, model).weight_format(spec)
+    shapes = model.architecture
+    floats = shapes.vocabulary * shapes.hidden * (1 if model.tied else 2)
+    each = BlockFormat(packing.bits, packing.group or shapes.hidden).bytes_each
+    size_bytes = 4 * floats + each * (shapes.parameters - floats)
+    return WeightFormat(spec.precision, kept_bytes_each=size_bytes / shapes.parameters)
 
 
 def source_of(where: Path | str) -> Source:
@@ -102,9 +115,9 @@ def suit_window(context: int, sinks: int) -> int:
     return min(LONGEST_WINDOW, max(1, context - sinks))
 
 
-def _own_precision(checkpoint: Checkpoint, source: Source, target: Target, shapes: Architecture) -> Precision:
-    """A quantized GGUF keeps its weights where the target can hold them."""
-    if target is Target.ONNXRUNTIME and is_gguf(source.uri) and is_quantized(checkpoint):
+def _own_precision(checkpoint: Checkpoint, target: Target, shapes: Architecture) -> Precision:
+    """A quantized checkpoint keeps its weights where the target can hold them."""
+    if target is Target.ONNXRUNTIME and is_quantized(checkpoint):
         return Precision.KEEP
     return suit_precision(target, shapes, checkpoint.config)
 

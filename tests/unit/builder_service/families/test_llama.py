@@ -129,7 +129,7 @@ def test_what_changes_the_maths_is_refused_naming_the_field(field: str, value: o
     with pytest.raises(InvalidArgument, match=field) as raised:
         read_model(_with(**{field: value}))
     assert raised.value.reason is Reason.CONFIG_UNSUPPORTED
-    assert raised.value.violations[0].field == f"source.config.json.{field}"
+    assert raised.value.violations[0].field.startswith(f"source.config.json.{field}")
 
 
 @pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])

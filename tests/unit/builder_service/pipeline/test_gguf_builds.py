@@ -95,7 +95,7 @@ def test_a_wrong_scale_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         (
             lambda tmp_path: write_checkpoint(tmp_path / "folder"),
-            "keep is for GGUF files",
+            "keep is for checkpoints whose weights are quantized",
             Reason.INVALID_SPEC,
         ),
         (

@@ -6,6 +6,7 @@ that suits it: that is undone here head by head.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,12 @@ from gguf import (
 from builder_service.model.model import Model, tensor_shapes
 
 STEP_VALUES = 4 << 20  # float32 values that are held at a time
-INTERLEAVED = ("llama",)
+INTERLEAVED = ("llama", "smollm3", "granite", "arcee")
 """Architectures, in GGUF's terms, whose rows of queries and keys are reordered."""
+
+PLUS_ONE = ("gemma", "gemma2", "gemma3")
+"""Those whose norms' scales are 1 more than in a checkpoint."""
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -79,6 +84,7 @@ class SecondGguf:
         """Its rows as float32, in order, a bounded block at a time."""
         for data, kind in self._parts(name):
             values = self._in_order(name, dequantize(data, kind).astype(np.float32))
+            values -= np.float32(self._architecture in PLUS_ONE and "norm" in name)
             yield values.reshape(-1, *self._shapes[name][1:])
 
     def shared(self, name: str) -> Iterator[FloatArray]:
@@ -101,9 +107,12 @@ class SecondGguf:
     def _parts(self, name: str) -> Iterator[tuple[Any, GGMLQuantizationType]]:
         """Stored rows, some at a time, and their type."""
         piece = self._model.names.piece(self._model.architecture, name)
-        stored = self._stored[self._names.get_name(piece.tensor, try_suffixes=(".weight", ".bias"))]
-        data = stored.data.reshape(-1, 1) if stored.data.ndim == 1 else stored.data
-        inputs = int(stored.shape[0]) if stored.data.ndim > 1 else 1
+        expert = _EXPERT.search(piece.tensor)
+        together = _EXPERT.sub(".experts.", piece.tensor)  # of all experts one tensor
+        stored = self._stored[self._names.get_name(together, try_suffixes=(".weight", ".bias"))]
+        data = stored.data[int(expert[1])] if expert else stored.data
+        data = data.reshape(-1, 1) if data.ndim == 1 else data
+        inputs = int(stored.shape[0]) if data.ndim > 1 and data.shape[1] > 1 else 1
         step = self._model.architecture.head_dim if self._turned(name) else max(1, STEP_VALUES // inputs)
         for rows in piece.rows or (range(len(data)),):
             for start in range(rows.start, rows.stop, step):

@@ -6,38 +6,16 @@ What is not known here keeps its GGUF key, and the family refuses it by that nam
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from builder_service.checkpoint.files import invalid
+from builder_service.checkpoint.gguf.kinds import KINDS, WITH_WINDOW, Kind
 from common.errors import InvalidArgument, Reason
 
 Metadata = Mapping[str, Any]
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A GGUF architecture: the class of config.json that computes the same."""
-
-    architecture: str
-    model_type: str
-    interleaved: bool = False
-    """Whether rows of queries and keys are ordered for rotation of neighbours, and not of halves."""
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    """Tensors of a layer that are called otherwise than in `tensors.LAYER_NAMES`."""
-
-
-KINDS: Mapping[str, Kind] = {
-    "llama": Kind("LlamaForCausalLM", "llama", interleaved=True),
-    "qwen2": Kind("Qwen2ForCausalLM", "qwen2"),
-    "qwen3": Kind("Qwen3ForCausalLM", "qwen3"),
-    "phi3": Kind("Phi3ForCausalLM", "phi3", renamed={"ffn_up": "mlp.gate_up_proj"}),
-}
-"""By `general.architecture`."""
-MISTRAL = Kind("MistralForCausalLM", "mistral", interleaved=True)
-"""In a GGUF it is a Llama, and says so only by its window."""
 
 _SAME = {
     "vocab_size": "vocab_size",
@@ -57,6 +35,9 @@ _SILENT = {
     "attention.causal": (True,),
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_gating_func": (1,),  # softmax
+    "expert_weights_norm": (True,),
+    "expert_weights_scale": (0.0, 1.0),
     "rope.scaling.finetuned": (True, False),
     "tensor_data_layout": ("Meta AI original pth",),
 }
@@ -69,6 +50,8 @@ _ROPE = {
     "yarn_beta_slow": "beta_slow",
 }
 """Keys under `rope.scaling`."""
+THETA = 10_000.0
+"""Base of the rotation where a file gives none."""
 FREQUENCY_FACTORS = "rope_freqs.weight"
 LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 ROPE_TENSORS = (FREQUENCY_FACTORS, LONG_FACTORS, SHORT_FACTORS)
@@ -79,8 +62,8 @@ def kind_of(metadata: Metadata, file: str) -> Kind:
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
         raise invalid(f"{file} does not say its general.architecture", file=file)
-    if name == "llama" and metadata.get("llama.attention.sliding_window"):
-        return MISTRAL
+    if name in WITH_WINDOW and metadata.get(f"{name}.attention.sliding_window"):
+        return WITH_WINDOW[name]
     if name not in KINDS:
         message = f"{file} is of GGUF architecture {name}, which is not supported; supported: {', '.join(KINDS)}"
         raise InvalidArgument(
@@ -98,7 +81,8 @@ def read_config(
     """
     kind, prefix = kind_of(metadata, file), f"{metadata['general.architecture']}."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    config = {name: _rounded(own.pop(key)) for key, name in _SAME.items() if key in own}
+    fields = {**_SAME, **kind.keys}
+    config = {name: _rounded(own.pop(key)) for key, name in fields.items() if key in own}
     if config.get("sliding_window") == 0:  # none
         del config["sliding_window"]
     if isinstance(tokens := metadata.get("tokenizer.ggml.tokens"), list):
@@ -107,11 +91,13 @@ def read_config(
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
         "tie_word_embeddings": "output.weight" not in names,
+        **kind.said,
+        **{name: f"blk.0.{bias}" in names for name, bias in kind.biases.items()},
     }
-    if kind.model_type == "llama":
-        config |= {"attention_bias": "blk.0.attn_q.bias" in names, "mlp_bias": "blk.0.ffn_up.bias" in names}
+    config.setdefault("rope_theta", THETA)
     config |= _rotation(own, config, names, factors, file)
-    _check_heads(own, config, file)
+    _check_heads(own, config, file, part=kind.part_rotated)
+    kind.complete(own, config, file)
     for key, allowed in _SILENT.items():
         if own.get(key) in allowed:
             del own[key]
@@ -152,15 +138,19 @@ def _rotation(
     return {"rope_scaling": {"rope_type": scaling, **fields}}
 
 
-def _check_heads(own: dict[str, Any], config: dict[str, Any], file: str) -> None:
-    """Heads of keys and values are equally wide, and rotation takes all of a head or the share that is written."""
+def _check_heads(own: dict[str, Any], config: dict[str, Any], file: str, *, part: bool) -> None:
+    """Heads of keys and values are equally wide, and rotation takes all of a head or the share that is written.
+
+    Other defaults than llama.cpp's are overruled; `part`: that of the share is another.
+    """
     heads = _whole(config.get("num_attention_heads"), "attention.head_count", file)
     width = config.get("head_dim") or _whole(config.get("hidden_size"), "embedding_length", file) // heads
+    config["head_dim"] = width
     values, rotated = own.pop("attention.value_length", width), own.pop("rope.dimension_count", width)
     if values != width:
         message = f"{file} has heads of {width} for keys and of {values} for values; equal ones are needed"
         raise invalid(message, file=file)
-    if rotated != width:
+    if rotated != width or part:
         whole = _whole(width, "attention.key_length", file)
         config["partial_rotary_factor"] = _whole(rotated, "rope.dimension_count", file) / whole
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +13,8 @@ from gguf.quants import dequantize
 from builder_service.checkpoint.checkpoint import BlockFormat, FloatArray, PackedRows
 from builder_service.checkpoint.files import invalid
 from builder_service.checkpoint.gguf.blocks import FLOATS, block_format, kept_types, pack
-from builder_service.checkpoint.gguf.config import Kind
 from builder_service.checkpoint.gguf.header import StoredBlocks
+from builder_service.checkpoint.gguf.kinds import Kind
 
 BLOCK_BYTES = 16 << 20  # of float32, the most that `blocks` holds at a time
 LAYER_NAMES = {
@@ -45,9 +47,10 @@ class GgufTensors:
     """
 
     def __init__(self, stored: Sequence[StoredBlocks], kind: Kind, heads: tuple[int, int]) -> None:
-        layer_names = LAYER_NAMES | dict(kind.renamed)
-        self._stored = {_published_name(entry.name, layer_names): entry for entry in stored}
-        self._own_names = {name: own for own, name in layer_names.items()}
+        names = LAYER_NAMES | OTHER_NAMES | dict(kind.renamed)
+        self._stored = dict(entry for each in stored for entry in _published(each, names))
+        self._own_names = {name: own for own, name in names.items()}
+        self._less_one = kind.norms_plus_one
         self._file = stored[0].file.name if stored else ""
         self._turned = dict(zip(_TURNED, heads, strict=True)) if kind.interleaved else {}
 
@@ -80,6 +83,7 @@ class GgufTensors:
         entry = self._entry(name)
         if len(entry.shape) == 1:
             values = _dequantized(_read(entry, 0, 1), entry).reshape(-1)
+            values = values - np.float32(1) if self._less_one and name.endswith("norm.weight") else values
             order = _order(len(values), self._heads(name))
             whole = values[order]
             yield from (whole[part.start : part.stop] for part in rows or (range(len(whole)),))
@@ -137,18 +141,28 @@ class GgufTensors:
     def _own_name(self, name: str) -> str:
         """What the file would call a tensor."""
         stem, kind = name.rsplit(".", 1)
-        if name.startswith("model.layers."):
-            _, _, layer, rest = stem.split(".", 3)
-            return f"blk.{layer}.{self._own_names.get(rest, rest)}.{kind}"
-        return f"{ {own: name for name, own in OTHER_NAMES.items()}.get(stem, stem) }.{kind}"
+        if not name.startswith("model.layers."):
+            return f"{self._own_names.get(stem, stem)}.{kind}"
+        _, _, layer, rest = stem.split(".", 3)
+        rest = re.sub(r"\.experts\.\d+\.", ".experts.{}.", rest)
+        return f"blk.{layer}.{self._own_names.get(rest, rest)}.{kind}"
 
 
-def _published_name(name: str, layer_names: dict[str, str]) -> str:
-    stem, _, kind = name.rpartition(".")
-    if stem.startswith("blk.") and stem.count(".") >= 2:
-        _, layer, rest = stem.split(".", 2)
-        return f"model.layers.{layer}.{layer_names.get(rest, rest)}.{kind}"
-    return f"{OTHER_NAMES.get(stem, stem)}.{kind}"
+def _published(entry: StoredBlocks, names: Mapping[str, str]) -> Iterator[tuple[str, StoredBlocks]]:
+    """A tensor by the name of a Hugging Face checkpoint; a matrix for each expert is one tensor in a GGUF."""
+    stem, _, kind = entry.name.rpartition(".")
+    if not (stem.startswith("blk.") and stem.count(".") >= 2):
+        yield f"{names.get(stem, stem)}.{kind}", entry
+        return
+    _, layer, rest = stem.split(".", 2)
+    name = f"model.layers.{layer}.{names.get(rest, rest)}.{kind}"
+    if "{}" not in name:
+        yield name, entry
+    elif len(entry.shape) == 3:
+        size = entry.shape[1] * entry.row_bytes
+        for expert in range(entry.shape[0]):
+            own = replace(entry, shape=entry.shape[1:], offset=entry.offset + expert * size)
+            yield name.format(expert), own
 
 
 def _order(rows: int, heads: int) -> npt.NDArray[np.int64]:

@@ -39,12 +39,18 @@ def _split(digits: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]}
 
 
-_DIGITS = [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL | {"use_regex": True}]
+_GPT2 = _BYTE_LEVEL | {"use_regex": True}
+_DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _GPT2]}
+_THREE_DIGITS = _split(r"\p{N}{1,3}")
+_NFC = {"type": "NFC"}  # which no key of a GGUF says
 _PRE: Mapping[str, dict[str, Any]] = {
-    "gpt-2": {"pre_tokenizer": _BYTE_LEVEL | {"use_regex": True}},
-    "llama-bpe": {"pre_tokenizer": _split(r"\p{N}{1,3}"), "ignore_merges": True, "adds_bos": True},
-    "qwen2": {"pre_tokenizer": _split(r"\p{N}"), "normalizer": {"type": "NFC"}},  # which no key of a GGUF says
-    "smollm": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": _DIGITS}},
+    **{name: {"pre_tokenizer": _GPT2} for name in ("gpt-2", "phi-2", "olmo", "exaone4")},
+    **{name: {"pre_tokenizer": _DIGITS} for name in ("smollm", "starcoder", "refact")},
+    **{name: {"pre_tokenizer": _THREE_DIGITS} for name in ("dbrx", "smaug-bpe")},
+    "command-r": {"pre_tokenizer": _DIGITS, "normalizer": _NFC},
+    "glm4": {"pre_tokenizer": _THREE_DIGITS, "ignore_merges": True},
+    "llama-bpe": {"pre_tokenizer": _THREE_DIGITS, "ignore_merges": True, "adds_bos": True},
+    "qwen2": {"pre_tokenizer": _split(r"\p{N}"), "normalizer": _NFC},
 }
 """What each pre-tokenizer is, by `tokenizer.ggml.pre`."""
 

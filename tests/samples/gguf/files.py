@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, TokenType, get_tensor
 
 from builder_service.checkpoint.folder import FolderCheckpoint
 from tests.samples.gguf.blocks import Types, all_float, encode
+from tests.samples.gguf.fields import architecture, fields
 
 
 def write_gguf(
@@ -27,7 +29,7 @@ def write_gguf(
     `metadata` are added (None removes a key), and so are float32 `tensors`.
     """
     checkpoint = FolderCheckpoint(folder)
-    fields = {**_fields(checkpoint), **_vocabulary(checkpoint), **(metadata or {})}
+    keys = {**fields(checkpoint.config), **_vocabulary(checkpoint), **(metadata or {})}
     stored = {**_stored(checkpoint), **(tensors or {})}
     names = list(stored)
     files = (
@@ -35,8 +37,8 @@ def write_gguf(
     )
     for number, file in enumerate(files):
         split = {"split.no": number, "split.count": parts, "split.tensors.count": len(stored)} if parts > 1 else {}
-        writer = GGUFWriter(file, checkpoint.config["model_type"])
-        for key, value in ({**fields, **split} if number == 0 else split).items():
+        writer = GGUFWriter(file, architecture(checkpoint.config))
+        for key, value in ({**keys, **split} if number == 0 else split).items():
             _add(writer, key, value)
         for name in names[number::parts]:
             kind = types(name)
@@ -46,31 +48,6 @@ def write_gguf(
         writer.write_tensors_to_file()
         writer.close()
     return files[0]
-
-
-def _fields(checkpoint: FolderCheckpoint) -> dict[str, Any]:
-    config, name = checkpoint.config, checkpoint.config["model_type"]
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    own = {
-        "vocab_size": config["vocab_size"],
-        "block_count": config["num_hidden_layers"],
-        "context_length": config["max_position_embeddings"],
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": heads,
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": head_dim,
-        "attention.value_length": head_dim,
-        "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
-        "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
-        "rope.freq_base": float(config.get("rope_theta", 10000)),
-    }
-    if config.get("use_sliding_window", True) and config.get("sliding_window"):
-        own["attention.sliding_window"] = config["sliding_window"]
-    if name == "phi3":
-        own["rope.scaling.original_context_length"] = config["original_max_position_embeddings"]
-    return {f"{name}.{key}": value for key, value in own.items()}
 
 
 def _vocabulary(checkpoint: FolderCheckpoint) -> dict[str, Any]:
@@ -99,25 +76,35 @@ def _vocabulary(checkpoint: FolderCheckpoint) -> dict[str, Any]:
 
 
 def _stored(checkpoint: FolderCheckpoint) -> dict[str, np.ndarray]:
-    """Tensors by GGUF's names, and a Llama's queries and keys in its order; factors of rotation are tensors too."""
+    """Tensors by GGUF's names, in its order and with its norms; factors of rotation are tensors too."""
     config = checkpoint.config
-    known = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == config["model_type"])
+    known = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == architecture(config))
     names = get_tensor_name_map(MODEL_ARCH(known), config["num_hidden_layers"])
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     scaling = config.get("rope_scaling") or {}
     found = {
         f"rope_factors_{length}.weight": np.array(scaling[f"{length}_factor"], np.float32)
         for length in ("long", "short")
         if f"{length}_factor" in scaling
     }
+    experts: dict[str, list[np.ndarray]] = {}
     for name in checkpoint.tensors.names:
-        values = checkpoint.tensors.tensor(name)
-        part = name.split(".")[-2]
-        if part in heads and config["model_type"] == "llama":
-            halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
-            values = halves.swapaxes(1, 2).reshape(values.shape)
-        found[str(names.get_name(name, try_suffixes=(".weight", ".bias")))] = values
-    return found
+        values = _converted(name, checkpoint.tensors.tensor(name), config)
+        own = str(names.get_name(re.sub(r"\.experts\.\d+\.", ".experts.", name), try_suffixes=(".weight", ".bias")))
+        if ".experts." in name:
+            experts.setdefault(own, []).append(values)
+        else:
+            found[own] = values
+    return found | {name: np.stack(parts) for name, parts in experts.items()}
+
+
+def _converted(name: str, values: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Heads as they suit llama.cpp's rotation, and norms as it multiplies by them."""
+    part = name.split(".")[-2]
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    if part in heads and architecture(config) in ("llama", "smollm3", "granite", "arcee"):
+        halves = values.reshape(heads[part], 2, -1, *values.shape[1:])
+        return halves.swapaxes(1, 2).reshape(values.shape)
+    return values + 1 if architecture(config).startswith("gemma") and name.endswith("norm.weight") else values
 
 
 def _add(writer: GGUFWriter, key: str, value: Any) -> None:

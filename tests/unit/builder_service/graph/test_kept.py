@@ -11,8 +11,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, dequantize
 
 from builder_service.checkpoint.checkpoint import BlockFormat, FloatArray
 from builder_service.checkpoint.gguf.blocks import block_format
-from builder_service.checkpoint.gguf.config import KINDS as ARCHITECTURES
 from builder_service.checkpoint.gguf.header import read_header
+from builder_service.checkpoint.gguf.kinds import KINDS as ARCHITECTURES
 from builder_service.checkpoint.gguf.tensors import GgufTensors
 from builder_service.graph.graph import Graph, describe
 from builder_service.graph.kept import KeptLinear

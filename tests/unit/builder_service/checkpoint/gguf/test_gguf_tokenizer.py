@@ -77,6 +77,8 @@ def _byte_level(pre: str, **keys: Any) -> dict[str, Any]:
         ("smollm", ["1", "2", "3", "4"], False),
         ("gpt-2", ["123", "4"], False),
         ("llama-bpe", ["123", "4"], True),
+        ("dbrx", ["123", "4"], False),
+        ("refact", ["1", "2", "3", "4"], False),
         ("qwen2", ["1", "2", "3", "4"], False),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ import yaml
 
 from common.errors import InvalidArgument, NotFound, Reason
 from common.spec.checks import check_spec
-from common.spec.model_spec import ModelSpec
+from common.spec.model_spec import GGUF, ModelSpec
 
 MOST_BYTES = 1 << 20  # of a spec
+_URI = re.compile(r"(hf|s3|gs|az):/+(.+)", re.DOTALL)  # as a Path has it, one slash is left
 
 
 def read_spec_file(path: Path, overrides: Mapping[str, str] | None = None) -> ModelSpec:
@@ -22,7 +25,7 @@ def read_spec_file(path: Path, overrides: Mapping[str, str] | None = None) -> Mo
 
     `overrides` replace fields by their dotted path, `cache.window_tokens`; their values are YAML too, and a relative
     `source.uri` among them is relative to the working directory. Raises NotFound (SOURCE_NOT_FOUND) if there is no
-    file, InvalidArgument (INVALID_SPEC) naming each field that is wrong.
+    file, InvalidArgument (INVALID_SPEC) naming each field that is wrong, or the model that was named in its place.
     """
     data = _load(path)
     _resolve_source(data, path.parent)
@@ -39,13 +42,32 @@ def parse_spec(text: str, folder: Path) -> ModelSpec:
     return check_spec(data, prefix="")
 
 
+def model_instead(path: Path) -> str:
+    """What to say of a path that names a model, or a part of one, where a spec is wanted; empty: it may be a spec."""
+    uri = _URI.fullmatch(str(path))
+    if uri:
+        what, model = "names a model elsewhere", f"{uri[1]}://{uri[2]}"
+    elif os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that cannot be
+        what, model = "is a folder", str(path)
+    elif path.suffix.lower() == GGUF:
+        what, model = "is a GGUF file", str(path)
+    elif path.suffix == ".safetensors" or path.name == "config.json":
+        what, model = "is part of a checkpoint", str(path.parent)
+    else:
+        return ""
+    shown = shlex.quote(model)
+    return f"{what}, and a spec is YAML: `sinkserve spec init {shown}` writes one, `sinkserve run {shown}` needs none"
+
+
 def _load(path: Path) -> dict[str, Any]:
-    if not os.path.exists(path) or os.path.isdir(path):  # noqa: PTH110, PTH112 - Path's raise for names that cannot be
+    if why := model_instead(path):
+        raise _invalid_file(path, why)
+    if not os.path.exists(path):  # noqa: PTH110 - likewise
         raise NotFound(Reason.SOURCE_NOT_FOUND, f"there is no spec file {path}", path=path)
     try:
         return _parse(_read(path).decode(), str(path))
     except UnicodeDecodeError:
-        raise _invalid_file(path, "is not UTF-8") from None
+        raise _invalid_file(path, "is no text in UTF-8, and a spec is YAML: `sinkserve spec init` writes one") from None
     except OSError as error:
         raise _invalid_file(path, f"cannot be read: {error.strerror}") from None
 

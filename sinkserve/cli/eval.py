@@ -18,7 +18,7 @@ import typer
 from rich.markup import escape
 
 from common.settings import SettingsError, SharedSettings
-from common.spec.yaml_file import read_spec_file
+from common.spec.yaml_file import model_instead, read_spec_file
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.eval_view import Measured, print_held, print_measured, tracked
@@ -195,7 +195,9 @@ def _check_plots(output: Path | None) -> None:
 
 
 def _is_spec(engine: str) -> bool:
-    return engine.endswith((".yaml", ".yml"))
+    """Whether a file is named, and not an engine, whose name has no slash; a model is told of by whoever reads it."""
+    path = Path(engine)
+    return engine.endswith((".yaml", ".yml")) or (bool(model_instead(path)) and ("/" in engine or path.is_file()))
 
 
 def _read(text: Path) -> str:
@@ -203,6 +205,8 @@ def _read(text: Path) -> str:
         return text.read_text(encoding="utf-8")
     except OSError as error:
         raise Failure(str(error), code=WRONG) from None
+    except UnicodeDecodeError as error:
+        raise Failure(f"{text} is no text in UTF-8: {error}", code=WRONG) from None
 
 
 def _built(path: Path) -> str:

@@ -98,15 +98,36 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "no.yaml", tmp_path):
-        with pytest.raises(NotFound, match=str(path)):
-            read_spec_file(path)
+    with pytest.raises(NotFound, match=str(tmp_path / "no.yaml")):
+        read_spec_file(tmp_path / "no.yaml")
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidArgument, match="UTF-8"):
+    with pytest.raises(InvalidArgument, match=r"spec\.yaml is no text in UTF-8, and a spec is YAML"):
         read_spec_file(tmp_path / "spec.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "model"),
+    [
+        ("a model", "'a model'"),
+        ("x.GGUF", "x.GGUF"),
+        ("a model/config.json", "'a model'"),
+        ("a model/model.safetensors", "'a model'"),
+        ("hf://org/model@main", "hf://org/model@main"),
+        ("s3://bucket/x.gguf", "s3://bucket/x.gguf"),
+    ],
+)
+def test_a_model_in_place_of_a_spec_is_told_with_the_commands_for_it(
+    tmp_path: Path, path: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a model").mkdir()
+    with pytest.raises(InvalidArgument) as caught:
+        read_spec_file(Path(path))
+    assert f"`sinkserve spec init {model}` writes one, `sinkserve run {model}` needs none" in caught.value.message
+    assert caught.value.reason is Reason.INVALID_SPEC
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a device"])

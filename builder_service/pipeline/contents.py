@@ -43,6 +43,13 @@ def read_contents(spec: ModelSpec, checkpoint: Checkpoint, now: datetime) -> Con
     )
 
 
+def settled(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+    """The spec with its precision said: of packed weights their own, where the spec leaves it open."""
+    packed = isinstance(checkpoint, FolderCheckpoint) and checkpoint.packing is not None
+    keep = packed and spec.target is Target.ONNXRUNTIME and not spec.says_precision
+    return spec.model_copy(update={"precision": Precision.KEEP if keep else spec.precision})
+
+
 def read_tensors(spec: ModelSpec, checkpoint: Checkpoint, model: Model) -> ModelTensors:
     """The model's tensors, whose names, shapes and types are checked where the builder reads them."""
     tensors = ModelTensors(checkpoint.tensors, model)

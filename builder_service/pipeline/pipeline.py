@@ -21,6 +21,7 @@ def run_build(order: Order, parent: Parent) -> Manifest | None:
     source = resolve_source(order, parent)
     if not parent.may_build(source.key):
         return None
+    order = order.model_copy(update={"spec": source.spec})
     plan = make_plan(order, source, parent)
     export_engine(order, plan, parent)
     compiled = compile_engine(order, source, plan, parent)

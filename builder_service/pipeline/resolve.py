@@ -9,6 +9,7 @@ from builder_service.chat.derive import asks_time
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.opened import open_path
 from builder_service.pipeline.build_key import build_key, tool_versions
+from builder_service.pipeline.contents import settled
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.queue.build import Stage
 from builder_service.sources.folder import SourceFile, hash_files
@@ -25,6 +26,8 @@ FETCHED = 0.9
 class ResolvedSource:
     """A checkpoint, opened and hashed."""
 
+    spec: ModelSpec
+    """What to build, in the precision that suits the checkpoint where none is asked for."""
     origin: Source
     """Where it comes from; for the hub, with the commit."""
     checkpoint: Checkpoint
@@ -51,12 +54,13 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
         progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
     )
     checkpoint = open_path(found.path)
+    spec = settled(order.spec, checkpoint)
     files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
     found.check_digests(files)
     today = datetime.combine(datetime.now(UTC), time.min, UTC)
-    tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(checkpoint, order.spec.chat_template) else None)
-    key = build_key([file.as_engine_file for file in files], order.spec, tools)
-    return ResolvedSource(found.origin, checkpoint, files, tools, key, machine, today)
+    tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(checkpoint, spec.chat_template) else None)
+    key = build_key([file.as_engine_file for file in files], spec, tools)
+    return ResolvedSource(spec, found.origin, checkpoint, files, tools, key, machine, today)
 
 
 def _hash(checkpoint: Checkpoint, before: float, parent: Parent) -> tuple[SourceFile, ...]:

@@ -274,7 +274,8 @@ class BuildAttempt:
         """Publish the manifest as this build's engine."""
         is_own = manifest.version == 0 and build.build_id == self._lease.build.build_id
         if not is_own:
-            manifest = manifest.model_copy(update={"name": build.spec.name, "spec": build.spec})
+            spec = build.spec.model_copy(update={"precision": manifest.spec.precision})
+            manifest = manifest.model_copy(update={"name": spec.name, "spec": spec})
         return self._context.queue.succeed(build, self._context.catalog, manifest, _HOLDER + self.name)
 
     async def _fail(self, error: SinkServeError) -> None:

@@ -59,14 +59,15 @@ def _strange_fields(message: Message, path: str) -> Iterator[FieldViolation]:
 
 
 def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
-    """The message of a spec, every field set."""
+    """The message of a spec, every field set but a precision that nobody asked for."""
+    precision = f"PRECISION_{spec.precision.name}" if spec.says_precision else "PRECISION_UNSPECIFIED"
     variables = Struct()
     variables.update(spec.template_variables)
     return engine_pb2.ModelSpec(
         name=spec.name,
         source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision),
         target=engine_pb2.Target.Value(f"TARGET_{spec.target.name}"),
-        precision=engine_pb2.Precision.Value(f"PRECISION_{spec.precision.name}"),
+        precision=engine_pb2.Precision.Value(precision),
         cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),
         chat_template=spec.chat_template,
         template_variables=variables,

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -19,6 +20,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -175,7 +177,7 @@ class ModelSpec(_Part):
     target: Target = Target.ONNXRUNTIME
     """Who executes the engine."""
     precision: Annotated[Precision, Field(validate_default=True)] = Precision.FP32
-    """How weights are held. Where the source is a GGUF file and the target onnxruntime, the default is keep."""
+    """How weights are held. Of a quantized checkpoint, GGUF or not, and target onnxruntime the default is keep."""
     cache: CacheGeometry = CacheGeometry()
     """How many tokens a slot keeps, and how many slots there are."""
     chat_template: str = ""
@@ -195,6 +197,17 @@ class ModelSpec(_Part):
         """The cache, as planner and engine take it."""
         cache = self.cache
         return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
+
+    @property
+    def says_precision(self) -> bool:
+        """Whether the precision was asked for; else the checkpoint decides where that was left to it."""
+        return "precision" in self.model_fields_set
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a precision that nobody asked for, so that whoever reads the spec knows."""
+        data: dict[str, Any] = write(self)
+        return data if self.says_precision else {name: value for name, value in data.items() if name != "precision"}
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,7 @@ import typer
 import yaml
 from rich.markup import escape
 
-from builder_service.pipeline.contents import read_contents, read_tensors
+from builder_service.pipeline.contents import read_contents, read_tensors, settled
 from builder_service.pipeline.estimate import Estimate
 from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Folder, read_place
@@ -140,6 +140,7 @@ def check(
         if isinstance(place, Folder):
             spec = spec.model_copy(update={"source": Source(uri=str(place.path))})
         with open_source(spec.source, own_remote()) as checkpoint:
+            spec = settled(spec, checkpoint)
             shapes, needs = read_needs(checkpoint, spec)
             contents = read_contents(spec, checkpoint, datetime.now(UTC))
             if isinstance(place, Folder):

@@ -95,9 +95,10 @@ def shown_source(source: Source) -> str:
 def announce(spec: ModelSpec) -> None:
     """Say what is being built."""
     cache = spec.cache
+    precision = f"{spec.precision} · " if spec.says_precision else ""
     console.err.print(
         f"building [bold]{escape(spec.name)}[/] from {escape(shown_source(spec.source))}\n"
-        f"[dim]{spec.precision} · {cache.sink_tokens} sinks + {cache.window_tokens} tokens · {cache.max_slots} slots[/]"
+        f"[dim]{precision}{cache.sink_tokens} sinks + {cache.window_tokens} tokens · {cache.max_slots} slots[/]"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,8 @@ def fields(config: Mapping[str, Any]) -> dict[str, Any]:
         own |= {"attention.sliding_window": config["sliding_window"], **_pattern(config)}
     if name == "phi3":
         own["rope.scaling.original_context_length"] = config["original_max_position_embeddings"]
-    own |= _scaling(config.get("rope_scaling") or {})
+    longest = config["max_position_embeddings"]
+    own |= _scaling(config.get("rope_scaling") or {}, longest, config.get("original_max_position_embeddings", longest))
     return {f"{name}.{key}": value for key, value in own.items()}
 
 
@@ -76,8 +78,10 @@ def _pattern(config: Mapping[str, Any]) -> dict[str, Any]:
     return {} if every is None else {"attention.sliding_window_pattern": every}
 
 
-def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(rope: Mapping[str, Any], longest: int, original: int) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type"))
+    if kind == "longrope":
+        return {"rope.scaling.attn_factor": math.sqrt(1 + math.log(longest / original) / math.log(original))}
     if kind not in ("linear", "yarn"):
         return {}
     found = {"rope.scaling.type": kind, "rope.scaling.factor": float(rope["factor"])}

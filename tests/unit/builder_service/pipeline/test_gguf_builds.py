@@ -15,6 +15,7 @@ from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import TOKENIZER_PATH
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
 from tests.samples.checkpoints import write_checkpoint
+from tests.samples.families import write_family
 from tests.samples.gguf.blocks import Types, matrices_in
 from tests.samples.gguf.files import write_gguf
 from tests.unit.builder_service.pipeline.builds import built
@@ -67,6 +68,21 @@ def test_its_own_weights_are_kept_unless_the_spec_says_otherwise(tmp_path: Path,
     assert manifest.verification["margin"] >= 2
     assert parent.needs is not None
     assert parent.needs.weight_bytes == pytest.approx(manifest.weight_bytes, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("qwen3-moe", {"moe_intermediate_size": 32}), ("gemma3", {"query_pre_attn_scalar": 16})],
+)
+def test_what_cannot_be_multiplied_in_blocks_is_float_beside_what_can(
+    tmp_path: Path, name: str, sizes: dict[str, int]
+) -> None:
+    """Experts, and norms that a file stores otherwise than a checkpoint."""
+    whole = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 16} | sizes
+    path = write_gguf(
+        tmp_path / "model.gguf", write_family(tmp_path / "folder", name, **whole), matrices_in(Q.Q4_1, Q.Q8_0)
+    )
+    assert built(path).verification["margin"] >= 2
 
 
 def test_a_file_of_floats_becomes_what_fp32_is(tmp_path: Path) -> None:

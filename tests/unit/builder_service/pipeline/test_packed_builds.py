@@ -12,7 +12,8 @@ from builder_service.verify.second_packed import SecondPacked
 from common.errors import FailedPrecondition
 from common.spec.model_spec import Precision
 from tests.samples.checkpoints import write_checkpoint
-from tests.samples.packed import WAYS, Way, pack_checkpoint
+from tests.samples.packed.folders import pack_checkpoint
+from tests.samples.packed.ways import WAYS, Way
 from tests.unit.builder_service.pipeline.builds import built
 
 
@@ -22,8 +23,9 @@ def packed(tmp_path: Path, way: Way) -> Path:
 
 
 @pytest.mark.parametrize("name", ["awq", "gptq-8", "gptq-act-orders", "compressed"])
-def test_weights_are_kept_as_they_are(tmp_path: Path, name: str) -> None:
-    manifest = built(packed(tmp_path, WAYS[name]), precision=Precision.KEEP)
+def test_weights_are_kept_as_they_are_unless_the_spec_says_otherwise(tmp_path: Path, name: str) -> None:
+    manifest = built(packed(tmp_path, WAYS[name]))
+    assert manifest.spec.precision is Precision.KEEP
     assert manifest.verification["margin"] >= 2
 
 

@@ -22,7 +22,8 @@ from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import ModelSpec, Precision, Source
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
-from tests.samples.packed import WAYS, Way, pack_checkpoint
+from tests.samples.packed.folders import pack_checkpoint
+from tests.samples.packed.ways import WAYS, Way
 
 KEEP = ModelSpec(name="a", source=Source(uri="/a"), precision=Precision.KEEP)
 

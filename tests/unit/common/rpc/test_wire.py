@@ -101,6 +101,16 @@ def test_what_is_unset_has_its_default() -> None:
     assert spec_from_wire(message) == ModelSpec(name="demo", source=Source(uri="/m"))
 
 
+def test_a_precision_that_nobody_asked_for_is_not_claimed() -> None:
+    """It is left to the checkpoint; neither the wire nor the queue's rows, which are JSON, say one before."""
+    source = Source(uri="/models/a")
+    open_, said = ModelSpec(name="a", source=source), ModelSpec(name="a", source=source, precision=Precision.FP32)
+    for spec in (open_, said):
+        back = (spec_from_wire(spec_to_wire(spec)), ModelSpec.model_validate_json(spec.model_dump_json()))
+        assert [each.says_precision for each in back] == [spec is said] * 2
+        assert [each.precision for each in back] == [Precision.FP32] * 2
+
+
 def test_an_option_that_is_unset_has_its_default_and_one_that_is_zero_is_zero() -> None:
     message = engine_pb2.ModelSpec(name="demo", source=engine_pb2.Source(uri="/m"), target=engine_pb2.TARGET_TENSORRT)
     message.options.tensorrt.workspace_mib = 512

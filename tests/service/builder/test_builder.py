@@ -21,7 +21,7 @@ from tests.service.builder.builder import CANCELLED, FAILED, QUEUED, RUNNING, SU
 
 async def test_a_checkpoint_becomes_an_engine_and_everybody_can_see_how(client: BuilderClient) -> None:
     build = await client.submit()
-    assert (build.state, build.attempt, build.spec.precision) == (QUEUED, 0, engine_pb2.PRECISION_FP32)
+    assert (build.state, build.attempt, build.spec.precision) == (QUEUED, 0, engine_pb2.PRECISION_UNSPECIFIED)
     events = await client.events(build.name)
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     states = [event.build.state for event in events if event.WhichOneof("event") == "build"]

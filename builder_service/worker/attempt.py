@@ -272,8 +272,7 @@ class BuildAttempt:
 
     def _publish(self, build: Build, manifest: Manifest) -> PublishedEngine:
         """Publish the manifest as this build's engine."""
-        is_own = manifest.version == 0 and build.build_id == self._lease.build.build_id
-        if not is_own:
+        if manifest.version or build.build_id != self._lease.build.build_id:  # another's
             spec = build.spec.model_copy(update={"precision": manifest.spec.precision})
             manifest = manifest.model_copy(update={"name": spec.name, "spec": spec})
         return self._context.queue.succeed(build, self._context.catalog, manifest, _HOLDER + self.name)

@@ -30,6 +30,7 @@ from sinkserve.client import GenerationOptions
 from sinkserve.evaluation.conversations import Conversations, Held, measure_conversations
 from sinkserve.evaluation.dialogues import Dialogue, read_dialogues
 from sinkserve.evaluation.forms import FORMS, FormName
+from sinkserve.evaluation.modes import Kind
 from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
 from sinkserve.evaluation.quality import measure_quality
 from sinkserve.evaluation.report import dump, write_document
@@ -58,6 +59,7 @@ def ppl(  # noqa: PLR0917 - typer reads a command's options from its parameters
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Most tokens of it to read.")] = 8192,
     cache: Annotated[int | None, typer.Option("--cache", min=2, help="Tokens kept; else the engine's.")] = None,
     stride: Annotated[int, typer.Option("--stride", min=1, help="Recompute for every so many tokens.")] = 1,
+    mode: Annotated[list[Kind] | None, typer.Option("--mode", help="Ways to go, repeated; else all.")] = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -69,7 +71,8 @@ def ppl(  # noqa: PLR0917 - typer reads a command's options from its parameters
             raise Failure(
                 f"{text} has {len(stream)} tokens, which a cache of {capacity} holds: nothing leaves it", code=WRONG
             )
-        measured = measure_perplexity(bench, stream, capacity=capacity, stride=stride, track=tracked)
+        kinds = mode or tuple(Kind)
+        measured = measure_perplexity(bench, stream, capacity=capacity, stride=stride, track=tracked, kinds=kinds)
     _tell(measured, "ppl", output, json=json)
 
 

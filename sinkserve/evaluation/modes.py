@@ -12,6 +12,8 @@ from enum import StrEnum
 from common.window import Geometry, SessionWindow
 
 SINKS = (1, 2, 4, 8)
+STEP = 16
+"""Most tokens a step where a cache is made for a measurement."""
 KEPT = 4
 """First tokens that the second kind of recomputation reads before the last ones."""
 
@@ -65,7 +67,6 @@ def holds(geometry: Geometry, window: SessionWindow) -> bool:
 
 
 def common_geometry(windows: Sequence[SessionWindow], slots: int) -> Geometry:
-    """The smallest cache that can hold a session of each of `windows`, a token a step, at most `slots` at once."""
-    return Geometry(
-        max(window.sinks for window in windows), max(window.window for window in windows), 1, min(slots, len(windows))
-    )
+    """The smallest cache that can hold a session of each of `windows`, at most `slots` at once."""
+    sinks, window = max(window.sinks for window in windows), max(window.window for window in windows)
+    return Geometry(sinks, window, STEP, min(slots, len(windows)))

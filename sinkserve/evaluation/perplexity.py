@@ -6,7 +6,7 @@ What a mode is scored on are the same tokens in every mode: the log-probability 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,16 +62,23 @@ class Perplexity:
 
 
 def measure_perplexity(
-    bench: Workbench, tokens: Sequence[int], *, capacity: int, stride: int, track: Track
+    bench: Workbench,
+    tokens: Sequence[int],
+    *,
+    capacity: int,
+    stride: int,
+    track: Track,
+    kinds: Collection[Kind] = tuple(Kind),
 ) -> Perplexity:
-    """Go through `tokens` in every mode; recomputation predicts only every `stride`-th token.
+    """Go through `tokens` in every mode of `kinds`; recomputation predicts only every `stride`-th token.
 
     A mode that this engine cannot go is skipped with the reason.
     """
     assert len(tokens) > capacity, "the stream outgrows the cache"
     scores: dict[Mode, Scores] = {}
     skipped: dict[str, str] = {}
-    for group in _groups(bench, all_modes(capacity, len(tokens))):
+    modes = [mode for mode in all_modes(capacity, len(tokens)) if mode.kind in kinds]
+    for group in _groups(bench, modes):
         try:
             _check(bench, group)
             scores |= _go(bench, group, tokens, stride, track)
@@ -116,9 +123,10 @@ def _stream(engine: Engine, group: Sequence[Mode], tokens: Sequence[int], track:
     found = np.full((len(group), len(tokens)), np.nan)
     with track(", ".join(mode.name for mode in group), len(tokens) - 1) as advance:
         lanes = [Lane(tokens[:-1], mode.window) for mode in group]
-        for position, logits in enumerate(forced(engine, lanes)):
-            found[:, position + 1] = log_probability(logits, tokens[position + 1])
-            advance(1)
+        for position, logits in forced(engine, lanes):
+            following = np.arange(position + 1, position + 1 + logits.shape[1])
+            found[:, following] = log_probability(logits, np.array(tokens)[following])
+            advance(len(following))
     return dict(zip(group, found, strict=True))
 
 
@@ -127,7 +135,7 @@ def _recompute(bench: Workbench, mode: Mode, tokens: Sequence[int], stride: int,
     wanted = [p for p in range(len(tokens) - 1) if p % stride == 0]
     with _reader(bench, mode.window.capacity) as engine, track(mode.name, len(wanted)) as advance:
         for position, logits in recomputed(engine, tokens, mode.window, wanted):
-            found[position + 1] = log_probability(logits[None], tokens[position + 1])[0]
+            found[position + 1] = log_probability(logits, tokens[position + 1])
             advance(1)
     return found
 
@@ -143,13 +151,13 @@ def _reader(bench: Workbench, capacity: int) -> Iterator[Engine]:
         yield engine
 
 
-def log_probability(logits: FloatArray, token: int) -> Scores:
-    """Log-probability [row] of `token` under each row of `logits` [row, vocabulary]."""
+def log_probability(logits: FloatArray, tokens: npt.ArrayLike) -> Scores:
+    """Log-probability [..., token] of each of `tokens` [token], or of one, by `logits` [..., token, vocabulary]."""
     wide = logits.astype(np.float64)
     most = wide.max(axis=-1)
-    total = np.log(np.exp(wide - most[:, None]).sum(axis=-1))
-    found: Scores = wide[:, token] - most - total
-    return found
+    total = np.log(np.exp(wide - most[..., None]).sum(axis=-1))
+    found: Scores = np.take_along_axis(wide, np.broadcast_to(tokens, most.shape)[..., None], axis=-1)[..., 0]
+    return found - most - total
 
 
 def perplexity(scores: Scores) -> float:

@@ -20,17 +20,30 @@ class Lane:
     window: SessionWindow
 
 
-def forced(engine: Engine, lanes: Sequence[Lane]) -> Iterator[FloatArray]:
-    """Feed every lane a token a step, each in a slot of its own; yields [lane, vocabulary] after every position.
+def forced(engine: Engine, lanes: Sequence[Lane]) -> Iterator[tuple[int, FloatArray]]:
+    """Feed every lane its tokens, each in a slot of its own; yields logits after every position, in order.
 
-    Lanes are equally long. Raises Internal (NON_FINITE_LOGITS).
+    A step feeds as many tokens as the engine gives logits of at once, which changes no lane: yields the first position
+    of a step, and [lane, token, vocabulary]. Lanes are equally long. Raises Internal (NON_FINITE_LOGITS).
     """
     (length,) = {len(lane.tokens) for lane in lanes}
     for slot in range(len(lanes)):
         engine.clear(slot)
-    for position in range(length):
-        feeds = (Feed(slot, position, lane.window, (lane.tokens[position],)) for slot, lane in enumerate(lanes))
-        yield _finite(engine.step(tuple(feeds)))
+    position = 0
+    while position < length:
+        count = min(length - position, _most(engine, lanes, position))
+        feeds = (
+            Feed(slot, position, lane.window, tuple(lane.tokens[position : position + count]), wanted=count)
+            for slot, lane in enumerate(lanes)
+        )
+        yield position, _finite(engine.step(tuple(feeds))).reshape(len(lanes), count, -1)
+        position += count
+
+
+def _most(engine: Engine, lanes: Sequence[Lane], position: int) -> int:
+    """Tokens that a step can feed to every lane, with logits after each."""
+    runs = [linear_run(engine.geometry, lane.window.sinks, position) for lane in lanes]
+    return max(1, min([*runs, engine.draft_rows // len(lanes)]))
 
 
 def recomputed(

@@ -134,10 +134,11 @@ def _expected(
         for group in groups:
             tokens = np.array([script.tokens for script in group])
             right = np.zeros(tokens.shape, bool)
-            for position, logits in enumerate(forced(bench.engine, [Lane(row.tokens, window) for row in group])):
-                if position + 1 < tokens.shape[1]:
-                    right[:, position + 1] = logits.argmax(axis=-1) == tokens[:, position + 1]
-                advance(1)
+            for position, logits in forced(bench.engine, [Lane(row.tokens, window) for row in group]):
+                following = tokens[:, position + 1 : position + 1 + logits.shape[1]]
+                best = logits.argmax(axis=-1)[:, : following.shape[1]]
+                right[:, position + 1 : position + 1 + following.shape[1]] = best == following
+                advance(logits.shape[1])
             found += list(right)
     return found
 

@@ -20,7 +20,7 @@ from runtime_service.settings import RuntimeSettings
 from sinkserve.cli import eval as command
 from sinkserve.cli.app import make_app
 from sinkserve.evaluation.charts import draw
-from sinkserve.evaluation.modes import Kind, all_modes
+from sinkserve.evaluation.modes import SINKS, Kind, all_modes
 from sinkserve.evaluation.perplexity import measure_perplexity
 from sinkserve.evaluation.progress import Advance
 from sinkserve.evaluation.workbench import Workbench
@@ -143,6 +143,12 @@ def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Pa
     assert (tmp_path / "out" / "ppl.png").read_bytes().startswith(b"\x89PNG")
     assert "sinks 4+40" in (tmp_path / "out" / "ppl.svg").read_text()
     assert json.loads(sinkserve(*args, "--json").stdout) == document
+    some = json.loads(sinkserve(*args, "--json", "--mode", "sinks", "--mode", "window").stdout)
+    assert [row["mode"] for row in some["rows"]] == [
+        f"window 0+{CAPACITY}",
+        *(f"sinks {n}+{CAPACITY - n}" for n in SINKS),
+    ]
+    assert some["compared"] is None
 
 
 def test_what_a_precision_costs_is_measured_against_the_checkpoint(home: Path) -> None:

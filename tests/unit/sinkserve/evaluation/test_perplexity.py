@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.window import Geometry, SessionWindow
+from sinkserve.evaluation.modes import STEP
 from sinkserve.evaluation.perplexity import Perplexity, log_probability, measure_perplexity, perplexity, ranges_of
 from tests.fakes.engine import expected_logits
 from tests.samples.streams import random_tokens
@@ -61,7 +62,7 @@ def test_every_mode_is_scored_by_the_definition(measured: tuple[Perplexity, Fake
             assert value == pytest.approx(math.exp(-np.mean(scores[start - 1 : end - 1])))
     assert not found.skipped
     assert track.is_complete
-    assert Geometry(0, 60, 1, 1) in bench.made
+    assert Geometry(0, 60, STEP, 1) in bench.made
 
 
 def _score(tokens: Sequence[int], window: SessionWindow) -> float:

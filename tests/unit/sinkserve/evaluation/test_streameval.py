@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -98,8 +99,10 @@ class Oracle(FakeEngine):
     scripts: Sequence[Script] = ()
 
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
-        logits = np.zeros((len(feeds), VOCABULARY), np.float32)
-        for row, feed in zip(logits, feeds, strict=True):
+        assert all(feed.wanted == len(feed.tokens) for feed in feeds)
+        each = [replace(feed, position=feed.position + index) for feed in feeds for index in range(len(feed.tokens))]
+        logits = np.zeros((len(each), VOCABULARY), np.float32)
+        for row, feed in zip(logits, each, strict=True):
             script = self._script(feed)
             if feed.position + 1 < len(script.tokens):
                 row[script.tokens[feed.position + 1]] = 0.0 if self._forgets(script, feed) else 1.0

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sinkserve.cli.terminal import console
-from sinkserve.evaluation.conversations import Conversations, Held
+from sinkserve.evaluation.conversations import Conversations, Held, Rounds
 from sinkserve.evaluation.perplexity import Perplexity, Row
 from sinkserve.evaluation.progress import Advance
 from sinkserve.evaluation.quality import Figure, Quality
@@ -142,14 +142,12 @@ def _print_speed(measured: Speed) -> None:
 
 
 def _print_rounds(measured: Conversations) -> None:
-    heads = ["round#", "to first token, ms#", "tokens a second#", "conversations#"]
-    rows = [
-        [
-            str(row.number),
-            _figure(row.time_to_first_token_ms),
-            _figure(row.tokens_per_second),
-            str(row.conversations),
-        ]
-        for row in measured.rounds
-    ]
-    console.print_table(heads, rows, "no conversation came to its end")
+    heads = ["round#", "to first token, ms#", "tokens a second#", "ended#", "repeated#", "distinct#", "conversations#"]
+    console.print_table(heads, [_rounds_cells(row) for row in measured.rounds], "no conversation came to its end")
+
+
+def _rounds_cells(row: Rounds) -> list[str]:
+    times = [_figure(row.time_to_first_token_ms), _figure(row.tokens_per_second)]
+    shares = ["" if math.isnan(share) else f"{share:.0%}" for share in (row.ended, row.repeated, row.distinct)]
+    rounds = str(row.first) if row.first == row.last else f"{row.first} to {row.last}"
+    return [rounds, *times, *shares, str(row.conversations)]

@@ -87,7 +87,7 @@ def _draw_speed(measured: Speed, axes: Axes) -> None:
 
 
 def _draw_rounds(measured: Conversations, axes: Axes) -> None:
-    numbers = [row.number for row in measured.rounds]
+    numbers = [row.last for row in measured.rounds]
     to_first = [row.time_to_first_token_ms for row in measured.rounds]
     between = [1e3 / row.tokens_per_second for row in measured.rounds]
     axes.plot(numbers, to_first, "o-", color="tab:orange", label="to the first token", markersize=3)

@@ -1,4 +1,4 @@
-"""Conversations held through the services, one after the other: replies, and how long they took by round.
+"""Conversations held through the services, one after the other: replies, how long they took, and how fluent they are.
 
 Times are those that the runtime saw. A round is a turn's place in its conversation, from 1.
 """
@@ -6,15 +6,17 @@ Times are those that the runtime saw. A round is a turn's place in its conversat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count, takewhile
 from statistics import median
 
 from sinkserve.client import Client, Conversation, Finished, FinishReason, GenerationOptions, SinkServeError
 from sinkserve.evaluation.dialogues import Dialogue
+from sinkserve.evaluation.fluency import distinct, repeated
 from sinkserve.evaluation.progress import Advance, Track
 
+MOST_ROWS = 20
+"""Of the table: more rounds than this share rows."""
 _FORGOTTEN_S = 3600.0
 """A session is deleted at its end; after so many idle seconds if this process is killed."""
 
@@ -43,13 +45,22 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Round:
-    """Medians over the conversations that have such a figure; NaN of none. `conversations` went on for so long."""
+class Rounds:
+    """Rounds `first` to `last`: `conversations` came so far, and replied so many times.
 
-    number: int
+    Times are medians of the replies that have such a figure, and `repeated` and `distinct` shares (see `fluency`); NaN
+    of none. `ended` is the share of replies that the model ended by itself.
+    """
+
+    first: int
+    last: int
     conversations: int
+    replies: int
     time_to_first_token_ms: float
     tokens_per_second: float
+    ended: float
+    repeated: float
+    distinct: float
 
 
 @dataclass(frozen=True)
@@ -61,10 +72,27 @@ class Conversations:
     skipped: dict[str, str]
 
     @property
-    def rounds(self) -> tuple[Round, ...]:
-        """Figures by round, as far as any conversation went."""
-        by_round = ([held.exchanges[i] for held in self.held if len(held.exchanges) > i] for i in count())
-        return tuple(_round(number, group) for number, group in enumerate(takewhile(bool, by_round), 1))
+    def rounds(self) -> tuple[Rounds, ...]:
+        """Figures by round, or by equally many of them, as far as any conversation went."""
+        longest = max((len(held.exchanges) for held in self.held), default=0)
+        each = max(1, math.ceil(longest / MOST_ROWS))
+        return tuple(self._rounds(start, min(start + each, longest)) for start in range(0, longest, each))
+
+    def _rounds(self, start: int, end: int) -> Rounds:
+        parts = [held.exchanges[start:end] for held in self.held if len(held.exchanges) > start]
+        exchanges = [exchange for part in parts for exchange in part]
+        replies = [exchange.reply for exchange in exchanges]
+        return Rounds(
+            first=start + 1,
+            last=end,
+            conversations=len(parts),
+            replies=len(replies),
+            time_to_first_token_ms=_median(exchange.time_to_first_token_ms for exchange in exchanges),
+            tokens_per_second=_median(exchange.tokens_per_second for exchange in exchanges),
+            ended=sum(exchange.finish_reason is FinishReason.STOP for exchange in exchanges) / len(exchanges),
+            repeated=repeated(replies),
+            distinct=distinct(replies),
+        )
 
 
 async def measure_conversations(
@@ -120,15 +148,6 @@ def exchange(said: str, reply: str, finished: Finished) -> Exchange:
         position=usage.position,
         time_to_first_token_ms=1e3 * finished.timing.time_to_first_token_s if usage.generated_tokens else None,
         tokens_per_second=finished.tokens_per_second or None,
-    )
-
-
-def _round(number: int, exchanges: Sequence[Exchange]) -> Round:
-    return Round(
-        number=number,
-        conversations=len(exchanges),
-        time_to_first_token_ms=_median(exchange.time_to_first_token_ms for exchange in exchanges),
-        tokens_per_second=_median(exchange.tokens_per_second for exchange in exchanges),
     )
 
 

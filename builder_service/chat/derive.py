@@ -9,7 +9,7 @@ system prompts, or no text at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -17,19 +17,14 @@ from typing import Any
 
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
 from builder_service.chat.jinja_template import CLOCK
-from builder_service.chat.turn_proof import prove
-from builder_service.chat.turn_segments import (
-    WORDS,
-    TemplateTokenizer,
-    TurnSegments,
-    Unsplittable,
-    derive_parts,
-)
+from builder_service.chat.turn_segments import WORDS, Unsplittable
+from builder_service.chat.variants import Choice, Proven, prove_choices
 from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE, Checkpoint
 from builder_service.checkpoint.tokenizer import TokenizerDescription, dumped
 from common.errors import InvalidArgument, Reason, SinkServeError
 from common.spec.manifest import TextModel, TurnTemplate
-from common.text.content import control_tokens, template_tokens
+from common.spec.template_choices import Variables, combinations
+from common.text.content import control_tokens
 from common.text.prefix_space import keeping_spaces, without_prefix_space
 from common.text.vocabulary import Vocabulary, pieces
 from common.text.wrapping import Tokens
@@ -58,13 +53,14 @@ def derive_text(
     chat_template: str,
     vocabulary: int,
     now: datetime,
-    variables: Mapping[str, object] = MappingProxyType({}),
+    variables: Variables = MappingProxyType({}),
 ) -> DerivedText:
     """Derive the text of a checkpoint whose token ids run below `vocabulary`.
 
     `chat_template` is the spec's: empty for the checkpoint's own, the name of one of its own, `none` for raw text, else
-    Jinja. Templates get `variables`, and `now` where they ask for the time. Raises InvalidArgument: INVALID_SPEC for a
-    template of the spec that does not compile, CHECKPOINT_INVALID for tokenizer files that cannot be read.
+    Jinja. Templates get `variables`, each combination of their choices in turn, and `now` where they ask for the time.
+    Raises InvalidArgument: INVALID_SPEC for a template of the spec that does not compile, CHECKPOINT_INVALID for
+    tokenizer files that cannot be read.
     """
     described = checkpoint.tokenizer
     if described is None:
@@ -89,7 +85,7 @@ def _derive_turns(  # noqa: PLR0917 - what `derive_text` takes
     chat_template: str,
     vocabulary: int,
     now: datetime,
-    variables: Mapping[str, object],
+    variables: Variables,
 ) -> DerivedText:
     if chat_template == RAW:
         return _raw(described)
@@ -100,12 +96,23 @@ def _derive_turns(  # noqa: PLR0917 - what `derive_text` takes
     if source is None:
         return _raw(described, "the checkpoint has no chat template: text is fed as it is")
     try:
-        return _derive(described, ChatTemplate(source, {**described.special, **variables}, now), vocabulary)
+        return _derive(described, _choices(source, described, variables, now), vocabulary)
     except TemplateFailed as error:
         if chat_template and chat_template not in own:
             message = f"{FIELD} is neither the name of a template of the checkpoint nor a Jinja template: {error}"
             raise InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD) from None
         return _tokens_only(f"the chat template does not compile: {error}", described)
+
+
+def _choices(source: str, described: TokenizerDescription, variables: Variables, now: datetime) -> list[Choice]:
+    """The template with each combination of the variables' choices. Raises TemplateFailed."""
+    return [
+        Choice(
+            {name: value for name, value in chosen.items() if isinstance(variables[name], tuple)},
+            ChatTemplate(source, {**described.special, **chosen}, now),
+        )
+        for chosen in combinations(variables)
+    ]
 
 
 def find_template(checkpoint: Checkpoint, chat_template: str) -> str | None:
@@ -130,20 +137,16 @@ def _tokens_only(reason: str, described: TokenizerDescription | None = None) -> 
     return DerivedText(None, described.source, _named(described, "eos_token"), warnings)
 
 
-def _derive(described: TokenizerDescription, template: ChatTemplate, vocabulary: int) -> DerivedText:
+def _derive(described: TokenizerDescription, choices: Sequence[Choice], vocabulary: int) -> DerivedText:
     """Try each way to encode contents; return the first whose tokens are those of the template's rendering."""
     reasons = []
     for contents in _ways(described.tokenizer):
         try:
-            encoder = TemplateTokenizer(template, described.library, contents)
-            parts = derive_parts(encoder)
-            _check_parts(parts, vocabulary)
-            encoder.reserve(template_tokens(parts.template))
-            parts = prove(encoder, parts)
+            proven = prove_choices(described.library, contents, choices, vocabulary)
         except Unsplittable as error:
             reasons.append(str(error))
         else:
-            return _described(described, contents, parts, template)
+            return _described(described, contents, proven, [choice.template for choice in choices])
     return _tokens_only("; without a space before contents, ".join(dict.fromkeys(reasons)), described)
 
 
@@ -156,16 +159,17 @@ def _ways(tokenizer: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _described(
-    described: TokenizerDescription, contents: dict[str, Any], parts: TurnSegments, template: ChatTemplate
+    described: TokenizerDescription, contents: dict[str, Any], proven: Proven, rendered: Sequence[ChatTemplate]
 ) -> DerivedText:
-    control = control_tokens(contents, template_tokens(parts.template))
-    warnings = list(parts.warnings)
-    if template.asked_time:
-        warnings.append(f"the chat template tells the time; for this engine it stays {template.now:%Y-%m-%d}")
-    if control.isdisjoint((*parts.template.user_before, *parts.template.assistant_before)):
+    control = control_tokens(contents, proven.tokens)
+    warnings = list(proven.warnings)
+    if any(template.asked_time for template in rendered):
+        warnings.append(f"the chat template tells the time; for this engine it stays {rendered[0].now:%Y-%m-%d}")
+    if control.isdisjoint((*proven.template.user_before, *proven.template.assistant_before)):
         warnings.append("the chat template marks turns by ordinary text, which a user can write as well")
-    ends = [token for token in parts.template.assistant_after if token in control][:1]
-    return _text(described, contents, parts.template, warnings, ends)
+    after = ([token for token in template.assistant_after if token in control] for template in proven.templates)
+    ends = [tokens[0] for tokens in after if tokens]
+    return _text(described, contents, TextModel(template=proven.template, variants=proven.variants), warnings, ends)
 
 
 def _raw(described: TokenizerDescription, *warnings: str) -> DerivedText:
@@ -175,7 +179,7 @@ def _raw(described: TokenizerDescription, *warnings: str) -> DerivedText:
     template = TurnTemplate(
         opening=begin, system_before=begin, user_before=(), user_after=(), assistant_before=(), assistant_after=()
     )
-    return _text(described, contents, template, list(warnings), [])
+    return _text(described, contents, TextModel(template=template), list(warnings), [])
 
 
 def _begin(described: TokenizerDescription) -> Tokens:
@@ -190,13 +194,13 @@ def _begin(described: TokenizerDescription) -> Tokens:
 def _text(
     described: TokenizerDescription,
     contents: dict[str, Any],
-    template: TurnTemplate,
+    model: TextModel,
     warnings: list[str],
     ends: list[int],
 ) -> DerivedText:
     same = contents == described.tokenizer
     return DerivedText(
-        model=TextModel(template=template, warnings=tuple(warnings)),
+        model=model.model_copy(update={"warnings": tuple(warnings)}),
         tokenizer_json=described.source if same else dumped(contents),
         end_token_ids=tuple(dict.fromkeys((*ends, *_named(described, "eos_token")))),
         warnings=tuple(warnings),
@@ -223,9 +227,3 @@ def _hide_beyond(described: TokenizerDescription, vocabulary: int) -> tuple[Toke
         raise Unsplittable(f"the tokenizer has token {largest}, but the model only {vocabulary} tokens")
     text = "the tokenizer has {!r}, but the model only {} tokens: no text becomes it"
     return described, tuple(text.format(content, vocabulary) for content in beyond)
-
-
-def _check_parts(parts: TurnSegments, vocabulary: int) -> None:
-    largest = max(template_tokens(parts.template), default=0)
-    if largest >= vocabulary:
-        raise Unsplittable(f"the chat template uses token {largest}, but the model has only {vocabulary} tokens")

@@ -18,6 +18,7 @@ from common.spec.hardware import Hardware
 from common.spec.manifest import Manifest
 from common.spec.model_spec import BuildOptions, HardwareCompatibility, ModelSpec
 from common.spec.published_engine import PublishedEngine
+from common.spec.template_choices import Value
 from sinkserve.engine.v1 import engine_pb2
 
 
@@ -28,7 +29,7 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
         "name": message.name,
         "source": {"uri": message.source.uri, "revision": message.source.revision},
         "chat_template": message.chat_template,
-        "template_variables": _variables_from_wire(message),
+        "template_variables": variables_from_wire(message.template_variables),
         "options": _options_from_wire(message.options),
         "hardware": {"compute_capability": message.hardware.compute_capability},
     }
@@ -62,7 +63,7 @@ def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
     """The message of a spec, every field set but a precision that nobody asked for."""
     precision = f"PRECISION_{spec.precision.name}" if spec.says_precision else "PRECISION_UNSPECIFIED"
     variables = Struct()
-    variables.update(spec.template_variables)
+    variables.update({name: _to_json(value) for name, value in spec.template_variables.items()})
     return engine_pb2.ModelSpec(
         name=spec.name,
         source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision),
@@ -76,14 +77,19 @@ def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
     )
 
 
-def _variables_from_wire(message: engine_pb2.ModelSpec) -> dict[str, Any]:
-    """Numbers on the wire are all floats; whole ones are meant as such."""
-    found = MessageToDict(message.template_variables)
-    return {name: int(value) if _is_whole(value) else value for name, value in found.items()}
+def variables_from_wire(message: Struct) -> dict[str, Any]:
+    """Variables of a template, unchecked. Numbers on the wire are all floats; whole ones are meant as such."""
+    return {name: _whole(value) for name, value in MessageToDict(message).items()}
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, float) and value.is_integer()
+def _whole(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _to_json(value: Value | tuple[Value, ...]) -> Value | list[Value]:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:

@@ -152,11 +152,22 @@ class TurnTemplate(_Part):
     """Turns that the chat template refuses, or has other tokens for than its parts make; a runtime refuses them."""
 
 
+class TemplateVariant(_Part):
+    """How turns are wrapped in sessions that choose other values than the first of the spec's `template_variables`."""
+
+    variables: dict[str, bool | int | float | str]
+    """Every variable that has choices, and its value."""
+    template: TurnTemplate
+    """How turns are wrapped then."""
+
+
 class TextModel(_Part):
     """How text becomes tokens; None in the manifest where an engine takes token ids only."""
 
     template: TurnTemplate
-    """How turns are wrapped."""
+    """How turns are wrapped, with the first of every choice."""
+    variants: tuple[TemplateVariant, ...] = ()
+    """The same for the other combinations of choices; one that is missing could not be proven."""
     warnings: tuple[str, ...] = ()
     """What the derivation had to say, such as a template that rewrites earlier turns."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from math import isfinite
+from math import isfinite, prod
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -25,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.spec.template_choices import MOST_COMBINATIONS, Value, same
 from common.window import Geometry
 
 INT4_BLOCK: Final = 32
@@ -34,14 +36,29 @@ GGUF: Final = ".gguf"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 
-def _check_scalar(value: object) -> object:
+def _check_value(value: object) -> object:
     """One error instead of one for each kind that it could be."""
-    if isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
+    if isinstance(value, list | tuple):
+        if len(value) > 1 and all(map(_is_scalar, value)) and _differ(value):
+            return tuple(value)
+        message = "choices should be two or more different texts, numbers, or true and false"
+        raise PydanticCustomError("template_choices", message)
+    if _is_scalar(value):
         return value
-    raise PydanticCustomError("template_value", "input should be a text, a number, true or false")
+    message = "input should be a text, a number, true or false, or a list of such choices"
+    raise PydanticCustomError("template_value", message)
 
 
-TemplateValue = Annotated[StrictBool | StrictInt | StrictFloat | StrictStr, BeforeValidator(_check_scalar)]
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+
+
+def _differ(values: Sequence[Value]) -> bool:
+    return not any(same(one, other) for one, other in itertools.combinations(values, 2))
+
+
+_Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+TemplateValue = Annotated[_Scalar | tuple[_Scalar, ...], BeforeValidator(_check_value)]
 
 
 class Target(StrEnum):
@@ -183,10 +200,9 @@ class ModelSpec(_Part):
     chat_template: str = ""
     """Empty: the checkpoint's own chat template; the name of another of its own; `none`: text is fed as it is; else a
     Jinja template."""
-    template_variables: Annotated[
-        dict[str, StrictBool | StrictInt | StrictFloat | StrictStr], Field(max_length=64)
-    ] = {}
-    """What the chat template gets by name, such as `enable_thinking: false`."""
+    template_variables: Annotated[dict[str, TemplateValue], Field(max_length=64)] = {}
+    """What the chat template gets by name, such as `enable_thinking: false`; or a list of choices, such as
+    `[true, false]`, of which a session takes one, the first if it names none."""
     options: BuildOptions = BuildOptions()
     """Choices that rarely differ from their defaults."""
     hardware: TargetHardware = TargetHardware()
@@ -218,6 +234,15 @@ class ModelSpec(_Part):
         source = data.get("source")
         uri = source.get("uri") if isinstance(source, dict) else getattr(source, "uri", None)
         return data | {"precision": Precision.KEEP} if str(uri).lower().endswith(GGUF) else data
+
+    @field_validator("template_variables")
+    @classmethod
+    def _check_combinations(cls, variables: dict[str, Any]) -> dict[str, Any]:
+        found = prod(len(value) for value in variables.values() if isinstance(value, tuple))
+        if found > MOST_COMBINATIONS:
+            message = "choices make {found} combinations; at most {most} are proven"
+            raise PydanticCustomError("template_combinations", message, {"found": found, "most": MOST_COMBINATIONS})
+        return variables
 
     @field_validator("cache")
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from common.errors import InvalidArgument, Reason
+from common.rpc.wire import variables_from_wire
+from common.spec.template_choices import Value
 from runtime_service.api.stream import Cancel, Close, Open, Request
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions
@@ -101,7 +103,18 @@ def _session_options(message: pb.SessionOptions) -> SessionOptions:
         delete_after_idle_s=_idle_s(message),
         on_disconnect=_ON_DISCONNECT[message.on_disconnect],
         durability=_DURABILITY[message.durability],
+        template_variables=_template_variables(message),
     )
+
+
+def _template_variables(message: pb.SessionOptions) -> dict[str, Value]:
+    found = variables_from_wire(message.template_variables)
+    for name, value in found.items():
+        if not isinstance(value, str | int | float):
+            field = f"open.new_session.options.template_variables.{name[:100]}"
+            what = f"{field} has to be a text, a number, true or false; it is {str(value)[:100]!r}"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    return found
 
 
 def update_from_wire(message: pb.UpdateSessionRequest) -> SessionUpdate:

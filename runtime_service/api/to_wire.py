@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.rpc.grpc_status import to_status
@@ -122,7 +123,8 @@ def _opened(opened: Opened) -> pb.Opened:
 
 
 def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
-    idle = options.delete_after_idle_s
+    idle, variables = options.delete_after_idle_s, Struct()
+    variables.update(options.template_variables)
     return pb.SessionOptions(
         pin_system_prompt=options.pin_system_prompt,
         sink_tokens=options.sink_tokens,
@@ -131,6 +133,7 @@ def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
         delete_after_idle_duration=None if idle is None else _duration(idle),
         on_disconnect=pb.SessionOptions.OnDisconnect.Value(f"ON_DISCONNECT_{options.on_disconnect}"),
         durability=pb.SessionOptions.Durability.Value(f"DURABILITY_{options.durability or 'UNSPECIFIED'}"),
+        template_variables=variables if options.template_variables else None,
     )
 
 

@@ -7,11 +7,14 @@ encoded apart from the template, and never becomes a control token.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import chain
 from typing import Any
 
 from common.errors import InvalidArgument, Reason
 from common.spec.manifest import Manifest, TurnForm, TurnTemplate
+from common.spec.template_choices import NotAChoice, Value, choose, same, shown
 from common.text.content import ContentEncoder, control_tokens, template_tokens
 from common.text.prefix_space import without_prefix_space
 from common.text.vocabulary import NO_TOKENIZER, Vocabulary
@@ -22,6 +25,7 @@ from runtime_service.domain.turn import Message
 MESSAGES = "turn.messages.messages"
 ROLES = ("user", "assistant")
 SYSTEM_PROMPT = "open.new_session.system_prompt"
+VARIABLES = "open.new_session.options.template_variables"
 
 
 class Text:
@@ -36,12 +40,16 @@ class Text:
         self._reference = manifest.reference
         self._decodes = tokenizer_json is not None
         self._vocabulary = Vocabulary(tokenizer)
+        self._variables = manifest.spec.template_variables
+        self._variants = manifest.text.variants if manifest.text else ()
         template = manifest.text.template if manifest.text else None
-        used = template_tokens(template) if template else frozenset()
-        self._control = control_tokens(tokenizer, used.union(manifest.end_token_ids))
+        every = [*([template] if template else []), *(variant.template for variant in self._variants)]
+        self._control = control_tokens(tokenizer, {*manifest.end_token_ids, *chain(*map(template_tokens, every))})
         self._names = {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
         self._encoder = ContentEncoder(tokenizer, self._control) if template else None
         self._wrapping = self._wrap(template, tokenizer, self._encoder) if template and self._encoder else None
+        self._tokenizer = tokenizer
+        self._chosen: dict[int, Text] = {}
 
     @property
     def accepts_text(self) -> bool:
@@ -52,6 +60,33 @@ class Text:
     def decodes_text(self) -> bool:
         """Whether replies have text."""
         return self._decodes
+
+    def settle(self, asked: Mapping[str, Value]) -> dict[str, Value]:
+        """The value of each variable of the chat template that sessions choose: the one `asked` for, else the default.
+
+        Raises InvalidArgument naming what was not declared, or what the builder could not prove.
+        """
+        variables = self._variables if self._wrapping else {}
+        try:
+            values = choose(variables, asked)
+        except NotAChoice as error:
+            raise _no_choice(f"{VARIABLES}: {error}") from None
+        if self._variant(values) is None and not _equal(values, choose(variables, {})):
+            what = " and ".join(f"{name} {shown(value)}" for name, value in values.items())
+            raise _no_choice(f"{VARIABLES}: {self._reference} has no turns with {what}; its warnings say why")
+        return values
+
+    def choosing(self, values: Mapping[str, Value]) -> Text:
+        """This text as a session has it that chose `values`, which `settle` gave."""
+        index = self._variant(values)
+        if index is None or self._encoder is None:
+            return self
+        if index not in self._chosen:
+            chosen = copy(self)
+            wrapping = self._wrap(self._variants[index].template, self._tokenizer, self._encoder)
+            chosen._wrapping = wrapping  # noqa: SLF001 - another of this class
+            self._chosen[index] = chosen
+        return self._chosen[index]
 
     def opening(self, system_prompt: str = "") -> tuple[int, ...]:
         """First tokens of a conversation. Raises InvalidArgument where a system prompt cannot be given."""
@@ -145,6 +180,11 @@ class Text:
         unspaced = ContentEncoder(without_prefix_space(tokenizer), encoder.control)
         return Wrapping(template, encoder.encode, unspaced.encode)
 
+    def _variant(self, values: Mapping[str, Value]) -> int | None:
+        """Which of the variants has these values; None for the defaults, and for what was not proven."""
+        found = (index for index, variant in enumerate(self._variants) if _equal(variant.variables, values))
+        return next(found, None)
+
     def _required(self, field: str) -> Wrapping:
         if self._wrapping is None:
             message = f"{field} is text, but {self._reference} takes token ids only"
@@ -164,6 +204,14 @@ _FORMS = {
     TurnForm.ASSISTANT_TWICE: "two messages of the assistant in a row",
     TurnForm.REPLY_TO_ASSISTANT: "replies to a message of the assistant; end with the user's, or set turn.no_reply",
 }
+
+
+def _equal(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+
+
+def _no_choice(message: str) -> InvalidArgument:
+    return InvalidArgument(Reason.INVALID_FIELD, message, field=VARIABLES)
 
 
 def _unknown_role(index: int, role: str) -> InvalidArgument:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from common.db.database import utc_now
 from common.errors import InvalidArgument, Reason
 from common.spec.published_engine import PublishedEngine
+from common.spec.template_choices import Value
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.turn import Result
@@ -51,6 +52,8 @@ class SessionOptions:
     delete_after_idle_s: float | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     durability: Durability | None = None
+    template_variables: Mapping[str, Value] = field(default_factory=dict)
+    """In a request those that are not the defaults, else of all that have choices."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,11 @@ class NewSession:
 
     def digest(self) -> bytes:
         """Tells the same request, sent again, from another under the same id."""
-        body = replace(self, labels=dict(sorted(self.labels.items())))
-        return hashlib.sha256(_NEW_SESSION.dump_json(body)).digest()
+        variables = dict(sorted(self.options.template_variables.items()))
+        options = replace(self.options, template_variables=variables)
+        body = replace(self, labels=dict(sorted(self.labels.items())), options=options)
+        unsaid = {} if variables else {"options": {"template_variables"}}  # so it was before there were any
+        return hashlib.sha256(_NEW_SESSION.dump_json(body, exclude=unsaid)).digest()
 
     def check(self) -> None:
         """Raise InvalidArgument for what no engine would accept."""
@@ -176,9 +182,13 @@ def begin(  # noqa: PLR0917 - each is something else
     engine: PublishedEngine,
     geometry: Geometry,
     opening: tuple[int, ...],
+    variables: Mapping[str, Value],
     durability: Durability,
 ) -> Session:
-    """The session to create; `key` is its principal and id, `durability` the server's. Raises what `settle` does."""
+    """The session to create; `key` is its principal and id, `variables` the template's, `durability` the server's.
+
+    Raises what `settle` does.
+    """
     options, pinned = settle(asked, geometry, len(opening))
     now = utc_now()
     return Session(
@@ -187,7 +197,7 @@ def begin(  # noqa: PLR0917 - each is something else
         engine_name=engine.name,
         engine_version=engine.version,
         engine_digest=engine.digest,
-        options=replace(options, durability=options.durability or durability),
+        options=replace(options, durability=options.durability or durability, template_variables=variables),
         labels=dict(asked.labels),
         digest=asked.digest(),
         opening=opening,

@@ -34,8 +34,10 @@ class SessionLoader:
         self._table.check_open()
         published = await self._engines.named(asked.engine, "open.new_session.engine")
         engine = await self._engines.serving(published)
-        opening = await asyncio.to_thread(engine.text.opening, asked.system_prompt)
-        session = begin(asked, key, published, engine.manifest.geometry, opening, self._shared.settings.durability)
+        variables = engine.text.settle(asked.options.template_variables)
+        opening = await asyncio.to_thread(engine.text.choosing(variables).opening, asked.system_prompt)
+        durability = self._shared.settings.durability
+        session = begin(asked, key, published, engine.manifest.geometry, opening, variables, durability)
         async with self._table.room():
             return self._enter(await self._store.create(session), engine, 1)
 

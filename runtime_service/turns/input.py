@@ -61,6 +61,11 @@ def options_of(
     return stop_at_special(options, text.special_token)
 
 
+def text_of(session: Session, engine: LoadedEngine) -> Text:
+    """The engine's text with what the session chose of its chat template."""
+    return engine.text.choosing(session.options.template_variables)
+
+
 def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: Text) -> tuple[int, ...]:
     """Tokens that a turn feeds; raises InvalidArgument for an input that is missing, unknown or too long."""
     window = session.window.window
@@ -105,7 +110,7 @@ def check_room(session: Session, tokens: int) -> None:
 
 
 def _pending(turn: Turn, session: Session, engine: LoadedEngine) -> PendingTurn:
-    request, manifest, text = turn.request, engine.manifest, engine.text
+    request, manifest, text = turn.request, engine.manifest, text_of(session, engine)
     work = Work(
         turn_id=turn.turn_id,
         prompt=prompt_of(request, session, manifest, text),

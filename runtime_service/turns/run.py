@@ -21,7 +21,7 @@ from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.turns.events import Event, TurnEvent, TurnFinished, TurnStarted
-from runtime_service.turns.input import as_first, begins_otherwise
+from runtime_service.turns.input import as_first, begins_otherwise, text_of
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.session_state import SessionState, patiently
 
@@ -73,7 +73,7 @@ class TurnRun:
 
     async def _outcome(self) -> Outcome:
         turn = self.pending.turn
-        session, text = self._state.session, self._state.engine.text
+        session, text = self._state.session, text_of(self._state.session, self._state.engine)
         if begins_otherwise(turn.request, session, text):  # only now is it known which turn is the first
             self.pending.work = await asyncio.to_thread(as_first, self.pending.work, turn.request, session, text)
         if turn.attempt - turn.stops > MOST_CRASHES:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
@@ -79,6 +80,9 @@ class SessionOptions(TypedDict, total=False):
     durability: Durability
     """What of the session outlives its server: "none"; "tokens", from which a lost cache is computed again; or
     "tokens_and_kv", snapshots of the cache besides. As the server is set if left out."""
+    template_variables: Mapping[str, bool | int | float | str]
+    """What the chat template gets by name, such as `{"enable_thinking": False}`: of the choices that the engine's spec
+    declares. The first of them where it is left out."""
     labels: Mapping[str, str]
     """Anything to find the session again by."""
 
@@ -90,6 +94,8 @@ def new_id() -> str:
 
 def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.NewSession:
     """The session to create."""
+    variables = Struct()
+    variables.update(options.get("template_variables", {}))
     return pb.NewSession(
         engine=engine,
         session_id=session_id,
@@ -103,6 +109,7 @@ def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.New
             delete_after_idle_duration=_duration(options.get("delete_after_idle_s")),
             on_disconnect=_ON_DISCONNECT[options.get("on_disconnect")],
             durability=_DURABILITY[options.get("durability")],
+            template_variables=variables if variables.fields else None,
         ),
     )
 

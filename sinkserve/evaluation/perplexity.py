@@ -156,8 +156,9 @@ def log_probability(logits: FloatArray, tokens: npt.ArrayLike) -> Scores:
     wide = logits.astype(np.float64)
     most = wide.max(axis=-1)
     total = np.log(np.exp(wide - most[..., None]).sum(axis=-1))
-    found: Scores = np.take_along_axis(wide, np.broadcast_to(tokens, most.shape)[..., None], axis=-1)[..., 0]
-    return found - most - total
+    given = np.take_along_axis(wide, np.broadcast_to(tokens, most.shape)[..., None], axis=-1)[..., 0]
+    found: Scores = given - most - total
+    return found
 
 
 def perplexity(scores: Scores) -> float:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from builder_service.chat.derive import DerivedText, derive_text
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.spec.manifest import TurnTemplate
+from common.spec.template_choices import Variables
 from common.text.content import ContentEncoder, control_tokens, template_tokens
 from common.text.prefix_space import without_prefix_space
 from common.text.wrapping import Wrapping
@@ -118,7 +119,7 @@ class Checkpoint:
         (folder / "tokenizer_config.json").write_text(json.dumps(fields))
 
     def derive(
-        self, chat_template: str = "", vocabulary: int = VOCABULARY, variables: Mapping[str, object] | None = None
+        self, chat_template: str = "", vocabulary: int = VOCABULARY, variables: Variables | None = None
     ) -> DerivedText:
         return derive_text(FolderCheckpoint(self.folder), chat_template, vocabulary, NOW, variables or {})
 

@@ -15,6 +15,7 @@ import typer
 
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.dialog import Dialog
+from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.chat.view import ChatView
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, exit_code, explained
@@ -45,6 +46,7 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     pin: options.Pin = None,
     window: options.Window = None,
     sinks: options.Sinks = None,
+    template: options.Template = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the session after --prompt or a pipe.")] = False,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
@@ -69,8 +71,10 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
         | given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
         | given(speculated_tokens=speculated_tokens)
     )
-    options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
     with explained():
+        if template:
+            new_session["template_variables"] = read_variables(template)
+        options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
         run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
 
 

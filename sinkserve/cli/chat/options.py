@@ -16,6 +16,12 @@ Pin = Annotated[
 ]
 Window = Annotated[int | None, typer.Option("--window", help="Recent tokens to keep, at most the engine's.")]
 Sinks = Annotated[int | None, typer.Option("--sinks", help="First tokens to keep, at most the engine's.")]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template", metavar="NAME=VALUE", help="Of the chat template, such as enable_thinking=false; repeated."
+    ),
+]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest.")]

@@ -14,6 +14,7 @@ from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, given, run_chat
+from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
@@ -36,6 +37,7 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
     prompt: options.Prompt = None,
     system: options.System = None,
+    template: options.Template = None,
     session: Annotated[str | None, typer.Option("--session", help="Go on with this session; nothing is built.")] = None,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
@@ -60,7 +62,8 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
         resume_command=f"sinkserve run {folder} --session",
     )
     with explained():
-        _build_and_chat(folder, SpecChoices(name, precision, window, sinks, _SLOTS), asked)
+        variables = read_variables(template or ())
+        _build_and_chat(folder, SpecChoices(name, precision, window, sinks, _SLOTS, variables=variables), asked)
 
 
 def _build_and_chat(folder: str, choices: SpecChoices, asked: Chat) -> None:

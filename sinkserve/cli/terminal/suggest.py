@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from builder_service.sources.uri import Folder, Repository, read_place
 from common.spec.checks import check_spec
 from common.spec.manifest import Architecture
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
+from common.spec.template_choices import Value
 
 PINNED_SINKS = 256  # room for a system prompt
 FEWEST_SINKS = 4  # what the paper's models need to stay fluent
@@ -42,6 +43,8 @@ class SpecChoices:
     sinks: int | None = None
     slots: int | None = None
     target: Target = Target.ONNXRUNTIME
+    variables: Mapping[str, Value] = field(default_factory=dict)
+    """What the chat template gets by name."""
 
 
 def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -> ModelSpec:
@@ -56,6 +59,7 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
             "target": choices.target,
             "precision": choices.precision or _own_precision(checkpoint, choices.target, shapes),
             "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
+            "template_variables": choices.variables,
         },
         prefix="",
     )

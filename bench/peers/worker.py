@@ -25,6 +25,7 @@ MODULES = {
     "streaming": "streaming",
     "recompute": "recompute",
     "openvino": "open_vino",
+    "llama_file": "llama_file",
 }
 
 
@@ -61,6 +62,11 @@ class Worker:
 
     def _do_turn(self, prompt: int, new: int) -> object:
         return asdict(self._loaded.turn(prompt, new))
+
+    def _do_logits(self, tokens: list[int], out: str) -> object:
+        """Logits after each of `tokens`, written to the file `out`; only `llama_file` has them."""
+        self._loaded.logits(tokens, out)  # type: ignore[attr-defined]
+        return None
 
     def _do_memory(self) -> object:
         """Bytes of memory that the process has now, files that it maps included."""

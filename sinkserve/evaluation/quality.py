@@ -31,6 +31,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """Of pairs: `loss` is how much larger the perplexity is, relative; `divergence` in nats; `same_best` a share."""
+
+    perplexity: float
+    fp32_perplexity: float
+    loss: Figure
+    divergence: Figure
+    same_best: Figure
+
+
+@dataclass(frozen=True)
 class Quality:
     """`loss` is how much larger the perplexity is, relative; `divergence` in nats; `same_best` a share of tokens."""
 
@@ -64,7 +75,7 @@ def compare(found: FloatArray, wanted: FloatArray, following: npt.NDArray[np.int
     whether the best token is theirs.
     """
     own, exact, rows = _log_softmax(found), _log_softmax(wanted), np.arange(len(following))
-    divergence = (np.exp(exact) * (exact - own)).sum(axis=1)
+    divergence = (np.exp(exact) * (exact - own)).sum(axis=1, dtype=np.float64)
     same = found.argmax(axis=1) == wanted.argmax(axis=1)
     return np.stack([own[rows, following], exact[rows, following], divergence, same], axis=1)
 
@@ -87,8 +98,6 @@ def _fed(engine: Engine, exact: Engine, tokens: Sequence[int]) -> Iterator[tuple
 
 
 def _summary(bench: Workbench, pairs: Array, tokens: int) -> Quality:
-    own, exact, divergence, same = pairs.T
-    more = _figure(exact - own)
     manifest = bench.manifest
     return Quality(
         engine=manifest.reference,
@@ -96,6 +105,15 @@ def _summary(bench: Workbench, pairs: Array, tokens: int) -> Quality:
         tokens=tokens,
         judged=len(pairs),
         cache_tokens=bench.capacity,
+        **vars(summarize(pairs)),
+    )
+
+
+def summarize(pairs: Array) -> Summary:
+    """Figures of what `compare` gave, [token, 4]."""
+    own, exact, divergence, same = pairs.T
+    more = _figure(exact - own)
+    return Summary(
         perplexity=math.exp(-own.mean()),
         fp32_perplexity=math.exp(-exact.mean()),
         loss=Figure(math.expm1(more.mean), more.error * math.exp(more.mean)),
@@ -108,7 +126,9 @@ def _figure(values: Array) -> Figure:
     return Figure(float(values.mean()), float(values.std() / math.sqrt(len(values))))
 
 
-def _log_softmax(logits: FloatArray) -> Array:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    found: Array = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def _log_softmax(logits: FloatArray) -> FloatArray:
+    """In single precision but for the sum: a vocabulary of 150,000 for each token is what takes the time."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    total = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
+    found: FloatArray = shifted - np.log(total).astype(np.float32)
     return found

@@ -68,12 +68,19 @@ async def test_a_turn_takes_exactly_one_kind_of_input(client: Client) -> None:
 
 async def test_options_of_a_session_reach_the_server(client: Client, runtime: ScriptedRuntime) -> None:
     async with client.conversation(
-        "demo", system_prompt="Be brief.", pin_system_prompt=False, window_tokens=64, labels={"a": "b"}, on_full="error"
+        "demo",
+        system_prompt="Be brief.",
+        pin_system_prompt=False,
+        window_tokens=64,
+        labels={"a": "b"},
+        on_full="error",
+        template_variables={"enable_thinking": False},
     ) as conversation:
         assert conversation.session.engine == "demo@1"
     new = runtime.opens[0].new_session
     assert (new.system_prompt, new.options.window_tokens, dict(new.labels)) == ("Be brief.", 64, {"a": "b"})
     assert new.options.HasField("pin_system_prompt")
+    assert dict(new.options.template_variables) == {"enable_thinking": False}
     assert not new.options.HasField("sink_tokens")
     assert new.options.on_disconnect == pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED
     assert runtime.metadata[0]["sinkserve-session-id"] == new.session_id

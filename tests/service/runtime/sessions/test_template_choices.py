@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -56,12 +57,12 @@ def _fed(bench: Bench) -> list[int]:
 async def test_a_session_has_the_turns_that_it_chose_through_forks_and_restarts(thinker: Bench) -> None:
     thinking = await _opened(thinker, "default")
     await thinking.said("1", "hello")
-    assert (ASSISTANT, END) not in zip(_fed(thinker), _fed(thinker)[1:], strict=False)
+    assert (ASSISTANT, END) not in pairwise(_fed(thinker))
     stream = await _opened(thinker, "silent", enable_thinking=False, tone="dry")
     before = len(_fed(thinker))
     await stream.said("1", "hello")
     fed = _fed(thinker)[before:]
-    assert (ASSISTANT, END) in zip(fed, fed[1:], strict=False)
+    assert (ASSISTANT, END) in pairwise(fed)
     chosen = (await got(thinker, "sessions/silent")).options.template_variables
     assert dict(chosen) == {"enable_thinking": False}
     assert dict((await got(thinker, "sessions/default")).options.template_variables) == {"enable_thinking": True}

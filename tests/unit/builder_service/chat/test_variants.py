@@ -8,11 +8,11 @@ from builder_service.chat.chat_template import ChatTemplate
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument
 from common.spec.template_choices import NotAChoice, choose, combinations
+from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.turn import Message
 from tests.samples.chat_templates import CHATML, NOW, byte_level, ids
 from tests.samples.whole_manifests import make_manifest
-from common.window import Geometry
 
 THINKER = CHATML.replace(
     "{{ '<|im_start|>assistant\n' }}",

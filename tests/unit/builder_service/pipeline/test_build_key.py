@@ -40,7 +40,7 @@ OTHER: dict[str, Any] = {
     "cache.chunk_tokens": 1,
     "cache.max_slots": 1,
     "chat_template": "none",
-    "template_variables": {"enable_thinking": False},
+    "template_variables": {"enable_thinking": (True, False)},
     "options.ignore_config_fields": ("x",),
     "options.onnxruntime.int4_block": 64,
     "options.tensorrt.workspace_mib": 512,

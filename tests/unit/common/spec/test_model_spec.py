@@ -211,3 +211,26 @@ def test_every_field_is_documented() -> None:
             if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
                 parts.append(field.annotation)
     assert TensorRtOptions in parts
+
+
+def test_a_template_variable_has_a_value_or_choices() -> None:
+    spec = check_spec(
+        LEAST | {"template_variables": {"enable_thinking": [True, False], "effort": "low", "n": [1, True]}}
+    )
+    assert spec.template_variables == {"enable_thinking": (True, False), "effort": "low", "n": (1, True)}
+    assert ModelSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"a": [True]}, r"template_variables\.a: \[True\] is wrong: choices should be two or more different"),
+        ({"a": [1, 1.0]}, "two or more different"),
+        ({"a": [1, None]}, "two or more different"),
+        ({"a": None}, "a text, a number, true or false, or a list of such choices"),
+        ({name: [0, 1] for name in "abcde"}, "choices make 32 combinations; at most 16 are proven"),
+    ],
+)
+def test_what_is_no_choice_is_refused(variables: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        check_spec(LEAST | {"template_variables": variables})

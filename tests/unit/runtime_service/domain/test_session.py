@@ -99,4 +99,12 @@ def test_the_digest_tells_requests_apart_and_ignores_the_order_of_labels() -> No
         replace(first, labels={}),
         replace(first, options=SessionOptions(sink_tokens=1)),
     ]
-    assert len({asked.digest() for asked in (first, *others)}) == 5
+    choices = [SessionOptions(template_variables={"a": True, "b": value}) for value in (1, 2)]
+    others += [replace(first, options=options) for options in choices]
+    turned = SessionOptions(template_variables={"b": 1, "a": True})
+    assert replace(first, options=turned).digest() == others[-2].digest()
+    assert len({asked.digest() for asked in (first, *others)}) == 7
+
+
+def test_without_template_variables_the_digest_is_what_it_was_before_there_were_any() -> None:
+    assert ASKED.digest().hex() == "cd6bfee09dce2edb04c6a9953f00fd665023fe2afdce0791b2e137d809de349a"

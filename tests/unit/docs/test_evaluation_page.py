@@ -31,8 +31,8 @@ def figure(value: float) -> str:
     return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
 
 
-def ppl() -> str:
-    found = measured("ppl")
+def ppl(name: str = "ppl") -> str:
+    found = measured(name)
     heads = [f"{start} to {end - 1}" for start, end in found["ranges"]]
     rows = [
         [row["mode"], *map(figure, [*row["by_range"], row["past_cache"]]), f"{row['to_recomputation']:.4f}"]
@@ -63,16 +63,47 @@ def speed(name: str = "speed") -> str:
     return table(["cache", "sinks, ms", "recomputation, ms", "times as long"], rows)
 
 
+def figured(found: dict[str, float], form: str) -> str:
+    """A mean and its standard error."""
+    sign, digits, times = {"loss": ("+", 2, 100), "share": ("", 2, 100), "nats": ("", 4, 1)}[form]
+    unit = "%" if times == 100 else ""
+    return f"{times * found['mean']:{sign}.{digits}f}{unit} ± {times * found['error']:.{digits}f}"
+
+
+def quality() -> str:
+    found = measured("quality-smol")
+    rows = [["fp32", f"{found['fp32']:.3f}", "", ""]]
+    for row in found["rows"]:
+        cost = f"{row['perplexity']:.3f}, {figured(row['loss'], 'loss')}"
+        rows.append([row["name"], cost, figured(row["divergence"], "nats"), figured(row["same_best"], "share")])
+    return table(["", "perplexity", "divergence", "same best token"], rows)
+
+
+def conversations() -> str:
+    rows = [
+        [f"{row['first']} to {row['last']}", f"{row['time_to_first_token_ms']:.0f}", f"{row['tokens_per_second']:.0f}"]
+        + [f"{row[share]:.0%}" for share in ("ended", "repeated", "distinct")]
+        for row in measured("conversations-smol")["rounds"]
+    ]
+    heads = ["round", "to first token, ms", "tokens a second", "ended", "repeated", "distinct"]
+    return table(heads, rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "ppl": ppl,
     "streameval": streameval,
     "speed": speed,
     "speed-135m": partial(speed, "speed-135m"),
+    "ppl-smol": partial(ppl, "ppl-smol"),
 }
+UNDRAWN: dict[str, Callable[[], str]] = {"quality-smol": quality, "conversations-smol": conversations}
+"""Tables without a plot."""
 
 
 def page() -> str:
-    return GENERATED.sub(lambda found: f"{found[1]}\n{PARTS[found['name']]()}\n\n<!-- end -->", PAGE.read_text())
+    return GENERATED.sub(
+        lambda found: f"{found[1]}\n{(PARTS | UNDRAWN)[found['name']]()}\n\n<!-- end -->", PAGE.read_text()
+    )
 
 
 def test_the_page_is_what_was_measured() -> None:

@@ -7,7 +7,7 @@ import pytest
 from builder_service.chat.chat_template import ChatTemplate
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument
-from common.spec.template_choices import NotAChoice, choose, combinations
+from common.spec.template_choices import NotAChoice, Value, Variables, choose, combinations
 from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.turn import Message
@@ -19,7 +19,7 @@ THINKER = CHATML.replace(
     "{{ '<|im_start|>assistant\n' }}{% if not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
 )
 BROKEN = "{% if effort == 'low' %}{{ raise_exception('no such effort') }}{% endif %}" + THINKER
-CHOICES = {"enable_thinking": (True, False), "tone": "dry"}
+CHOICES: Variables = {"enable_thinking": (True, False), "tone": "dry"}
 
 
 def test_each_choice_has_its_parts_and_a_session_gets_those_of_its_own(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_without_the_defaults_there_is_no_text(tmp_path: Path) -> None:
 
 
 def test_combinations_begin_with_the_defaults_and_choices_tell_true_from_one() -> None:
-    variables = {"a": (1, 2), "b": "x", "c": (True, False)}
+    variables: Variables = {"a": (1, 2), "b": "x", "c": (True, False)}
     assert [tuple(found.values()) for found in combinations(variables)] == [
         (1, "x", True),
         (1, "x", False),
@@ -76,6 +76,7 @@ def test_combinations_begin_with_the_defaults_and_choices_tell_true_from_one() -
         (2, "x", False),
     ]
     assert choose(variables, {"a": 2.0, "b": "x"}) == {"a": 2, "c": True}
-    for asked in ({"a": True}, {"c": 1}, {"b": "y"}, {"d": 1}):
+    wrong: list[dict[str, Value]] = [{"a": True}, {"c": 1}, {"b": "y"}, {"d": 1}]
+    for asked in wrong:
         with pytest.raises(NotAChoice):
             choose(variables, asked)

@@ -85,6 +85,9 @@ def specs(draw: st.DrawFn) -> ModelSpec:
             max_slots=draw(st.integers(1, 1024)),
         ),
         chat_template=draw(st.text(st.characters(codec="utf-8"))),
+        template_variables=draw(
+            st.sampled_from([{}, {"a": True, "b": "x", "c": 0.5}, {"a": (True, False), "b": (1, 2.5, "x"), "c": -3}])
+        ),
         options=draw(OPTIONS[target] if precision is not Precision.INT4 else INT4_OPTIONS),
         hardware=draw(HARDWARE_OF.get(target, st.just(TargetHardware()))),
     )

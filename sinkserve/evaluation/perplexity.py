@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,20 +16,24 @@ import numpy.typing as npt
 
 from common.engine.engine import Engine, FloatArray
 from common.errors import FailedPrecondition, Reason, SinkServeError
-from common.window import Geometry
-from sinkserve.evaluation.modes import Kind, Mode, all_modes, common_geometry, holds
+from common.window import Geometry, SessionWindow
+from sinkserve.evaluation.modes import STEP, Kind, Mode, all_modes, common_geometry, holds
 from sinkserve.evaluation.progress import Track
 from sinkserve.evaluation.stream import Lane, forced, recomputed
 from sinkserve.evaluation.workbench import Workbench
 
 Scores = npt.NDArray[np.float64]
 CURVE_POINTS = 64
+GROWTHS = 8
+FEWEST = 30
+"""Fewer tokens of a range than this say nothing of it, unless they are all that it has."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One mode: perplexity within each range, of everything, and past the cache on the tokens that were recomputed.
 
+    A range is NaN where only a few of its tokens were recomputed.
     `to_recomputation` is the ratio of that to the better recomputation's.
     """
 
@@ -112,6 +116,8 @@ def _go(
 ) -> dict[Mode, Scores]:
     if group[0].kind is Kind.RECOMPUTE:
         return {group[0]: _recompute(bench, group[0], tokens, stride, track)}
+    if group[0].kind is Kind.DENSE:
+        return {group[0]: _dense(bench, group[0], tokens, track)}
     if all(holds(bench.engine.geometry, mode.window) for mode in group):
         return _stream(bench.engine, group, tokens, track)
     with bench.resized(common_geometry([mode.window for mode in group], len(group))) as engine:
@@ -128,6 +134,24 @@ def _stream(engine: Engine, group: Sequence[Mode], tokens: Sequence[int], track:
             found[:, following] = log_probability(logits, np.array(tokens)[following])
             advance(len(following))
     return dict(zip(group, found, strict=True))
+
+
+def _dense(bench: Workbench, mode: Mode, tokens: Sequence[int], track: Track) -> Scores:
+    """The cache grows with the stream, since a step costs what its cache has room for."""
+    found = np.full(len(tokens), np.nan)
+    length, state = len(tokens) - 1, None
+    with track(mode.name, length) as advance:
+        for start, end in pairwise([*range(0, length, max(STEP, math.ceil(length / GROWTHS))), length]):
+            window = SessionWindow(0, end + 1)  # so that at the end of the stage nothing has left
+            with bench.resized(Geometry(0, end + 1, STEP, 1)) as engine:
+                if state is not None:
+                    engine.import_slot(0, replace(state, geometry=engine.geometry, window=window))
+                for position, logits in forced(engine, [Lane(tokens[:end], window)], start):
+                    following = np.arange(position + 1, position + 1 + logits.shape[1])
+                    found[following] = log_probability(logits[0], np.array(tokens)[following])
+                    advance(len(following))
+                state = engine.export_slot(0, end, window)
+    return found
 
 
 def _recompute(bench: Workbench, mode: Mode, tokens: Sequence[int], stride: int, track: Track) -> Scores:
@@ -207,12 +231,16 @@ def _row(mode: Mode, found: Scores, judge: Scores | None, ranges: tuple[tuple[in
     return Row(
         mode=mode.name,
         kind=mode.kind,
-        by_range=tuple(perplexity(found[start:end]) for start, end in ranges),
+        by_range=tuple(_within(found[start:end]) for start, end in ranges),
         overall=perplexity(found),
         past_cache=perplexity(past),
         to_recomputation=None if judge is None else perplexity(past) / perplexity(judge[capacity:]),
         curve=_curve(found),
     )
+
+
+def _within(found: Scores) -> float:
+    return perplexity(found) if np.count_nonzero(~np.isnan(found)) >= min(FEWEST, len(found)) else math.nan
 
 
 def _curve(found: Scores) -> tuple[tuple[int, float], ...]:

@@ -20,16 +20,17 @@ class Lane:
     window: SessionWindow
 
 
-def forced(engine: Engine, lanes: Sequence[Lane]) -> Iterator[tuple[int, FloatArray]]:
+def forced(engine: Engine, lanes: Sequence[Lane], start: int = 0) -> Iterator[tuple[int, FloatArray]]:
     """Feed every lane its tokens, each in a slot of its own; yields logits after every position, in order.
 
+    From position `start` on: the slots hold what is before.
     A step feeds as many tokens as the engine gives logits of at once, which changes no lane: yields the first position
     of a step, and [lane, token, vocabulary]. Lanes are equally long. Raises Internal (NON_FINITE_LOGITS).
     """
     (length,) = {len(lane.tokens) for lane in lanes}
-    for slot in range(len(lanes)):
+    for slot in range(len(lanes) if start == 0 else 0):
         engine.clear(slot)
-    position = 0
+    position = start
     while position < length:
         count = min(length - position, _most(engine, lanes, position))
         feeds = (

@@ -27,7 +27,9 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def figure(value: float) -> str:
+def figure(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:.2f}" if value < 1000 else f"{value:.0f}"
 
 
@@ -122,6 +124,19 @@ def test_perplexity_with_four_sinks_is_recomputations_and_the_others_collapse() 
     assert rows["sinks 4+252"] == pytest.approx(1.0, abs=0.01)
     assert rows["dense"] > 100
     assert rows["window 0+256"] > 5
+
+
+def test_a_real_model_past_its_window_is_as_good_as_recomputed_with_sinks_alone() -> None:
+    rows = {row["mode"]: row["to_recomputation"] for row in measured("ppl-smol")["rows"]}
+    assert measured("ppl-smol")["compared"] >= 100
+    assert rows["sinks 4+252"] == pytest.approx(1.0, abs=0.03)
+    assert rows["window 0+256"] > 1.5
+
+
+def test_kept_blocks_are_as_near_to_llama_cpp_as_it_is_to_itself() -> None:
+    near = measured("quality-smol")["near"]
+    assert max(near["largest"], near["root_mean_square"]) < 0.08
+    assert near["divergence"] < 1.5e-2
 
 
 def test_what_is_in_the_window_is_known_and_nothing_beyond() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.window import Geometry, SessionWindow
-from sinkserve.evaluation.modes import STEP
 from sinkserve.evaluation.perplexity import Perplexity, log_probability, measure_perplexity, perplexity, ranges_of
 from tests.fakes.engine import expected_logits
 from tests.samples.streams import random_tokens
@@ -60,9 +59,11 @@ def test_every_mode_is_scored_by_the_definition(measured: tuple[Perplexity, Fake
         assert rows[mode].overall == pytest.approx(math.exp(-np.mean(scores)))
         for (start, end), value in zip(found.ranges, rows[mode].by_range, strict=True):
             assert value == pytest.approx(math.exp(-np.mean(scores[start - 1 : end - 1])))
+    assert all(math.isnan(value) for value in rows["recomputation 0+12"].by_range), "a third of 48 tokens says nothing"
     assert not found.skipped
     assert track.is_complete
-    assert Geometry(0, 60, STEP, 1) in bench.made
+    grown = [geometry.window for geometry in bench.made if geometry.slots == 1]
+    assert grown == [17, 33, 49, 60], "dense: the cache grows with the stream"
 
 
 def _score(tokens: Sequence[int], window: SessionWindow) -> float:

@@ -6,15 +6,18 @@ Times are those that the runtime saw. A round is a turn's place in its conversat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from sinkserve.client import Client, Conversation, Finished, FinishReason, GenerationOptions, SinkServeError
 from sinkserve.evaluation.dialogues import Dialogue
-from sinkserve.evaluation.fluency import distinct, repeated
 from sinkserve.evaluation.progress import Advance, Track
 
+LOOP = 4
+"""Words in a row that a reply does not say twice by chance; words, so that other tokenizers can be compared."""
+PAIR = 2
 MOST_ROWS = 20
 """Of the table: more rounds than this share rows."""
 _FORGOTTEN_S = 3600.0
@@ -48,8 +51,8 @@ class Held:
 class Rounds:
     """Rounds `first` to `last`: `conversations` came so far, and replied so many times.
 
-    Times are medians of the replies that have such a figure, and `repeated` and `distinct` shares (see `fluency`); NaN
-    of none. `ended` is the share of replies that the model ended by itself.
+    Times are medians of the replies that have such a figure, and `repeated` and `distinct` shares (see the functions of these names);
+    NaN of none. `ended` is the share of replies that the model ended by itself.
     """
 
     first: int
@@ -154,3 +157,24 @@ def exchange(said: str, reply: str, finished: Finished) -> Exchange:
 def _median(values: Iterable[float | None]) -> float:
     known = [value for value in values if value is not None]
     return median(known) if known else math.nan
+
+
+def repeated(replies: Iterable[str]) -> float:
+    """Share of four words in a row that stand earlier in the same reply already, over all replies; NaN of none."""
+    rows = [_rows(reply, LOOP) for reply in replies]
+    every = sum(map(len, rows))
+    return (every - sum(len(set(found)) for found in rows)) / every if every else math.nan
+
+
+def distinct(replies: Iterable[str]) -> float:
+    """Share of different pairs of neighbouring words among all of the replies; NaN of none.
+
+    Falls with the number of words: compare as many replies of the same questions.
+    """
+    counts = Counter(pair for reply in replies for pair in _rows(reply, PAIR))
+    return len(counts) / counts.total() if counts else math.nan
+
+
+def _rows(reply: str, length: int) -> Sequence[tuple[str, ...]]:
+    words = reply.split()
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
-from math import isfinite, prod
+from math import prod
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -26,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from common.spec.template_choices import MOST_COMBINATIONS, Value, same
+from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
 INT4_BLOCK: Final = 32
@@ -34,31 +29,6 @@ INT4_BLOCK: Final = 32
 GGUF: Final = ".gguf"
 """How the name of a GGUF file ends."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-
-
-def _check_value(value: object) -> object:
-    """One error instead of one for each kind that it could be."""
-    if isinstance(value, list | tuple):
-        if len(value) > 1 and all(map(_is_scalar, value)) and _differ(value):
-            return tuple(value)
-        message = "choices should be two or more different texts, numbers, or true and false"
-        raise PydanticCustomError("template_choices", message)
-    if _is_scalar(value):
-        return value
-    message = "input should be a text, a number, true or false, or a list of such choices"
-    raise PydanticCustomError("template_value", message)
-
-
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
-
-
-def _differ(values: Sequence[Value]) -> bool:
-    return not any(same(one, other) for one, other in itertools.combinations(values, 2))
-
-
-_Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
-TemplateValue = Annotated[_Scalar | tuple[_Scalar, ...], BeforeValidator(_check_value)]
 
 
 class Target(StrEnum):

@@ -6,8 +6,13 @@ combination.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from math import isfinite
+from typing import Annotated
+
+from pydantic import BeforeValidator, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
 Value = bool | int | float | str
 Variables = Mapping[str, Value | tuple[Value, ...]]
@@ -22,7 +27,7 @@ class NotAChoice(Exception):
 def combinations(variables: Variables) -> Iterator[dict[str, Value]]:
     """Every way to give each variable one value; the defaults first."""
     values = [value if isinstance(value, tuple) else (value,) for value in variables.values()]
-    return (dict(zip(variables, chosen, strict=True)) for chosen in product(*values))
+    return (dict(zip(variables, chosen, strict=True)) for chosen in itertools.product(*values))
 
 
 def choose(variables: Variables, asked: Mapping[str, Value]) -> dict[str, Value]:
@@ -62,3 +67,29 @@ def _check(variables: Variables, name: str, value: Value) -> None:
 
 def _find(choices: Sequence[Value], asked: Value) -> Value:
     return next(choice for choice in choices if same(choice, asked))
+
+
+def _check_value(value: object) -> object:
+    """One error instead of one for each kind that it could be."""
+    if isinstance(value, list | tuple):
+        if len(value) > 1 and all(map(_is_scalar, value)) and _differ(value):
+            return tuple(value)
+        message = "choices should be two or more different texts, numbers, or true and false"
+        raise PydanticCustomError("template_choices", message)
+    if _is_scalar(value):
+        return value
+    message = "input should be a text, a number, true or false, or a list of such choices"
+    raise PydanticCustomError("template_value", message)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+
+
+def _differ(values: Sequence[Value]) -> bool:
+    return not any(same(one, other) for one, other in itertools.combinations(values, 2))
+
+
+_Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
+TemplateValue = Annotated[_Scalar | tuple[_Scalar, ...], BeforeValidator(_check_value)]
+"""A field of a spec: a value, or choices."""

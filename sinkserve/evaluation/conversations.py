@@ -51,8 +51,8 @@ class Held:
 class Rounds:
     """Rounds `first` to `last`: `conversations` came so far, and replied so many times.
 
-    Times are medians of the replies that have such a figure, and `repeated` and `distinct` shares (see the functions of these names);
-    NaN of none. `ended` is the share of replies that the model ended by itself.
+    Times are medians of the replies that have such a figure, `repeated` and `distinct` shares, as the functions of
+    these names say; NaN of none. `ended` is the share of replies that the model ended by itself.
     """
 
     first: int

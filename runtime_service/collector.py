@@ -87,7 +87,7 @@ MEASURES = (
     Measure("sessions", "Sessions in memory: resident, parked, or stored (only as tokens).", _tiers, "tier"),
     Measure("parked_bytes", "Host memory that parked caches take.", _parked_bytes),
     Measure("running_turns", "Turns that have a slot.", _running),
-    Measure("waiting_turns", "Turns that were accepted and have no slot yet.", _waiting),
+    Measure("waiting_turns", "Turns that were accepted and wait for a slot, or for their client to read.", _waiting),
     Measure(
         "evictions",
         "Caches that made room: to host memory; from there to disk, or dropped: only tokens are left.",

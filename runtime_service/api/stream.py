@@ -7,13 +7,13 @@ with it hears of everything after it. A turn that runs without a stream of reque
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.api.outbox import Outbox
+from runtime_service.api.reader_pace import ReaderPace
 from runtime_service.api.stream_age import StreamAge, too_old
 from runtime_service.domain.session import SESSION_ID, NewSession
 from runtime_service.domain.turn import TurnRequest
@@ -68,7 +68,7 @@ class ConversationStream:
         self._ended: deque[str] = deque(maxlen=_REMEMBERED)
         self._ending = False
         self._delete = False
-        self._slow: asyncio.TimerHandle | None = None
+        self._pace = ReaderPace(self.outbox, self._settings.slow_reader_s, self._give_up)
         age_s = 0.0 if one_turn else self._settings.max_stream_age_s
         self._age = StreamAge(self, age_s, self._settings.stream_leave_s)
 
@@ -210,6 +210,8 @@ class ConversationStream:
         self.outbox.put(Event(0, opened), *missed)
         self._live = live
         live.subscribe(self)
+        if self.outbox.is_full:
+            live.pause(self, paused=True)
         self._age.start()
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
@@ -262,23 +264,15 @@ class ConversationStream:
         if self._live is not None:
             self._live.pause(self, paused=full)
         if full:
-            loop = asyncio.get_running_loop()
-            self._slow = loop.call_later(self._settings.slow_reader_s, self._give_up)
-        else:
-            self._settle()
+            self._pace.note_full()
 
     def _give_up(self) -> None:
-        what = f"{self._settings.unread_events} events were not read for {self._settings.slow_reader_s:g} s"
+        what = f"what waited for the client was not read in {self._settings.slow_reader_s:g} s (slow_reader_s)"
         self.lost(ResourceExhausted(Reason.READER_TOO_SLOW, what))
 
     def _stop_clocks(self) -> None:
-        self._settle()
+        self._pace.stop()
         self._age.stop()
-
-    def _settle(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
 
 
 def session_id_of(name: str, field: str) -> str:

@@ -119,7 +119,8 @@ class TokenHistory:
         """
         overlap = start + len(recent) - self.start
         assert overlap >= 0, (start, len(recent), self.start)
-        self._sinks = list(sinks[: min(self.window.sinks, self.length)])
+        first = list(sinks[: min(self.window.sinks, self.length)])
+        self._sinks = [*first, *self._sinks[len(first) :]]  # behind those of the database come a suspended turn's
         self._recent = [*recent[: len(recent) - overlap], *self._recent]
         self.start = start
         self._recount()

@@ -14,6 +14,8 @@ from common.errors import InvalidArgument, Reason, SinkServeError
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
 
 LONGEST_TURN_ID = 64
+TOKEN_BYTES = 36
+"""About what one token id takes in memory, in a tuple."""
 
 
 class FinishReason(StrEnum):
@@ -114,6 +116,11 @@ class Result:
     error: SinkServeError | None = None
     started_sequence: int = 0
     finished_sequence: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        return len(self.text) + TOKEN_BYTES * len(self.token_ids)
 
 
 @dataclass(frozen=True)

@@ -36,19 +36,23 @@ SEED_BITS = 53  # what `uniform` gives
 
 @dataclass(eq=False)
 class TurnGeneration:
-    """One generation of a tenant's turn: its events that were not taken yet, and whether it gave a token."""
+    """One generation of a tenant's turn: its events that were not taken yet, and whether it gave a token.
+
+    `is_over`: the generator gives no more for it, and others may have its slot.
+    """
 
     tenant: Tenant
     events: deque[GenerationEvent] = field(default_factory=deque)
     generation: Generation | None = None
     gave_token: bool = False
+    is_over: bool = False
 
 
 class RecomputeScheduler(TurnScheduler):
     """All turns of one generator. Methods come from one thread; `emit` is called in it, `wake` in any.
 
     Tenants are told apart by their tokens only: nobody has a slot between turns, and `Tenant.residence` is STORED.
-    Of a tenant that pauses no more is kept than one prompt's reply.
+    Of a tenant that pauses no more is kept than one prompt's reply; when that is whole, others have its slot.
     """
 
     def __init__(
@@ -62,8 +66,8 @@ class RecomputeScheduler(TurnScheduler):
 
     @property
     def residents(self) -> int:
-        """Sessions whose turn runs."""
-        return len(self._running)
+        """Sessions for which something is generated."""
+        return sum(not current.is_over for current in list(self._running.values()))
 
     def export_cache(self, tenant: Tenant) -> SlotState | None:  # noqa: ARG002 - there is nothing to export
         """Nothing."""
@@ -79,7 +83,7 @@ class RecomputeScheduler(TurnScheduler):
     def _admit(self) -> bool:
         waiting = len(self._waiting)
         for tenant in list(self._waiting):
-            if tenant in self._awaiting_history or self._lacks_slot(tenant):
+            if tenant in self._awaiting_history or tenant.paused or self._lacks_slot(tenant):
                 continue
             if self._has_tokens(tenant):
                 self._waiting.remove(tenant)
@@ -88,7 +92,7 @@ class RecomputeScheduler(TurnScheduler):
 
     def _lacks_slot(self, tenant: Tenant) -> bool:
         """Whether `tenant` has to wait; input without a reply needs no slot."""
-        return tenant.running.work.reply is not None and len(self._running) >= self._loaded.slots
+        return tenant.running.work.reply is not None and self.residents >= self._loaded.slots
 
     def _has_tokens(self, tenant: Tenant) -> bool:
         """Whether the whole window is at hand; asks for it otherwise."""
@@ -100,6 +104,10 @@ class RecomputeScheduler(TurnScheduler):
         return False
 
     def _start(self, tenant: Tenant) -> None:
+        if tenant.suspended:
+            tenant.suspended = False
+            self._generate(tenant)
+            return
         if not self._begin(tenant):
             return
         self._tell(tenant, TurnAdmitted())
@@ -127,6 +135,7 @@ class RecomputeScheduler(TurnScheduler):
         while not self._inbox.empty():
             current, event = self._inbox.get()
             current.events.append(event)
+            current.is_over = not isinstance(event, Token)
         ready = [current for tenant, current in self._running.items() if current.events and not tenant.paused]
         for current in ready:
             self._guarded([current.tenant], partial(self._take, current))
@@ -141,12 +150,30 @@ class RecomputeScheduler(TurnScheduler):
                     current.gave_token = True
                     now = self._clock()
                     self._accepted(tenant, *tenant.running.accept_sampled(sampled, now), now)
+                case Completed() if current.gave_token and self._lacks_slot(tenant):
+                    self._wait_again(tenant)
                 case Completed() if current.gave_token:
                     self._generate(tenant)
                 case Completed():
                     self.fail_turn(tenant, Internal(Reason.INTERNAL, "the engine gave no token"))
                 case Failed(error):
                     self.fail_turn(tenant, error)
+
+    def _wait_again(self, tenant: Tenant) -> None:
+        """Others got the slot while the turn was paused."""
+        del self._running[tenant]
+        tenant.suspended = True
+        self._waiting.append(tenant)
+
+    def _is_running(self, tenant: Tenant) -> bool:
+        return tenant in self._running
+
+    def _suspend(self, tenant: Tenant) -> None:
+        """What was begun is generated to its end: another prompt would have other tokens."""
+
+    def _resume(self, tenant: Tenant) -> None:
+        if tenant in self._running:
+            tenant.suspended = False
 
     # There is no cache
 

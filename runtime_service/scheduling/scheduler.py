@@ -61,7 +61,7 @@ class Scheduler(TurnScheduler):
 
     def _admit(self) -> None:
         for tenant in list(self._waiting):
-            if tenant in self._awaiting_history or tenant.run is None:
+            if tenant in self._awaiting_history or tenant.run is None or tenant.paused:
                 continue
             if not self.slots.available(tenant):
                 return
@@ -77,17 +77,21 @@ class Scheduler(TurnScheduler):
             return True
         if not tenant.spilled and history.kept(history.length) >= needed:
             return True
-        self._ask_history(tenant, needed)
+        own = history.length - tenant.running.start  # of a suspended turn: nobody else has them yet
+        self._ask_history(tenant, max(history.window.window, needed - own) if own else needed)
         return False
 
     def _start(self, tenant: Tenant) -> None:
-        if self._begin(tenant):
+        again = tenant.suspended
+        if again or self._begin(tenant):
+            tenant.suspended = False
             self.slots.acquire(tenant)
             self._running.append(tenant)
-            self._tell(tenant, TurnAdmitted())
+            if not again:
+                self._tell(tenant, TurnAdmitted())
 
     def _next_step(self) -> Step:
-        runnable = [tenant for tenant in self._running if not tenant.paused and tenant.slot is not None]
+        runnable = [tenant for tenant in self._running if tenant.slot is not None]
         candidates = [Candidate(_slot(tenant), self._ready(tenant)) for tenant in runnable]
         return plan(candidates, most=self._pace.tokens, before=self._before, last_chunk=self._last_chunk)
 
@@ -170,6 +174,16 @@ class Scheduler(TurnScheduler):
         if tenant in self._running:
             self._running.remove(tenant)
         self.slots.rest(tenant)
+
+    def _is_running(self, tenant: Tenant) -> bool:
+        return tenant in self._running
+
+    def _suspend(self, tenant: Tenant) -> None:
+        self._stop_running(tenant)
+
+    def _resume(self, tenant: Tenant) -> None:
+        if tenant not in self._waiting:
+            self._waiting.append(tenant)
 
 
 def _feed_of(tenant: Tenant, step: Step, drafts: dict[int, tuple[int, ...]]) -> Feed:

@@ -30,7 +30,8 @@ class Tenant:
     """A session as its engine sees it; `key` and `epoch` are those of its row.
 
     Belongs to the scheduler's thread once a turn was submitted. `written` is one past the highest position whose row
-    any step has written since the cache is in its slot. `spilled`: the cache may be kept elsewhere.
+    any step has written since the cache is in its slot. `paused`: nothing is to be done for it. `suspended`: its turn
+    began, and has no slot or may lose it. `spilled`: the cache may be kept elsewhere.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Tenant:
     written: int = 0
     run: RunningTurn | None = None
     paused: bool = False
+    suspended: bool = False
     spilled: bool = False
     key: int = 0
     epoch: int = 0
@@ -59,7 +61,8 @@ class Tenant:
 
 
 class Slots:
-    """Places tenants. One that rests (runs no turn) may be parked for another, the longest resting first.
+    """Places tenants. One that rests (runs no turn, or one that is paused) may be parked for another, the longest
+    resting first.
 
     Parked caches take at most `parked_bytes` of host memory: beyond that the oldest is dropped, and its tenant's
     cache is computed again from tokens when it is needed.
@@ -175,7 +178,7 @@ class Slots:
 
     def _drop(self, tenant: Tenant) -> None:
         assert tenant.parked is not None, tenant
-        spilled = self._spill(tenant, tenant.parked)
+        spilled = not tenant.suspended and self._spill(tenant, tenant.parked)  # a turn that did not end may be undone
         self.moves.spilled += spilled
         self.moves.dropped += not spilled
         self.lose(tenant)

@@ -75,8 +75,13 @@ class TurnScheduler(ABC):
             self._end(tenant, run.cancel(self._clock()))
 
     def pause(self, tenant: Tenant, *, paused: bool) -> None:
-        """Do nothing more for `tenant`, or go on."""
+        """Do nothing more for `tenant`, or go on. Meanwhile its turn has no claim to a slot, and waits for one after."""
         tenant.paused = paused
+        if paused and self._is_running(tenant):
+            tenant.suspended = True
+            self._suspend(tenant)
+        elif not paused and tenant.suspended:
+            self._resume(tenant)
 
     def refill(
         self,
@@ -129,6 +134,18 @@ class TurnScheduler(ABC):
     def _stop_running(self, tenant: Tenant) -> None:
         """Do no more for the turn of `tenant`, if it runs."""
 
+    @abstractmethod
+    def _is_running(self, tenant: Tenant) -> bool:
+        """Whether the turn of `tenant` has begun and was not suspended since."""
+
+    @abstractmethod
+    def _suspend(self, tenant: Tenant) -> None:
+        """Let others have what the running turn of `tenant` holds, as soon as they need it."""
+
+    @abstractmethod
+    def _resume(self, tenant: Tenant) -> None:
+        """Go on with the suspended turn of `tenant` when it has a slot."""
+
     # What both do with a turn
 
     def _ask_history(self, tenant: Tenant, tokens: int) -> None:
@@ -156,7 +173,7 @@ class TurnScheduler(ABC):
         self._awaiting_history.discard(tenant)
         self._stop_running(tenant)
         tenant.history.trim()
-        tenant.run, tenant.paused = None, False
+        tenant.run, tenant.suspended = None, False
         self._emit(self._listeners.pop(tenant), outcome)
 
     def _guarded(self, tenants: Sequence[Tenant], act: Callable[[], None]) -> None:

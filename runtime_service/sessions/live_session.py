@@ -103,11 +103,11 @@ class LiveSession:
     @property
     def running_turns(self) -> int:
         """Turns that have a slot."""
-        return sum(pending.has_slot for pending in self.turns.pending)
+        return 0 if self.state.tenant.suspended else sum(pending.has_slot for pending in self.turns.pending)
 
     @property
     def waiting_turns(self) -> int:
-        """Turns that were accepted and have no slot yet."""
+        """Turns that were accepted and have no slot: they wait for one, or for their client to read."""
         return len(self.turns.pending) - self.running_turns
 
     @property

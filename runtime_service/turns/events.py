@@ -78,6 +78,8 @@ class Event:
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
+        if isinstance(self.body, TurnFinished):
+            return _EVENT_BYTES + self.body.result.size_bytes
         return _EVENT_BYTES + (self.body.size_bytes if isinstance(self.body, Delta) else 0)
 
 

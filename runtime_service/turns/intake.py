@@ -9,7 +9,7 @@ from functools import partial
 from common.errors import Aborted, Reason, ResourceExhausted
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.turns.input import check_room, prepare_turn
-from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn
+from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn, running_turn
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.queue import TurnQueue
 from runtime_service.turns.session_state import SessionState
@@ -86,14 +86,14 @@ class TurnIntake:
     async def _known(self, request: TurnRequest) -> KnownTurn | None:
         if (pending := self._queue.find(request.turn_id)) is not None:
             check_same_turn(pending.turn, request)
-            return KnownTurn(tuple(pending.events), ended=False)
+            return running_turn(pending, self._state.log)
         state = self._state
         turn = await state.write(partial(state.history.find_turn, state.session.key, request.turn_id))
         if turn is None:
             return None
         check_same_turn(turn, request)
         if (pending := self._queue.find(request.turn_id)) is not None:
-            return KnownTurn(tuple(pending.events), ended=False)
+            return running_turn(pending, self._state.log)
         if turn.result is None and state.closed:  # `on_lost` says why; the turn runs where the session is opened next
             return KnownTurn((), ended=False)
         if turn.result is None:  # another server accepted it

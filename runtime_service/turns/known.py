@@ -8,6 +8,7 @@ from common.errors import AlreadyExists, Reason
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.turn import Result, Turn, TurnRequest
 from runtime_service.turns.events import Event, EventLog, TurnFinished, TurnStarted
+from runtime_service.turns.pending import PendingTurn
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ def check_same_turn(turn: Turn, request: TurnRequest) -> None:
         )
 
 
+def running_turn(pending: PendingTurn, log: EventLog) -> KnownTurn:
+    """A turn that runs or waits, with its events as they were if all are in the log, else its reply in one piece."""
+    logged = log.of_turn(pending.turn_id)
+    if pending.started is None or (logged and logged[0].sequence == pending.started_sequence):
+        return KnownTurn(tuple(logged), ended=False)
+    reply = Delta(pending.text.getvalue(), tuple(pending.token_ids))
+    return KnownTurn((pending.started, *_in_one_piece(reply, log.last, pending.turn_id)), ended=False)
+
+
 def ended_turn(turn: Turn, log: EventLog) -> KnownTurn:
     """A turn that ended, with its events as they were if all are in the log, else made from its result."""
     assert turn.result is not None, turn
@@ -45,7 +55,9 @@ def events_from_result(turn: Turn, result: Result) -> tuple[Event, ...]:
         return (finished,)
     started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options)
     first = Event(result.started_sequence, started, turn.turn_id)
-    if not result.token_ids:
-        return (first, finished)
-    reply = Event(result.finished_sequence - 1, Delta(result.text, result.token_ids), turn.turn_id)
-    return (first, reply, finished)
+    reply = Delta(result.text, result.token_ids)
+    return (first, *_in_one_piece(reply, result.finished_sequence - 1, turn.turn_id), finished)
+
+
+def _in_one_piece(reply: Delta, sequence: int, turn_id: str) -> tuple[Event, ...]:
+    return (Event(sequence, reply, turn_id),) if reply.token_ids else ()

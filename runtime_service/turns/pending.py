@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field
+from io import StringIO
 
+from runtime_service.decoding.delta import Delta
 from runtime_service.domain.turn import Turn
 from runtime_service.scheduling.running_turn import Outcome, Work
-from runtime_service.turns.events import Event
+from runtime_service.turns.events import Event, TurnStarted
 
 
 @dataclass(eq=False)
 class PendingTurn:
-    """`work` is what the scheduler gets of it. `events` are all so far; `discard` is None until it is cancelled.
+    """`work` is what the scheduler gets of it. `discard` is None until it is cancelled.
 
+    Of its events it has what a repeat cannot do without: how it started, and the text and tokens of the reply so far.
     `outcome` is there once the scheduler has it.
     """
 
     turn: Turn
     work: Work
     discard: bool | None = None
-    started_sequence: int = 0
-    events: list[Event] = field(default_factory=list)
+    started: Event | None = None
+    text: StringIO = field(default_factory=StringIO)
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
     outcome: asyncio.Future[Outcome] | None = None
 
     @property
@@ -32,4 +37,17 @@ class PendingTurn:
     @property
     def has_slot(self) -> bool:
         """Whether it has, or had, a slot."""
-        return self.started_sequence > 0
+        return self.started is not None
+
+    @property
+    def started_sequence(self) -> int:
+        """The number of the event that it started; 0 before."""
+        return 0 if self.started is None else self.started.sequence
+
+    def note(self, event: Event) -> None:
+        """Remember what is needed of an event of it."""
+        if isinstance(event.body, TurnStarted):
+            self.started = event
+        elif isinstance(event.body, Delta):
+            self.text.write(event.body.text)
+            self.token_ids.extend(event.body.token_ids)

@@ -96,7 +96,6 @@ class TurnRun:
         match event:
             case TurnAdmitted():
                 started = TurnStarted(len(self.pending.work.prompt), turn.attempt, turn.options)
-                self.pending.started_sequence = self._state.log.last + 1
                 self._publish(self._log(started))
             case Delta() as delta:
                 self._publish(self._log(delta))
@@ -147,7 +146,7 @@ class TurnRun:
 
     def _log(self, body: TurnEvent) -> Event:
         event = self._state.log.append(self.pending.turn_id, body)
-        self.pending.events.append(event)
+        self.pending.note(event)
         return event
 
     def _post(self, act: Callable[[TurnScheduler], None]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Aborted, Reason
-from runtime_service.api.outbox import Outbox, merged
+from runtime_service.api.outbox import MOST_BYTES, Outbox, merged
 from runtime_service.decoding.delta import MOST_TOKENS, Delta, TokenLogprobs
 from runtime_service.domain.turn import FinishReason, Result, Timing, Usage
 from runtime_service.turns.events import Event, GoAway, Heartbeat, TurnFinished
@@ -110,8 +110,17 @@ async def test_it_says_once_when_it_is_full_and_once_when_it_is_not() -> None:
     assert outbox.waiting == 4
     assert told == [True]
     await outbox.take(LONG_S)
-    assert outbox.waiting == 0
-    assert told == [True, False]
+    assert (outbox.waiting, told) == (2, [True]), "no more is handed out than may wait"
+    await outbox.take(LONG_S)
+    assert (outbox.waiting, told) == (0, [True, False])
+
+
+async def test_few_events_of_many_bytes_fill_it() -> None:
+    outbox = Outbox(100, lambda _: None)
+    for number in range(2):
+        assert not outbox.is_full
+        outbox.put(Event(number, Delta("x" * (MOST_BYTES // 2)), "t"))
+    assert outbox.is_full
 
 
 async def test_a_client_that_does_not_read_has_to_before_there_is_room() -> None:

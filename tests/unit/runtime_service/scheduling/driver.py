@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from common.engine.engine import Feed
+from common.engine.engine import Feed, SlotState
 from common.window import Geometry, SessionWindow
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.reply import Reply
@@ -161,6 +161,7 @@ class Driver(Stage):
         poison: frozenset[int] = frozenset(),
         vocabulary: int = VOCABULARY,
         simple: bool = False,
+        spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
     ) -> None:
         super().__init__(geometry)
         self.engine = FakeEngine(
@@ -173,7 +174,7 @@ class Driver(Stage):
             before_step=before_step,
         )
         limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
-        self.scheduler = Scheduler(self.engine, limits, self.clock, self._hear)
+        self.scheduler = Scheduler(self.engine, limits, self.clock, self._hear, spill)
 
     def expected(
         self, before: list[int], window: SessionWindow, generated: int, options: GenerationOptions

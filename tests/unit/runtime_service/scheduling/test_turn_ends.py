@@ -97,20 +97,6 @@ def test_a_session_that_does_not_evict_ends_when_it_is_full() -> None:
     assert len(talker.history) == 8
 
 
-def test_a_paused_session_is_not_fed_and_holds_up_nobody() -> None:
-    driver = Driver(SMALL)
-    paused, other = driver.talker(), driver.talker()
-    for talker in (paused, other):
-        driver.submit(talker, (1,))
-    driver.scheduler.step()
-    driver.scheduler.pause(paused.tenant, paused=True)
-    driver.finish()
-    assert (len(paused.said), len(other.said)) == (1, 8)
-    driver.scheduler.pause(paused.tenant, paused=False)
-    driver.finish()
-    assert paused.history == other.history
-
-
 def test_a_fault_of_the_engine_ends_the_turns_of_that_step_alone() -> None:
     broken = [False]
 

@@ -41,6 +41,10 @@ class RuntimeSettings(Settings):
     """Sessions in memory at once; idle ones make room for others."""
     waiting_turns: Annotated[int, Field(ge=0)] = 1024
     """Turns of one engine that may wait for a slot; one more is refused."""
+    waiting_session_bytes: Annotated[int, Field(ge=0)] = 16 << 20
+    """Memory that the waiting turns of one session may take; one more is refused, unless it is the only one."""
+    waiting_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Memory that the turns of all sessions that wait or run may take, as far as clients sent it."""
     parked_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Host memory, for each engine, for caches of sessions that have no slot."""
     parked_file_bytes: Annotated[int, Field(ge=0)] = 4 << 30

@@ -23,7 +23,8 @@ from common.errors import Internal, InvalidArgument, Reason, SinkServeError
 from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, update_from_wire
 from runtime_service.api.stream import Close, ConversationStream, session_id_of
 from runtime_service.api.to_wire import event_to_wire, session_to_wire, turn_to_wire
-from runtime_service.domain.session import NewSession
+from runtime_service.domain.session import NewSession, check_labels
+from runtime_service.domain.turn import check_turn_id
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.branches import Branches
 from runtime_service.sessions.live_session import LiveSession
@@ -68,6 +69,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
         session_id = session_id_of(request.session, "session")
+        check_turn_id(request.turn_id, "turn_id")
         await self._sessions.cancel(self._principal(context), session_id, request.turn_id, discard=request.discard)
         return pb.CancelTurnResponse()
 
@@ -76,6 +78,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         return pb.GetSessionResponse(session=session_to_wire(*found))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        check_labels(request.labels, "labels")
         only = await self._sessions.filter_of(dict(request.labels), request.engine)
         page = read_page(request.page_size, request.page_token, f"sessions {only}", (int, int))
         found, token = await self._sessions.page(self._principal(context), page, only)
@@ -193,7 +196,7 @@ async def _read(requests: AsyncIterator[pb.ConverseRequest], conversation: Conve
         async for message in requests:
             if conversation.outbox.closed:
                 return
-            request = request_from_wire(message)
+            request = request_from_wire(message, conversation.window_tokens)
             await conversation.receive(request)
             if isinstance(request, Close) or not await conversation.wants_more():
                 return

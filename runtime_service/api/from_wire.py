@@ -7,14 +7,24 @@ from typing import Any
 from common.errors import InvalidArgument, Reason
 from common.rpc.wire import variables_from_wire
 from common.spec.template_choices import Value
-from runtime_service.api.stream import Cancel, Close, Open, Request
+from runtime_service.api.stream import Cancel, Close, Open, Refused, Request
 from runtime_service.domain.durability import Durability
-from runtime_service.domain.options import RequestedOptions
-from runtime_service.domain.session import IDLE_FIELD, NewSession, OnDisconnect, OnFull, SessionOptions
+from runtime_service.domain.options import RequestedOptions, check_counts
+from runtime_service.domain.session import (
+    FIELD,
+    IDLE_FIELD,
+    NewSession,
+    OnDisconnect,
+    OnFull,
+    SessionOptions,
+    check_labels,
+)
 from runtime_service.domain.session_update import LABELS_FIELD, SessionUpdate
-from runtime_service.domain.turn import Message, TurnInput, TurnRequest
+from runtime_service.domain.turn import Message, TurnInput, TurnRequest, check_turn_id
+from runtime_service.turns.input import turn_too_long
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
+_MOST_PATHS = 16
 _ON_FULL = {
     pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
@@ -48,13 +58,20 @@ SCALARS = (
 """Fields of GenerationOptions that are one value, by the same names here and there."""
 
 
-def request_from_wire(message: pb.ConverseRequest) -> Request:
-    """One request of a stream; raises InvalidArgument (INVALID_FIELD) for one that says nothing."""
+MOST_MESSAGES = 4096
+"""Messages that one turn may have."""
+
+
+def request_from_wire(message: pb.ConverseRequest, window_tokens: int) -> Request:
+    """One request of a stream, whose session has a window of so many tokens; a turn that is too long stays unread.
+
+    Raises InvalidArgument (INVALID_FIELD) for a request that says nothing.
+    """
     match message.WhichOneof("message"):
         case "open":
             return _open(message.open)
         case "turn":
-            return _turn(message.turn)
+            return _turn(message.turn, window_tokens)
         case "cancel":
             return Cancel(message.cancel.turn_id, discard=message.cancel.discard)
         case "close":
@@ -77,6 +94,7 @@ def _open(message: pb.Open) -> Open:
 
 def new_session_from_wire(message: pb.NewSession) -> NewSession:
     """A session to create; raises InvalidArgument (INVALID_FIELD)."""
+    check_labels(message.labels, f"{FIELD}.labels")
     return NewSession(
         engine=message.engine,
         session_id=message.session_id,
@@ -119,14 +137,20 @@ def _template_variables(message: pb.SessionOptions) -> dict[str, Value]:
 
 def update_from_wire(message: pb.UpdateSessionRequest) -> SessionUpdate:
     """What to change of a session; raises InvalidArgument (INVALID_FIELD) naming a path that cannot be changed."""
-    paths = frozenset(message.update_mask.paths)
     known = f"{LABELS_FIELD} or {IDLE_FIELD}"
+    if (count := len(message.update_mask.paths)) > _MOST_PATHS:
+        what = f"update_mask has {count} paths; name {known}"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field="update_mask")
+    paths = frozenset(message.update_mask.paths)
+    if LABELS_FIELD in paths:
+        check_labels(message.session.labels, f"session.{LABELS_FIELD}")
     if not paths:
         raise _missing("update_mask", known)
     for path in sorted(paths - {LABELS_FIELD, IDLE_FIELD}):
         what = f"update_mask: {path[:100]!r} cannot be changed; name {known}"
         raise InvalidArgument(Reason.INVALID_FIELD, what, field="update_mask", path=path[:100])
-    return SessionUpdate(paths, dict(message.session.labels), _idle_s(message.session.options))
+    labels = dict(message.session.labels) if LABELS_FIELD in paths else {}
+    return SessionUpdate(paths, labels, _idle_s(message.session.options))
 
 
 def _idle_s(message: pb.SessionOptions) -> float | None:
@@ -139,7 +163,11 @@ def _no_such(name: str, value: int, known: str) -> InvalidArgument:
     return InvalidArgument(Reason.INVALID_FIELD, f"{field} is {value}; it has to be {known}", field=field)
 
 
-def _turn(message: pb.Turn) -> TurnRequest:
+def _turn(message: pb.Turn, window_tokens: int) -> TurnRequest | Refused:
+    try:
+        _check_lengths(message, window_tokens)
+    except InvalidArgument as error:
+        return Refused(message.turn_id, error)
     return TurnRequest(
         turn_id=message.turn_id,
         input=_input(message),
@@ -151,6 +179,19 @@ def _turn(message: pb.Turn) -> TurnRequest:
         no_reply=message.no_reply,
         allow_eviction_within_turn=message.allow_eviction_within_turn,
     )
+
+
+def _check_lengths(message: pb.Turn, window_tokens: int) -> None:
+    """Raise InvalidArgument for what is too long, before anything is made of it."""
+    check_turn_id(message.turn_id, "turn.turn_id")
+    tokens, messages = len(message.token_ids.ids), len(message.messages.messages)
+    if tokens > window_tokens and not message.allow_eviction_within_turn:
+        raise turn_too_long("turn.token_ids", tokens, window_tokens)
+    if messages > MOST_MESSAGES:
+        field = "turn.messages.messages"
+        what = f"{field} has {messages} messages; at most {MOST_MESSAGES} are allowed"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    check_counts(len(message.generation.stop), len(message.generation.stop_token_ids))
 
 
 def _input(message: pb.Turn) -> TurnInput:

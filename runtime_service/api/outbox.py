@@ -12,7 +12,6 @@ from common.errors import SinkServeError
 from runtime_service.decoding.delta import Delta, coalesce
 from runtime_service.turns.events import Event
 
-
 MOST_BYTES = 1 << 20
 """Bytes of events that may wait, about: with log-probabilities few of them are many bytes."""
 

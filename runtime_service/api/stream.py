@@ -16,7 +16,7 @@ from runtime_service.api.outbox import Outbox
 from runtime_service.api.reader_pace import ReaderPace
 from runtime_service.api.stream_age import StreamAge, too_old
 from runtime_service.domain.session import SESSION_ID, NewSession
-from runtime_service.domain.turn import TurnRequest
+from runtime_service.domain.turn import TurnRequest, check_turn_id
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import draining
 from runtime_service.sessions.registry import SessionRegistry
@@ -24,6 +24,7 @@ from runtime_service.turns.events import Event, GoAway, Heartbeat, Opened, TurnF
 from runtime_service.turns.known import KnownTurn
 
 _REMEMBERED = 32
+_SHOWN_ID = 100  # characters of an id that no turn can have
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,15 @@ class Close:
     delete_session: bool = False
 
 
-Request = Open | TurnRequest | Cancel | Close
+@dataclass(frozen=True)
+class Refused:
+    """A turn that was not even read: it is too long."""
+
+    turn_id: str
+    error: SinkServeError
+
+
+Request = Open | TurnRequest | Refused | Cancel | Close
 
 
 class ConversationStream:
@@ -77,6 +86,11 @@ class ConversationStream:
         """Name of the session that it is on, once it is open."""
         return None if self._live is None else self._live.session.name
 
+    @property
+    def window_tokens(self) -> int:
+        """Window of that session; 0 before."""
+        return 0 if self._live is None else self._live.session.window.window
+
     async def wants_more(self) -> bool:
         """Wait until the client has read enough to ask for more; False: the stream ends and takes nothing any more."""
         await self.outbox.room()
@@ -89,7 +103,11 @@ class ConversationStream:
                 await self._open(request)
             case TurnRequest():
                 await self._turn(self._opened(), request)
+            case Refused():
+                self._opened()
+                self._refuse(request.turn_id, request.error)
             case Cancel():
+                check_turn_id(request.turn_id, "cancel.turn_id")
                 await self._opened().cancel_turn(request.turn_id, discard=request.discard)
             case Close():
                 self._opened()
@@ -229,10 +247,13 @@ class ConversationStream:
             accept = live.accept_turn(request, self)
             await self._sessions.complete(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
-            if self._one_turn:
-                self._part(error)
-            else:
-                self.outbox.put(Event(0, TurnRejected(error), request.turn_id))
+            self._refuse(request.turn_id, error)
+
+    def _refuse(self, turn_id: str, error: SinkServeError) -> None:
+        if self._one_turn:
+            self._part(error)
+        else:
+            self.outbox.put(Event(0, TurnRejected(error), turn_id[:_SHOWN_ID]))
 
     def _remember(self, turn_id: str) -> None:
         """A turn has ended."""

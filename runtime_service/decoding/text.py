@@ -216,5 +216,5 @@ def _no_choice(message: str) -> InvalidArgument:
 
 def _unknown_role(index: int, role: str) -> InvalidArgument:
     field = f"{MESSAGES}[{index}].role"
-    message = f"{field} is {role!r}; it has to be 'user' or 'assistant'"
-    return InvalidArgument(Reason.INVALID_FIELD, message, field=field, role=role)
+    message = f"{field} is {role[:100]!r}; it has to be 'user' or 'assistant'"
+    return InvalidArgument(Reason.INVALID_FIELD, message, field=field, role=role[:100])

@@ -161,9 +161,16 @@ def check(requested: RequestedOptions, limits: GenerationLimits) -> None:
         *_number_violations(requested, limits),
         *_stop_violations(requested, limits),
     )
-    violations = (*others, *tokens)
+    _refuse((*others, *tokens), Reason.INVALID_FIELD if others else Reason.TOKEN_OUT_OF_VOCABULARY)
+
+
+def check_counts(stops: int, stop_tokens: int) -> None:
+    """Raise InvalidArgument for more texts or tokens to stop at than a turn may have; cheap, however many they are."""
+    _refuse(tuple(_count_violations(stops, stop_tokens)), Reason.INVALID_FIELD)
+
+
+def _refuse(violations: tuple[FieldViolation, ...], reason: Reason) -> None:
     if violations:
-        reason = Reason.INVALID_FIELD if others else Reason.TOKEN_OUT_OF_VOCABULARY
         message = "; ".join(violation.description for violation in violations)
         raise InvalidArgument(reason, message, violations=violations)
 
@@ -184,17 +191,20 @@ def _number_violations(requested: RequestedOptions, limits: GenerationLimits) ->
 def _stop_violations(requested: RequestedOptions, limits: GenerationLimits) -> Iterator[FieldViolation]:
     if requested.stop and not limits.decodes_text:
         yield _violation("stop", "stop has texts, but this engine has no tokenizer; use stop_token_ids")
-    if len(requested.stop) > MOST_STOPS:
-        yield _violation("stop", f"stop has {len(requested.stop)} texts; at most {MOST_STOPS} are allowed")
-    for index, text in enumerate(requested.stop):
+    yield from _count_violations(len(requested.stop), len(requested.stop_token_ids))
+    for index, text in enumerate(requested.stop[:MOST_STOPS]):
         name = f"stop[{index}]"
         if not text:
             yield _violation(name, f"{name} is empty; a stop text has at least one character")
         elif len(text) > LONGEST_STOP:
             yield _violation(name, f"{name} has {len(text)} characters; at most {LONGEST_STOP} are allowed")
-    count = len(requested.stop_token_ids)
-    if count > MOST_STOP_TOKENS:
-        text = f"stop_token_ids has {count} tokens; at most {MOST_STOP_TOKENS} are allowed"
+
+
+def _count_violations(stops: int, stop_tokens: int) -> Iterator[FieldViolation]:
+    if stops > MOST_STOPS:
+        yield _violation("stop", f"stop has {stops} texts; at most {MOST_STOPS} are allowed")
+    if stop_tokens > MOST_STOP_TOKENS:
+        text = f"stop_token_ids has {stop_tokens} tokens; at most {MOST_STOP_TOKENS} are allowed"
         yield _violation("stop_token_ids", text)
 
 

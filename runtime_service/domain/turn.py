@@ -18,6 +18,13 @@ TOKEN_BYTES = 36
 """About what one token id takes in memory, in a tuple."""
 
 
+def check_turn_id(turn_id: str, field: str) -> None:
+    """Raise InvalidArgument for an id that no turn can have."""
+    if len(turn_id) > LONGEST_TURN_ID:
+        what = f"{field} has {len(turn_id)} characters; at most {LONGEST_TURN_ID} are allowed"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+
+
 class FinishReason(StrEnum):
     """Why a turn ended; names as on the wire."""
 
@@ -56,11 +63,17 @@ class TurnRequest:
     no_reply: bool = False
     allow_eviction_within_turn: bool = False
 
+    @property
+    def size_bytes(self) -> int:
+        """About what its input takes in memory."""
+        given = self.input
+        if given.token_ids is not None:
+            return TOKEN_BYTES * len(given.token_ids)
+        return len(given.text or "") + sum(len(message.content) + TOKEN_BYTES for message in given.messages or ())
+
     def with_id(self) -> TurnRequest:
         """The request with an id, drawn if it has none; raises InvalidArgument for one that is too long."""
-        if len(self.turn_id) > LONGEST_TURN_ID:
-            what = f"turn.turn_id has {len(self.turn_id)} characters; at most {LONGEST_TURN_ID} are allowed"
-            raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn.turn_id")
+        check_turn_id(self.turn_id, "turn.turn_id")
         return self if self.turn_id else replace(self, turn_id=secrets.token_hex(16))
 
     def body(self) -> str:

@@ -75,7 +75,7 @@ class TurnScheduler(ABC):
             self._end(tenant, run.cancel(self._clock()))
 
     def pause(self, tenant: Tenant, *, paused: bool) -> None:
-        """Do nothing more for `tenant`, or go on. Meanwhile its turn has no claim to a slot, and waits for one after."""
+        """Do nothing more for `tenant`, or go on; meanwhile its turn has no claim to a slot."""
         tenant.paused = paused
         if paused and self._is_running(tenant):
             tenant.suspended = True

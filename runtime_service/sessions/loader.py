@@ -38,7 +38,7 @@ class SessionLoader:
         opening = await asyncio.to_thread(engine.text.choosing(variables).opening, asked.system_prompt)
         durability = self._shared.settings.durability
         session = begin(asked, key, published, engine.manifest.geometry, opening, variables, durability)
-        async with self._table.room():
+        async with self._table.room(key[0]):
             return self._enter(await self._store.create(session), engine, 1)
 
     async def open(self, key: Key) -> LiveSession:
@@ -50,7 +50,7 @@ class SessionLoader:
         if session is None:
             raise session_not_found(key[1])
         engine = await self._engines.serving(await self._engines.resolve(session.engine, "open.session"))
-        async with self._table.room():
+        async with self._table.room(key[0]):
             claimed = await self.claim(key)
             try:
                 return await self._restore(claimed, engine)

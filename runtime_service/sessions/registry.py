@@ -13,7 +13,7 @@ import structlog
 from common.db.database import utc_now
 from common.db.paging import Page
 from common.errors import SinkServeError
-from runtime_service.domain.session import NewSession, Session, check_labels
+from runtime_service.domain.session import NewSession, Session
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.domain.turn import Turn
@@ -107,7 +107,6 @@ class SessionRegistry:
 
     async def filter_of(self, labels: Mapping[str, str], engine: str) -> SessionFilter:
         """Sessions to list; `engine` is NAME for every version, or a reference. Raises InvalidArgument, NotFound."""
-        check_labels(labels, "labels")
         return SessionFilter(tuple(sorted(labels.items())), await self._engines.listed(engine, "engine"))
 
     async def page(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
@@ -15,7 +16,11 @@ from runtime_service.storage.claims import Key
 
 
 class SessionTable:
-    """At most `most` sessions; the longest unopened that is not busy makes room for another."""
+    """At most `most` sessions; the longest unopened that is not busy makes room for another.
+
+    Where none can, a principal with less than its share (`most` by the number of principals) gets room from the one
+    with the most: a session of that leaves, one without a stream and without turns if there is one.
+    """
 
     def __init__(self, most: int) -> None:
         self.draining = False
@@ -59,24 +64,43 @@ class SessionTable:
             yield
 
     @asynccontextmanager
-    async def room(self) -> AsyncIterator[None]:
-        """Room for one more session; raises ResourceExhausted (CAPACITY_EXHAUSTED)."""
+    async def room(self, principal: str) -> AsyncIterator[None]:
+        """Room for one more session of `principal`; raises ResourceExhausted (CAPACITY_EXHAUSTED)."""
         if len(self._live) + self._entering >= self._most:
-            await self._unload_one()
+            await self._unload_one(principal)
         self._entering += 1
         try:
             yield
         finally:
             self._entering -= 1
 
-    async def _unload_one(self) -> None:
-        for key, live in self._live.items():
-            if not live.busy and live.session.is_kept:
-                del self._live[key]
-                await live.unload(keep_cache=True)
-                return
-        what = f"{self._most} sessions are in use, as many as this server holds (max_sessions)"
-        raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, max_sessions=self._most)
+    async def _unload_one(self, principal: str) -> None:
+        resting = (live for live in self._live.values() if not live.busy and live.session.is_kept)
+        if (live := next(resting, None)) is not None:
+            self.remove(live)
+            await live.unload(keep_cache=True)
+        elif (live := self._beyond_its_share(principal)) is not None:
+            self.remove(live)
+            await live.unload(_displaced(live.session), keep_cache=True)
+        else:
+            what = f"{self._most} sessions are in use, as many as this server holds (max_sessions)"
+            raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, max_sessions=self._most)
+
+    def _beyond_its_share(self, principal: str) -> LiveSession | None:
+        """The session that makes room for one of `principal`, if that has less than its share."""
+        counts = Counter(owner for owner, _ in self._live)
+        share = self._most // len(counts | {principal: 1})
+        if counts[principal] >= share:
+            return None
+        largest = max(counts, key=lambda owner: counts[owner])
+        its = [live for (owner, _), live in self._live.items() if owner == largest]
+        return min(its, key=lambda live: (not live.idle, live.busy), default=None)
+
+
+def _displaced(session: Session) -> ResourceExhausted:
+    """Its principal has more than its share of the server."""
+    what = f"{session.name} left the server, of which others have less than their share; open it again"
+    return ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, session=session.name)
 
 
 def key_of(session: Session) -> Key:

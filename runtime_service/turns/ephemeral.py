@@ -12,6 +12,8 @@ from runtime_service.domain.turn import Turn
 
 MOST_TURNS = 256
 """Turns that are remembered; a turn id counts as used for as long."""
+MOST_BYTES = 4 << 20
+"""Memory that they may take, about; the last is remembered however long it is."""
 
 
 class TurnHistory(Protocol):
@@ -25,6 +27,13 @@ class TurnHistory(Protocol):
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None: ...
 
+    def _remember(self, turn: Turn) -> None:
+        self._size_bytes += _size_of(turn) - _size_of(self._turns.get(turn.turn_id))
+        self._turns[turn.turn_id] = turn
+        while len(self._turns) > MOST_TURNS or (self._size_bytes > MOST_BYTES and len(self._turns) > 1):
+            _, oldest = self._turns.popitem(last=False)
+            self._size_bytes -= _size_of(oldest)
+
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]: ...
 
     def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]: ...
@@ -37,12 +46,13 @@ class Counts(Protocol):
 
 
 class EphemeralTurns:
-    """The turns of one session; memory is bounded by the window and by MOST_TURNS."""
+    """The turns of one session; memory is bounded by the window, by MOST_TURNS and by MOST_BYTES."""
 
     def __init__(self, session: Session, counts: Counts, most_tokens: int) -> None:
         """`most_tokens` is how many of the last tokens may be asked for."""
         self._counts = counts
         self._turns: OrderedDict[str, Turn] = OrderedDict()
+        self._size_bytes = 0
         self._sinks = list(session.opening[: session.window.sinks])
         self._recent = deque(session.opening, maxlen=most_tokens + session.window.window)
 
@@ -54,9 +64,7 @@ class EphemeralTurns:
     def add_turn(self, session: Session, turn: Turn) -> None:
         """Remember a turn before it runs; raises Aborted (SESSION_TAKEN_OVER) if another has the session."""
         self._counts.note_progress(session)
-        self._turns[turn.turn_id] = turn
-        while len(self._turns) > MOST_TURNS:
-            self._turns.popitem(last=False)
+        self._remember(turn)
 
     def note_attempt(self, session: Session, turn: Turn) -> None:
         """Nothing: such a turn is never started again."""
@@ -64,9 +72,16 @@ class EphemeralTurns:
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
         """Remember how a turn ended, and the tokens that it added."""
         self._counts.note_progress(session)
-        self._turns[turn.turn_id] = turn
+        self._remember(turn)
         self._sinks += tokens[: session.window.sinks - len(self._sinks)]
         self._recent.extend(tokens)
+
+    def _remember(self, turn: Turn) -> None:
+        self._size_bytes += _size_of(turn) - _size_of(self._turns.get(turn.turn_id))
+        self._turns[turn.turn_id] = turn
+        while len(self._turns) > MOST_TURNS or (self._size_bytes > MOST_BYTES and len(self._turns) > 1):
+            _, oldest = self._turns.popitem(last=False)
+            self._size_bytes -= _size_of(oldest)
 
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]:
         """First tokens of the history as many as sinks, and its last `count` or more with their first position."""
@@ -80,3 +95,9 @@ class EphemeralTurns:
         found = [turn for turn in self._turns.values() if turn.number > first][: page.size + 1]
         kept = found[: page.size]
         return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
+
+
+def _size_of(turn: Turn | None) -> int:
+    if turn is None:
+        return 0
+    return turn.request.size_bytes + (0 if turn.result is None else turn.result.size_bytes)

@@ -68,19 +68,25 @@ def text_of(session: Session, engine: LoadedEngine) -> Text:
 
 def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: Text) -> tuple[int, ...]:
     """Tokens that a turn feeds; raises InvalidArgument for an input that is missing, unknown or too long."""
-    window = session.window.window
-    fewest = sum(map(text.fewest, _contents(request.input)))
-    if fewest > window and not request.allow_eviction_within_turn:
-        raise _too_long(_field(request.input), fewest, window, about="at least ")
+    check_length(request, session, text)
     tokens = _tokens(request, manifest, text)
     if request.input.token_ids is None and not request.no_reply:
         tokens += text.assistant_before
     field = _field(request.input)
     if not tokens:
         raise InvalidArgument(Reason.INVALID_FIELD, f"{field} has no tokens; at least one is needed", field=field)
+    window = session.window.window
     if len(tokens) > window and not request.allow_eviction_within_turn:
-        raise _too_long(field, len(tokens), window)
+        raise turn_too_long(field, len(tokens), window)
     return tokens
+
+
+def check_length(request: TurnRequest, session: Session, text: Text) -> None:
+    """Raise InvalidArgument (TURN_EXCEEDS_WINDOW) for an input that is too long whatever its tokens are; cheap."""
+    window, ids = session.window.window, request.input.token_ids
+    fewest = len(ids) if ids is not None else sum(map(text.fewest, _contents(request.input)))
+    if fewest > window and not request.allow_eviction_within_turn:
+        raise turn_too_long(_field(request.input), fewest, window, about="" if ids is not None else "at least ")
 
 
 def begins_otherwise(request: TurnRequest, session: Session, text: Text) -> bool:
@@ -137,8 +143,8 @@ def _tokens(request: TurnRequest, manifest: Manifest, text: Text) -> tuple[int, 
 
 
 def _check_vocabulary(ids: tuple[int, ...], size: int) -> None:
-    wrong = [(index, token) for index, token in enumerate(ids) if not 0 <= token < size]
-    if wrong:
+    if ids and not 0 <= min(ids) <= max(ids) < size:
+        wrong = [(index, token) for index, token in enumerate(ids) if not 0 <= token < size]
         violations = tuple(
             FieldViolation(f"turn.token_ids.ids[{index}]", f"{token} is not a token id: they run from 0 to {size - 1}")
             for index, token in wrong[:20]
@@ -159,7 +165,8 @@ def _contents(given: TurnInput) -> list[str]:
     return [message.content for message in given.messages or ()]
 
 
-def _too_long(field: str, tokens: int, window: int, about: str = "") -> InvalidArgument:
+def turn_too_long(field: str, tokens: int, window: int, about: str = "") -> InvalidArgument:
+    """A turn does not fit the window."""
     return InvalidArgument(
         Reason.TURN_EXCEEDS_WINDOW,
         f"{field} has {about}{tokens} tokens with the template's, and the window {window}; shorten it, "

@@ -8,14 +8,14 @@ from functools import partial
 
 from common.errors import Aborted, Reason, ResourceExhausted
 from runtime_service.domain.turn import TurnRequest
-from runtime_service.turns.input import check_room, prepare_turn
+from runtime_service.turns.input import check_length, check_room, prepare_turn
 from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn, running_turn
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.queue import TurnQueue
 from runtime_service.turns.session_state import SessionState
 
 MOST_WAITING = 8
-_LONG_TEXT = 20_000  # bytes of a request whose tokens are found outside the event loop
+_LONG = 20_000  # bytes in memory of a request whose tokens are found outside the event loop
 
 OnAccepted = Callable[[str, KnownTurn | None], None]
 
@@ -39,9 +39,10 @@ class TurnIntake:
     async def accept(self, request: TurnRequest, on_accepted: OnAccepted, *, cancelled: Callable[[], bool]) -> None:
         """Take a turn, durably; one that is known is not run again. It does not run if it is `cancelled` by then.
 
-        Raises what is wrong with it; AlreadyExists (TURN_ID_REUSED); ResourceExhausted (TURN_QUEUE_FULL); Aborted
-        (SESSION_TAKEN_OVER).
+        Raises what is wrong with it, its length first, which costs nothing; AlreadyExists (TURN_ID_REUSED);
+        ResourceExhausted (TURN_QUEUE_FULL, CAPACITY_EXHAUSTED); Aborted (SESSION_TAKEN_OVER).
         """
+        check_length(request, self._state.session, self._state.engine.text)
         self._waiting += 1
         try:
             async with self._lock:
@@ -102,13 +103,16 @@ class TurnIntake:
         return ended_turn(turn, state.log)
 
     async def _prepare(self, request: TurnRequest) -> PendingTurn:
-        if self._queue.waiting >= MOST_WAITING:
+        waiting = self._queue.waiting
+        if len(waiting) >= MOST_WAITING:
             message = f"{MOST_WAITING} turns wait already; send the next when one has finished"
             raise ResourceExhausted(Reason.TURN_QUEUE_FULL, message, retry_after_s=1.0, waiting=MOST_WAITING)
         state = self._state
+        state.shared.waiting.check_room(request.size_bytes, waiting, state.settings)
         state.engine.check_room(state.settings.waiting_turns)
         prepare = partial(prepare_turn, request, self._next_number, state.session, state.engine, state.settings)
-        pending = await asyncio.to_thread(prepare) if len(request.body()) > _LONG_TEXT else prepare()
+        with state.shared.waiting.taken_in(request.size_bytes):
+            pending = await asyncio.to_thread(prepare) if request.size_bytes > _LONG else prepare()
         if not self._queue.pending:
             check_room(state.session, len(pending.work.prompt) + (not request.no_reply))
         state.check_open()

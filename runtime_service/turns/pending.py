@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 
 from runtime_service.decoding.delta import Delta
-from runtime_service.domain.turn import Turn
+from runtime_service.domain.turn import TOKEN_BYTES, Turn
 from runtime_service.scheduling.running_turn import Outcome, Work
 from runtime_service.turns.events import Event, TurnStarted
 
@@ -28,6 +28,14 @@ class PendingTurn:
     text: StringIO = field(default_factory=StringIO)
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     outcome: asyncio.Future[Outcome] | None = None
+    size_bytes: int = field(init=False)
+    """About what its input took in memory when it was accepted."""
+
+    def __post_init__(self) -> None:
+        given = self.turn.request
+        self.size_bytes = given.size_bytes
+        if given.input.token_ids is None:  # else they are the prompt
+            self.size_bytes += TOKEN_BYTES * len(self.work.prompt)
 
     @property
     def turn_id(self) -> str:

@@ -42,9 +42,9 @@ class TurnQueue:
         return [*([self._running.pending] if self._running else []), *self._waiting]
 
     @property
-    def waiting(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
+    def waiting(self) -> list[PendingTurn]:
+        """Turns that wait, in order."""
+        return list(self._waiting)
 
     def find(self, turn_id: str) -> PendingTurn | None:
         """A turn that runs or waits."""
@@ -52,7 +52,7 @@ class TurnQueue:
 
     def add(self, pending: PendingTurn) -> None:
         """Run a turn when those before it have ended."""
-        self._state.engine.add_turns(1)
+        self._count(pending, 1)
         self._waiting.append(pending)
         if self.task is None:
             self.task = asyncio.create_task(self._run_all(), name=f"turns of {self._state.session.name}")
@@ -105,7 +105,7 @@ class TurnQueue:
             while self._waiting:
                 self._running = TurnRun(self._state, self._waiting.popleft(), self._publish)
                 finished = await self._running.run()
-                self._state.engine.add_turns(-1)
+                self._count(self._running.pending, -1)
                 self._running = None
                 self._publish(finished)
                 await self._keep_snapshot()
@@ -115,10 +115,16 @@ class TurnQueue:
             failure = Internal(Reason.INTERNAL, "the server failed; its log has the details")
             self._on_broken(error if isinstance(error, SinkServeError) else failure)
         finally:
-            self._state.engine.add_turns(-len(self.pending))
+            for pending in self.pending:
+                self._count(pending, -1)
             self._running = None
             self._waiting.clear()
             self.task = None
+
+    def _count(self, pending: PendingTurn, count: int) -> None:
+        """Note a turn among those of the engine and of the server, or that it is no more."""
+        self._state.engine.add_turns(count)
+        self._state.shared.waiting.add(count * pending.size_bytes)
 
     async def _keep_snapshot(self) -> None:
         """Copy the cache now and then, before the next turn changes it, and store it beside that."""

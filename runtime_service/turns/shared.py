@@ -11,6 +11,7 @@ from runtime_service.storage.updates import SessionUpdates
 from runtime_service.tasks.background import Background, Writer
 from runtime_service.turns.cache_tiers import CacheTiers
 from runtime_service.turns.metrics import TurnMetrics
+from runtime_service.turns.waiting_bytes import WaitingBytes
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,4 @@ class Shared:
     caches: CacheTiers
     settings: RuntimeSettings
     meter: TurnMetrics = field(default_factory=TurnMetrics)
+    waiting: WaitingBytes = field(default_factory=WaitingBytes)

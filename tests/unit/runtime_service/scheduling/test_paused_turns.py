@@ -1,4 +1,4 @@
-"""Turns whose clients do not read: they are not fed, they hold nothing that others need, and they go on where they were."""
+"""Turns whose clients do not read: they are not fed, hold nothing that others need, and go on where they were."""
 
 from __future__ import annotations
 

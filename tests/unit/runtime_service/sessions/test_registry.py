@@ -24,9 +24,9 @@ class Bench:
         self.parts = SessionParts(**settings)
         self.registry = SessionRegistry(cast("Any", self.parts), self.parts.shared)
 
-    async def create(self, session_id: str, **options: Any) -> Any:
+    async def create(self, session_id: str, who: str = WHO, **options: Any) -> Any:
         asked = NewSession("demo", session_id, options=SessionOptions(**options))
-        live, _ = await self.registry.create(WHO, asked)
+        live, _ = await self.registry.create(who, asked)
         return live
 
     @property
@@ -112,6 +112,24 @@ async def test_a_session_of_which_nothing_is_kept_makes_no_room() -> None:
     await bench.create("a", durability=Durability.NONE)
     with pytest.raises(ResourceExhausted):
         await bench.create("b")
+
+
+async def test_one_principal_cannot_fill_the_server_for_others() -> None:
+    bench = Bench(max_sessions=4)
+    streams = [Listening() for _ in range(4)]
+    for name, stream in zip("abcd", streams, strict=True):
+        live = await bench.create(name, "greedy", durability=Durability.NONE)
+        if name != "c":
+            live.subscribe(stream)
+    (await bench.create("x", "modest")).subscribe(Listening())  # the one without a stream leaves first
+    assert bench.ids == ["a", "b", "d", "x"]
+    (await bench.create("y", "modest")).subscribe(Listening())
+    assert (bench.ids, streams[0].told) == (["b", "d", "x", "y"], [Reason.CAPACITY_EXHAUSTED])
+    for who in ("modest", "greedy"):  # each has its half
+        with pytest.raises(ResourceExhausted):
+            await bench.create("z", who, durability=Durability.NONE)
+    await bench.create("z", "late")
+    assert bench.ids == ["d", "x", "y", "z"]
 
 
 async def test_a_session_is_deleted_whoever_uses_it() -> None:

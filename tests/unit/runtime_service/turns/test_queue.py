@@ -66,7 +66,7 @@ async def test_turns_run_one_after_another() -> None:
     bench.add("1")
     bench.add("2")
     await bench.scheduler.come(1)
-    assert (bench.queue.waiting, bench.state.engine.turns) == (1, 2)
+    assert (len(bench.queue.waiting), bench.state.engine.turns) == (1, 2)
     bench.scheduler.admit()
     bench.scheduler.write("x", 7)
     bench.scheduler.end(7)

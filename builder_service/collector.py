@@ -33,6 +33,13 @@ class BuildMetrics:
             registry=self.registry,
         )
 
+        what = "Builds that ended long ago and were deleted by this builder."
+        self._deleted = Counter("sinkserve_builder_builds_deleted", what, registry=self.registry)
+
+    def builds_deleted(self, count: int) -> None:
+        """Count builds whose deletion is committed."""
+        self._deleted.inc(count)
+
     def build_ended(self, build: Build) -> None:
         """Count a build whose end is committed."""
         reason = build.failure.reason.value if build.failure else ""

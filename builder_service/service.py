@@ -14,13 +14,15 @@ from builder_service.queue.capability import Capability
 from builder_service.queue.changes import Changes
 from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
+from builder_service.queue.retention import BuildRetention
 from builder_service.settings import BuilderSettings
 from builder_service.worker.attempt import WorkerContext
+from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
 from common.catalog.aliases import Aliases
 from common.catalog.catalog import Catalog
 from common.db.database import Database
-from common.db.processes import this_process
+from common.db.processes import is_alive, this_process
 from common.db.schema import open_database
 from common.rpc.metrics_server import MetricsServer, serve_metrics
 from common.rpc.server import Registration, RunningServer, start_server
@@ -70,6 +72,10 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
         running.push_async_callback(worker.stop, settings.stop_grace_s)
         await worker.start()
+        retention = BuildRetention(database, this_process(), settings.keep_builds_days, is_alive)
+        housekeeping = Housekeeping(retention, meter.builds_deleted)
+        running.push_async_callback(housekeeping.stop)
+        housekeeping.start()
         running.callback(server.health.set_ready, False)
         server.health.set_ready(True)
         return BuilderHandle(

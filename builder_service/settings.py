@@ -66,6 +66,8 @@ class BuilderSettings(Settings):
     """How long one attempt at a build may take."""
     memory_limit_mib: Annotated[int, Field(ge=0)] = 0
     """Most memory of its own that the process of a build may have, in MiB; 0: as much as there is."""
+    keep_builds_days: Annotated[float, Field(ge=0)] = 30.0
+    """Days after which a build that has ended is deleted with its events; its engine stays. 0: never."""
     stop_grace_s: Annotated[float, Field(ge=0)] = 5.0
     """How long calls and builds may go on after the builder was asked to stop; then builds go back into the queue."""
 

@@ -11,6 +11,7 @@ from builder_service.queue.events import Changed, Logged, Progressed, StoredEven
 from common.errors import InvalidArgument, Reason
 from common.rpc.grpc_status import to_status
 from common.rpc.wire import spec_to_wire
+from common.spec.bounds import shown
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 
 
@@ -18,7 +19,7 @@ def build_to_wire(build: Build) -> pb.Build:
     """The message of a build."""
     message = pb.Build(
         name=build.name,
-        spec=spec_to_wire(build.spec),
+        spec=spec_to_wire(shown(build.spec)),
         state=pb.Build.State.Value(f"STATE_{build.state.name}"),
         stage=_stage(build.stage),
         progress=build.progress,

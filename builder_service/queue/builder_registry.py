@@ -46,6 +46,13 @@ def other_capabilities(connection: Connection, builder: str, is_alive: Callable[
     ]
 
 
+def first_alive(connection: Connection, is_alive: Callable[[str], bool]) -> str | None:
+    """Of the builders that are alive, the first by name."""
+    leased = builders.c.lease_expires > database_time(connection)
+    names = connection.scalars(select(builders.c.builder).where(leased).order_by(builders.c.builder))
+    return next(filter(is_alive, names.all()), None)
+
+
 def lost_builds(
     connection: Connection, builder: str, runs: Collection[str], is_alive: Callable[[str], bool]
 ) -> list[str]:

@@ -1,4 +1,7 @@
-"""Events of a build, as they are stored and watched."""
+"""Events of a build, as they are stored and watched.
+
+A stored event does not repeat the spec, which never changes: its reader gets it from the build.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter
+from pydantic_core import from_json
 
 from builder_service.queue.build import Build, Stage, StageProgress
+from common.spec.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,12 @@ _events: TypeAdapter[Changed | Progressed | Logged] = TypeAdapter(Event)
 
 def event_to_json(event: Changed | Progressed | Logged) -> str:
     """JSON for the database."""
-    return _events.dump_json(event).decode()
+    return _events.dump_json(event, exclude={"build": {"spec"}}).decode()
 
 
-def event_from_json(text: str) -> Changed | Progressed | Logged:
-    """From the database's JSON."""
-    return _events.validate_json(text)
+def event_from_json(text: str, spec: ModelSpec) -> Changed | Progressed | Logged:
+    """From the database's JSON, of a build with this spec; older rows repeat it."""
+    data = from_json(text)
+    if "build" in data:
+        data["build"]["spec"] = spec
+    return _events.validate_python(data)

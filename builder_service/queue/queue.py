@@ -21,11 +21,13 @@ from builder_service.queue.failure import Failure
 from builder_service.queue.rows import append_event, change_build, set_columns, to_build
 from builder_service.queue.tables import builds, running_keys
 from common.catalog.catalog import Catalog
-from common.db.database import Database, database_time, utc_now
+from common.db.database import Database, database_time, stream, utc_now
 from common.db.processes import is_alive
 from common.errors import Aborted, Reason
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
+
+LONGEST_LOG = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,10 @@ class BuildQueue:
         self._changed(build.build_id)
 
     def log(self, build: Build, text: str) -> None:
-        """Store a line of the build's log."""
+        """Store a line of the build's log, or its first LONGEST_LOG characters."""
         with self._database.write() as connection:
             self._change(connection, build, lambda found: found)
-            append_event(connection, build.build_id, Logged(text))
+            append_event(connection, build.build_id, Logged(text[:LONGEST_LOG]))
         self._changed(build.build_id)
 
     def claim_key(self, build: Build, build_key: str) -> str | None:
@@ -188,16 +190,16 @@ class BuildQueue:
             return connection.scalar(query) is not None
 
     def _next(self, connection: Connection) -> Build | None:
-        waiting = connection.execute(_waiting()).mappings().all()
         others: list[Capability] | None = None
-        for row in waiting:
-            build = to_build(row)
-            if self._capability.can_build(build.spec):
-                return build
-            if row["builder"] == self._worker:
-                others = (
-                    builders.other_capabilities(connection, self._worker, self._is_alive) if others is None else others
-                )
+        with stream(connection, _waiting()) as waiting:
+            for row in waiting:
+                build = to_build(row)
+                if self._capability.can_build(build.spec):
+                    return build
+                if row["builder"] != self._worker:
+                    continue
+                if others is None:
+                    others = builders.other_capabilities(connection, self._worker, self._is_alive)
                 if not any(other.can_build(build.spec) for other in others):
                     return build
         return None

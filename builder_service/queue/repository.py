@@ -10,14 +10,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
 from builder_service.queue.build import Build, State
 from builder_service.queue.events import StoredEvent, event_from_json
 from builder_service.queue.rows import cancel_build, find_build, insert_build, to_build
 from builder_service.queue.tables import builds, events
-from common.db.database import Database, utc_now
-from common.db.paging import Page
+from common.db.database import Database, stream, utc_now
+from common.db.paging import Page, text_bytes
 from common.errors import AlreadyExists, Reason, ResourceExhausted
 from common.spec.model_spec import ModelSpec
 
@@ -89,10 +89,9 @@ class BuildRepository:
             same_time = and_(builds.c.create_time == time, builds.c.build_id < last)
             query = query.where(or_(builds.c.create_time < time, same_time))
         query = query.order_by(builds.c.create_time.desc(), builds.c.build_id.desc()).limit(page.size + 1)
-        with self._database.read() as connection:
-            found = [to_build(row) for row in connection.execute(query).mappings()]
-        kept = found[: page.size]
-        return kept, page.next_token(_key(kept[-1]) if len(found) > page.size else None)
+        with self._database.read() as connection, stream(connection, query) as rows:
+            kept, token = page.fill(rows, _row_bytes, _key)
+        return [to_build(row) for row in kept], token
 
     def watch(self, principal: str, build_id: str, after: int) -> tuple[Build, Sequence[StoredEvent]]:
         """A build and its next events after a sequence number, from one snapshot; fewer than EVENT_PAGE events are
@@ -103,7 +102,9 @@ class BuildRepository:
         with self._database.read() as connection:
             build = find_build(connection, build_id, principal)
             rows = connection.execute(query).mappings().all()
-        return build, [StoredEvent(row["sequence"], row["time"], event_from_json(row["event"])) for row in rows]
+        return build, [
+            StoredEvent(row["sequence"], row["time"], event_from_json(row["event"], build.spec)) for row in rows
+        ]
 
     def cancel(self, principal: str, build_id: str) -> Build:
         """Cancel a build and notify its worker. Raises FailedPrecondition (BUILD_ENDED), NotFound.
@@ -139,5 +140,9 @@ def _same_request(earlier: Build, spec: ModelSpec, request_id: str) -> Build:
     )
 
 
-def _key(build: Build) -> tuple[int, str]:
-    return (build.create_time - _EPOCH) // _TICK, build.build_id
+def _row_bytes(row: RowMapping) -> int:
+    return text_bytes(row["spec"], row["failure"])
+
+
+def _key(row: RowMapping) -> tuple[int, str]:
+    return (row["create_time"] - _EPOCH) // _TICK, row["build_id"]

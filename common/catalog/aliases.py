@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from common.catalog.rows import find_engine, latest_version, not_found
 from common.catalog.tables import aliases
 from common.db.database import Database
 from common.db.paging import Page
-from common.errors import InvalidArgument, Reason
+from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.engine_reference import LATEST, is_alias, parse_reference
+
+MOST_ALIASES = 1000
+"""Aliases that a name may have."""
+ALIAS_BYTES = 80 * MOST_ALIASES
+"""What they take in a message, at most."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,16 @@ class Aliases:
         self._database = database
 
     def set(self, reference: str, alias: str) -> Alias:
-        """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), and NotFound for the reference."""
+        """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), NotFound for the reference, and
+        FailedPrecondition (CAPACITY_EXHAUSTED) for one too many.
+        """
         _check(alias)
         parsed = parse_reference(reference)
         with self._database.write() as connection:
             engine = find_engine(connection, parsed)
             named = and_(aliases.c.name == engine.name, aliases.c.alias == alias)
             if not connection.execute(update(aliases).where(named).values(version=engine.version)).rowcount:
+                _check_room(connection, engine.name)
                 values = {"name": engine.name, "alias": alias, "version": engine.version}
                 connection.execute(insert(aliases).values(values))
         return Alias(engine.name, alias, engine.version)
@@ -65,6 +73,13 @@ class Aliases:
             found.insert(0, Alias(name, LATEST, latest))
         kept = found[: page.size]
         return kept, page.next_token(_key(kept[-1]) if len(found) > page.size else None)
+
+
+def _check_room(connection: Connection, name: str) -> None:
+    count: int = connection.scalar(select(func.count()).select_from(aliases).where(aliases.c.name == name)) or 0
+    if count >= MOST_ALIASES:
+        message = f"{name} has {count} aliases, as many as a name may have; delete one that is not needed"
+        raise FailedPrecondition(Reason.CAPACITY_EXHAUSTED, message, name=name, aliases=count)
 
 
 def _key(alias: Alias) -> tuple[str]:

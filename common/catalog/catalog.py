@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, and_, delete, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from common.catalog.aliases import ALIAS_BYTES
 from common.catalog.blob_claims import Sweeper, claimed_by, release_claims
 from common.catalog.garbage import Collected, collect_garbage
 from common.catalog.rows import (
@@ -24,8 +25,8 @@ from common.catalog.rows import (
     to_engine,
 )
 from common.catalog.tables import engines, holds
-from common.db.database import Database, utc_now
-from common.db.paging import Page
+from common.db.database import Database, stream, utc_now
+from common.db.paging import Page, text_bytes
 from common.digest import digest_of
 from common.errors import Aborted, DataLoss, InvalidArgument, Reason
 from common.spec.engine_reference import parse_reference
@@ -62,9 +63,9 @@ class Catalog:
         if page.after is not None:
             query = query.where(follows(page))
         with self._database.read() as connection:
-            found = [to_engine(connection, row) for row in connection.execute(query).mappings()]
-        kept = found[: page.size]
-        return kept, page.next_token((kept[-1].name, kept[-1].version) if len(found) > page.size else None)
+            with stream(connection, query) as rows:
+                kept, token = page.fill(rows, _row_bytes, lambda row: (row["name"], row["version"]))
+            return [to_engine(connection, row) for row in kept], token
 
     def with_build_key(self, build_key: str) -> Sequence[PublishedEngine]:
         """Engines with a build key, the newest first."""
@@ -161,6 +162,10 @@ class Catalog:
         with self._database.write() as connection:
             gone = [holder for holder in connection.scalars(select(holds.c.holder).distinct()) if is_gone(holder)]
             connection.execute(delete(holds).where(holds.c.holder.in_(gone)))
+
+
+def _row_bytes(row: RowMapping) -> int:
+    return text_bytes(row["manifest"]) + ALIAS_BYTES
 
 
 def add_hold(connection: Connection, name: str, version: int, holder: str) -> None:

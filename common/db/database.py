@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Dialect, Engine, MetaData, TypeDecorator, select
+from sqlalchemy import BigInteger, Connection, Dialect, Engine, MetaData, RowMapping, Select, TypeDecorator, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -27,6 +27,7 @@ from common.settings import DATABASE_TIMEOUT_S
 LOCAL_PRINCIPAL = "local"
 """Owner of everything while there is no authentication."""
 
+ROWS_AT_ONCE = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData(
@@ -82,6 +83,13 @@ def utc_now() -> datetime:
 def database_time(connection: Connection) -> datetime:
     """The time on the database's clock."""
     return connection.execute(select(DatabaseTime())).scalar_one()
+
+
+@contextmanager
+def stream(connection: Connection, query: Select[Any]) -> Iterator[Iterator[RowMapping]]:
+    """Rows of a query, a few at a time, by column; what is not taken is not read."""
+    with connection.execute(query.execution_options(yield_per=ROWS_AT_ONCE)) as rows:
+        yield iter(rows.mappings())
 
 
 class Database:

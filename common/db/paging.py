@@ -1,17 +1,25 @@
-"""Pages of a listing (AIP-158): how many items, and an opaque token that says where the next page starts."""
+"""Pages of a listing (AIP-158): how many items, and an opaque token that says where the next page starts.
+
+A page ends early where more would not fit a message: gRPC clients take 4 MiB unless they are told otherwise.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from common.digest import digest_of
 from common.errors import InvalidArgument, Reason
 
 DEFAULT_SIZE = 50
 MOST = 1000
+MOST_BYTES = 3 << 20
+"""Bytes that the items of a page have at most, unless it is one item; what is around them needs the rest of 4 MiB."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,21 @@ class Page:
     after: tuple[str | int, ...] | None
     listing: str
     """Name of the listing, with its filters: a token of another listing is refused."""
+
+    def fill(
+        self, items: Iterable[T], size_of: Callable[[T], int], key_of: Callable[[T], tuple[str | int, ...]]
+    ) -> tuple[list[T], str]:
+        """The items of this page, from all that follow, in order; and the token of the next page. Takes no more of
+        them than it has to; `size_of` gives about the bytes of one in a message.
+        """
+        kept: list[T] = []
+        left = MOST_BYTES
+        for item in items:
+            left -= size_of(item)
+            if kept and (len(kept) == self.size or left < 0):
+                return kept, self.next_token(key_of(kept[-1]))
+            kept.append(item)
+        return kept, ""
 
     def next_token(self, last: tuple[str | int, ...] | None) -> str:
         """Token of the page after the item with the key `last`; None: there is none."""
@@ -61,3 +84,8 @@ def _read_token(token: str, listing: str, types: tuple[type[str | int], ...]) ->
 def _in_range(part: str | int) -> bool:
     """Numbers are versions, places in a row, or microseconds; none is beyond this, and databases take no more."""
     return isinstance(part, str) or 0 <= part < 2**53
+
+
+def text_bytes(*texts: str | None) -> int:
+    """Bytes of texts in a message; None has none."""
+    return sum(len(text.encode()) for text in texts if text)

@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.errors import FieldViolation, InvalidArgument, Reason
+from common.spec.bounds import shown
 from common.spec.checks import check_spec
 from common.spec.hardware import Hardware
 from common.spec.manifest import Manifest
@@ -139,7 +140,7 @@ def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
         version=engine.version,
         reference=engine.reference,
         digest=engine.digest,
-        spec=spec_to_wire(engine.manifest.spec),
+        spec=spec_to_wire(shown(engine.manifest.spec)),
         manifest=manifest_to_wire(engine.manifest),
         aliases=engine.aliases,
         create_time=created,

@@ -14,26 +14,37 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from common.errors import FieldViolation, InvalidArgument, Reason
+from common.spec.bounds import bound_violations
 from common.spec.model_spec import ModelSpec
 
 
 def check_spec(data: Mapping[str, Any], prefix: str = "spec") -> ModelSpec:
     """Make a spec; raises InvalidArgument (INVALID_SPEC) with a violation for each field, its path under `prefix`."""
     try:
-        return ModelSpec.model_validate(data)
+        spec = ModelSpec.model_validate(data)
     except ValidationError as error:
-        violations = tuple(_violation(item, prefix) for item in error.errors())
+        raise _wrong(tuple(_violation(item, prefix) for item in error.errors())) from None
+    if too_long := tuple(bound_violations(spec)):
+        raise _wrong(tuple(FieldViolation(_path(prefix, item.field), item.description) for item in too_long))
+    return spec
+
+
+def _wrong(violations: tuple[FieldViolation, ...]) -> InvalidArgument:
     message = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
-    raise InvalidArgument(Reason.INVALID_SPEC, message, violations=violations) from None
+    return InvalidArgument(Reason.INVALID_SPEC, message, violations=violations)
 
 
 def _violation(item: ErrorDetails, prefix: str) -> FieldViolation:
-    path = ".".join(part for part in (prefix, *map(str, item["loc"])) if part)
+    path = _path(prefix, *map(str, item["loc"]))
     if item["type"] == "extra_forbidden":
         return FieldViolation(path, _unknown_field(item["loc"]))
     if item["type"] == "missing":
         return FieldViolation(path, "is required")
     return FieldViolation(path, f"{_shown(item['input'])} is wrong: {_lower(item['msg'])}")
+
+
+def _path(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 def _unknown_field(loc: tuple[int | str, ...]) -> str:

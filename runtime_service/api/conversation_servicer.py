@@ -21,7 +21,8 @@ from common.db.database import LOCAL_PRINCIPAL
 from common.db.paging import read_page
 from common.errors import Internal, InvalidArgument, Reason, SinkServeError
 from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, update_from_wire
-from runtime_service.api.stream import Close, ConversationStream, session_id_of
+from runtime_service.api.requests import Close, session_id_of
+from runtime_service.api.stream import ConversationStream
 from runtime_service.api.to_wire import event_to_wire, session_to_wire, turn_to_wire
 from runtime_service.domain.session import NewSession, check_labels
 from runtime_service.domain.turn import check_turn_id

@@ -15,6 +15,7 @@ from runtime_service.tasks.background import Background
 from sinkserve.runtime.v1 import engine_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as pb_grpc
 
+_ENGINE_BYTES = 512  # of a message
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -42,9 +43,8 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
     ) -> pb.ListLoadedEnginesResponse:
         page = read_page(request.page_size, request.page_token, "loaded engines", (str,))
         after = "" if page.after is None else str(page.after[0])
-        found = [engine for engine in self._engines.loaded if engine.published.reference > after]
-        kept = found[: page.size]
-        token = page.next_token((kept[-1].published.reference,) if len(found) > page.size else None)
+        following = (engine for engine in self._engines.loaded if engine.published.reference > after)
+        kept, token = page.fill(following, lambda _: _ENGINE_BYTES, lambda engine: (engine.published.reference,))
         refused = () if after else self._engines.refused
         return pb.ListLoadedEnginesResponse(
             engines=map(loaded_to_wire, kept), next_page_token=token, refused=map(refused_to_wire, refused)

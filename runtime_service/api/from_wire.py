@@ -7,7 +7,7 @@ from typing import Any
 from common.errors import InvalidArgument, Reason
 from common.rpc.wire import variables_from_wire
 from common.spec.template_choices import Value
-from runtime_service.api.stream import Cancel, Close, Open, Refused, Request
+from runtime_service.api.requests import Cancel, Close, Open, Refused, Request
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions, check_counts
 from runtime_service.domain.session import (

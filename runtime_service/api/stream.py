@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 
-from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted, SinkServeError
+from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.api.outbox import Outbox
 from runtime_service.api.reader_pace import ReaderPace
+from runtime_service.api.requests import Cancel, Close, Open, Refused, Request, session_id_of
 from runtime_service.api.stream_age import StreamAge, too_old
-from runtime_service.domain.session import SESSION_ID, NewSession
+from runtime_service.domain.session import NewSession
 from runtime_service.domain.turn import TurnRequest, check_turn_id
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import draining
@@ -25,40 +25,6 @@ from runtime_service.turns.known import KnownTurn
 
 _REMEMBERED = 32
 _SHOWN_ID = 100  # characters of an id that no turn can have
-
-
-@dataclass(frozen=True)
-class Open:
-    """Start on a new session, or on one that exists: sessions/ID."""
-
-    target: NewSession | str
-    after_sequence: int | None = None
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Cancel a turn."""
-
-    turn_id: str
-    discard: bool = False
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the stream after the accepted turns."""
-
-    delete_session: bool = False
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A turn that was not even read: it is too long."""
-
-    turn_id: str
-    error: SinkServeError
-
-
-Request = Open | TurnRequest | Refused | Cancel | Close
 
 
 class ConversationStream:
@@ -294,12 +260,3 @@ class ConversationStream:
     def _stop_clocks(self) -> None:
         self._pace.stop()
         self._age.stop()
-
-
-def session_id_of(name: str, field: str) -> str:
-    """ID of sessions/ID; raises InvalidArgument."""
-    prefix, _, session_id = name.partition("/")
-    if prefix != "sessions" or not SESSION_ID.fullmatch(session_id):
-        what = f"{field} has to be sessions/ID; it is {name[:100]!r}"
-        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
-    return session_id

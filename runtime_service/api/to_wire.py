@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.rpc.grpc_status import to_status
 from runtime_service.api.from_wire import SCALARS
+from runtime_service.api.shorten import shorten
 from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.session import Session, SessionOptions
@@ -67,9 +68,10 @@ def session_to_wire(session: Session, residence: Residence) -> pb.Session:
 
 
 def turn_to_wire(turn: Turn) -> pb.TurnRecord:
-    """A turn as it is listed."""
+    """A turn as it is listed, short enough for a message."""
+    turn, shortened = shorten(turn)
     given, result = turn.request.input, turn.result
-    record = pb.TurnRecord(turn_id=turn.turn_id, create_time=_timestamp(turn.created_at))
+    record = pb.TurnRecord(turn_id=turn.turn_id, create_time=_timestamp(turn.created_at), shortened=shortened)
     if given.text is not None:
         record.text = given.text
     elif given.messages is not None:

@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 
 from common.catalog.catalog import add_hold, drop_hold
 from common.catalog.rows import not_found
-from common.db.database import Database
-from common.db.paging import Page
+from common.db.database import Database, stream
+from common.db.paging import Page, text_bytes
 from common.errors import Aborted, AlreadyExists, NotFound, Reason
 from runtime_service.domain.session import Session
 from runtime_service.domain.session_filter import EVERY_SESSION, SessionFilter
@@ -34,6 +34,7 @@ from runtime_service.storage.rows import (
 from runtime_service.storage.tables import sessions, turns
 
 _TURNS_AT_ONCE = 64
+_ROW_BYTES = 512  # of a message, for names, numbers and times
 
 
 class SessionRepository:
@@ -165,11 +166,9 @@ class SessionRepository:
         query = query.order_by(*order).limit(page.size + 1)
         if page.after is not None:
             query = query.where(_after(page.after))
-        with self._database.read() as connection:
-            found = [session_from_row(row) for row in connection.execute(query).mappings()]
-        kept = found[: page.size]
-        last = (_micros(kept[-1].last_active_at), kept[-1].key) if len(found) > page.size else None
-        return kept, page.next_token(last)
+        with self._database.read() as connection, stream(connection, query) as rows:
+            kept, token = page.fill(rows, _session_bytes, lambda row: (_micros(row["last_active_at"]), row["key"]))
+        return [session_from_row(row) for row in kept], token
 
     def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
         """A page of turns, the oldest first, and the token of the next."""
@@ -177,10 +176,9 @@ class SessionRepository:
         if page.after is not None:
             mine &= turns.c.number > int(page.after[0])
         query = select(turns).where(mine).order_by(turns.c.number).limit(page.size + 1)
-        with self._database.read() as connection:
-            found = [turn_from_row(row) for row in connection.execute(query).mappings()]
-        kept = found[: page.size]
-        return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
+        with self._database.read() as connection, stream(connection, query) as rows:
+            kept, token = page.fill(rows, _turn_bytes, lambda row: (row["number"],))
+        return [turn_from_row(row) for row in kept], token
 
     def delete(self, session: Session) -> bool:
         """Delete a session with its turns, and end its hold on its engine; False: it was gone, or has another owner."""
@@ -247,6 +245,14 @@ def _after(key: tuple[str | int, ...]) -> ColumnElement[bool]:
     active, last = _EPOCH + timedelta(microseconds=int(key[0])), int(key[1])
     older = sessions.c.last_active_at < active
     return or_(older, and_(sessions.c.last_active_at == active, sessions.c.key < last))
+
+
+def _session_bytes(row: RowMapping) -> int:
+    return _ROW_BYTES + text_bytes(row["labels"], row["options"])
+
+
+def _turn_bytes(row: RowMapping) -> int:
+    return _ROW_BYTES + text_bytes(row["body"], row["result"])
 
 
 def _micros(time: datetime) -> int:

@@ -27,13 +27,6 @@ class TurnHistory(Protocol):
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None: ...
 
-    def _remember(self, turn: Turn) -> None:
-        self._size_bytes += _size_of(turn) - _size_of(self._turns.get(turn.turn_id))
-        self._turns[turn.turn_id] = turn
-        while len(self._turns) > MOST_TURNS or (self._size_bytes > MOST_BYTES and len(self._turns) > 1):
-            _, oldest = self._turns.popitem(last=False)
-            self._size_bytes -= _size_of(oldest)
-
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]: ...
 
     def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]: ...
@@ -76,13 +69,6 @@ class EphemeralTurns:
         self._sinks += tokens[: session.window.sinks - len(self._sinks)]
         self._recent.extend(tokens)
 
-    def _remember(self, turn: Turn) -> None:
-        self._size_bytes += _size_of(turn) - _size_of(self._turns.get(turn.turn_id))
-        self._turns[turn.turn_id] = turn
-        while len(self._turns) > MOST_TURNS or (self._size_bytes > MOST_BYTES and len(self._turns) > 1):
-            _, oldest = self._turns.popitem(last=False)
-            self._size_bytes -= _size_of(oldest)
-
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]:
         """First tokens of the history as many as sinks, and its last `count` or more with their first position."""
         assert count <= len(self._recent) or len(self._recent) == session.position, count
@@ -92,9 +78,15 @@ class EphemeralTurns:
         """A page of the turns that are remembered, the oldest first, and the token of the next."""
         del session
         first = 0 if page.after is None else int(page.after[0])
-        found = [turn for turn in self._turns.values() if turn.number > first][: page.size + 1]
-        kept = found[: page.size]
-        return kept, page.next_token((kept[-1].number,) if len(found) > page.size else None)
+        following = (turn for turn in list(self._turns.values()) if turn.number > first)
+        return page.fill(following, _size_of, lambda turn: (turn.number,))
+
+    def _remember(self, turn: Turn) -> None:
+        self._size_bytes += _size_of(turn) - _size_of(self._turns.get(turn.turn_id))
+        self._turns[turn.turn_id] = turn
+        while len(self._turns) > MOST_TURNS or (self._size_bytes > MOST_BYTES and len(self._turns) > 1):
+            _, oldest = self._turns.popitem(last=False)
+            self._size_bytes -= _size_of(oldest)
 
 
 def _size_of(turn: Turn | None) -> int:

@@ -226,7 +226,8 @@ def _print_turn(turn: TurnRecord) -> None:
     ending = FinishReason.Name(turn.reason).removeprefix("FINISH_REASON_").lower() if turn.reason else "running"
     usage = turn.usage
     figures = f"{ending} · {usage.generated_tokens} tokens · position {usage.position:,}"
-    console.out.print(f"[dim]{figures} · {escape(turn.turn_id)}[/]")
+    cut = " · cut at 1 MiB" if turn.shortened else ""
+    console.out.print(f"[dim]{figures}{cut} · {escape(turn.turn_id)}[/]")
 
 
 def _inputs(turn: TurnRecord) -> list[tuple[str, str]]:

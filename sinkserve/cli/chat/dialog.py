@@ -115,7 +115,7 @@ class Dialog:
     async def _take_back(self, view: ChatView) -> str:
         """Drop the last turn; returns what was said in it."""
         turns = [turn async for turn in self._client.sessions.turns(self._name)]
-        if not turns or turns[-1].WhichOneof("input") != "text":
+        if not turns or turns[-1].WhichOneof("input") != "text" or turns[-1].shortened:
             view.say("there is nothing that could be asked again")
             return ""
         await self._drop_from(turns[-1])

@@ -6,6 +6,7 @@ import pytest
 
 from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
+from builder_service.queue.retention import BuildRetention
 from common.db.database import Database
 from tests.contract.builds.samples import ANYTHING
 
@@ -24,6 +25,11 @@ def alive() -> set[str]:
 @pytest.fixture
 def builds(database: Database, heard: list[str]) -> BuildRepository:
     return BuildRepository(database, "here", heard.append)
+
+
+@pytest.fixture
+def retention(database: Database, alive: set[str]) -> BuildRetention:
+    return BuildRetention(database, "here", 30.0, alive.__contains__)
 
 
 @pytest.fixture

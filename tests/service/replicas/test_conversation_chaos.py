@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import select
 
 from common.errors import SinkServeError
-from runtime_service.api.stream import Cancel, ConversationStream, Open
+from runtime_service.api.requests import Cancel, Open
+from runtime_service.api.stream import ConversationStream
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import RequestedOptions
 from runtime_service.domain.session import NewSession, OnDisconnect, Session, SessionOptions

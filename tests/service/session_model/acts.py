@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 from common.errors import Reason, SinkServeError
-from runtime_service.api.stream import Close, ConversationStream, Open
+from runtime_service.api.requests import Close, Open
+from runtime_service.api.stream import ConversationStream
 from runtime_service.domain.session import NewSession, OnDisconnect
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.turns.events import TurnFinished
@@ -40,7 +41,7 @@ class Acts(Known):
             session.check_order()
         for replica in self.world.replicas:
             assert len(replica.handle.sessions.live) <= MAX_SESSIONS
-            assert all(live.turns.waiting <= MOST_WAITING for live in replica.handle.sessions.live)
+            assert all(len(live.turns.waiting) <= MOST_WAITING for live in replica.handle.sessions.live)
 
     async def settle(self) -> None:
         self.read()

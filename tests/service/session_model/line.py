@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from common.errors import Reason, SinkServeError
-from runtime_service.api.stream import ConversationStream, Request
+from runtime_service.api.requests import Request
+from runtime_service.api.stream import ConversationStream
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.turns.events import Event
 from tests.service.session_model.replica import PATIENCE_S, Replica

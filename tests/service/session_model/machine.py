@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from common.errors import Reason
-from runtime_service.api.stream import Cancel, Close, ConversationStream, Open, Request
+from runtime_service.api.requests import Cancel, Close, Open, Request
+from runtime_service.api.stream import ConversationStream
 from runtime_service.domain.session import NewSession
 from runtime_service.domain.turn import TurnInput, TurnRequest
 from runtime_service.turns.intake import MOST_WAITING

@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from common.db.database import Database, connect, utc_now
 from common.errors import Reason
 from common.store.object_store import open_object_store
-from runtime_service.api.stream import ConversationStream, Open
+from runtime_service.api.requests import Open
+from runtime_service.api.stream import ConversationStream
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 from runtime_service.scheduling.scheduler import Scheduler

@@ -17,6 +17,7 @@ from tests.service.runtime.runtime import VOCABULARY, Bench, info, violations
         ({"token_ids": pb.TokenIds(ids=[1, VOCABULARY])}, "TOKEN_OUT_OF_VOCABULARY", "turn.token_ids.ids[1]"),
         ({"token_ids": pb.TokenIds(ids=[-1])}, "TOKEN_OUT_OF_VOCABULARY", "turn.token_ids.ids[0]"),
         ({"token_ids": pb.TokenIds()}, "INVALID_FIELD", "turn.token_ids"),
+        ({"token_ids": pb.TokenIds(ids=[5] * 10**6)}, "TURN_EXCEEDS_WINDOW", "turn.token_ids"),
         ({"messages": pb.ChatMessages()}, "INVALID_FIELD", "turn.messages.messages"),
         (
             {"messages": pb.ChatMessages(messages=[pb.ChatMessage(role="robot", content="x")])},

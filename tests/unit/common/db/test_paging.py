@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from common.db.paging import MOST, read_page
+from common.db.paging import MOST, MOST_BYTES, read_page
 from common.errors import InvalidArgument
 
 
@@ -24,6 +24,26 @@ def test_a_token_says_where_the_next_page_starts() -> None:
 
 def test_there_is_no_token_after_the_last_page() -> None:
     assert read_page(5, "", "engines", (str, int)).next_token(None) == ""
+
+
+def test_a_page_ends_before_more_than_a_message_holds_and_goes_on_from_there() -> None:
+    sizes = [1 << 20, 1 << 20, MOST_BYTES + 5, 3, 1 << 20, 1 << 20, 1 << 20]
+    items, pages, after = list(enumerate(sizes)), [], 0
+    while True:
+        rest = iter(items[after:])
+        kept, token = read_page(5, "", "x", (int,)).fill(rest, lambda item: item[1], lambda item: (item[0],))
+        pages.append([number for number, _ in kept])
+        if not token:
+            break
+        assert len(list(rest)) >= len(items) - after - len(kept) - 1, "no more is read than one item beyond the page"
+        after = int(read_page(5, token, "x", (int,)).after[0]) + 1  # type: ignore[index]
+    assert pages == [[0, 1], [2], [3, 4, 5], [6]]
+
+
+def test_a_page_has_as_many_items_as_were_asked_for() -> None:
+    page = read_page(2, "", "x", (int,))
+    assert page.fill([1, 2], lambda _: 1, lambda item: (item,)) == ([1, 2], "")
+    assert page.fill([1, 2, 3], lambda _: 1, lambda item: (item,)) == ([1, 2], page.next_token((2,)))
 
 
 def test_a_token_of_another_listing_is_refused() -> None:

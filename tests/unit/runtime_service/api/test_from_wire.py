@@ -9,7 +9,7 @@ import pytest
 from common.errors import Reason
 from runtime_service.api import from_wire
 from runtime_service.api.from_wire import MOST_MESSAGES, request_from_wire
-from runtime_service.api.stream import Refused
+from runtime_service.api.requests import Refused
 from runtime_service.domain.turn import TurnRequest
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 

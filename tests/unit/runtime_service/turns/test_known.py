@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
-from runtime_service.turns.events import EventLog, TurnStarted
+from runtime_service.turns.events import EventLog, TurnEvent, TurnStarted
 from runtime_service.turns.input import prepare_turn
 from runtime_service.turns.known import running_turn
 from runtime_service.turns.pending import PendingTurn
@@ -25,7 +25,8 @@ def told(most: int, count: int) -> tuple[PendingTurn, EventLog, list[Any]]:
     """A turn with its start and `count` pieces, of which the last `most` events are kept."""
     pending, log = pending_turn(), EventLog(0, 0, most, 1 << 20)
     pieces = [Delta(chr(97 + n), (n,), (TokenLogprobs(n, -1.0, b"x", ()),)) for n in range(count)]
-    events = [log.append("t", body) for body in (TurnStarted(2, 1, GenerationOptions(9)), *pieces)]
+    bodies: list[TurnEvent] = [TurnStarted(2, 1, GenerationOptions(9)), *pieces]
+    events = [log.append("t", body) for body in bodies]
     for event in events:
         pending.note(event)
     return pending, log, events

@@ -117,6 +117,11 @@ def _service(document: Any) -> Iterator[Figure]:  # noqa: ANN401
     yield Figure("service", "processor", together["cpu_us_per_token"], unit="µs a token")
 
 
+def _crowd(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+    ratio = document["crowd_ms"] / document["alone_ms"]
+    yield Figure("crowd", "time to the first token beside a hostile crowd, to that alone", ratio, 2.0, at_least=False)
+
+
 def _startup(document: Any) -> Iterator[Figure]:  # noqa: ANN401
     yield Figure("startup", "from the command to serving", median(document), 5.0, at_least=False, unit="s")
 
@@ -178,6 +183,7 @@ SECTIONS = (
                               "4096", "--json"), _recomputation),
     Section("constant-kv", ("bench/engine/constant_kv.py", "--json"), _constant_kv),
     Section("service", ("bench/service/throughput.py", "--json"), _service),
+    Section("crowd", ("bench/service/hostile.py", "--json"), _crowd),
     Section("startup", ("bench/service/startup.py", "--json"), _startup),
     Section("builder", ("bench/builder/speed.py", "--json"), _builder),
     Section("speculation", ("bench/engine/speculation.py", "--json"), _speculation),

@@ -38,7 +38,7 @@ class RuntimeSettings(Settings):
     principal_header: str = ""
     """Metadata key in which a trusted proxy names the caller, who owns what it creates; empty: all callers are one."""
     max_sessions: Annotated[int, Field(ge=1)] = 1024
-    """Sessions in memory at once; idle ones make room for others."""
+    """Sessions in memory at once; idle ones make room for others, and where none is, principals have equal shares."""
     waiting_turns: Annotated[int, Field(ge=0)] = 1024
     """Turns of one engine that may wait for a slot; one more is refused."""
     waiting_session_bytes: Annotated[int, Field(ge=0)] = 16 << 20
@@ -70,9 +70,10 @@ class RuntimeSettings(Settings):
     kept_event_bytes: Annotated[int, Field(ge=4096)] = 1 << 20
     """Bytes of events that a session keeps for `after_sequence`."""
     unread_events: Annotated[int, Field(ge=1)] = 256
-    """Events that wait for a client to read before its session pauses."""
+    """Events that wait for a client to read before its turn pauses, and others may have its slot."""
     slow_reader_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a session pauses for a client that does not read before its stream ends."""
+    """How long a client has to read what waited when its turn paused, or its stream ends.
+    """
     heartbeat_s: Annotated[float, Field(gt=0)] = 30.0
     """A stream on which nothing was sent for this long gets a heartbeat."""
     max_stream_age_s: Annotated[float, Field(ge=0)] = 0.0

@@ -44,7 +44,7 @@ class BuildRetention:
         with self._database.read() as connection:
             return connection.scalars(self._old(1)).first()
 
-    def _old(self, most: int) -> Select[tuple[str]]:
+    def _old(self, most: int) -> Select[str]:
         before = utc_now() - timedelta(days=self._days)
         ended = builds.c.state.in_([state.value for state in State if state.ended])
         old = and_(ended, builds.c.create_time < before, builds.c.end_time < before)  # the first bound has an index

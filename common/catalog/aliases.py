@@ -10,7 +10,7 @@ from common.catalog.rows import find_engine, latest_version, not_found
 from common.catalog.tables import aliases
 from common.db.database import Database
 from common.db.paging import Page
-from common.errors import FailedPrecondition, InvalidArgument, Reason
+from common.errors import InvalidArgument, Reason
 from common.spec.engine_reference import LATEST, is_alias, parse_reference
 
 MOST_ALIASES = 1000
@@ -35,8 +35,8 @@ class Aliases:
         self._database = database
 
     def set(self, reference: str, alias: str) -> Alias:
-        """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), NotFound for the reference, and
-        FailedPrecondition (CAPACITY_EXHAUSTED) for one too many.
+        """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), also for one too many, and NotFound for the
+        reference.
         """
         _check(alias)
         parsed = parse_reference(reference)
@@ -78,8 +78,8 @@ class Aliases:
 def _check_room(connection: Connection, name: str) -> None:
     count: int = connection.scalar(select(func.count()).select_from(aliases).where(aliases.c.name == name)) or 0
     if count >= MOST_ALIASES:
-        message = f"{name} has {count} aliases, as many as a name may have; delete one that is not needed"
-        raise FailedPrecondition(Reason.CAPACITY_EXHAUSTED, message, name=name, aliases=count)
+        message = f"alias: {name} has {count} aliases, as many as a name may have; move or delete one"
+        raise InvalidArgument(Reason.INVALID_ALIAS, message, field="alias", aliases=count)
 
 
 def _key(alias: Alias) -> tuple[str]:

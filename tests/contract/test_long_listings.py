@@ -18,7 +18,7 @@ from runtime_service.api.to_wire import turn_to_wire
 from runtime_service.domain.turn import Message
 from runtime_service.storage.repository import SessionRepository
 from sinkserve.builder.v1.builder_service_pb2 import ListBuildsResponse
-from sinkserve.runtime.v1.conversation_service_pb2 import ListTurnsResponse
+from sinkserve.runtime.v1.conversation_service_pb2 import ListTurnsResponse, TurnRecord
 from tests.samples.session_examples import SESSION, finished, turn
 from tests.samples.whole_manifests import make_manifest
 
@@ -31,7 +31,8 @@ def test_pages_of_long_builds_fit_a_message(database: Database) -> None:
     made = [builds.submit("local", spec).name for _ in range(14)]
     old = spec.model_copy(update={"chat_template": "x" * (MESSAGE + 1)})  # from before there were bounds
     made.append(builds.submit("local", old).name)
-    listed, token = [], ""
+    listed: list[str] = []
+    token = ""
     while token or not listed:
         page, token = builds.list("local", read_page(0, token, "x", (int, str)))
         response = ListBuildsResponse(builds=map(build_to_wire, page), next_page_token=token)
@@ -49,7 +50,8 @@ def test_pages_of_long_turns_fit_a_message_and_one_that_does_not_is_cut(database
         given = turn(number, text="é" * (size // 2))
         sessions.add_turn(session, given)
         sessions.finish_turn(session, finished(given, 1, (5,), 9), (1, 5))
-    listed, token = [], ""
+    listed: list[TurnRecord] = []
+    token = ""
     while token or not listed:
         found, token = sessions.list_turns(session, read_page(0, token, "x", (int,)))
         response = ListTurnsResponse(turns=map(turn_to_wire, found), next_page_token=token)

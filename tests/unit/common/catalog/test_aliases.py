@@ -40,6 +40,15 @@ def test_an_alias_copies_another_as_it_is_now(press: Press, aliases: Aliases) ->
     assert press.catalog.resolve("demo:prod").version == 1
 
 
+def test_a_name_has_so_many_aliases_and_no_more(aliases: Aliases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.catalog.aliases.MOST_ALIASES", 2)
+    for alias in ("a", "b", "a"):
+        aliases.set("demo", alias)
+    with pytest.raises(InvalidArgument, match="demo has 2 aliases") as caught:
+        aliases.set("demo", "c")
+    assert caught.value.reason is Reason.INVALID_ALIAS
+
+
 def test_pages_together_are_the_list(aliases: Aliases) -> None:
     for alias in ("a", "zeta", "m"):
         aliases.set("demo@1", alias)

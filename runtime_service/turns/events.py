@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from common.errors import OutOfRange, Reason, SinkServeError
 from runtime_service.decoding.delta import Delta
@@ -39,9 +40,14 @@ class TurnStarted:
 
 @dataclass(frozen=True)
 class TurnFinished:
-    """A turn ended."""
+    """A turn ended; of its `result` the reply is not here: it was told in pieces."""
 
     result: Result
+
+    @classmethod
+    def of(cls, result: Result) -> Self:
+        """Tell of a result."""
+        return cls(replace(result, text="", token_ids=()))
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,6 @@ class Event:
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        if isinstance(self.body, TurnFinished):
-            return _EVENT_BYTES + self.body.result.size_bytes
         return _EVENT_BYTES + (self.body.size_bytes if isinstance(self.body, Delta) else 0)
 
 

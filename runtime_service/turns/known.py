@@ -50,7 +50,7 @@ def ended_turn(turn: Turn, log: EventLog) -> KnownTurn:
 
 def events_from_result(turn: Turn, result: Result) -> tuple[Event, ...]:
     """Events of a turn that ended, from what is stored of it: its reply in one piece, without log-probabilities."""
-    finished = Event(result.finished_sequence, TurnFinished(result), turn.turn_id)
+    finished = Event(result.finished_sequence, TurnFinished.of(result), turn.turn_id)
     if not result.started_sequence:
         return (finished,)
     started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options)

@@ -51,7 +51,7 @@ class TurnRun:
         await asyncio.shield(self._writing)
         engine = state.engine.published.reference
         state.shared.meter.turn_ended(state.session.name, turn.turn_id, engine, outcome)
-        return self._log(TurnFinished(turn.result))
+        return self._log(TurnFinished.of(turn.result))
 
     def cancel_turn(self) -> None:
         """End the turn as `pending.discard` says, if the scheduler has it; else it is not given to it."""

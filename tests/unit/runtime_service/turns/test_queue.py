@@ -92,7 +92,10 @@ async def test_a_result_has_what_the_turn_added() -> None:
     bench.scheduler.end(7, 8)
     await bench.rest()
     (result,) = [event.body.result for event in bench.events if isinstance(event.body, TurnFinished)]
-    assert (result.token_ids, result.prompt_tokens, result.usage.position) == ((7, 8), 2, 6)
+    assert (result.token_ids, result.prompt_tokens, result.usage.position) == ((), 2, 6)
+    kept = bench.parts.repository.turns["1"].result
+    assert kept is not None
+    assert kept.token_ids == (7, 8)
     assert (result.started_sequence, result.finished_sequence) == tuple(event.sequence for event in bench.events)
     assert bench.state.session.position == 6
 

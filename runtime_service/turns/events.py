@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from common.errors import OutOfRange, Reason, SinkServeError
@@ -81,7 +82,7 @@ class Event:
     body: Body
     turn_id: str = ""
 
-    @property
+    @cached_property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
         return _EVENT_BYTES + (self.body.size_bytes if isinstance(self.body, Delta) else 0)

@@ -60,14 +60,24 @@ class Scheduler(TurnScheduler):
         return bool(step.counts)
 
     def _admit(self) -> None:
-        for tenant in list(self._waiting):
+        for tenant in sorted(self._waiting, key=lambda tenant: tenant.yields):
             if tenant in self._awaiting_history or tenant.run is None or tenant.paused:
                 continue
-            if not self.slots.available(tenant):
+            if not self.slots.available(tenant) and not self._take_from_one_that_yields(tenant):
                 return
             if self._has_tokens(tenant):
                 self._waiting.remove(tenant)
                 self._guarded([tenant], partial(self._start, tenant))
+
+    def _take_from_one_that_yields(self, tenant: Tenant) -> bool:
+        """Let a turn whose client trickles wait for the sake of one whose client reads; False: there is none."""
+        found = next((each for each in self._running if each.yields), None)
+        if found is None or tenant.yields:
+            return False
+        found.suspended = True
+        self._suspend(found)
+        self._resume(found)
+        return True
 
     def _has_tokens(self, tenant: Tenant) -> bool:
         """Whether all that has to be fed is at hand; asks for it otherwise."""

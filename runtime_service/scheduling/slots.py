@@ -16,6 +16,9 @@ from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.scheduling.cache_moves import CacheMoves
 from runtime_service.scheduling.running_turn import RunningTurn
 
+MOST_PAUSES = 2
+"""A turn that was paused so often has a client that trickles; one that slept for a while pauses its turn once."""
+
 
 class Residence(Enum):
     """Where a cache is: in a slot, in host memory, or in neither (on disk, in a snapshot, or only as tokens)."""
@@ -30,8 +33,9 @@ class Tenant:
     """A session as its engine sees it; `key` and `epoch` are those of its row.
 
     Belongs to the scheduler's thread once a turn was submitted. `written` is one past the highest position whose row
-    any step has written since the cache is in its slot. `paused`: nothing is to be done for it. `suspended`: its turn
-    began, and has no slot or may lose it. `spilled`: the cache may be kept elsewhere.
+    any step has written since the cache is in its slot. `paused`: nothing is to be done for it. `pauses`: how often its
+    turn was paused while it ran. `suspended`: its turn began, and has no slot or may lose it. `spilled`: the cache may
+    be kept elsewhere.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Tenant:
     written: int = 0
     run: RunningTurn | None = None
     paused: bool = False
+    pauses: int = 0
     suspended: bool = False
     spilled: bool = False
     key: int = 0
@@ -51,6 +56,11 @@ class Tenant:
         """The turn that it runs; it has to have one."""
         assert self.run is not None, self
         return self.run
+
+    @property
+    def yields(self) -> bool:
+        """Whether its client reads now and then only, and others go before it."""
+        return self.pauses >= MOST_PAUSES
 
     @property
     def residence(self) -> Residence:

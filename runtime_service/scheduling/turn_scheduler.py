@@ -79,6 +79,7 @@ class TurnScheduler(ABC):
         tenant.paused = paused
         if paused and self._is_running(tenant):
             tenant.suspended = True
+            tenant.pauses += 1
             self._suspend(tenant)
         elif not paused and tenant.suspended:
             self._resume(tenant)
@@ -173,7 +174,7 @@ class TurnScheduler(ABC):
         self._awaiting_history.discard(tenant)
         self._stop_running(tenant)
         tenant.history.trim()
-        tenant.run, tenant.suspended = None, False
+        tenant.run, tenant.suspended, tenant.pauses = None, False, 0
         self._emit(self._listeners.pop(tenant), outcome)
 
     def _guarded(self, tenants: Sequence[Tenant], act: Callable[[], None]) -> None:

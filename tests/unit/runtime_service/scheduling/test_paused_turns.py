@@ -53,6 +53,25 @@ def test_paused_turns_give_their_slots_to_those_who_wait_and_go_on_behind_them(p
     assert all(talker.events.count(TurnAdmitted()) == 1 for talker in deaf)
 
 
+def test_a_turn_that_pauses_again_and_again_gives_its_slot_to_those_who_read_though_it_reads_just_now() -> None:
+    driver = Driver(SMALL)
+    tricklers, others = [driver.talker() for _ in range(2)], [driver.talker() for _ in range(3)]
+    for talker in tricklers:
+        driver.submit(talker, (1,), options=replace(GREEDY, max_new_tokens=30))
+    for pauses in (0, 1, 2):
+        for _ in range(2):
+            driver.step()
+        driver.submit(others[pauses], (1,), options=replace(GREEDY, max_new_tokens=2))
+        driver.step()
+        assert (TurnAdmitted() in others[pauses].events) is (pauses == 2)
+        for paused in (True, False):
+            for talker in tricklers:
+                driver.scheduler.pause(talker.tenant, paused=paused)
+        driver.step()
+    driver.finish()  # the driver checks what is said
+    assert [talker.outcomes[0].reason for talker in (*tricklers, *others)] == [FinishReason.LENGTH] * 5
+
+
 def test_a_session_stays_paused_when_its_turn_ends_and_the_next_one_takes_no_slot() -> None:
     driver = Driver(SMALL)
     deaf = driver.talker()

@@ -3,7 +3,7 @@
     python bench/service/hostile.py [--turns 60]
 
 The runtime has eight slots, an engine that costs nothing, and a builder on the same database. Beside the client are
-eight readers that ask for 16,000 tokens and do not read, eight that read a message now and then, one that sends turns of
+eight readers that ask for 16,000 tokens and do not read, four that read a message now and then, one that sends turns of
 4 MB which are too long, one that makes sessions of which nothing is kept, and one that submits builds. Time to the
 first token, alone and among them.
 """

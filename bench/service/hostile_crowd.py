@@ -24,12 +24,12 @@ from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
-CROWD = ("8 absent readers", "8 that trickle", "turns of 4 MB", "a flood of sessions", "a flood of builds")
+CROWD = ("8 absent readers", "4 that trickle", "turns of 4 MB", "a flood of sessions", "a flood of builds")
 Converse = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
 READY = "the crowd is there"
 NARROW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024))
 HUGE = 4_100_000  # token ids of one byte each: nearly the largest message
-SETTLE_S = 2.0
+SETTLE_S = 5.0
 BREATH_S = 0.1
 
 
@@ -109,7 +109,7 @@ async def main(address: str, home: Path) -> None:
     builder = await start_builder(settings, SharedSettings.load({"home": home}))
     crowd = [
         *(reader(address, None) for _ in range(8)),
-        *(reader(address, 0.5) for _ in range(8)),
+        *(reader(address, 0.5) for _ in range(4)),
         shouter(address),
         opener(address),
         submitter(builder.address),

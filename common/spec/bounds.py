@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from common.errors import FieldViolation
 from common.spec.model_spec import ModelSpec
+from common.spec.template_choices import Value
 
 LONGEST_URI = 4096
 LONGEST_WORD = 255
@@ -36,21 +37,22 @@ def shown(spec: ModelSpec) -> ModelSpec:
     """A spec as it is told to clients: one that was kept before there were bounds is cut to them."""
     if not any(bound_violations(spec)):
         return spec
-    variables = {_cut(name, LONGEST_WORD): _cut_value(value) for name, value in spec.template_variables.items()}
+    variables = {_cut(name, LONGEST_WORD): _cut_given(value) for name, value in spec.template_variables.items()}
     ignored = tuple(_cut(name, LONGEST_WORD) for name in spec.options.ignore_config_fields[:MOST_IGNORED])
     options = spec.options.model_copy(update={"ignore_config_fields": ignored})
     template = _cut(spec.chat_template, LONGEST_TEMPLATE)
     return spec.model_copy(update={"chat_template": template, "template_variables": variables, "options": options})
 
 
-def _of_variable(name: str, value: bool | float | str) -> Iterator[FieldViolation]:
+def _of_variable(name: str, given: Value | tuple[Value, ...]) -> Iterator[FieldViolation]:
     field = f"template_variables.{name[:LONGEST_WORD]}"
     if len(name.encode()) > LONGEST_WORD:
         yield FieldViolation(field, f"its name has {len(name.encode())} bytes; at most {LONGEST_WORD} are allowed")
-    if isinstance(value, str):
-        yield from _too_long(field, value, LONGEST_VALUE)
-    elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        yield FieldViolation(field, f"is beyond {LARGEST_NUMBER}, the largest whole number that is taken")
+    for value in given if isinstance(given, tuple) else (given,):
+        if isinstance(value, str):
+            yield from _too_long(field, value, LONGEST_VALUE)
+        elif isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            yield FieldViolation(field, f"is beyond {LARGEST_NUMBER}, the largest whole number that is taken")
 
 
 def _of_ignored(names: tuple[str, ...]) -> Iterator[FieldViolation]:
@@ -72,5 +74,9 @@ def _cut(text: str, most: int) -> str:
     return f"{data[:most].decode(errors='ignore')}... ({len(data)} bytes)"
 
 
-def _cut_value(value: bool | float | str) -> bool | int | float | str:
+def _cut_given(given: Value | tuple[Value, ...]) -> Value | tuple[Value, ...]:
+    return tuple(map(_cut_value, given)) if isinstance(given, tuple) else _cut_value(given)
+
+
+def _cut_value(value: Value) -> Value:
     return _cut(value, LONGEST_VALUE) if isinstance(value, str) else value

@@ -21,6 +21,7 @@ BASE: dict[str, Any] = {"name": "demo", "source": {"uri": "/m"}}
         ({"source": {"uri": "/m", "revision": "x" * 256}}, "source.revision", "at most 255"),
         ({"chat_template": "é" * (LONGEST_TEMPLATE // 2) + "x"}, "chat_template", f"at most {LONGEST_TEMPLATE}"),
         ({"template_variables": {"a": "x" * (LONGEST_VALUE + 1)}}, "template_variables.a", f"at most {LONGEST_VALUE}"),
+        ({"template_variables": {"a": ["x", "y" * (LONGEST_VALUE + 1)]}}, "template_variables.a", "at most"),
         ({"template_variables": {"a" * 256: 1}}, "template_variables." + "a" * 255, "its name has 256 bytes"),
         ({"template_variables": {"a": LARGEST_NUMBER + 1}}, "template_variables.a", str(LARGEST_NUMBER)),
         (
@@ -65,7 +66,7 @@ def test_a_spec_from_before_there_were_bounds_is_shown_within_them() -> None:
         name="demo",
         source=Source(uri="/m"),
         chat_template="x" * (LONGEST_TEMPLATE + 1),
-        template_variables={"a": "x" * 10**6, "b": 2.5},
+        template_variables={"a": ("y", "x" * 10**6), "b": 2.5},
         options=BuildOptions(ignore_config_fields=("x" * 300,) * 300),
     )
     assert any(bound_violations(old))

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.engine.tensorrt_machine import find_machine
+from common.engine.tensorrt.machine import find_machine
 from common.errors import SinkServeError
 from common.spec.hardware import GpuMachine
 from common.spec.model_spec import PRECISIONS, Precision, Target

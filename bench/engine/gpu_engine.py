@@ -21,7 +21,7 @@ from builder_service.pipeline.export import write_model
 from builder_service.tensorrt.compiler import TensorRtCompiler
 from common.engine.cuda_device import CudaDevice
 from common.engine.engine import Feed
-from common.engine.tensorrt_engine import TensorRtEngine
+from common.engine.tensorrt.engine import TensorRtEngine
 from common.spec.manifest import GRAPH_PATH, PLAN_PATH, WEIGHTS_PATH
 from common.spec.model_spec import Precision, Target, TensorRtOptions
 from common.window import Geometry, SessionWindow, linear_run

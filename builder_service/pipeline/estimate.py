@@ -9,7 +9,7 @@ from builder_service.machine.out_of_memory import mib
 from builder_service.model.weight_format import WeightFormat
 from common.errors import Reason, ResourceExhausted
 from common.spec.manifest import Architecture
-from common.spec.model_spec import Precision, Target
+from common.spec.model_spec import PLAN_TARGETS, Precision, Target
 from common.window import Geometry
 
 _BYTES = {
@@ -24,8 +24,12 @@ _INT4_BYTES, _BLOCK_BYTES = 0.5, 4.5
 """In int4: bytes of any other weight, and of a block's scale and zero point."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""
+_COMPILER_BYTES = 250 * 2**20
+"""What TensorRT-RTX adds to it, with a model that weighs nothing."""
 _WEIGHTS_IN_MEMORY = 1.5
 """Peak of the weights in memory, over their size: as built, loaded for VERIFY, and one matrix in float64."""
+_WEIGHTS_IN_COMPILER = 3.6
+"""The same where TensorRT-RTX compiles, which is more than VERIFY takes afterwards."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,16 @@ def estimate(
     each = _INT4_BYTES + _BLOCK_BYTES / weight_format.block if precision is Precision.INT4 else bytes_each[precision]
     weights = round(others * each + embedding * bytes_each[precision])
     kv = kv_bytes_per_slot(architecture, geometry, precision)
-    memory = _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv * geometry.slots
     # In the work folder and, once published, in the store; a plan has weights of its own.
-    copies = 3 if target is Target.TENSORRT else 2
-    return Estimate(weights, kv, memory, copies * weights)
+    copies = 3 if target in PLAN_TARGETS else 2
+    return Estimate(weights, kv, _memory(target, weights, kv * geometry.slots), copies * weights)
+
+
+def _memory(target: Target, weights: int, kv: int) -> int:
+    """Peak of memory, in bytes."""
+    if target is Target.TENSORRT_RTX:
+        return _PROCESS_BYTES + _COMPILER_BYTES + round(weights * _WEIGHTS_IN_COMPILER) + 2 * kv
+    return _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv
 
 
 def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision: Precision) -> int:

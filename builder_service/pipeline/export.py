@@ -16,6 +16,7 @@ from builder_service.graph.half_precision import narrow
 from builder_service.graph.lowering import lower
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes, layout, write
+from builder_service.graph.widening import widen
 from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors
 from builder_service.model.weight_format import WeightFormat
@@ -23,8 +24,8 @@ from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
 from builder_service.queue.build import Stage
 from builder_service.tensorrt.parser_rules import check_rules
-from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH, TOKENIZER_PATH, WEIGHTS_PATH
+from common.spec.model_spec import PLAN_TARGETS, PRECISIONS, Precision, Target
 from common.window import Geometry
 
 
@@ -73,11 +74,22 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
     """
     graph = engine_graph(model, geometry, weight_format, target)
     onnx_model = to_onnx(graph, model.architecture.family)
-    if target is Target.TENSORRT:
+    if target in PLAN_TARGETS:
         check_rules(onnx_model)
     out.mkdir(parents=True, exist_ok=True)
     _write_graph(onnx_model, out / GRAPH_PATH)
     write(graph.groups, held_tensors(tensors, model, weight_format), out / WEIGHTS_PATH, progress)
+
+
+def write_stand_in(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:
+    """Write `out`/stand-in.onnx, which computes on ONNX Runtime's CPU what the graph of a GPU target does, with the
+    weights that it shares with it.
+
+    Its inputs and outputs are those of a graph for ONNX Runtime, in float32.
+    """
+    graph = widen(engine_graph(model, geometry, weight_format, Target.TENSORRT))
+    _write_graph(to_onnx(graph, model.architecture.family), out / STAND_IN_PATH)
+    return out / STAND_IN_PATH
 
 
 def write_resized(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:

@@ -27,7 +27,7 @@ def run_build(order: Order, parent: Parent) -> Manifest | None:
     compiled = compile_engine(order, source, plan, parent)
     figures = verify_engine(order, source, plan, compiled, parent)
     check_unchanged(source.files)
-    manifest = describe_engine(order, source, plan, figures, "" if compiled is None else compiled.runs_on)
+    manifest = describe_engine(order, source, plan, compiled, figures)
     if not parent.may_store(tuple(file.digest for file in manifest.files)):
         return None
     publish_files(order, plan, manifest.files, parent)

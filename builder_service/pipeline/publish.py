@@ -6,24 +6,30 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
+from builder_service.pipeline.compile import Compiled
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
 from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
 from common.digest import digest_file
+from common.engine.tensorrt.library import RTX_CUDA
 from common.spec.hardware import Hardware
 from common.spec.manifest import ENGINE_PATHS, MEDIA_TYPES, WEIGHTS_PATH, EngineFile, Manifest
-from common.spec.model_spec import ModelSpec, Target
+from common.spec.model_spec import HardwareCompatibility, ModelSpec, Target
+from common.spec.rtx_gpus import two_numbers
 from common.store.blob_store import open_store
 
 _FILES_AT_ONCE = 4
 
 
 def describe_engine(
-    order: Order, source: ResolvedSource, plan: Plan, figures: dict[str, float], verified_on: str
+    order: Order, source: ResolvedSource, plan: Plan, compiled: Compiled | None, figures: dict[str, float]
 ) -> Manifest:
-    """The manifest of the engine, with version 0: the version is counted when the engine is published."""
+    """The manifest of the engine, with version 0: the version is counted when the engine is published.
+
+    `figures` are what VERIFY measured.
+    """
     spec, files = order.spec, _digest_files(plan, order.spec.target)
     return Manifest(
         name=spec.name,
@@ -41,8 +47,9 @@ def describe_engine(
         source_files=tuple(file.as_engine_file for file in source.files),
         tool_versions=source.tools,
         files=files,
+        network={} if compiled is None else compiled.network,
         verification=figures,
-        verified_on=verified_on,
+        verified_on="" if compiled is None else compiled.runs_on,
         hardware=_hardware(source, spec),
         warnings=plan.warnings,
     )
@@ -77,6 +84,8 @@ def _weight_bytes(source: ResolvedSource, plan: Plan) -> int:
 
 
 def _hardware(source: ResolvedSource, spec: ModelSpec) -> Hardware | None:
+    if spec.target is Target.TENSORRT_RTX:
+        return _rtx_hardware(source, spec)
     if (machine := source.machine) is None:
         return None
     return Hardware(
@@ -87,6 +96,19 @@ def _hardware(source: ResolvedSource, spec: ModelSpec) -> Hardware | None:
         hardware_compatibility=spec.options.tensorrt.hardware_compatibility,
         version_compatible=spec.options.tensorrt.version_compatible,
         platform=machine.platform,
+    )
+
+
+def _rtx_hardware(source: ResolvedSource, spec: ModelSpec) -> Hardware:
+    return Hardware(
+        gpu="",
+        compute_capability="",
+        compute_capabilities=tuple(map(two_numbers, spec.options.tensorrt_rtx.compute_capabilities)),
+        tensorrt_version=source.tools["tensorrt_rtx"],
+        cuda_version=RTX_CUDA,
+        hardware_compatibility=HardwareCompatibility.NONE,
+        version_compatible=False,
+        platform=source.tools["platform"],
     )
 
 

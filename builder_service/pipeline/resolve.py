@@ -14,7 +14,8 @@ from builder_service.pipeline.messages import Order, Parent
 from builder_service.queue.build import Stage
 from builder_service.sources.folder import SourceFile, hash_files
 from builder_service.sources.locate import locate
-from common.engine.tensorrt_machine import find_machine
+from common.engine.tensorrt.library import rtx_version
+from common.engine.tensorrt.machine import find_machine, this_platform
 from common.spec.hardware import GpuMachine, check_asked
 from common.spec.model_spec import ModelSpec, Source, Target
 
@@ -42,9 +43,10 @@ class ResolvedSource:
 
 
 def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
-    """The whole stage. Raises what `find_machine`, `check_asked`, `locate` and `open_path` do."""
+    """The whole stage. Raises what `find_machine`, `rtx_version`, `check_asked`, `locate` and `open_path` do."""
     parent.progress(Stage.RESOLVE, 0.0)
     machine = _find_machine(order.spec)
+    compiler = _find_compiler(order.spec)
     found = locate(
         order.spec,
         roots=order.source_roots,
@@ -58,7 +60,8 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
     files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
     found.check_digests(files)
     today = datetime.combine(datetime.now(UTC), time.min, UTC)
-    tools = tool_versions(machine, f"{today:%Y-%m-%d}" if asks_time(checkpoint, spec.chat_template) else None)
+    date = f"{today:%Y-%m-%d}" if asks_time(checkpoint, spec.chat_template) else None
+    tools = tool_versions(machine, date) | compiler
     key = build_key([file.as_engine_file for file in files], spec, tools)
     return ResolvedSource(spec, found.origin, checkpoint, files, tools, key, machine, today)
 
@@ -77,3 +80,10 @@ def _find_machine(spec: ModelSpec) -> GpuMachine | None:
     machine = find_machine()
     check_asked(spec.hardware, machine)
     return machine
+
+
+def _find_compiler(spec: ModelSpec) -> dict[str, str]:
+    """What an engine depends on that is compiled without the GPU it is for: the compiler, and the platform."""
+    if spec.target is not Target.TENSORRT_RTX:
+        return {}
+    return {"tensorrt_rtx": rtx_version(), "platform": this_platform()}

@@ -55,6 +55,7 @@ class Stage(StrEnum):
 _SHARES: Mapping[Target, tuple[float, ...]] = {
     Target.ONNXRUNTIME: (0.08, 0.01, 0.02, 0.15, 0.04, 0.60, 0.10),
     Target.TENSORRT: (0.05, 0.01, 0.02, 0.08, 0.49, 0.30, 0.05),
+    Target.TENSORRT_RTX: (0.04, 0.01, 0.02, 0.06, 0.40, 0.42, 0.05),
     Target.TENSORRT_LLM: (0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01),
 }
 """Share of a whole build's time that each stage takes, about."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 from builder_service.sources.uri import Folder, Remote, read_place
-from common.engine.tensorrt_machine import find_machine
+from common.engine.tensorrt.library import rtx_version
+from common.engine.tensorrt.machine import find_machine
 from common.errors import FailedPrecondition, SinkServeError
 from common.spec.model_spec import ModelSpec, Target
 
@@ -23,6 +25,8 @@ class Capability(BaseModel):
 
     compute_capability: str = ""
     """Of the GPU that it compiles on; empty: it has none."""
+    tensorrt_rtx: str = ""
+    """Version of its TensorRT-RTX, which needs no GPU to compile; empty: it has none."""
     folders: tuple[Path, ...] = ()
     """Source roots that are folders, links followed."""
     prefixes: tuple[str, ...] = ()
@@ -31,11 +35,12 @@ class Capability(BaseModel):
     @classmethod
     def here(cls, folders: tuple[Path, ...], prefixes: tuple[str, ...]) -> Self:
         """The capability of this process."""
-        try:
-            gpu = find_machine().compute_capability
-        except FailedPrecondition:
-            gpu = ""
-        return cls(compute_capability=gpu, folders=folders, prefixes=prefixes)
+        return cls(
+            compute_capability=_or_none(lambda: find_machine().compute_capability),
+            tensorrt_rtx=_or_none(rtx_version),
+            folders=folders,
+            prefixes=prefixes,
+        )
 
     def can_build(self, spec: ModelSpec) -> bool:
         """Whether it has the hardware and may read the source. Does not check that the source exists."""
@@ -44,6 +49,8 @@ class Capability(BaseModel):
     def _has_hardware(self, spec: ModelSpec) -> bool:
         if spec.target in _ANYWHERE:
             return True
+        if spec.target is Target.TENSORRT_RTX:
+            return bool(self.tensorrt_rtx)
         return bool(self.compute_capability) and spec.hardware.compute_capability in ("", self.compute_capability)
 
     def _may_read(self, spec: ModelSpec) -> bool:
@@ -56,3 +63,10 @@ class Capability(BaseModel):
         except (SinkServeError, OSError):
             return False
         return any(real.is_relative_to(root) for root in self.folders)
+
+
+def _or_none(find: Callable[[], str]) -> str:
+    try:
+        return find()
+    except FailedPrecondition:
+        return ""

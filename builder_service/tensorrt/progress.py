@@ -1,8 +1,14 @@
-"""Turns TensorRT's nested phases of steps into one number from 0 to 1 that never falls."""
+"""Turns the nested phases of steps that a compiler tells of into one number from 0 to 1 that never falls."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+_TOLD = 0.1
+"""Share of a compilation that TensorRT-RTX tells of."""
+_AT_EXPECTED = 0.8
+"""Share of the rest that is taken to be done when the expected time is over: most are done by then, but not all."""
 
 
 @dataclass
@@ -58,3 +64,28 @@ class CompileProgress:
         self._open.pop(name, None)
         for inner in [each for each, phase in self._open.items() if phase.parent == name]:
             self._close(inner)
+
+
+class EstimatedProgress:
+    """Progress of a compiler that is silent for most of its time. Pure: the caller passes the time.
+
+    What it tells counts for a little; the rest goes by the clock, steadily up to the expected time, then ever slower.
+    """
+
+    def __init__(self, expected_s: float) -> None:
+        self._expected_s = expected_s
+        self._told = 0.0
+
+    def told(self, share: float) -> None:
+        """Take what the compiler says to be done."""
+        self._told = max(self._told, share)
+
+    def share(self, elapsed_s: float) -> float:
+        """Share done after so many seconds: rises always, and stays below 1."""
+        return _TOLD * self._told + (1.0 - _TOLD) * self._by_clock(elapsed_s / self._expected_s)
+
+    @staticmethod
+    def _by_clock(passed: float) -> float:
+        if passed <= 1.0:
+            return _AT_EXPECTED * passed
+        return 1.0 - (1.0 - _AT_EXPECTED) * math.exp(1.0 - passed)

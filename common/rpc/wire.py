@@ -102,6 +102,7 @@ def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
         "ignore_config_fields": tuple(message.ignore_config_fields),
         "onnxruntime": _given(message.onnxruntime),
         "tensorrt": tensorrt,
+        "tensorrt_rtx": {name: tuple(value) for name, value in _given(message.tensorrt_rtx).items()},
         "tensorrt_llm": _given(message.tensorrt_llm),
     }
 
@@ -123,6 +124,7 @@ def _options_to_wire(options: BuildOptions) -> engine_pb2.BuildOptions:
         ignore_config_fields=options.ignore_config_fields,
         onnxruntime=engine_pb2.OnnxRuntimeOptions(**options.onnxruntime.model_dump()),
         tensorrt=engine_pb2.TensorRtOptions(**tensorrt, hardware_compatibility=compatibility),
+        tensorrt_rtx=engine_pb2.TensorRtRtxOptions(**options.tensorrt_rtx.model_dump()),
         tensorrt_llm=engine_pb2.TensorRtLlmOptions(**options.tensorrt_llm.model_dump()),
     )
 
@@ -163,6 +165,7 @@ def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
         build_key=manifest.build_key,
         files=[engine_pb2.EngineFile(**file.model_dump()) for file in manifest.files],
         tool_versions=manifest.tool_versions,
+        network=manifest.network,
         verification=manifest.verification,
         verified_on=manifest.verified_on,
         warnings=manifest.warnings,

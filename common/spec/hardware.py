@@ -1,7 +1,8 @@
 """The hardware that a compiled engine needs, and whether a machine has it. Only compares numbers: uses no CUDA.
 
 The rules are TensorRT's, from its pages on engine compatibility: a plan runs on the system it was built for, on GPUs of
-the same compute capability, under the same version of TensorRT, unless it was built for more.
+the same compute capability, under the same version of TensorRT, unless it was built for more. A plan of TensorRT-RTX
+runs on GPUs of the compute capabilities that it was built for, under the same version.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ AMPERE = "8.0"
 """Compute capability of the first GPUs that `ampere_plus` means."""
 
 TwoNumbers = Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")]
+MaybeTwoNumbers = Annotated[str, Field(pattern=r"^([0-9]+\.[0-9]+)?$")]
 FourNumbers = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){3}$")]
 
 
@@ -27,11 +29,13 @@ class Hardware(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     gpu: str
-    """Name of the GPU, such as `NVIDIA H200`."""
-    compute_capability: TwoNumbers
-    """Compute capability of the GPU, such as 9.0."""
+    """Name of the GPU, such as `NVIDIA H200`; empty where it was compiled without one."""
+    compute_capability: MaybeTwoNumbers
+    """Compute capability of the GPU, such as 9.0; empty where it was compiled without one."""
+    compute_capabilities: tuple[TwoNumbers, ...] = ()
+    """Those that TensorRT-RTX compiled for; none: it was compiled by TensorRT."""
     tensorrt_version: FourNumbers
-    """Version of TensorRT, such as 11.4.0.106."""
+    """Version of TensorRT, or of TensorRT-RTX, such as 11.4.0.106."""
     cuda_version: TwoNumbers
     """Version of the CUDA runtime, such as 13.0."""
     hardware_compatibility: HardwareCompatibility
@@ -41,10 +45,15 @@ class Hardware(BaseModel):
     platform: str
     """System and processor, such as `linux-x86_64`."""
 
+    @property
+    def library(self) -> str:
+        """What it was compiled by, and is executed by."""
+        return "TensorRT-RTX" if self.compute_capabilities else "TensorRT"
+
 
 @dataclass(frozen=True)
 class GpuMachine:
-    """A machine with a GPU, as detected; texts are written as in `Hardware`."""
+    """A machine with a GPU, as detected, and the library that was asked for; texts are written as in `Hardware`."""
 
     gpu: str
     compute_capability: str
@@ -95,7 +104,7 @@ def check_asked(asked: TargetHardware, found: GpuMachine) -> None:
 
 def warnings(needed: Hardware, found: GpuMachine) -> tuple[str, ...]:
     """Warnings about an engine that runs here but was compiled for other hardware."""
-    if found.gpu == needed.gpu:
+    if needed.gpu in ("", found.gpu):
         return ()
     what = f"the engine was compiled on {needed.gpu} and runs on {found.gpu}"
     return (f"{what}: its kernels were chosen by their times there, so it may be slower than one that is built here",)
@@ -130,6 +139,9 @@ def _rules(needed: Hardware, found: GpuMachine) -> tuple[_Rule, ...]:
 
 def _capability(needed: Hardware, found: str) -> _Rule:
     what = "compute capability"
+    if needed.compute_capabilities:
+        expected = " or ".join(needed.compute_capabilities)
+        return _Rule(what, found in needed.compute_capabilities, expected, found)
     if needed.hardware_compatibility is HardwareCompatibility.AMPERE_PLUS:
         return _Rule(what, _numbers(found) >= _numbers(AMPERE), f"{AMPERE} or newer", found)
     expected = needed.compute_capability
@@ -138,8 +150,8 @@ def _capability(needed: Hardware, found: str) -> _Rule:
 
 def _tensorrt(needed: Hardware, found: str) -> _Rule:
     built, there = _numbers(needed.tensorrt_version), _numbers(found)
-    if not needed.version_compatible:
-        return _Rule("TensorRT", there == built, needed.tensorrt_version, found)
+    if not needed.version_compatible:  # nor is any plan of TensorRT-RTX
+        return _Rule(needed.library, there == built, needed.tensorrt_version, found)
     holds = there >= built and there[0] <= built[0] + 1
     return _Rule("TensorRT", holds, f"{needed.tensorrt_version} or newer, up to {built[0] + 1}", found)
 

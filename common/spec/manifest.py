@@ -18,6 +18,7 @@ TOKENIZER_PATH = "tokenizer.json"
 PLAN_PATH = "engine.plan"
 REPORT_PATH = "inspector.json"
 GOLDEN_PATH = "golden.json"
+STAND_IN_PATH = "stand-in.onnx"  # of a build alone; no engine has it
 MEDIA_TYPES = {
     GRAPH_PATH: "application/vnd.onnx",
     WEIGHTS_PATH: "application/octet-stream",
@@ -30,6 +31,7 @@ MEDIA_TYPES = {
 ENGINE_PATHS = {
     Target.ONNXRUNTIME: (GRAPH_PATH, WEIGHTS_PATH, TOKENIZER_PATH, GOLDEN_PATH),
     Target.TENSORRT: (PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, GOLDEN_PATH),
+    Target.TENSORRT_RTX: (PLAN_PATH, TOKENIZER_PATH, GOLDEN_PATH),
     Target.TENSORRT_LLM: (TOKENIZER_PATH,),
 }
 """Files of an engine by who executes it; a tokenizer only where text is taken."""
@@ -230,6 +232,8 @@ class Manifest(_Part):
     """Versions of the tools that made it, and what else decided: the machine it was compiled on, a template's date."""
     files: tuple[EngineFile, ...]
     """The engine's own files, by path."""
+    network: dict[str, int] = {}
+    """Layers of the network that was compiled, by kind; empty: none was."""
     verification: dict[str, float]
     """What VERIFY measured."""
     verified_on: str = ""

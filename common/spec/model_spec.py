@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.spec.rtx_gpus import TensorRtRtxOptions, unable
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
@@ -36,6 +37,8 @@ class Target(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    """On RTX GPUs; compiled without one."""
     TENSORRT_LLM = "tensorrt_llm"
     """Models too large for one GPU."""
 
@@ -63,9 +66,12 @@ class HardwareCompatibility(StrEnum):
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
     Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4, Precision.KEEP),
     Target.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16),
+    Target.TENSORRT_RTX: (Precision.FP32, Precision.FP16, Precision.BF16),
     Target.TENSORRT_LLM: (Precision.FP16, Precision.BF16),
 }
 """What a target can be built in."""
+PLAN_TARGETS = (Target.TENSORRT, Target.TENSORRT_RTX)
+"""Targets whose engines are plans, compiled from one and the same graph."""
 
 
 class _Part(BaseModel):
@@ -143,6 +149,8 @@ class BuildOptions(_Part):
     """How weights are held for ONNX Runtime; for target onnxruntime only."""
     tensorrt: TensorRtOptions = TensorRtOptions()
     """How TensorRT compiles; for target tensorrt only."""
+    tensorrt_rtx: TensorRtRtxOptions = TensorRtRtxOptions()
+    """How TensorRT-RTX compiles; for target tensorrt_rtx only."""
     tensorrt_llm: TensorRtLlmOptions = TensorRtLlmOptions()
     """How TensorRT-LLM spreads a model over GPUs and holds it; for target tensorrt_llm only."""
 
@@ -251,6 +259,8 @@ class ModelSpec(_Part):
         refused = _foreign_options(options, target) if target is not None else []
         if target is Target.ONNXRUNTIME and precision is not None:
             refused += _unused_block(options.onnxruntime, precision)
+        if target is Target.TENSORRT_RTX and precision is not None:
+            refused += _unable_gpus(options.tensorrt_rtx, precision)
         if refused:
             raise ValidationError.from_exception_data("options", refused)
         return options
@@ -278,3 +288,15 @@ def _unused_block(options: OnnxRuntimeOptions, precision: Precision) -> list[Ini
     message = "only precision int4 takes it, and the precision is {precision}"
     error = PydanticCustomError("option_of_precision", message, {"precision": precision.value})
     return [InitErrorDetails(type=error, loc=("onnxruntime", "int4_block"), input=options.int4_block)]
+
+
+def _unable_gpus(options: TensorRtRtxOptions, precision: Precision) -> list[InitErrorDetails]:
+    """An error if a GPU that was asked for cannot run the precision."""
+    names = options.compute_capabilities
+    if not (wrong := unable(names, precision)):
+        return []
+    message = "{wrong} cannot run precision {precision}; leave it out, or build it in {others}"
+    others = " or ".join(each for each in PRECISIONS[Target.TENSORRT_RTX] if not unable(names, each))
+    facts = {"wrong": ", ".join(wrong), "precision": precision.value, "others": others}
+    error = PydanticCustomError("precision_of_gpu", message, facts)
+    return [InitErrorDetails(type=error, loc=("tensorrt_rtx", "compute_capabilities"), input=list(names))]

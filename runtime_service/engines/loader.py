@@ -12,7 +12,8 @@ import structlog
 from common.digest import digest_file, digest_hex
 from common.engine.engine import Engine
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
-from common.engine.tensorrt_machine import find_machine
+from common.engine.tensorrt.library import LIBRARIES, use
+from common.engine.tensorrt.machine import find_machine
 from common.errors import Reason, ResourceExhausted
 from common.spec.hardware import check_runs, warnings
 from common.spec.manifest import GRAPH_PATH, PLAN_PATH, TOKENIZER_PATH, EngineFile, Manifest
@@ -88,10 +89,11 @@ class Loader:
         shapes, rope, geometry = manifest.architecture, manifest.rope, manifest.geometry
         if manifest.spec.target is Target.ONNXRUNTIME:
             return OnnxRuntimeEngine(folder / GRAPH_PATH, shapes, rope, geometry, threads=self._settings.threads)
-        from common.engine.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - needs packages of GPU machines
+        use(library := LIBRARIES[manifest.spec.target])
+        from common.engine.tensorrt.engine import TensorRtEngine  # noqa: PLC0415 - needs packages of GPU machines
 
         share = self._settings.gpu_memory_share
-        return TensorRtEngine(folder / PLAN_PATH, shapes, rope, geometry, memory_share=share)
+        return TensorRtEngine(folder / PLAN_PATH, shapes, rope, geometry, memory_share=share, library=library)
 
     def _load_generator(self, published: PublishedEngine) -> LoadedGenerator:
         manifest = published.manifest
@@ -106,7 +108,7 @@ def check_machine(manifest: Manifest) -> None:
     if manifest.spec.target is Target.ONNXRUNTIME:
         check_memory(manifest, available_memory_bytes())
         return
-    machine = find_machine()
+    machine = find_machine(LIBRARIES[manifest.spec.target])
     assert manifest.hardware is not None, manifest.reference
     check_runs(manifest.reference, manifest.hardware, machine)
     for warning in warnings(manifest.hardware, machine):

@@ -20,11 +20,14 @@ if importlib.util.find_spec("tensorrt") is None:
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.tensorrt import compiler as tensorrt_toolchain
+from builder_service.tensorrt import network as tensorrt_network
 from builder_service.tensorrt.compiler import TensorRtCompiler
-from common.engine import cuda_device, tensorrt_log, tensorrt_plan
+from common.engine import cuda_device
 from common.engine.cuda_device import CudaDevice, find_gpu
 from common.engine.device_kv_pool import DeviceKvPool
-from common.engine.tensorrt_engine import TensorRtEngine
+from common.engine.tensorrt import log as tensorrt_log
+from common.engine.tensorrt import plan as tensorrt_plan
+from common.engine.tensorrt.engine import TensorRtEngine
 from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import Precision, Target, TensorRtOptions
 from common.window import Geometry
@@ -41,7 +44,7 @@ def install(monkeypatch: pytest.MonkeyPatch, cuda: FakeCuda | None = None) -> Fa
     cuda = cuda or FakeCuda()
     monkeypatch.setattr(fake_tensorrt, "cuda", cuda)
     monkeypatch.setattr(cuda_device, "cudart", cuda)
-    for module in (tensorrt_plan, tensorrt_log, tensorrt_toolchain):
+    for module in (tensorrt_plan, tensorrt_log, tensorrt_network, tensorrt_toolchain):
         monkeypatch.setattr(module, "trt", fake_tensorrt)
     return cuda
 
@@ -52,7 +55,7 @@ def compile_plan(folder: Path, geometry: Geometry, precision: str) -> Path:
     plan = out / "engine.plan"
     if not plan.exists():
         toolchain = TensorRtCompiler(geometry, Precision(precision), TensorRtOptions(), lambda _: None, print)
-        _timings["cache"] = toolchain.compile(out / GRAPH_PATH, plan, _timings.get("cache", b""))
+        _timings["cache"] = toolchain.compile(out / GRAPH_PATH, plan, _timings.get("cache", b"")).timing_cache
     return plan
 
 

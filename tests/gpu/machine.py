@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnxruntime as ort
 import pytest
 
-from common.engine.tensorrt_machine import find_machine
+from common.engine.tensorrt.machine import find_machine
 from common.errors import FailedPrecondition
 from common.spec.hardware import GpuMachine
 

@@ -1,6 +1,6 @@
 """The graphs for TensorRT on ONNX Runtime's CUDA provider, which needs a GPU and no TensorRT.
 
-The CPU runs only what `tests.samples.emulate_half` makes of the graphs in 16 bits; here the graphs themselves
+The CPU runs only what `builder_service.graph.widening` makes of the graphs in 16 bits; here the graphs themselves
 run. Every step starts from the CPU's caches, so that errors do not add up.
 """
 

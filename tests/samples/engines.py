@@ -7,19 +7,16 @@ from pathlib import Path
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
-from builder_service.model.model import Model, check_geometry
+from builder_service.model.model import check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
-from builder_service.pipeline.export import engine_graph, to_onnx, write_model
+from builder_service.pipeline.export import write_model, write_stand_in
 from builder_service.verify.listen import Evidence, hear, trace
 from builder_service.verify.probe import Probe
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec.manifest import GRAPH_PATH
+from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH
 from common.spec.model_spec import INT4_BLOCK, Precision, Target
 from common.window import Geometry
-from tests.samples.emulate_half import widen
-
-STAND_IN_PATH = "stand-in.onnx"
 
 
 def build_engine(
@@ -72,15 +69,5 @@ def export_graph(
         weight_format = WeightFormat(Precision(precision), int4_block)
         write_model(model, tensors, geometry, weight_format, out, lambda _: None, target=target)
         if target is Target.TENSORRT:
-            _write_stand_in(model, geometry, weight_format, out)
+            write_stand_in(model, geometry, weight_format, out)
     return out
-
-
-def _write_stand_in(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> None:
-    """A graph that computes on ONNX Runtime's CPU what TensorRT's does, beside the weights it shares with it.
-
-    Its inputs and outputs are those of a graph for ONNX Runtime, in float32.
-    """
-    graph = widen(engine_graph(model, geometry, weight_format, Target.TENSORRT))
-    data = to_onnx(graph, model.architecture.family).SerializeToString(deterministic=True)
-    (out / STAND_IN_PATH).write_bytes(data)

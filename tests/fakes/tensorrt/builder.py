@@ -21,7 +21,7 @@ from tests.fakes.tensorrt.types import (
     ProfilingVerbosity,
     __version__,
 )
-from tests.samples.engines import STAND_IN_PATH
+from common.spec.manifest import STAND_IN_PATH
 
 MAGIC = b"FAKEPLAN"
 CACHE_MAGIC = b"FAKECACHE"

@@ -26,7 +26,7 @@ from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
-from tests.samples.emulate_half import widen
+from builder_service.graph.widening import widen
 from tests.samples.families import CONFIGS, ON_EVERY_TARGET
 
 GEOMETRY = Geometry(4, 17, 8, slots=2)

@@ -40,7 +40,7 @@ def test_a_checkpoint_becomes_an_engine_that_runs(model: Path, precision: Precis
 def test_a_build_for_tensorrt_is_refused_where_nothing_can_compile_it(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "common.engine.tensorrt_plan", None)  # as if it could not be imported
+    monkeypatch.setitem(sys.modules, "common.engine.tensorrt.plan", None)  # as if it could not be imported
     parent = Listener()
     with pytest.raises(FailedPrecondition, match=r"pip install 'sinkserve\[tensorrt\]'") as caught:
         built(model, parent, target=Target.TENSORRT, precision=Precision.BF16)

@@ -1,6 +1,6 @@
 """Invariants I1 to I5 of the window, on ONNX Runtime with tiny random models.
 
-I1 to I3 hold of the graphs for TensorRT too, which run here as `tests.samples.emulate_half` has them.
+I1 to I3 hold of the graphs for TensorRT too, which run here as `builder_service.graph.widening` has them.
 
 I1: logits equal the paper's scheme (`tests.samples.reference`, float64). I2: whatever the chunks. I3: whoever the
 neighbours. I4: after export and import too. I5: at position 10,000,000 as at a small one.

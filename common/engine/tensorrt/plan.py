@@ -1,4 +1,4 @@
-"""A compiled TensorRT engine, loaded: takes the addresses of its tensors, and runs.
+"""A compiled engine of TensorRT or TensorRT-RTX, loaded: takes the addresses of its tensors, and runs.
 
 A plan has two profiles: one token for any number of slots, and a chunk. Each has a context of its own, so that going
 from one to the other costs nothing. Caches are written in place: the output of each shares its input's memory.
@@ -10,12 +10,14 @@ import mmap
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorrt as trt
 
-from common.engine.tensorrt_log import TensorRtLog
+from common.engine.tensorrt.library import TENSORRT, Library
+from common.engine.tensorrt.log import TensorRtLog
+from common.engine.tensorrt.runtime_cache import CACHE_PATH, RuntimeCache
 from common.errors import FailedPrecondition, Internal, Reason
 
 DECODE, PREFILL = 0, 1
@@ -33,22 +35,27 @@ Shape = tuple[int, ...]
 
 
 def tensorrt_version() -> str:
-    """The installed TensorRT's version, four numbers."""
+    """Version of the library in use, four numbers."""
     return str(trt.__version__)
 
 
 class TensorRtPlan:
-    """Raises FailedPrecondition (ENGINE_INCOMPATIBLE) with TensorRT's words for a plan that it does not take, or whose
-    caches are not written in place.
+    """Raises FailedPrecondition (ENGINE_INCOMPATIBLE) with the library's words for a plan that it does not take, or
+    whose caches are not written in place. The library is the one in `use`.
     """
 
-    def __init__(self, path: Path, stream: int, write_log: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, stream: int, write_log: Callable[[str], None], library: Library = TENSORRT
+    ) -> None:
         self._stream = stream
-        self._log = TensorRtLog(write_log)
+        self._library = library
+        self._log = TensorRtLog(write_log, library.title)
         self._runtime = trt.Runtime(self._log)
         self._runtime.engine_host_code_allowed = True  # of plans for later versions; digests vouch for it
         self._engine = self._deserialized(path)
+        self._compiled = self._runtime_cache(path, write_log)
         self._contexts = [self._context(profile) for profile in (DECODE, PREFILL)]
+        self._keep_compiled()
         self._shapes: list[dict[str, Shape]] = [{} for _ in self._contexts]
         self._addresses: list[dict[str, int]] = [{} for _ in self._contexts]
         self._check_in_place()
@@ -70,7 +77,7 @@ class TensorRtPlan:
         return _CACHE_TYPES[dtype]
 
     def report(self) -> str:
-        """What TensorRT's inspector says of its layers, as JSON."""
+        """What the inspector says of its layers, as JSON."""
         inspector = self._engine.create_engine_inspector()
         return inspector.get_engine_information(trt.LayerInformationFormat.JSON) if inspector is not None else "{}"
 
@@ -82,20 +89,36 @@ class TensorRtPlan:
 
     def close(self) -> None:
         """Free device memory: contexts first, then what they were made from."""
+        self._keep_compiled()
         self._contexts.clear()
+        self._compiled = None
         del self._engine, self._runtime
+
+    def _runtime_cache(self, path: Path, write_log: Callable[[str], None]) -> RuntimeCache | None:
+        if not self._library.just_in_time:
+            return None
+        return RuntimeCache(cast("Any", self._engine), path.with_name(CACHE_PATH), write_log)
+
+    def _keep_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.save()
 
     def _deserialized(self, path: Path) -> trt.ICudaEngine:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise self._incompatible(f"TensorRT {tensorrt_version()} does not take the plan: {self._log.last_words}")
+            raise self._incompatible(self._words("does not take the plan"))
         return engine
 
     def _context(self, profile: int) -> trt.IExecutionContext:
-        context = self._engine.create_execution_context()
+        config = None if self._compiled is None else cast("Any", self._compiled.config)
+        context = (
+            self._engine.create_execution_context()
+            if config is None
+            else self._engine.create_execution_context(runtime_config=config)
+        )
         if context is None:
-            raise self._incompatible(f"TensorRT has no room to run the plan: {self._log.last_words}")
+            raise self._incompatible(self._words("has no room to run the plan"))
         self._check(context.set_optimization_profile_async(profile, self._stream), f"profile {profile}")
         return context
 
@@ -115,7 +138,7 @@ class TensorRtPlan:
             self._check(context.set_input_shape(name, shape), f"{name} of {shape} in profile {profile}")
         known |= changed
         if changed and (missing := context.infer_shapes()):
-            raise Internal(Reason.INTERNAL, f"TensorRT does not know the shapes of {', '.join(missing)}")
+            raise Internal(Reason.INTERNAL, f"{self._library.title} does not know the shapes of {', '.join(missing)}")
 
     def _set_addresses(self, profile: int, addresses: Mapping[str, int]) -> None:
         """Tell the context what it does not know yet."""
@@ -127,7 +150,10 @@ class TensorRtPlan:
 
     def _check(self, done: bool, what: str) -> None:
         if not done:
-            raise Internal(Reason.INTERNAL, f"TensorRT refused {what}: {self._log.last_words}")
+            raise Internal(Reason.INTERNAL, self._words(f"refused {what}"))
+
+    def _words(self, what: str) -> str:
+        return f"{self._library.title} {tensorrt_version()} {what}: {self._log.last_words}"
 
     @staticmethod
     def _incompatible(message: str) -> FailedPrecondition:

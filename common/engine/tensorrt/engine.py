@@ -1,4 +1,4 @@
-"""The engine on TensorRT: keys and values in device memory, a batch is a range of slots by address.
+"""The engine on TensorRT or TensorRT-RTX: keys and values in device memory, a batch is a range of slots by address.
 
 In every step the small inputs go to the device and the logits of the last tokens come back, on one stream. The
 graph's inputs and outputs: `builder_service.graph.graph`.
@@ -21,7 +21,8 @@ from common.engine.cuda_device import CudaDevice
 from common.engine.device_kv_pool import DeviceKvPool
 from common.engine.engine import Feed, FloatArray, SlotState, check_tokens
 from common.engine.step_inputs import StepInputs
-from common.engine.tensorrt_plan import DECODE, OUT, PREFILL, Shape, TensorRtPlan
+from common.engine.tensorrt.library import TENSORRT, Library
+from common.engine.tensorrt.plan import DECODE, OUT, PREFILL, Shape, TensorRtPlan
 from common.errors import FailedPrecondition, Reason
 from common.spec.hardware import fitting_slots
 from common.spec.manifest import Architecture, Rope
@@ -40,11 +41,18 @@ class TensorRtEngine:
     """
 
     def __init__(
-        self, plan: Path, architecture: Architecture, rope: Rope, geometry: Geometry, *, memory_share: float = 0.9
+        self,
+        plan: Path,
+        architecture: Architecture,
+        rope: Rope,
+        geometry: Geometry,
+        *,
+        memory_share: float = 0.9,
+        library: Library = TENSORRT,
     ) -> None:
         with ExitStack() as opened:
             self._device = opened.enter_context(closing(CudaDevice()))
-            self._plan = opened.enter_context(closing(TensorRtPlan(plan, self._device.stream, log.warning)))
+            self._plan = opened.enter_context(closing(TensorRtPlan(plan, self._device.stream, log.warning, library)))
             self._check_shapes(architecture, geometry)
             self._geometry = self._fitted(architecture, geometry, memory_share)
             self._vocabulary = architecture.vocabulary

@@ -14,19 +14,24 @@ _BAD = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 class TensorRtLog(trt.ILogger):
     """Passes on warnings and errors, and keeps the last errors."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], title: str = "TensorRT") -> None:
         trt.ILogger.__init__(self)
         self._write = write
+        self._title = title
         self._errors: deque[str] = deque(maxlen=_KEPT)
 
     def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
         if severity in _BAD:
             self._errors.append(msg)
-            self._write(f"TensorRT: error: {msg}")
+            self._write(f"{self._title}: error: {msg}")
         elif severity == trt.ILogger.Severity.WARNING:
-            self._write(f"TensorRT: warning: {msg}")
+            self._write(f"{self._title}: warning: {msg}")
 
     @property
     def last_words(self) -> str:
         """The last errors, oldest first."""
-        return "; ".join(self._errors) or "TensorRT gave no reason"
+        return "; ".join(self._errors) or f"{self._title} gave no reason"
+
+    def more_than(self, said: list[str]) -> list[str]:
+        """The last errors that say something else than texts that are known."""
+        return [error for error in self._errors if not any(text in error for text in said)]

@@ -1,0 +1,65 @@
+"""The GPUs that TensorRT-RTX compiles for, by their architectures, and what each can run.
+
+NVIDIA's support matrix lists them; what runs where was asked of the compiler (1.7.1.116).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+RTX_GPUS: Mapping[str, str] = {
+    "sm75": "Turing: GeForce RTX 20, T4",
+    "sm86": "Ampere: GeForce RTX 30, A10",
+    "sm89": "Ada: GeForce RTX 40, L4",
+    "sm120": "Blackwell: GeForce RTX 50, RTX PRO",
+    "sm121": "GB10",
+}
+"""Architectures, and GPUs that have them."""
+DEFAULT: Final = ("sm86", "sm89", "sm120")
+"""Run every precision that a GPU target is built in."""
+_DATACENTER = ("sm80", "sm87", "sm90", "sm100", "sm103", "sm110")
+_ONLY: Mapping[str, tuple[str, ...]] = {"sm75": ("fp16",)}
+"""Precisions of architectures that do not run all of them: Turing has no bf16, and its fp32 products are not
+compiled.
+"""
+
+
+class TensorRtRtxOptions(BaseModel):
+    """How TensorRT-RTX compiles; for target tensorrt_rtx only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1, max_length=len(RTX_GPUS))] = DEFAULT
+    """Architectures of the GPUs that are to run the engine: any of sm75, sm86, sm89, sm120 and sm121. One engine holds
+    kernels for all of them; the next costs next to nothing."""
+
+    @field_validator("compute_capabilities")
+    @classmethod
+    def _check_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            _check_name(name)
+        return tuple(name for name in RTX_GPUS if name in names)  # in order, each once: equal engines have equal keys
+
+
+def _check_name(name: str) -> None:
+    if name in _DATACENTER:
+        message = "TensorRT-RTX does not compile for {name}, a datacenter or embedded GPU: that is target tensorrt's"
+        raise PydanticCustomError("datacenter_gpu", message, {"name": name})
+    if name not in RTX_GPUS:
+        message = "TensorRT-RTX compiles for {known}, not for {name}"
+        raise PydanticCustomError("rtx_gpu", message, {"known": ", ".join(RTX_GPUS), "name": name})
+
+
+def unable(names: tuple[str, ...], precision: str) -> tuple[str, ...]:
+    """Those of the architectures that cannot run a precision."""
+    return tuple(name for name in names if precision not in _ONLY.get(name, (precision,)))
+
+
+def two_numbers(name: str) -> str:
+    """The compute capability of an architecture as CUDA writes it: 8.6 for sm86."""
+    digits = name.removeprefix("sm")
+    return f"{digits[:-1]}.{digits[-1]}"

@@ -17,6 +17,7 @@ _NONE_ON_FAILURE = {
     "create_execution_context",
     "create_timing_cache",
     "get_aliased_input_tensor",
+    "serialize",
 }
 _NONE_WHERE_ABSENT = {"parent_phase"}  # "None if there is no parent", says IProgressMonitor
 _WIDER = {  # what the caller may pass, by what the signature says; pybind11 converts

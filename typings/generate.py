@@ -1,4 +1,4 @@
-"""Generates the typing stubs of ``tensorrt`` and ``cuda.bindings.runtime`` from the real bindings.
+"""Generates the typing stubs of ``tensorrt``, of TensorRT-RTX and ``cuda.bindings.runtime`` from the real bindings.
 
     python typings/generate.py            write them and say which
     python typings/generate.py --check    write nothing; 1 if the committed ones differ
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from typings.cuda_stub import cuda_stub
-from typings.tensorrt_stub import tensorrt_stub
+from typings.tensorrt_stub import RTX, rtx_stub, tensorrt_stub
 from typings.uses import names_used
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +50,7 @@ def stubs(root: Path = ROOT) -> dict[Path, str]:
         "cuda/bindings/__init__.pyi": "",
         "cuda/bindings/runtime.pyi": cuda_stub(names_used(root, "cuda")),
         "tensorrt/__init__.pyi": tensorrt_stub(names_used(root, "tensorrt")),
+        f"{RTX}/__init__.pyi": rtx_stub(names_used(root, RTX)),
     }
     return {FOLDER / name: _formatted(FOLDER / name, body) for name, body in bodies.items()}
 

@@ -1,4 +1,5 @@
-"""The stub of ``tensorrt``: what pybind11-stubgen reads from the real bindings, made fit for mypy and pruned.
+"""Stubs of ``tensorrt`` and of TensorRT-RTX: what pybind11-stubgen reads from the real bindings, made fit for mypy and
+pruned.
 
 stubgen's text is not quite Python: C++ names stand where a class was bound late, and a few parameters are keywords or
 lack a default. Names are mapped back; a definition that cannot be mended is left out, so that using it is an error.
@@ -10,6 +11,8 @@ import ast
 import importlib
 import logging
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from typings.annotations import Mender
 from typings.pruning import defined_name, definitions, prune
 from typings.stub_libraries import BINDINGS, import_bindings
 
+ROOT = Path(__file__).resolve().parent.parent
+RTX = "tensorrt_rtx_bindings"
 _CPP_CLASSES = {"IParserError": "ParserError", "IBuilder": "Builder"}  # the others are named as in Python
 _CPP_TEMPLATE = re.compile(r"(?:\w+::)+\w+<[^<>]*>")
 _CPP_NAME = re.compile(r"(?:\b\w+::)+(\w+)")
@@ -25,6 +30,7 @@ _DEFAULT_OF_ENUM = re.compile(r"= <[^<>]*>")
 _PROTOCOLS = {
     "Dims": "def __iter__(self) -> collections.abc.Iterator[int]: ...",
     "IHostMemory": "def __buffer__(self, flags: int, /) -> memoryview: ...",
+    "IStreamWriter": "def write(self, data: bytes) -> int: ...",  # what an override is called with
 }
 
 
@@ -32,9 +38,25 @@ def tensorrt_stub(used: frozenset[str]) -> str:
     """Write the stub of the members in ``used``; raises what import_bindings raises."""
     import_bindings()
     module = parse(_stubgen())
+    module.body += _constants()
+    return _mended(module, used)
+
+
+def rtx_stub(used: frozenset[str]) -> str:
+    """The same of TensorRT-RTX. In a process of its own: TensorRT's symbols have the same names."""
+    script = "from typings.tensorrt_stub import print_rtx; print_rtx()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return _mended(parse(done.stdout), used)
+
+
+def print_rtx() -> None:
+    """Print what stubgen makes of TensorRT-RTX."""
+    sys.stdout.write(_stubgen(RTX, "tensorrt_rtx"))
+
+
+def _mended(module: ast.Module, used: frozenset[str]) -> str:
     for name, method in _PROTOCOLS.items():
         _set_method(_class(module, name), method)
-    module.body += _constants()
     return written(module, used)
 
 
@@ -68,14 +90,14 @@ def _unname(lines: list[str], index: int) -> None:
     lines[index] = mended
 
 
-def _stubgen() -> str:
+def _stubgen(package: str = BINDINGS, name: str = "tensorrt") -> str:
     import pybind11_stubgen  # noqa: PLC0415 - only where stubs are made
 
     logging.getLogger("pybind11_stubgen").setLevel(logging.CRITICAL)  # each C++ name is an error to it
     options = ["--ignore-all-errors", "--numpy-array-remove-parameters", "--print-invalid-expressions-as-is"]
     with tempfile.TemporaryDirectory() as folder:
-        pybind11_stubgen.main([*options, "--output-dir", folder, f"{BINDINGS}.tensorrt"])
-        return (Path(folder) / BINDINGS / "tensorrt.pyi").read_text(encoding="utf-8")
+        pybind11_stubgen.main([*options, "--output-dir", folder, f"{package}.{name}"])
+        return (Path(folder) / package / f"{name}.pyi").read_text(encoding="utf-8")
 
 
 def _constants() -> list[ast.stmt]:

@@ -12,8 +12,8 @@ from builder_service.pipeline.resolve import ResolvedSource
 from builder_service.queue.build import Stage
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.engine.engine import Engine
-from common.engine.tensorrt.library import TENSORRT, TENSORRT_RTX, use
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.engine.tensorrt.library import TENSORRT, TENSORRT_RTX, use
 from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import GRAPH_PATH, PLAN_PATH, REPORT_PATH, WEIGHTS_PATH
 from common.spec.model_spec import Target

@@ -14,7 +14,7 @@ import tensorrt as trt
 
 from builder_service.tensorrt.progress import CompileProgress
 from common.engine.tensorrt.library import Library
-from common.engine.tensorrt.log import TensorRtLog
+from common.engine.tensorrt.log import TensorRtLog, causes
 from common.errors import FailedPrecondition, Reason
 from common.spec.model_spec import Precision
 from common.window import Geometry
@@ -64,10 +64,13 @@ class Network:
 
     def _not_parsed(self) -> FailedPrecondition:
         errors = [self._parser.get_error(index) for index in range(self._parser.num_errors)]
-        said = [f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {e.desc()}" for e in errors[:_ERRORS_SHOWN]]
+        said = [
+            f"node {e.node_name() or '?'} ({e.node_operator() or '?'}): {causes(e.desc())}"
+            for e in errors[:_ERRORS_SHOWN]
+        ]
         # Of a file of weights that ends too early, say, the parser knows that something failed, and the log why.
-        said += self.log.more_than([e.desc() for e in errors])
-        what = "; ".join(said) or self.log.last_words
+        said += [] if any(e.node_operator() for e in errors) else [self.log.last_words]
+        what = "; ".join(said)
         failure = _failed(f"the ONNX parser of {self._title} does not take the graph: {what}")
         if errors:
             failure.metadata |= {"node": errors[0].node_name(), "operator": errors[0].node_operator()}

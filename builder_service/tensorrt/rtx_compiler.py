@@ -1,7 +1,7 @@
 """From a lowered graph to a plan of TensorRT-RTX, on any machine: no GPU and no driver take part.
 
-The plan holds kernels for every compute capability that is named; they are finished where it is loaded. Two plans of one
-graph differ in some bytes. `use` the library before this module is imported.
+The plan holds kernels for every compute capability that is named; they are finished where it is loaded. Two plans of
+one graph differ in some bytes. `use` the library before this module is imported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import tensorrt_rtx_bindings as rtx
 from builder_service.tensorrt.network import Monitor, Network
 from builder_service.tensorrt.progress import EstimatedProgress
 from common.engine.tensorrt.library import TENSORRT_RTX
-from common.spec.model_spec import Precision, TensorRtRtxOptions
+from common.spec.model_spec import Precision
+from common.spec.rtx_gpus import TensorRtRtxOptions
 from common.window import Geometry
 
 _TICK_S = 0.5

@@ -18,14 +18,14 @@ from common.engine.angles import Angles
 from common.engine.batch import Batch, plan_batch
 from common.engine.engine import Feed
 from common.engine.step_inputs import StepInputs
-from common.spec.manifest import GRAPH_PATH
+from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
 from tests.gpu.findings import Findings
 from tests.gpu.machine import CUDA_PROVIDER, FAKE, Here
 from tests.gpu.provider_session import CPU, Arrays, NoKernelError, ProviderSession
 from tests.gpu.tolerances import TOLERANCES
-from tests.samples.engines import STAND_IN_PATH, export_graph
+from tests.samples.engines import export_graph
 from tests.samples.families import ON_EVERY_TARGET, write_family
 from tests.samples.streams import random_tokens
 

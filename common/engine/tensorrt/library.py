@@ -35,9 +35,7 @@ class Library:
 
 
 TENSORRT = Library("TensorRT", Target.TENSORRT, _NAME, "tensorrt", just_in_time=False)
-TENSORRT_RTX = Library(
-    "TensorRT-RTX", Target.TENSORRT_RTX, "tensorrt_rtx_bindings", "tensorrt-rtx", just_in_time=True
-)
+TENSORRT_RTX = Library("TensorRT-RTX", Target.TENSORRT_RTX, "tensorrt_rtx_bindings", "tensorrt-rtx", just_in_time=True)
 LIBRARIES: Mapping[Target, Library] = {library.target: library for library in (TENSORRT, TENSORRT_RTX)}
 RTX_CUDA = "13.0"
 """Of the packages below, which are made for CUDA 13."""

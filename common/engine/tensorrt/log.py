@@ -8,6 +8,8 @@ from collections.abc import Callable
 import tensorrt as trt
 
 _KEPT = 5
+_NO_DRIVER = "cudaError 35"
+"""What TensorRT-RTX adds to every error on a machine without a driver, which it does not need to compile."""
 _BAD = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
 
@@ -30,8 +32,9 @@ class TensorRtLog(trt.ILogger):
     @property
     def last_words(self) -> str:
         """The last errors, oldest first."""
-        return "; ".join(self._errors) or f"{self._title} gave no reason"
+        return "; ".join(filter(None, map(causes, self._errors))) or f"{self._title} gave no reason"
 
-    def more_than(self, said: list[str]) -> list[str]:
-        """The last errors that say something else than texts that are known."""
-        return [error for error in self._errors if not any(text in error for text in said)]
+
+def causes(text: str) -> str:
+    """An error without the lines that only say that there is no driver."""
+    return "\n".join(line for line in text.splitlines() if _NO_DRIVER not in line)

@@ -44,9 +44,7 @@ class TensorRtPlan:
     whose caches are not written in place. The library is the one in `use`.
     """
 
-    def __init__(
-        self, path: Path, stream: int, write_log: Callable[[str], None], library: Library = TENSORRT
-    ) -> None:
+    def __init__(self, path: Path, stream: int, write_log: Callable[[str], None], library: Library = TENSORRT) -> None:
         self._stream = stream
         self._library = library
         self._log = TensorRtLog(write_log, library.title)

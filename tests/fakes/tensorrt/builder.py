@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import onnx
 
+from common.spec.manifest import STAND_IN_PATH
 from tests.fakes.tensorrt.types import (
     BuilderFlag,
     DataType,
@@ -21,7 +23,6 @@ from tests.fakes.tensorrt.types import (
     ProfilingVerbosity,
     __version__,
 )
-from common.spec.manifest import STAND_IN_PATH
 
 MAGIC = b"FAKEPLAN"
 CACHE_MAGIC = b"FAKECACHE"
@@ -86,11 +87,25 @@ class IBuilderConfig:
         return self._cache
 
 
+class ILayer:
+    def __init__(self, kind: str) -> None:
+        self.type = SimpleNamespace(name=kind)
+
+
 class INetworkDefinition:
+    """A layer for each node, named as the node's operator."""
+
     def __init__(self, flags: int) -> None:
         self.flags = flags
         self.graph: onnx.ModelProto | None = None
         self.executed: onnx.ModelProto | None = None
+
+    def __len__(self) -> int:
+        return len(self.graph.graph.node) if self.graph is not None else 0
+
+    def __getitem__(self, index: int) -> ILayer:
+        assert self.graph is not None
+        return ILayer(self.graph.graph.node[index].op_type)
 
 
 class ParserError:

@@ -19,6 +19,7 @@ from builder_service.graph.graph import Array, Graph, Weight, WeightGroup, attri
 from builder_service.graph.half_precision import narrow
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import layout, write
+from builder_service.graph.widening import widen
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph, write_model
@@ -26,7 +27,6 @@ from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
-from builder_service.graph.widening import widen
 from tests.samples.families import CONFIGS, ON_EVERY_TARGET
 
 GEOMETRY = Geometry(4, 17, 8, slots=2)

@@ -52,7 +52,7 @@ class Heard:
         progress: Callable[[float], None] | None = None,
     ) -> bytes:
         toolchain = TensorRtCompiler(GEOMETRY, precision, options, progress or self.shares.append, self.lines.append)
-        return toolchain.compile(graph, graph.with_name("engine.plan"), cache)
+        return toolchain.compile(graph, graph.with_name("engine.plan"), cache).timing_cache
 
 
 def config() -> trt.IBuilderConfig:

@@ -11,7 +11,12 @@ FOLDERS = ("bench", "builder_service", "common", "runtime_service", "tests")
 
 def names_used(root: Path, package: str) -> frozenset[str]:
     """Every name that a file which imports ``package`` could mean by it: attributes, imports, its classes' methods."""
-    return frozenset(name for path in files_using(root, package) for name in _names(_parse(path), package))
+    return frozenset(name for path in files_using(root, package) for name in names_in(path, package))
+
+
+def names_in(path: Path, package: str) -> frozenset[str]:
+    """The same of one file."""
+    return frozenset(_names(_parse(path), package))
 
 
 def files_using(root: Path, package: str, folders: tuple[str, ...] = FOLDERS) -> list[Path]:

@@ -47,10 +47,12 @@ class TensorRtRtxOptions(BaseModel):
 
 def _check_name(name: str) -> None:
     if name in _DATACENTER:
-        message = "TensorRT-RTX does not compile for {name}, a datacenter or embedded GPU: that is target tensorrt's"
+        message = (
+            "{name} is a datacenter or embedded GPU, which target tensorrt compiles for, and TensorRT-RTX does not"
+        )
         raise PydanticCustomError("datacenter_gpu", message, {"name": name})
     if name not in RTX_GPUS:
-        message = "TensorRT-RTX compiles for {known}, not for {name}"
+        message = "{name} is none of {known}, which TensorRT-RTX compiles for"
         raise PydanticCustomError("rtx_gpu", message, {"known": ", ".join(RTX_GPUS), "name": name})
 
 

@@ -10,15 +10,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from common.engine.tensorrt.library import TENSORRT_RTX, use
-
-use(TENSORRT_RTX)
-
-import tensorrt_rtx_bindings as rtx
-
 from builder_service.machine.cgroup import field
 from builder_service.machine.memory import limit_memory
-from builder_service.tensorrt.rtx_compiler import TensorRtRtxCompiler
+from common.engine.tensorrt.library import TENSORRT_RTX, use
 from common.errors import SinkServeError
 from common.spec.model_spec import Precision
 from common.spec.rtx_gpus import TensorRtRtxOptions
@@ -27,11 +21,14 @@ from tests.rtx.process import Job, Outcome
 
 
 def main() -> None:
+    use(TENSORRT_RTX)
     jobs = [Job(**job) for job in json.load(sys.stdin)]
     json.dump([asdict(_done(job)) for job in jobs], sys.stdout)
 
 
 def _done(job: Job) -> Outcome:
+    from builder_service.tensorrt.rtx_compiler import TensorRtRtxCompiler
+
     graph, lines = Path(job.graph), list[str]()
     if not job.compiles:
         return Outcome(supported=_is_supported(graph))
@@ -56,6 +53,8 @@ def _done(job: Job) -> Outcome:
 
 def _is_supported(graph: Path) -> bool:
     """Whether the parser takes the whole graph. `supports_operator` says yes to more than that."""
+    import tensorrt_rtx_bindings as rtx
+
     logger = rtx.Logger(rtx.Logger.INTERNAL_ERROR)
     builder = rtx.Builder(logger)
     network = builder.create_network(0)

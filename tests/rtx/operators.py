@@ -1,4 +1,4 @@
-"""Every operator that the checker allows, in every type that it allows, as graphs of one node and as one graph of all."""
+"""Every operator that the checker allows, in every type, as graphs of one node and as one graph of all."""
 
 from __future__ import annotations
 

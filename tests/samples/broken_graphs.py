@@ -136,7 +136,10 @@ def _integer_product(model: onnx.ModelProto) -> None:
 BROKEN = (
     Broken(_undocumented, "Det", "is not in its table", "parser"),
     Broken(
-        _another_operator, "HardSigmoid", "is not in its table", why="the table has what the lowering makes, and no more"
+        _another_operator,
+        "HardSigmoid",
+        "is not in its table",
+        why="the table has what the lowering makes, and no more",
     ),
     Broken(
         _foreign_domain, "", "opset ai.example 1 is not one of ONNX's own", why="the parser looks at names, not domains"

@@ -21,6 +21,16 @@ HARDWARE = Hardware(
 )
 """What an engine needs that was compiled for one GPU and one version of TensorRT."""
 
+RTX_HARDWARE = HARDWARE.model_copy(
+    update={
+        "gpu": "",
+        "compute_capability": "",
+        "compute_capabilities": ("8.6", "12.0"),
+        "tensorrt_version": "1.7.1.116",
+    }
+)
+"""The same of TensorRT-RTX, which compiled it without a GPU for two kinds of them."""
+
 TEMPLATE = TurnTemplate(
     opening=(BEGIN,),
     system_before=(BEGIN, SYSTEM),

@@ -109,16 +109,16 @@ class TensorRtPlan:
         return engine
 
     def _context(self, profile: int) -> trt.IExecutionContext:
-        config = None if self._compiled is None else cast("Any", self._compiled.config)
-        context = (
-            self._engine.create_execution_context()
-            if config is None
-            else self._engine.create_execution_context(runtime_config=config)
-        )
+        context = self._new_context()
         if context is None:
             raise self._incompatible(self._words("has no room to run the plan"))
         self._check(context.set_optimization_profile_async(profile, self._stream), f"profile {profile}")
         return context
+
+    def _new_context(self) -> trt.IExecutionContext | None:
+        if self._compiled is None:
+            return self._engine.create_execution_context()
+        return cast("trt.IExecutionContext | None", self._compiled.context())
 
     def _names(self) -> Iterator[str]:
         return (self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors))

@@ -25,12 +25,16 @@ class RuntimeCache:
         self._path = path
         self._write_log = write_log
         self._saved = b""
-        self.config = engine.create_runtime_config()
-        """What contexts have to be made with."""
-        self._cache = self.config.create_runtime_cache()
+        self._engine = engine
+        self._config = engine.create_runtime_config()
+        self._cache = self._config.create_runtime_cache()
         self._load()
-        if not self.config.set_runtime_cache(self._cache):
+        if not self._config.set_runtime_cache(self._cache):
             write_log("TensorRT-RTX takes no runtime cache, so that every load compiles anew")
+
+    def context(self) -> rtx.IExecutionContext | None:
+        """A context that takes what is kept, and compiles the rest; None where there is no room for it."""
+        return self._engine.create_execution_context(runtime_config=self._config)
 
     def save(self) -> None:
         """Write what was compiled since it was written last."""

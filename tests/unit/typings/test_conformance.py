@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,10 +13,18 @@ from typing import Any
 import pytest
 
 from tests.fakes.real_tensorrt import import_real_tensorrt, needs_bindings
+from tests.rtx.process import needs_rtx
 from typings.cuda_stub import cuda_stub
-from typings.tensorrt_stub import tensorrt_stub
-from typings.uses import files_using
+from typings.pruning import defined_name
+from typings.tensorrt_stub import rtx_stub, tensorrt_stub
+from typings.uses import files_using, names_in
 
+FOR_BOTH = (
+    "builder_service/tensorrt/network.py",
+    "builder_service/tensorrt/rtx_compiler.py",
+    "common/engine/tensorrt/log.py",
+    "common/engine/tensorrt/plan.py",
+)
 ROOT = Path(__file__).resolve().parents[3]
 RIGHT = Path(__file__).with_name("small_build.py").read_text(encoding="utf-8")
 MISTAKES = {  # what is right and what is wrong: mypy must name the line, and no other
@@ -74,13 +83,34 @@ def test_what_the_stubs_add_to_the_signatures_is_so() -> None:
     assert list(described.dims) == [2, 3]  # a sequence passes for Dims, and Dims can be iterated
 
 
+@needs_bindings
+@needs_rtx
+def test_what_drives_tensorrt_and_tensorrt_rtx_finds_the_same_in_both() -> None:
+    used = frozenset(name for path in FOR_BOTH for name in names_in(ROOT / path, "tensorrt"))
+    plain, rtx = (_signatures(ast.parse(stub(used))) for stub in (tensorrt_stub, rtx_stub))
+    assert {"OnnxParser.parse_from_file", "IExecutionContext.execute_async_v3", "BuilderFlag.STRICT_NANS"} <= set(plain)
+    assert {name: text for name, text in rtx.items() if name in plain} == plain
+
+
+def _signatures(module: ast.Module) -> dict[str, list[str]]:
+    """Parameters of methods, all overloads, and types of attributes, by CLASS.NAME."""
+    found: dict[str, list[str]] = {}
+    for owner in module.body:
+        for item in owner.body if isinstance(owner, ast.ClassDef) else ():
+            if isinstance(item, ast.FunctionDef):
+                found.setdefault(f"{defined_name(owner)}.{item.name}", []).append(ast.unparse(item.args))
+            elif isinstance(item, ast.AnnAssign):
+                found[f"{defined_name(owner)}.{ast.unparse(item.target)}"] = [ast.unparse(item.annotation)]
+    return found
+
+
 def test_mypy_reports_each_mistake_where_it_is_and_nothing_else(tmp_path: Path) -> None:
     expected = {(name, _write_mistake(tmp_path / f"{name}.py", *texts)) for name, texts in MISTAKES.items()}
     (tmp_path / "right.py").write_text(RIGHT, encoding="utf-8")
     assert _reported(tmp_path) == expected
 
 
-@pytest.mark.parametrize("package", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("package", ["cuda", "tensorrt", "tensorrt_rtx_bindings"])
 def test_mypy_and_the_generator_read_every_file_that_uses_the_bindings(package: str) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
     using = files_using(ROOT, package, tuple(path.name for path in ROOT.iterdir() if _is_ours(path)))

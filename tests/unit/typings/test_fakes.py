@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tests.fakes import tensorrt as fake_tensorrt
+from tests.fakes import tensorrt_rtx as fake_tensorrt_rtx
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.real_tensorrt import import_real_tensorrt, needs_bindings
 
 TYPINGS = Path(__file__).resolve().parents[3] / "typings"
 TENSORRT = ast.parse((TYPINGS / "tensorrt/__init__.pyi").read_text())
+RTX = ast.parse((TYPINGS / "tensorrt_rtx_bindings/__init__.pyi").read_text())
 CUDA = ast.parse((TYPINGS / "cuda/bindings/runtime.pyi").read_text())
 ENUMS = {"DataType", "TensorIOMode", "MemoryPoolType", "BuilderFlag", "NetworkDefinitionCreationFlag"} | {
     "HardwareCompatibilityLevel",
@@ -65,6 +67,14 @@ def test_a_fake_class_has_what_the_real_one_has_with_the_same_parameters(name: s
     for method, parameters in own_functions(FAKES[name]).items():
         overloads = [overload[: len(parameters)] for overload in real.get(method, ())]  # the rest has defaults
         assert parameters in overloads or method in members(classes()[name].body), (name, method, parameters)
+
+
+@pytest.mark.parametrize("name", ["IRuntimeCache", "IRuntimeConfig", "ICudaEngine"])
+def test_what_tensorrt_rtx_adds_has_the_parameters_of_the_real_one(name: str) -> None:
+    (real,) = [functions(node.body) for node in RTX.body if isinstance(node, ast.ClassDef) and node.name == name]
+    found = own_functions(getattr(fake_tensorrt_rtx, name))
+    assert found
+    assert all(parameters in real[method] for method, parameters in found.items()), (found, real)
 
 
 @needs_bindings

@@ -34,10 +34,12 @@ def linked(large: Path, folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def building(folder: Path, model: Path, store_url: str = "", **settings: Any) -> AsyncIterator[BuilderClient]:
-    """A client of a builder with settings of its own."""
+async def building(
+    folder: Path, model: Path, store_url: str = "", home: Path | None = None, **settings: Any
+) -> AsyncIterator[BuilderClient]:
+    """A client of a builder with settings of its own, that may read `folder`; its home is there unless it is given."""
     chosen = BuilderSettings(listen="127.0.0.1:0", source_roots=(str(folder),), **settings)
-    handle = await start_builder(chosen, SharedSettings(home=folder / "home", store_url=store_url))
+    handle = await start_builder(chosen, SharedSettings(home=home or folder / "home", store_url=store_url))
     try:
         async with grpc.aio.insecure_channel(handle.address) as channel:
             yield BuilderClient.on(channel, model)

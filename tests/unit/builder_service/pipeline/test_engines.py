@@ -14,6 +14,7 @@ from builder_service.pipeline import compile as compile_stage
 from builder_service.pipeline.pipeline import run_build
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.engine.tensorrt import library
 from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH, TOKENIZER_PATH, WEIGHTS_PATH, Manifest
 from common.spec.model_spec import Precision, Target
@@ -46,6 +47,18 @@ def test_a_build_for_tensorrt_is_refused_where_nothing_can_compile_it(
         built(model, parent, target=Target.TENSORRT, precision=Precision.BF16)
     assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
     assert not parent.keys
+
+
+def test_a_build_for_tensorrt_rtx_is_refused_where_its_compiler_is_not_installed(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "RTX_PACKAGES", ("no-such-package",))
+    parent = Listener()
+    with pytest.raises(FailedPrecondition, match=r"pip install 'sinkserve\[tensorrt-rtx\]'") as caught:
+        built(model, parent, target=Target.TENSORRT_RTX, precision=Precision.BF16)
+    assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
+    assert not parent.keys
+    assert list((model.parent / "work").iterdir()) == []
 
 
 def test_an_engine_for_tensorrt_llm_pins_the_checkpoint_and_holds_none_of_it(model: Path) -> None:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from builder_service.queue.capability import Capability
-from common.spec.model_spec import ModelSpec, Precision, Source, Target, TargetHardware
+from common.spec.model_spec import PLAN_TARGETS, ModelSpec, Precision, Source, Target, TargetHardware
 
-HERE = Capability(compute_capability="9.0", folders=(Path("/models"),), prefixes=("hf://org/",))
+HERE = Capability(
+    compute_capability="9.0", tensorrt_rtx="1.7.1.116", folders=(Path("/models"),), prefixes=("hf://org/",)
+)
 
 
 def _spec(target: Target = Target.ONNXRUNTIME, uri: str = "/models/demo", gpu: str = "") -> ModelSpec:
@@ -17,13 +19,18 @@ def _spec(target: Target = Target.ONNXRUNTIME, uri: str = "/models/demo", gpu: s
 
 
 @pytest.mark.parametrize("target", Target)
-def test_a_builder_with_a_gpu_builds_for_every_target(target: Target) -> None:
+def test_a_builder_with_a_gpu_and_both_compilers_builds_for_every_target(target: Target) -> None:
     assert HERE.can_build(_spec(target))
 
 
 @pytest.mark.parametrize("target", Target)
-def test_a_builder_without_one_builds_all_that_is_not_compiled(target: Target) -> None:
-    assert Capability(folders=HERE.folders).can_build(_spec(target)) == (target is not Target.TENSORRT)
+def test_a_builder_without_them_builds_all_that_is_not_compiled(target: Target) -> None:
+    assert Capability(folders=HERE.folders).can_build(_spec(target)) == (target not in PLAN_TARGETS)
+
+
+def test_tensorrt_rtx_needs_its_compiler_and_no_gpu() -> None:
+    assert Capability(tensorrt_rtx="1.7.1.116", folders=HERE.folders).can_build(_spec(Target.TENSORRT_RTX))
+    assert not Capability(compute_capability="8.6", folders=HERE.folders).can_build(_spec(Target.TENSORRT_RTX))
 
 
 @pytest.mark.parametrize(("asked", "can"), [("", True), ("9.0", True), ("12.0", False)])

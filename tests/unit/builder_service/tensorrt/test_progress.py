@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder_service.tensorrt.progress import CompileProgress
+from builder_service.tensorrt.progress import CompileProgress, EstimatedProgress
 
 NAMES = st.sampled_from("abcd")
 EVENTS = st.lists(
@@ -47,3 +48,14 @@ def test_a_phase_ends_with_those_inside() -> None:
     assert phases.step("innermost", 0) == phases.share
     phases.start("innermost", None, 2)  # the name is free again
     assert phases.step("innermost", 0) == 1
+
+
+def test_while_a_compiler_is_silent_its_progress_goes_by_the_clock_and_never_ends() -> None:
+    estimate = EstimatedProgress(expected_s=10)
+    estimate.told(0.83)
+    estimate.told(0.5)  # what is said twice does not fall
+    shares = [estimate.share(elapsed_s) for elapsed_s in (0, 5, 10, 20, 100)]
+    assert shares == sorted(set(shares))
+    assert shares[0] == pytest.approx(0.083)
+    assert shares[2] == pytest.approx(0.083 + 0.9 * 0.8)
+    assert shares[-1] < 1

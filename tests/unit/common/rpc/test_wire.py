@@ -26,12 +26,17 @@ from common.spec.model_spec import (
     TensorRtOptions,
 )
 from common.spec.published_engine import PublishedEngine
+from common.spec.rtx_gpus import RTX_GPUS, TensorRtRtxOptions
 from sinkserve.engine.v1 import engine_pb2
 from tests.samples.drafts import draft
 from tests.samples.whole_manifests import HARDWARE
 
 ANYWHERE = HARDWARE.model_copy(
-    update={"hardware_compatibility": HardwareCompatibility.AMPERE_PLUS, "version_compatible": True}
+    update={
+        "hardware_compatibility": HardwareCompatibility.AMPERE_PLUS,
+        "version_compatible": True,
+        "compute_capabilities": ("8.6",),
+    }
 )
 TARGETS = st.sampled_from([(target, precision) for target in Target for precision in PRECISIONS[target]])
 FIELDS = st.tuples(st.text(st.characters(codec="utf-8"), min_size=1))
@@ -45,6 +50,15 @@ OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
             optimization_level=st.integers(0, 5),
             hardware_compatibility=st.sampled_from(HardwareCompatibility),
             version_compatible=st.booleans(),
+        ),
+    ),
+    Target.TENSORRT_RTX: st.builds(
+        BuildOptions,
+        tensorrt_rtx=st.builds(
+            TensorRtRtxOptions,
+            compute_capabilities=st.sets(
+                st.sampled_from([name for name in RTX_GPUS if name != "sm75"]), min_size=1
+            ).map(tuple),
         ),
     ),
     Target.TENSORRT_LLM: st.builds(
@@ -220,13 +234,13 @@ def test_a_manifest_says_what_hardware_it_needs_if_it_does() -> None:
         hardware_compatibility=engine_pb2.HARDWARE_COMPATIBILITY_AMPERE_PLUS,
         version_compatible=True,
         platform="linux-x86_64",
+        compute_capabilities=["8.6"],
     )
     assert {field.name for field, _ in message.ListFields()} == set(Hardware.model_fields)
 
 
 def test_no_field_of_the_wire_is_forgotten() -> None:
-    manifest = _with_text(draft()).model_copy(
-        update={"warnings": ("look out",), "hardware": ANYWHERE, "verified_on": "cpu"}
-    )
+    filled = {"warnings": ("look out",), "hardware": ANYWHERE, "network": {"MATRIX_MULTIPLY": 3}, "verified_on": "cpu"}
+    manifest = _with_text(draft()).model_copy(update=filled)
     message = manifest_to_wire(manifest)
     assert {field.name for field, _ in message.ListFields()} == {field.name for field in message.DESCRIPTOR.fields}

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.spec.hardware import GpuMachine, Hardware, check_asked, check_runs, fitting_slots, warnings
 from common.spec.model_spec import HardwareCompatibility, TargetHardware
-from tests.samples.whole_manifests import HARDWARE
+from tests.samples.whole_manifests import HARDWARE, RTX_HARDWARE
 
 HERE = GpuMachine(
     "NVIDIA H200", "9.0", "11.4.0.106", "13.0", "13.0", "linux-x86_64", free_bytes=1 << 30, total_bytes=1 << 31
 )
+RTX_HERE = replace(HERE, gpu="NVIDIA GeForce RTX 3090", compute_capability="8.6", tensorrt_version="1.7.1.116")
 MIB = 1 << 20
 
 
@@ -42,6 +43,8 @@ LATER = _needed(version_compatible=True)
         (LATER, replace(HERE, tensorrt_version="11.4.0.107")),
         (LATER, replace(HERE, tensorrt_version="11.10.0.1")),
         (LATER, replace(HERE, tensorrt_version="12.0.0.1")),
+        (RTX_HARDWARE, RTX_HERE),
+        (RTX_HARDWARE, replace(RTX_HERE, compute_capability="12.0", cuda_driver_version="14.0")),
     ],
 )
 def test_what_the_machine_has_runs(needed: Hardware, found: GpuMachine) -> None:
@@ -85,6 +88,18 @@ def test_what_the_machine_has_runs(needed: Hardware, found: GpuMachine) -> None:
             "a driver for CUDA 13 or newer",
             "a driver for CUDA 12.9",
         ),
+        (
+            RTX_HARDWARE,
+            replace(RTX_HERE, compute_capability="8.9"),
+            "compute capability 8.6 or 12.0",
+            "compute capability 8.9",
+        ),
+        (
+            RTX_HARDWARE,
+            replace(RTX_HERE, tensorrt_version="1.7.1.117"),
+            "TensorRT-RTX 1.7.1.116",
+            "TensorRT-RTX 1.7.1.117",
+        ),
     ],
 )
 def test_what_it_has_not_is_named_with_what_it_has(
@@ -106,7 +121,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 def test_another_gpu_of_the_same_kind_is_a_warning() -> None:
-    assert warnings(HARDWARE, HERE) == ()
+    assert warnings(HARDWARE, HERE) == warnings(RTX_HARDWARE, RTX_HERE) == ()
     (said,) = warnings(HARDWARE, replace(HERE, gpu="NVIDIA H100"))
     assert "NVIDIA H200" in said
     assert "NVIDIA H100" in said

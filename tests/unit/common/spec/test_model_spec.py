@@ -12,6 +12,8 @@ from common.spec.model_spec import CacheGeometry, HardwareCompatibility, ModelSp
 LEAST: dict[str, Any] = {"name": "demo", "source": {"uri": "/models/demo"}}
 GPU: dict[str, Any] = {"target": "tensorrt", "precision": "bf16"}
 INT4: dict[str, Any] = {"precision": "int4"}
+RTX = {"target": "tensorrt_rtx", "precision": "bf16"}
+RTX_GPUS = "spec.options.tensorrt_rtx.compute_capabilities"
 BLOCK = "spec.options.onnxruntime.int4_block"
 GPUS: dict[str, Any] = {"target": "tensorrt_llm", "precision": "bf16"}
 COMPATIBILITY = "spec.options.tensorrt.hardware_compatibility"
@@ -83,6 +85,13 @@ def test_names_that_do_not_fit(name: str) -> None:
         ({"options": {"tensorrt": {"workspace_mib": 512}}}, "spec.options.tensorrt.workspace_mib"),
         (GPUS | {"options": {"tensorrt": {"version_compatible": True}}}, "spec.options.tensorrt.version_compatible"),
         (GPU | {"options": {"tensorrt_llm": {"tensor_parallel": 2}}}, "spec.options.tensorrt_llm.tensor_parallel"),
+        ({"options": {"tensorrt_rtx": {"compute_capabilities": ["sm89"]}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt_rtx": {"compute_capabilities": []}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt_rtx": {"compute_capabilities": ["8.6"]}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt_rtx": {"compute_capabilities": ["sm86", "sm100"]}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt_rtx": {"compute_capabilities": ["sm75", "sm86"]}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt": {"workspace_mib": 512}}}, "spec.options.tensorrt.workspace_mib"),
+        (RTX | {"hardware": {"compute_capability": "8.6"}}, "spec.hardware"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], field: str) -> None:
@@ -91,6 +100,19 @@ def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], field: str) 
     assert caught.value.reason is Reason.INVALID_SPEC
     assert [violation.field for violation in caught.value.violations] == [field]
     assert field in caught.value.message
+
+
+def test_tensorrt_rtx_names_its_gpus_in_order_and_each_once() -> None:
+    assert check_spec(LEAST | RTX).options.tensorrt_rtx.compute_capabilities == ("sm86", "sm89", "sm120")
+    asked = ["sm120", "sm75", "sm120"]
+    spec = check_spec(LEAST | RTX | {"precision": "fp16", "options": {"tensorrt_rtx": {"compute_capabilities": asked}}})
+    assert spec.options.tensorrt_rtx.compute_capabilities == ("sm75", "sm120")
+
+
+def test_a_gpu_that_cannot_run_a_precision_is_named_with_what_it_can() -> None:
+    options = {"tensorrt_rtx": {"compute_capabilities": ["sm75", "sm86"]}}
+    with pytest.raises(InvalidArgument, match="sm75 cannot run precision fp32; leave it out, or build it in fp16"):
+        check_spec(LEAST | RTX | {"precision": "fp32", "options": options})
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])

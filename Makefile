@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval parity test-gpu bench-gpu images docs pictures hooks clean
+.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval parity tensorrt test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -69,6 +69,9 @@ eval: .venv/ready ## the paper's measurements on the demo model, into build/eval
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'
 	$(BIN)/python -m pytest -m parity tests/parity
+
+tensorrt: .venv/ready ## compile every family, precision and architecture with TensorRT-RTX; needs no GPU
+	$(BIN)/python -m pytest -m tensorrt tests/rtx --timeout=3600
 
 test-gpu: .venv/ready ## all that only an NVIDIA GPU can show; needs TensorRT: .venv/bin/pip install -e '.[tensorrt]'
 	$(BIN)/python -m pytest -m gpu tests/gpu --timeout=900

@@ -23,6 +23,7 @@ from rich.table import Table
 from common.rpc.wire import spec_to_wire
 from common.spec.yaml_file import read_spec_file
 from demo.dialogues import Turn, conversation
+from demo.rtx import build_rtx
 from sinkserve.cli.build.view import print_outcome, watch
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.client import Client, Finished
@@ -96,6 +97,7 @@ async def main() -> int:
         with embedded_services(HERE) as addresses:
             async with Client(addresses.runtime, addresses.builder) as client:
                 engine, window = await build(client, console)
+                await build_rtx(client, console)
                 story = await talk(client, engine, window, console)
     show(story, console)
     shortcomings = list(story.shortcomings())

@@ -62,12 +62,13 @@ def show(reference: Reference, json: Json = False, builder: Builder = None) -> N
         if json:
             console.print_json(engine=engine)
             return
-        console.print_facts(_facts(engine))
+        console.print_facts(facts(engine))
 
     ask(command, builder=builder)
 
 
-def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
+def facts(engine: Engine) -> tuple[tuple[str, str], ...]:
+    """What is said of an engine, name and value, in rich markup."""
     manifest = engine.manifest
     return (
         ("engine", f"[bold]{escape(engine.reference)}[/]"),
@@ -80,6 +81,7 @@ def _facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         ("hardware", escape(_hardware(manifest.hardware)) if manifest.HasField("hardware") else ""),
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
+        ("compiled", _network(manifest.network)),
         ("verified on", escape(manifest.verified_on)),
         ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
         ("sinks get", _sinks(manifest.verification)),
@@ -96,8 +98,21 @@ def _sinks(figures: Mapping[str, float]) -> str:
     return f"{mean:.0%} of the attention, {largest:.0%} in one layer; {even:.1%} if all tokens got the same"
 
 
+def _network(layers: Mapping[str, int]) -> str:
+    """The network that was compiled: its layers by kind, most first."""
+    kinds = sorted(layers.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{count} {kind.lower().replace('_', ' ')}" for kind, count in kinds)
+    return f"{sum(layers.values())} layers: {shown}" if layers else ""
+
+
 def _hardware(hardware: Hardware) -> str:
-    """What the engine was compiled on; `--json` has what else it runs on."""
+    """What the engine was compiled on, or for; `--json` has what else it runs on."""
+    if hardware.compute_capabilities:
+        capabilities = ", ".join(hardware.compute_capabilities)
+        return (
+            f"compiled without a GPU, for compute capability {capabilities}; TensorRT-RTX {hardware.tensorrt_version}, "
+            f"a driver for CUDA {hardware.cuda_version.partition('.')[0]}, {hardware.platform}"
+        )
     return (
         f"{hardware.gpu}, compute capability {hardware.compute_capability}, TensorRT {hardware.tensorrt_version}, "
         f"CUDA {hardware.cuda_version}, {hardware.platform}"

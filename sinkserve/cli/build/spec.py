@@ -17,6 +17,7 @@ from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Folder, read_place
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PRECISIONS, HardwareCompatibility, ModelSpec, Precision, Source, Target
+from common.spec.rtx_gpus import RTX_GPUS
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.build.submit import read_changes, shown_source
 from sinkserve.cli.terminal import console
@@ -33,6 +34,9 @@ _OPTIONS = {
         "optimization_level": "0 builds quickest, 5 runs fastest",
         "hardware_compatibility": " | ".join(HardwareCompatibility),
         "version_compatible": "runs under later TensorRT too, maybe slower",
+    },
+    Target.TENSORRT_RTX: {
+        "compute_capabilities": "GPUs that are to run it: " + " | ".join(RTX_GPUS),
     },
     Target.TENSORRT_LLM: {
         "version": "of TensorRT-LLM, where it is to run",

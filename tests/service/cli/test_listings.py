@@ -67,6 +67,20 @@ async def test_an_engine_that_was_compiled_shows_for_what(shell: Shell) -> None:
     assert "NVIDIA H200, compute capability 9.0, TensorRT 11.4.0.106, CUDA 13.0, linux\n" in shown
 
 
+async def test_an_engine_that_was_compiled_without_a_gpu_shows_for_which_and_what_is_in_it(shell: Shell) -> None:
+    await shell.run("build", str(write_spec(shell.folder)))
+    manifest = shell.builder.engines[0].manifest
+    manifest.hardware.MergeFrom(Hardware(tensorrt_version="1.7.1.116", cuda_version="13.0", platform="linux-x86_64"))
+    manifest.hardware.compute_capabilities.extend(["8.6", "12.0"])
+    manifest.network.update({"MATRIX_MULTIPLY": 29, "KV_CACHE_UPDATE": 8})
+    shown = (await shell.run("engines", "show", "demo")).out
+    assert (
+        "compiled without a GPU, for compute capability 8.6, 12.0; TensorRT-RTX 1.7.1.116, a driver for CUDA 13"
+        in shown
+    )
+    assert "37 layers: 29 matrix multiply, 8 kv cache update\n" in shown
+
+
 async def test_engines_are_shown_aliased_verified_and_deleted(shell: Shell) -> None:
     await shell.run("build", str(write_spec(shell.folder)))
     assert "llama, 7.9M" in (await shell.run("engines", "show", "demo")).out

@@ -1,9 +1,11 @@
 """Memory of a build, estimated and taken; and the same build in less memory than it needs: it fails alone, and why.
 
     python bench/builder/memory.py --precision int8 [--shape 1.1b] [--limit-mib 1500]
+    python bench/builder/memory.py --target tensorrt_rtx --precision bf16
 
 Builds random weights of a real shape four times: as it likes, below a limit of its own (RLIMIT_DATA), in a control
-group of that size (where this machine lets one be made: the kernel kills it), and as it likes again.
+group of that size (where this machine lets one be made: the kernel kills it), and as it likes again. For TensorRT-RTX, whose
+compiler takes nearly all of the memory and the time, once.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ async def main() -> None:
         write_checkpoint(folder / "model", arguments.shape)
         async with building(folder) as client:
             await report(client, folder, arguments, "as it likes")
+            if arguments.target != "onnxruntime":
+                return
             await report(client, folder, arguments, "limited", lambda pid: limit(pid, arguments.limit_mib))
             with control_group(arguments.limit_mib) as group:
                 if group is not None:
@@ -57,7 +61,8 @@ async def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1.1b", choices=SHAPES)
-    parser.add_argument("--precision", default="int8", choices=("fp32", "int8", "int4"))
+    parser.add_argument("--precision", default="int8", choices=("fp32", "fp16", "bf16", "int8", "int4"))
+    parser.add_argument("--target", default="onnxruntime", choices=("onnxruntime", "tensorrt_rtx"))
     parser.add_argument("--limit-mib", type=int, default=1000)
     parser.add_argument("--scratch", help="folder with room for the checkpoint and two engines")
     return parser.parse_args()
@@ -65,7 +70,7 @@ def parse() -> argparse.Namespace:
 
 @contextlib.asynccontextmanager
 async def building(folder: Path) -> AsyncIterator[Client]:
-    settings = BuilderSettings(listen="127.0.0.1:0", source_roots=(folder,))
+    settings = BuilderSettings(listen="127.0.0.1:0", metrics_listen="", source_roots=(folder,))
     builder = await start_builder(settings, SharedSettings(home=folder / "home"))
     try:
         async with Client(builder=builder.address) as client:
@@ -82,7 +87,8 @@ async def report(
     cache = engine_pb2.CacheGeometry(sink_tokens=4, window_tokens=252 + next(_NUMBERS), chunk_tokens=16, max_slots=2)
     precision = engine_pb2.Precision.Value(f"PRECISION_{arguments.precision.upper()}")
     source = engine_pb2.Source(uri=str(folder / "model"))
-    spec = engine_pb2.ModelSpec(name="shape", source=source, precision=precision, cache=cache)
+    target = engine_pb2.Target.Value(f"TARGET_{arguments.target.upper()}")
+    spec = engine_pb2.ModelSpec(name="shape", source=source, target=target, precision=precision, cache=cache)
     build = await client.builds.submit(spec)
     stages, peak, log = await follow(client, build, change)
     ended = await client.builds.get(build.name)

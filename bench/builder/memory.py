@@ -4,8 +4,8 @@
     python bench/builder/memory.py --target tensorrt_rtx --precision bf16
 
 Builds random weights of a real shape four times: as it likes, below a limit of its own (RLIMIT_DATA), in a control
-group of that size (where this machine lets one be made: the kernel kills it), and as it likes again. For TensorRT-RTX, whose
-compiler takes nearly all of the memory and the time, once.
+group of that size (where this machine lets one be made: the kernel kills it), and as it likes again. For
+TensorRT-RTX, whose compiler takes nearly all of the memory and the time, once.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class CompileProgress:
 class EstimatedProgress:
     """Progress of a compiler that is silent for most of its time. Pure: the caller passes the time.
 
-    What it tells counts for a little; the rest goes by the clock, steadily up to the expected time, then ever slower.
+    What it tells counts for a little; the rest goes by time, steadily up to the expected one, then ever slower.
     """
 
     def __init__(self, expected_s: float) -> None:

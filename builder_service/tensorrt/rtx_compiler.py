@@ -30,14 +30,14 @@ _LEAST_S, _A_LAYER_S, _A_GIB_S = 1.0, 0.9, 9.0
 
 
 def expected_s(layers: int, weight_bytes: int) -> float:
-    """Seconds that a compilation takes, about."""
+    """Seconds of processor time that a compilation takes, about."""
     return _LEAST_S + _A_LAYER_S * layers + _A_GIB_S * weight_bytes / 2**30
 
 
 @dataclass(frozen=True)
 class TensorRtRtxCompiler:
     """Compiles plans. `progress` gets the share done, from 0 to 1, by what the compiler says, and while it says nothing
-    by the clock: it is silent for most of its time, and an end can be forced only by ending its process.
+    by processor time: it is silent for most of its time, and an end can be forced only by ending its process.
     """
 
     geometry: Geometry
@@ -106,13 +106,15 @@ class _PlanWriter(trt.IStreamWriter):
 
 @contextmanager
 def _ticking(tick: Callable[[float], None]) -> Iterator[None]:
-    """Call `tick` with the seconds so far every now and then; what it raises is raised at the end."""
-    start, ended, failures = time.monotonic(), threading.Event(), list[Exception]()
+    """Call `tick` now and then with the seconds of processor time so far: where others take the processor too, those of
+    a clock say nothing. What `tick` raises is raised at the end.
+    """
+    start, ended, failures = time.process_time(), threading.Event(), list[Exception]()
 
     def run() -> None:
         try:
             while not ended.wait(_TICK_S):
-                tick(time.monotonic() - start)
+                tick(time.process_time() - start)
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that compiles
             failures.append(error)
 

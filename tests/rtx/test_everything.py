@@ -1,4 +1,4 @@
-"""All that can be compiled without a GPU: every family, precision and architecture. Minutes; `make tensorrt` runs it."""
+"""All that can be compiled without a GPU: every family, precision and architecture. Minutes: `make tensorrt`."""
 
 from __future__ import annotations
 

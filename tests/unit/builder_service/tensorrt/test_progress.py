@@ -50,7 +50,7 @@ def test_a_phase_ends_with_those_inside() -> None:
     assert phases.step("innermost", 0) == 1
 
 
-def test_while_a_compiler_is_silent_its_progress_goes_by_the_clock_and_never_ends() -> None:
+def test_while_a_compiler_is_silent_its_progress_goes_by_time_and_never_ends() -> None:
     estimate = EstimatedProgress(expected_s=10)
     estimate.told(0.83)
     estimate.told(0.5)  # what is said twice does not fall

@@ -17,7 +17,7 @@ from sinkserve.cli.terminal.console import print_facts
 from sinkserve.client import Client
 
 HERE = Path(__file__).resolve().parent
-SHOWN = ("hardware", "compiled", "files", "verified")
+SHOWN = ("hardware", "compiled", "files", "verified on", "verified")
 """What is printed of the engine: all that a compiler made of it."""
 
 

@@ -40,7 +40,6 @@ def compile_engine(order: Order, source: ResolvedSource, plan: Plan, parent: Par
 
     None for a target that compiles at load.
     """
-
     parent.progress(Stage.COMPILE, 0.0)
     compiler = _COMPILERS.get(order.spec.target)
     compiled = compiler(order, source, plan, parent) if compiler is not None else None

@@ -49,7 +49,8 @@ async def test_the_demo_model_becomes_a_plan_for_the_gpus_that_are_named(tmp_pat
         assert hardware.tensorrt_version == manifest.tool_versions["tensorrt_rtx"]
         assert manifest.network["KV_CACHE_UPDATE"] == 2 * manifest.layers
         assert manifest.verification["divergence"] < manifest.verification["allowed_divergence"]
-        assert [file.path for file in manifest.files] == ["engine.plan", "tokenizer.json"]
+        assert [file.path for file in manifest.files] == ["engine.plan", "golden.json", "tokenizer.json"]
+        assert manifest.verified_on == "cpu stand-in"
         again = await client.built(spec(client, "again", "sm86", "sm120"))
         assert (await client.engine(again.engine)).manifest.files == manifest.files, "two plans would differ in bytes"
 

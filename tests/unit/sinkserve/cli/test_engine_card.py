@@ -14,4 +14,4 @@ def test_an_engine_says_what_its_sinks_get_where_the_build_measured_it() -> None
 
 
 def test_an_engine_says_what_it_was_verified_on() -> None:
-    assert dict(_facts(Engine(manifest=EngineManifest(verified_on="cpu stand-in"))))["verified on"] == "cpu stand-in"
+    assert dict(facts(Engine(manifest=EngineManifest(verified_on="cpu stand-in"))))["verified on"] == "cpu stand-in"

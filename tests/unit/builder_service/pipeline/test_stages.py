@@ -63,5 +63,5 @@ def test_who_may_not_build_writes_nothing(model: Path) -> None:
 def test_who_may_not_store_stores_nothing(model: Path) -> None:
     parent = Listener(stores=False)
     assert run_build(order(model), parent) is None
-    assert len(parent.digests) == 3
+    assert len(parent.digests) == 4
     assert not (model.parent / "store").exists()

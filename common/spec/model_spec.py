@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from common.spec.rtx_gpus import TensorRtRtxOptions, unable
+from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
@@ -260,7 +260,7 @@ class ModelSpec(_Part):
         if target is Target.ONNXRUNTIME and precision is not None:
             refused += _unused_block(options.onnxruntime, precision)
         if target is Target.TENSORRT_RTX and precision is not None:
-            refused += _unable_gpus(options.tensorrt_rtx, precision)
+            refused += unable_gpus(options.tensorrt_rtx, precision, PRECISIONS[target])
         if refused:
             raise ValidationError.from_exception_data("options", refused)
         return options
@@ -288,15 +288,3 @@ def _unused_block(options: OnnxRuntimeOptions, precision: Precision) -> list[Ini
     message = "only precision int4 takes it, and the precision is {precision}"
     error = PydanticCustomError("option_of_precision", message, {"precision": precision.value})
     return [InitErrorDetails(type=error, loc=("onnxruntime", "int4_block"), input=options.int4_block)]
-
-
-def _unable_gpus(options: TensorRtRtxOptions, precision: Precision) -> list[InitErrorDetails]:
-    """An error if a GPU that was asked for cannot run the precision."""
-    names = options.compute_capabilities
-    if not (wrong := unable(names, precision)):
-        return []
-    message = "{wrong} cannot run precision {precision}; leave it out, or build it in {others}"
-    others = " or ".join(each for each in PRECISIONS[Target.TENSORRT_RTX] if not unable(names, each))
-    facts = {"wrong": ", ".join(wrong), "precision": precision.value, "others": others}
-    error = PydanticCustomError("precision_of_gpu", message, facts)
-    return [InitErrorDetails(type=error, loc=("tensorrt_rtx", "compute_capabilities"), input=list(names))]

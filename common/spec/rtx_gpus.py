@@ -5,11 +5,11 @@ NVIDIA's support matrix lists them; what runs where was asked of the compiler (1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 RTX_GPUS: Mapping[str, str] = {
     "sm75": "Turing: GeForce RTX 20, T4",
@@ -59,6 +59,18 @@ def _check_name(name: str) -> None:
 def unable(names: tuple[str, ...], precision: str) -> tuple[str, ...]:
     """Those of the architectures that cannot run a precision."""
     return tuple(name for name in names if precision not in _ONLY.get(name, (precision,)))
+
+
+def unable_gpus(options: TensorRtRtxOptions, precision: str, others: Sequence[str]) -> list[InitErrorDetails]:
+    """An error if a GPU that was asked for cannot run the precision; `others` are all that the target has."""
+    names = options.compute_capabilities
+    if not (wrong := unable(names, precision)):
+        return []
+    message = "{wrong} cannot run precision {precision}; leave it out, or build it in {able}"
+    able = " or ".join(str(each) for each in others if not unable(names, each))
+    facts = {"wrong": ", ".join(wrong), "precision": str(precision), "able": able}
+    error = PydanticCustomError("precision_of_gpu", message, facts)
+    return [InitErrorDetails(type=error, loc=("tensorrt_rtx", "compute_capabilities"), input=list(names))]
 
 
 def two_numbers(name: str) -> str:

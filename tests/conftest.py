@@ -20,7 +20,7 @@ settings.register_profile("sinkserve", deadline=None)  # nothing here asserts ti
 settings.load_profile("sinkserve")
 
 # Rich's tracebacks, with all values that were in memory, take seconds of a processor each.
-_PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+_PLAIN = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLAIN])
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.

@@ -24,6 +24,8 @@ from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.processes import is_alive, this_process
 from common.db.schema import open_database
+from common.rpc.health import HealthServicer
+from common.rpc.listeners import AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
 from common.rpc.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
@@ -32,6 +34,9 @@ from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServ
 from sinkserve.builder.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 
 _METRICS_LISTEN = "SINKSERVE_BUILDER_METRICS_LISTEN"
+_ADMIN_LISTEN = "SINKSERVE_BUILDER_ADMIN_LISTEN"
+_BUILD_ADMINISTRATION = frozenset({"CancelBuild"})  # the builder does not know whose a build is
+_CATALOG_ADMINISTRATION = frozenset({"DeleteEngine", "SetAlias", "DeleteAlias", "CollectGarbage"})
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class BuilderHandle:
     """A running builder. `running` stops what was started, the last first."""
 
     address: str
+    admin_address: str
     server: RunningServer
     worker: Worker
     database: Database
@@ -59,15 +65,16 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
     FailedPrecondition for a database of another schema.
     """
     async with AsyncExitStack() as running:
-        meter, changes = BuildMetrics(), Changes()
-        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry)
+        meter, changes, health = BuildMetrics(), Changes(), HealthServicer()
+        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
         database = await _open_database(running, shared, meter)
         context = await _worker_context(settings, shared, database, changes, meter)
         builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
         registrations = _registrations(
             BuilderServicer(builds, changes), CatalogServicer(context.catalog, Aliases(database))
         )
-        server = await start_server(settings.listen, registrations)
+        admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
+        server = await start_server(settings.listen, registrations, admin=admin, health=health)
         running.push_async_callback(server.stop, settings.stop_grace_s)
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
         running.push_async_callback(worker.stop, settings.stop_grace_s)
@@ -76,11 +83,10 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
         housekeeping = Housekeeping(retention, meter.builds_deleted)
         running.push_async_callback(housekeeping.stop)
         housekeeping.start()
-        running.callback(server.health.set_ready, False)
-        server.health.set_ready(True)
-        return BuilderHandle(
-            server.address, server, worker, database, changes, metrics, settings.stop_grace_s, running.pop_all()
-        )
+        running.callback(health.set_ready, False)
+        health.set_ready(True)
+        parts = (server, worker, database, changes, metrics)
+        return BuilderHandle(server.address, server.admin_address, *parts, settings.stop_grace_s, running.pop_all())
 
 
 async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:
@@ -117,9 +123,13 @@ async def _worker_context(
 def _registrations(builder: BuilderServicer, catalog: CatalogServicer) -> tuple[Registration, ...]:
     return (
         Registration(
-            "sinkserve.builder.v1.BuilderService", lambda server: add_BuilderServiceServicer_to_server(builder, server)
+            "sinkserve.builder.v1.BuilderService",
+            lambda server: add_BuilderServiceServicer_to_server(builder, server),
+            _BUILD_ADMINISTRATION,
         ),
         Registration(
-            "sinkserve.builder.v1.CatalogService", lambda server: add_CatalogServiceServicer_to_server(catalog, server)
+            "sinkserve.builder.v1.CatalogService",
+            lambda server: add_CatalogServiceServicer_to_server(catalog, server),
+            _CATALOG_ADMINISTRATION,
         ),
     )

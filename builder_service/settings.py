@@ -40,8 +40,10 @@ class BuilderSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50061"
     """Where it serves gRPC."""
+    admin_listen: HostPortOrNone = "127.0.0.1:50062"
+    """Where it serves gRPC with administration: deleting engines and garbage, aliases, cancelling builds; or `none`."""
     metrics_listen: HostPortOrNone = "127.0.0.1:9461"
-    """Where it serves Prometheus metrics, HOST:PORT; empty: nowhere."""
+    """Where it serves Prometheus metrics and health over HTTP, HOST:PORT; or `none`."""
     source_roots: Annotated[
         tuple[str, ...] | None, *CommaSeparated, BeforeValidator(_as_text), AfterValidator(_check_roots)
     ] = None

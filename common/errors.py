@@ -6,6 +6,7 @@ SinkServeError
 ├── NotFound             what it names does not exist
 ├── AlreadyExists        what it names exists, and differs
 ├── FailedPrecondition   it is right, but not in this state
+├── PermissionDenied     not at this address, or not for this caller
 ├── ResourceExhausted    no room now; `retry_after_s` says when to try
 ├── Aborted              another act took precedence
 ├── Unavailable          the server is stopping
@@ -89,6 +90,7 @@ class Reason(StrEnum):
     TURN_NOT_FOUND = "TURN_NOT_FOUND"
     TURN_NOT_FINISHED = "TURN_NOT_FINISHED"
     SESSION_NOT_KEPT = "SESSION_NOT_KEPT"
+    WRONG_LISTENER = "WRONG_LISTENER"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class AlreadyExists(SinkServeError):
 
 
 class FailedPrecondition(SinkServeError):
+    pass
+
+
+class PermissionDenied(SinkServeError):
     pass
 
 

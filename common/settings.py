@@ -28,7 +28,14 @@ def host_port(value: str) -> str:
 
 
 HostPort = Annotated[str, AfterValidator(host_port)]
-HostPortOrNone = Annotated[str, AfterValidator(lambda value: value and host_port(value))]
+
+
+def host_port_or_none(value: str) -> str:
+    """Check HOST:PORT, or `none` or nothing, which are empty then; raises ValueError."""
+    return "" if value in ("", "none") else host_port(value)
+
+
+HostPortOrNone = Annotated[str, AfterValidator(host_port_or_none)]
 """HOST:PORT, or empty for none."""
 
 

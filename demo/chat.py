@@ -95,7 +95,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sinkserve-demo-") as home:
         own_settings(home)
         with embedded_services(HERE) as addresses:
-            async with Client(addresses.runtime, addresses.builder) as client:
+            async with Client(addresses.runtime, addresses.builder, runtime_admin=addresses.runtime_admin) as client:
                 engine, window = await build(client, console)
                 await build_rtx(client, console)
                 story = await talk(client, engine, window, console)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from common.rpc.metrics_server import Pulled, in_loop
+from common.rpc.http_pages import in_loop
+from common.rpc.metrics_server import Pulled
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.live_session import LiveSession

@@ -11,6 +11,8 @@ from functools import partial
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
+from common.rpc.health import HealthServicer
+from common.rpc.listeners import AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
 from common.rpc.server import Registration, RunningServer, start_server
 from common.settings import SharedSettings
@@ -42,6 +44,8 @@ from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServic
 
 Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
 _METRICS_LISTEN = "SINKSERVE_RUNTIME_METRICS_LISTEN"
+_ADMIN_LISTEN = "SINKSERVE_RUNTIME_ADMIN_LISTEN"
+_ENGINE_ADMINISTRATION = frozenset({"LoadEngine", "UnloadEngine"})
 _HOLDER = "runtime "
 SWEEP_S, LEASE_WATCH_S = 3600.0, 0.5
 _STREAM_END_S = 1.0  # for streams to end that the drain has ended
@@ -53,6 +57,7 @@ class RuntimeHandle:
     """A running runtime. `running` stops what was started, the last first."""
 
     address: str
+    admin_address: str
     server: RunningServer
     sessions: SessionRegistry
     engines: EngineRegistry
@@ -78,8 +83,8 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     FailedPrecondition for a database of another schema, and why an engine of the settings cannot be loaded.
     """
     async with AsyncExitStack() as running:
-        meter = TurnMetrics()
-        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry)
+        meter, health = TurnMetrics(), HealthServicer()
+        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
@@ -94,16 +99,16 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await membership.start()
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
-        server = await _serve(running, settings, conversations, EngineServicer(engines, sessions, common.background))
+        servicers = (conversations, EngineServicer(engines, sessions, common.background))
+        server = await _serve(running, settings, health, *servicers)
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
         meter.registry.register(_collector(common, engines, sessions, conversations))
         await engines.prepare(settings.engines)
-        running.callback(server.health.set_ready, False)
-        server.health.set_ready(True)
+        _tell_readiness(running, engines, health)
         parts = (server, sessions, engines, conversations, common, database, periodic, membership, metrics)
-        return RuntimeHandle(server.address, *parts, settings.drain_grace_s, running.pop_all())
+        return RuntimeHandle(server.address, server.admin_address, *parts, settings.drain_grace_s, running.pop_all())
 
 
 def _shared(
@@ -120,13 +125,26 @@ def _shared(
 
 
 async def _serve(
-    running: AsyncExitStack, settings: RuntimeSettings, conversations: ConversationServicer, engines: EngineServicer
+    running: AsyncExitStack,
+    settings: RuntimeSettings,
+    health: HealthServicer,
+    conversations: ConversationServicer,
+    engines: EngineServicer,
 ) -> RunningServer:
     registrations = _registrations(conversations, engines)
+    admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
     age_s = _CONNECTION_AGE_SHARE * settings.max_stream_age_s
-    server = await start_server(settings.listen, registrations, connection_age_s=age_s)
+    server = await start_server(settings.listen, registrations, admin=admin, health=health, connection_age_s=age_s)
     running.push_async_callback(server.stop, _STREAM_END_S)
     return server
+
+
+def _tell_readiness(running: AsyncExitStack, engines: EngineRegistry, health: HealthServicer) -> None:
+    """Ready from now on, until the runtime stops, while every engine of the settings is loaded."""
+    engines.changed = lambda: health.set_ready(engines.complete, "engines")
+    engines.changed()
+    running.callback(health.set_ready, False)
+    health.set_ready(True)
 
 
 def _start_periodic(
@@ -178,5 +196,6 @@ def _registrations(conversations: ConversationServicer, engines: EngineServicer)
         Registration(
             "sinkserve.runtime.v1.EngineService",
             lambda server: add_EngineServiceServicer_to_server(engines, server),
+            _ENGINE_ADMINISTRATION,
         ),
     )

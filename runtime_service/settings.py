@@ -23,8 +23,10 @@ class RuntimeSettings(Settings):
 
     listen: HostPort = "127.0.0.1:50071"
     """Address of the gRPC server, HOST:PORT."""
+    admin_listen: HostPortOrNone = "127.0.0.1:50072"
+    """Where it serves gRPC with administration: loading and unloading engines; or `none`."""
     metrics_listen: HostPortOrNone = "127.0.0.1:9471"
-    """Where it serves Prometheus metrics, HOST:PORT; empty: nowhere."""
+    """Where it serves Prometheus metrics and health over HTTP, HOST:PORT; or `none`."""
     engines: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Engine references that are loaded before the service is ready, separated by commas."""
     follow_s: Annotated[float, Field(gt=0)] = 10.0

@@ -33,6 +33,7 @@ def isolate() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     # Many services start at once, here and in other processes; tests about metrics say where they want them.
+    os.environ["SINKSERVE_BUILDER_ADMIN_LISTEN"] = os.environ["SINKSERVE_RUNTIME_ADMIN_LISTEN"] = "127.0.0.1:0"
     os.environ["SINKSERVE_BUILDER_METRICS_LISTEN"] = os.environ["SINKSERVE_RUNTIME_METRICS_LISTEN"] = ""
 
 

@@ -65,7 +65,13 @@ async def main(home: Path, slots: int) -> None:
     def load(published: PublishedEngine) -> Loaded:
         return Loaded(IdleEngine(geometry), Text(byte_level(), published.manifest))
 
-    settings = {"listen": "127.0.0.1:0", "metrics_listen": "", "engines": ("idle",), "max_new_tokens_limit": 1 << 20}
+    settings = {
+        "listen": "127.0.0.1:0",
+        "admin_listen": "",
+        "metrics_listen": "",
+        "engines": ("idle",),
+        "max_new_tokens_limit": 1 << 20,
+    }
     runtime = await start_runtime(RuntimeSettings.load(settings), shared, load)
     sys.stdout.write(runtime.address + "\n")
     sys.stdout.flush()

@@ -35,7 +35,7 @@ async def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sinkserve-serving-") as home:
         os.environ["SINKSERVE_HOME"] = home
         with embedded_services(Path(spec.source.uri)) as addresses:
-            async with Client(addresses.runtime, addresses.builder) as client:
+            async with Client(addresses.runtime, addresses.builder, runtime_admin=addresses.runtime_admin) as client:
                 began = time.monotonic()
                 build = await watch(client, (await client.builds.submit(spec_to_wire(spec))).name)
                 console.print(f"built {build.engine} in {time.monotonic() - began:.0f} s", build.error.message)

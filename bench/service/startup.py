@@ -30,7 +30,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sinkserve-startup-") as home:
-        os.environ |= {"SINKSERVE_HOME": home, "SINKSERVE_RUNTIME_METRICS_LISTEN": ""}
+        os.environ |= {
+            "SINKSERVE_HOME": home,
+            "SINKSERVE_RUNTIME_ADMIN_LISTEN": "",
+            "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
+        }
         publish()
         seconds = [start() for _ in range(arguments.rounds)]
     if arguments.json:

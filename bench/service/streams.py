@@ -95,7 +95,7 @@ def held(streams: int, open_streams: int = 0) -> Held:
 async def serve(home: Path, *, bare: bool) -> None:
     """Serve until standard input ends; a line there is answered with what is held."""
     configure_logging(level=logging.WARNING)
-    bench = Bench(home, {"metrics_listen": "", "kept_events": 64}, geometry=GEOMETRY)
+    bench = Bench(home, {"admin_listen": "", "metrics_listen": "", "kept_events": 64}, geometry=GEOMETRY)
 
     def slowly(_feeds: object) -> None:
         bench.engines[0].steps.clear()

@@ -29,28 +29,42 @@ _Status = health_pb2.HealthCheckResponse.ServingStatus
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped package
     """Starts NOT_SERVING. What is not ready for one cause or several becomes so when the last of them is gone."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self._ready_names = {"", READINESS, *services}
-        self._status = dict.fromkeys(self._ready_names, _Status.NOT_SERVING) | {LIVENESS: _Status.SERVING}
+    def __init__(self) -> None:
+        self._ready_names = {"", READINESS}
         self._watchers: set[asyncio.Event] = set()
         self._unready = {STARTED}
+
+    @property
+    def ready(self) -> bool:
+        """Whether to send traffic here."""
+        return not self._unready
+
+    def serve(self, services: Iterable[str]) -> None:
+        """Answer for these services, by their full names, as for readiness."""
+        self._ready_names |= set(services)
 
     def set_ready(self, ready: bool, condition: str = STARTED) -> None:
         """Set one condition for traffic to be sent here, and report to all watchers whether it should be."""
         (self._unready.discard if ready else self._unready.add)(condition)
-        status = _Status.NOT_SERVING if self._unready else _Status.SERVING
-        self._status |= dict.fromkeys(self._ready_names, status)
         for changed in self._watchers:
             changed.set()
+
+    def _status_of(self, name: str) -> int:
+        if name == LIVENESS:
+            return int(_Status.SERVING)
+        if name not in self._ready_names:
+            return int(_Status.SERVICE_UNKNOWN)
+        return int(_Status.SERVING if self.ready else _Status.NOT_SERVING)
 
     async def Check(
         self,
         request: health_pb2.HealthCheckRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._status:
+        status = self._status_of(request.service)
+        if status == _Status.SERVICE_UNKNOWN:
             raise NotFound(Reason.INVALID_FIELD, f"no service {request.service!r} here", field="service")
-        return health_pb2.HealthCheckResponse(status=self._status[request.service])
+        return health_pb2.HealthCheckResponse(status=status)
 
     async def Watch(
         self,
@@ -69,7 +83,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
         sent = None
         while True:
             changed.clear()
-            status = self._status.get(service, _Status.SERVICE_UNKNOWN)
+            status = self._status_of(service)
             if status != sent:
                 yield status
                 sent = status

@@ -1,4 +1,4 @@
-"""Prometheus metrics over HTTP: a small server in threads of its own, and metrics that are read when it is asked.
+"""Metrics and health over HTTP: a small server in threads of its own, and metrics that are read when it is asked.
 
 Every service has a registry of its own: two in one process have an address each, and count for themselves.
 """
@@ -6,25 +6,24 @@ Every service has a registry of its own: two in one process have an address each
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
-from wsgiref.simple_server import WSGIServer
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import WSGIApplication
 
 import structlog
-from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from common.errors import SinkServeError
-
-PATIENCE_S = 5.0
-"""How long a scrape waits for an event loop that is busy."""
-
-T = TypeVar("T")
+from common.rpc.health import HealthServicer
+from common.rpc.http_pages import HttpPages
 
 log = structlog.get_logger()
 
@@ -44,16 +43,17 @@ class MetricsServer:
 
 
 async def serve_metrics(
-    running: AsyncExitStack, listen: str, variable: str, registry: CollectorRegistry
+    running: AsyncExitStack, listen: str, variable: str, registry: CollectorRegistry, health: HealthServicer
 ) -> MetricsServer:
-    """As `start_metrics`, until `running` is closed."""
-    metrics = await asyncio.to_thread(start_metrics, listen, variable, registry)
+    """As `start_metrics`, with the pages of a service in this event loop, until `running` is closed."""
+    pages = HttpPages(registry, health, asyncio.get_running_loop())
+    metrics = await asyncio.to_thread(start_metrics, listen, variable, pages)
     running.push_async_callback(asyncio.to_thread, metrics.stop)
     return metrics
 
 
-def start_metrics(listen: str, variable: str, registry: CollectorRegistry) -> MetricsServer:
-    """Serve `registry` on HOST:PORT (port 0: any free one, see `address`), or nowhere if `listen` is empty.
+def start_metrics(listen: str, variable: str, pages: WSGIApplication) -> MetricsServer:
+    """Serve `pages` on HOST:PORT (port 0: any free one, see `address`), or nowhere if `listen` is empty.
 
     Blocks while it looks up the host. Raises OSError naming `variable`, whose value `listen` is, for an address that
     cannot be had.
@@ -63,11 +63,29 @@ def start_metrics(listen: str, variable: str, registry: CollectorRegistry) -> Me
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter: when it was made
     host, _, port = listen.rpartition(":")
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+        server = _Server(host.strip("[]"), int(port))
     except OSError as error:
         cause = f"cannot serve metrics on {listen}: {error.strerror or error}"
-        raise OSError(f"{variable}: {cause}; choose another address, or leave it empty to serve none") from None
+        raise OSError(f"{variable}: {cause}; choose another address, or `none` to serve none") from None
+    server.set_app(pages)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return MetricsServer(f"{host}:{server.server_port}", server)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request, in the family of addresses that the host has."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]
+        super().__init__((str(found[0][4][0]), port), _Quiet)
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the standard library
+        """Requests are not logged."""
 
 
 def new_registry() -> CollectorRegistry:
@@ -100,17 +118,3 @@ class Pulled(Collector, ABC):
             log.warning("metrics.unreadable", cause=error.message)
         except Exception:
             log.exception("metrics.unreadable", metrics=[family.name for family in self.families()])
-
-
-def in_loop(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> T:
-    """What `act` returns in the event loop, for another thread; raises TimeoutError if the loop is busy for long."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(act())
-        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
-            answer.set_exception(error)
-
-    loop.call_soon_threadsafe(run)
-    return answer.result(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The gRPC server that both services use: statuses, health, reflection, keepalive, and a graceful stop."""
+"""The gRPC server that both services use: statuses, health, reflection, keepalive, listeners, a graceful stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from common.rpc.grpc_status import StatusInterceptor
 from common.rpc.health import HealthServicer
+from common.rpc.listeners import AdminListener, PublicListener
 
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
@@ -27,10 +28,11 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 @dataclass(frozen=True)
 class Registration:
-    """A servicer: its full name on the wire, and how it joins a server."""
+    """A servicer: its full name on the wire, how it joins a server, and which of its methods are administration."""
 
     name: str
     add: Callable[[grpc.aio.Server], None]
+    administration: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -38,40 +40,74 @@ class RunningServer:
     """A server that listens. Not ready until `health.set_ready(True)`."""
 
     address: str
+    admin_address: str
+    """Empty: administration is answered nowhere."""
     health: HealthServicer
-    grpc_server: grpc.aio.Server
+    grpc_servers: tuple[grpc.aio.Server, ...]
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, let running ones finish within `grace_s`, cancel the rest."""
         self.health.set_ready(False)
-        await self.grpc_server.stop(grace_s)
+        await asyncio.gather(*(server.stop(grace_s) for server in self.grpc_servers))
 
 
 async def start_server(
-    listen: str, registrations: Sequence[Registration], *, connection_age_s: float = 0.0
+    listen: str,
+    registrations: Sequence[Registration],
+    *,
+    admin: AdminListener | None = None,
+    health: HealthServicer | None = None,
+    connection_age_s: float = 0.0,
 ) -> RunningServer:
     """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
 
-    A connection of `connection_age_s`, give or take a tenth, takes no new calls, and those on it go on. 0: never.
+    Methods that are administration are answered at `admin` alone, where all others are, too. A connection of
+    `connection_age_s`, give or take a tenth, takes no new calls, and those on it go on. 0: never.
     """
     age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
-    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=(*OPTIONS, *age))
-    names = [registration.name for registration in registrations]
-    health = HealthServicer(names)
+    health = health or HealthServicer()
+    health.serve(registration.name for registration in registrations)
+    interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor()]
+    if admin is not None:
+        interceptors.append(PublicListener(_administration(registrations), admin))
+    public = _make_server(interceptors, registrations, health, age)
+    address, servers = _bind(public, listen), [public]
+    admin_address = ""
+    if admin is not None and admin.listen:
+        servers.append(_make_server([StatusInterceptor()], registrations, health, age))
+        admin_address = _bind(servers[1], admin.listen, admin.setting)
+    for server in servers:
+        await server.start()
+    return RunningServer(address, admin_address, health, tuple(servers))
+
+
+def _make_server(
+    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    registrations: Sequence[Registration],
+    health: HealthServicer,
+    more: tuple[tuple[str, int], ...],
+) -> grpc.aio.Server:
+    server = grpc.aio.server(interceptors=interceptors, options=(*OPTIONS, *more))
     for registration in registrations:
         registration.add(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = [registration.name for registration in registrations]
     _add_reflection(server, [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name])
-    port = _bind(server, listen)
-    await server.start()
-    return RunningServer(f"{listen.rpartition(':')[0]}:{port}", health, server)
+    return server
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> int:
+def _administration(registrations: Sequence[Registration]) -> frozenset[str]:
+    return frozenset(f"/{each.name}/{method}" for each in registrations for method in each.administration)
+
+
+def _bind(server: grpc.aio.Server, listen: str, setting: str = "") -> str:
+    """The address, HOST:PORT; `setting` is said where it cannot be had."""
     try:
-        return server.add_insecure_port(listen)
+        port = server.add_insecure_port(listen)
     except RuntimeError:
-        raise OSError(f"cannot listen on {listen}: the address is in use, or not of this machine") from None
+        said = f"{setting}: " if setting else ""
+        raise OSError(f"{said}cannot listen on {listen}: the address is in use, or not of this machine") from None
+    return f"{listen.rpartition(':')[0]}:{port}"
 
 
 def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:

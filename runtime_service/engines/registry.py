@@ -57,6 +57,8 @@ class EngineRegistry:
         self._lock = asyncio.Lock()
         self._prepared = asyncio.Event()
         self._prepared.set()
+        self.changed: Callable[[], None] = lambda: None
+        """Called when an engine was loaded or goes away."""
 
     @property
     def loaded(self) -> list[LoadedEngine]:
@@ -67,6 +69,11 @@ class EngineRegistry:
     def refused(self) -> list[RefusedEngine]:
         """Engines that could not be loaded when that was tried last, by reference; the latest REFUSED_KEPT of them."""
         return sorted(self._refused.values(), key=lambda engine: engine.published.reference)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every engine of the settings is loaded."""
+        return all(published.digest in self._loaded for published in self._wanted.values())
 
     async def resolve(self, reference: str, field: str) -> PublishedEngine:
         """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`."""
@@ -109,6 +116,7 @@ class EngineRegistry:
             if now.digest != before.digest:
                 await self.load(now)
                 self._wanted[reference] = now
+                self.changed()
                 log.info("engine.followed", reference=str(reference), engine=now.reference, before=before.reference)
 
     async def prepare(self, references: Iterable[str]) -> None:
@@ -132,6 +140,7 @@ class EngineRegistry:
             loaded = await self._load_held(published)
             engine = start_engine(published, loaded, self._settings, self._spill)
             self._loaded[published.digest] = engine
+            self.changed()
             log.info("engine.loaded", engine=published.reference)
             return engine
 
@@ -194,6 +203,7 @@ class EngineRegistry:
                 raise FailedPrecondition(Reason.ENGINE_IN_USE, message, engine=published.reference, turns=engine.turns)
             del self._loaded[published.digest]
             engine.closed = True
+            self.changed()
             return engine
 
     async def stop(self) -> None:

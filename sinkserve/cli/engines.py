@@ -11,7 +11,7 @@ from rich.markup import escape
 from sinkserve.cli.build.builds import precision, spec_facts
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
-from sinkserve.cli.terminal.options import Builder, Json, Runtime, ask
+from sinkserve.cli.terminal.options import Builder, BuilderAdmin, Json, Runtime, RuntimeAdmin, ask
 from sinkserve.client import Client
 from sinkserve.engine.v1.engine_pb2 import Engine, Hardware
 from sinkserve.runtime.v1.engine_service_pb2 import LoadedEngine
@@ -120,12 +120,13 @@ def _hardware(hardware: Hardware) -> str:
 
 
 @app.command()
-def alias(
+def alias(  # noqa: PLR0917 - typer reads a command's options from its parameters
     reference: Reference,
     alias: Annotated[str | None, typer.Argument(help="The alias to set; left out: list the aliases.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the alias instead.")] = False,
     json: Json = False,
     builder: Builder = None,
+    admin: BuilderAdmin = None,
 ) -> None:
     """Set, move, delete or list aliases."""
     with explained():
@@ -146,7 +147,7 @@ def alias(
         rows = [(f"{escape(item.name)}:{escape(item.alias)}", f"{item.name}@{item.version}") for item in aliases]
         console.print_table(("ALIAS", "ENGINE"), rows, "no aliases")
 
-    ask(command, builder=builder)
+    ask(command, builder=builder, builder_admin=admin)
 
 
 @app.command()
@@ -164,7 +165,7 @@ def verify(reference: Reference, builder: Builder = None) -> None:
 def delete(
     reference: Annotated[str, typer.Argument(metavar="ENGINE", help="NAME@VERSION or NAME@sha256:HEX.")],
     force: Annotated[bool, typer.Option("--force", help="Delete it although it is in use.")] = False,
-    builder: Builder = None,
+    admin: BuilderAdmin = None,
 ) -> None:
     """Delete one version; its number is never used again."""
 
@@ -172,14 +173,14 @@ def delete(
         await client.engines.delete(reference, force=force)
         console.out.print(f"{escape(reference)} is deleted")
 
-    ask(command, builder=builder)
+    ask(command, builder_admin=admin)
 
 
 @app.command()
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; only count.")] = False,
     json: Json = False,
-    builder: Builder = None,
+    admin: BuilderAdmin = None,
 ) -> None:
     """Delete what no engine has and no build claims: what killed builds have left in the store."""
 
@@ -194,11 +195,11 @@ def gc(
             f"engines have {collected.published_blobs}, builds claim {collected.claimed_blobs}"
         )
 
-    ask(command, builder=builder)
+    ask(command, builder_admin=admin)
 
 
 @app.command()
-def load(reference: Reference, json: Json = False, runtime: Runtime = None) -> None:
+def load(reference: Reference, json: Json = False, admin: RuntimeAdmin = None) -> None:
     """Have the runtime load an engine."""
 
     async def command(client: Client) -> None:
@@ -208,7 +209,7 @@ def load(reference: Reference, json: Json = False, runtime: Runtime = None) -> N
         else:
             console.out.print(f"{engine.reference} is loaded")
 
-    ask(command, runtime=runtime)
+    ask(command, runtime_admin=admin)
 
 
 @app.command()
@@ -216,7 +217,7 @@ def unload(
     reference: Reference,
     wait: Annotated[bool, typer.Option("--wait", help="Let running turns finish first.")] = False,
     evict: Annotated[bool, typer.Option("--evict", help="Stop running turns; they start again elsewhere.")] = False,
-    runtime: Runtime = None,
+    admin: RuntimeAdmin = None,
 ) -> None:
     """Have the runtime unload an engine; its sessions live on in storage."""
     if wait and evict:
@@ -226,7 +227,7 @@ def unload(
         await client.engines.unload(reference, "wait" if wait else "evict" if evict else "refuse")
         console.out.print(f"{escape(reference)} is unloaded")
 
-    ask(command, runtime=runtime)
+    ask(command, runtime_admin=admin)
 
 
 @app.command()

@@ -11,8 +11,8 @@ import grpc
 
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
-from sinkserve.client.calls import PAGE_SIZE, answer, pages
 from sinkserve.client.errors import SinkServeError, from_call, from_status
+from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
 from sinkserve.client.requests import new_id
 from sinkserve.client.retry import Retry
 from sinkserve.engine.v1 import engine_pb2
@@ -38,10 +38,15 @@ class Builds:
     engine = (await client.builds.wait(build.name)).engine
     """
 
-    def __init__(self, channel: grpc.aio.Channel, address: str, retry: Retry) -> None:
-        self._stub: pb_grpc.BuilderServiceAsyncStub = pb_grpc.BuilderServiceStub(channel)
-        self._address = address
+    def __init__(self, builder: Peer, admin: Peer, retry: Retry) -> None:
+        self._builder = builder
+        self._address = builder.address
+        self._admin = admin
         self._retry = retry
+
+    @property
+    def _stub(self) -> pb_grpc.BuilderServiceAsyncStub:
+        return pb_grpc.BuilderServiceStub(self._builder.channel)
 
     async def submit(self, spec: engine_pb2.ModelSpec, *, request_id: str = "") -> pb.Build:
         """Ask for a build; returns at once. The same `request_id` (default: a new one) gives the same build.
@@ -66,8 +71,9 @@ class Builds:
             yield build
 
     async def cancel(self, name: str) -> pb.Build:
-        """Cancel a build. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
-        return (await answer(self._stub.CancelBuild(pb.CancelBuildRequest(name=name)), self._address)).build
+        """Cancel a build, at the admin address. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
+        admin: pb_grpc.BuilderServiceAsyncStub = pb_grpc.BuilderServiceStub(self._admin.channel)
+        return (await answer(admin.CancelBuild(pb.CancelBuildRequest(name=name)), self._admin.address)).build
 
     async def watch(self, name: str, *, after_sequence: int | None = None) -> AsyncIterator[pb.WatchBuildResponse]:
         """The build's present state, then its events, until it has ended.

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
-from common.rpc.proxy import DIRECT, is_loopback
 from sinkserve.client import requests
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.engines import Engines
+from sinkserve.client.peer import Peer
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.retry import Retry
 from sinkserve.client.sessions import PREFIX, Sessions, session_id
 from sinkserve.client.stream import Route
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
-
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 60_000),  # finds servers whose machine or network is gone
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.max_receive_message_length", 64 << 20),  # a page of long turns
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-)
 
 
 class Client:
-    """Talks to a builder and a runtime, in an event loop.
+    """Talks to a builder and a runtime, in the event loop that uses it first.
 
         async with Client() as client:
             async with client.conversation("demo") as conversation:
@@ -39,8 +30,10 @@ class Client:
                 print(turn.text)
 
     Addresses are HOST:PORT; those left out come from SINKSERVE_CLIENT_RUNTIME and SINKSERVE_CLIENT_BUILDER, else
-    are 127.0.0.1:50071 and 127.0.0.1:50061. With `credentials` connections are encrypted. Connecting happens at
-    the first call. Every method raises SinkServeError.
+    are 127.0.0.1:50071 and 127.0.0.1:50061. Administration (loading, unloading, deleting, aliases, cancelling builds)
+    is answered at addresses of its own, `runtime_admin` and `builder_admin`, which belong to the addresses that they
+    are given with. With `credentials` connections are encrypted. Connecting happens at the first call. Every method
+    raises SinkServeError.
     """
 
     def __init__(
@@ -48,19 +41,23 @@ class Client:
         runtime: str | None = None,
         builder: str | None = None,
         *,
+        runtime_admin: str | None = None,
+        builder_admin: str | None = None,
         retry: Retry | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self.runtime_address, self.builder_address = _addresses(runtime, builder)
+        where = _find_addresses(runtime, builder, runtime_admin, builder_admin)
+        self.runtime_address, self.builder_address = where.runtime, where.builder
         self._retry = retry or Retry()
-        self._runtime = _channel(self.runtime_address, credentials)
-        self._builder = _channel(self.builder_address, credentials)
-        self._stub: pb_grpc.ConversationServiceAsyncStub = pb_grpc.ConversationServiceStub(self._runtime)
-        self.builds = Builds(self._builder, self.builder_address, self._retry)
+        self._runtime, self._builder = Peer(where.runtime, credentials), Peer(where.builder, credentials)
+        runtime_admin_peer = Peer(where.runtime_admin, credentials, _missing_admin("runtime"))
+        builder_admin_peer = Peer(where.builder_admin, credentials, _missing_admin("builder"))
+        self._peers = (self._runtime, self._builder, runtime_admin_peer, builder_admin_peer)
+        self.builds = Builds(self._builder, builder_admin_peer, self._retry)
         """Builds: submit, watch, wait, get, list, cancel."""
-        self.engines = Engines(self._builder, self.builder_address, self._runtime, self.runtime_address)
+        self.engines = Engines(self._builder, builder_admin_peer, self._runtime, runtime_admin_peer)
         """Engines: get, list, verify, delete, aliases; load, unload, loaded."""
-        self.sessions = Sessions(self._stub, self.runtime_address)
+        self.sessions = Sessions(self._runtime)
         """Sessions: create, get, list, update, turns, cancel_turn, fork, rewind, delete."""
 
     async def __aenter__(self) -> Self:
@@ -73,8 +70,8 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections; sessions live on."""
-        await self._runtime.close()
-        await self._builder.close()
+        for peer in self._peers:
+            await peer.close()
 
     def conversation(
         self,
@@ -101,20 +98,42 @@ class Client:
         return self._conversation(session_id(name), name)
 
     def _conversation(self, identity: str, target: pb.NewSession | str) -> Conversation:
-        return Conversation(Route(self._stub, self.runtime_address, identity), target, self._retry)
+        return Conversation(Route(self._runtime, identity), target, self._retry)
 
 
-def _addresses(runtime: str | None, builder: str | None) -> tuple[str, str]:
-    if runtime is not None and builder is not None:
-        return runtime, builder
-    from sinkserve.client.settings import ClientSettings  # noqa: PLC0415 - half of this package's import time
+@dataclass(frozen=True)
+class _Addresses:
+    """HOST:PORT of both services, and of their admin listeners; those are empty where nothing says where they are."""
+
+    runtime: str
+    builder: str
+    runtime_admin: str
+    builder_admin: str
+
+
+def _find_addresses(
+    runtime: str | None, builder: str | None, runtime_admin: str | None, builder_admin: str | None
+) -> _Addresses:
+    """Those given, and the settings' for the rest; of a service that was given, no setting says where its admin is.
+
+    Raises SettingsError.
+    """
+    if runtime is not None and builder is not None:  # most of the import's time is the settings'
+        return _Addresses(runtime, builder, runtime_admin or "", builder_admin or "")
+    from sinkserve.client.settings import ClientSettings  # noqa: PLC0415
 
     settings = ClientSettings.load()
-    return runtime or settings.runtime, builder or settings.builder
+    return _Addresses(
+        runtime or settings.runtime,
+        builder or settings.builder,
+        runtime_admin or (settings.admin_of("runtime") if runtime is None else ""),
+        builder_admin or (settings.admin_of("builder") if builder is None else ""),
+    )
 
 
-def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    options = (*CHANNEL_OPTIONS, DIRECT) if is_loopback(address) else CHANNEL_OPTIONS
-    if credentials is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, options=options)
+def _missing_admin(service: str) -> str:
+    """What is wrong when administration is asked for and nothing says where."""
+    return (
+        f"this is administration, and no admin address of the {service} is known: "
+        f"SINKSERVE_CLIENT_{service.upper()}_ADMIN, or Client({service}_admin=...), names it"
+    )

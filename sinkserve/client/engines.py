@@ -9,7 +9,7 @@ import grpc
 
 from sinkserve.builder.v1 import catalog_service_pb2 as pb
 from sinkserve.builder.v1 import catalog_service_pb2_grpc as pb_grpc
-from sinkserve.client.calls import PAGE_SIZE, answer, pages
+from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import engine_service_pb2 as loaded_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as loaded_pb_grpc
@@ -24,67 +24,70 @@ _WHEN_BUSY: Mapping[WhenBusy, loaded_pb.UnloadEngineRequest.WhenBusy.ValueType] 
 
 
 class Engines:
-    """An engine reference is NAME (its latest version), NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX."""
+    """An engine reference is NAME (its latest version), NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.
 
-    def __init__(
-        self, builder: grpc.aio.Channel, builder_address: str, runtime: grpc.aio.Channel, runtime_address: str
-    ) -> None:
-        self._catalog: pb_grpc.CatalogServiceAsyncStub = pb_grpc.CatalogServiceStub(builder)
-        self._builder_address = builder_address
-        self._runtime: loaded_pb_grpc.EngineServiceAsyncStub = loaded_pb_grpc.EngineServiceStub(runtime)
-        self._runtime_address = runtime_address
+    What changes things for all is asked of the admin addresses: delete, set_alias, delete_alias, collect_garbage, load,
+    unload.
+    """
+
+    def __init__(self, builder: Peer, builder_admin: Peer, runtime: Peer, runtime_admin: Peer) -> None:
+        self._builder, self._builder_admin = builder, builder_admin
+        self._runtime, self._runtime_admin = runtime, runtime_admin
 
     async def get(self, reference: str) -> engine_pb2.Engine:
         """One engine. Raises NotFound."""
-        call = self._catalog.GetEngine(pb.GetEngineRequest(reference=reference))
-        return (await answer(call, self._builder_address)).engine
+        call = _catalog(self._builder).GetEngine(pb.GetEngineRequest(reference=reference))
+        return (await answer(call, self._builder.address)).engine
 
     async def list(self, name: str = "") -> AsyncIterator[engine_pb2.Engine]:
         """All engines or those of one name, by name and then the newest version first."""
 
         def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListEnginesRequest, pb.ListEnginesResponse]:
             request = pb.ListEnginesRequest(name=name, page_size=PAGE_SIZE, page_token=token)
-            return self._catalog.ListEngines(request)
+            return _catalog(self._builder).ListEngines(request)
 
-        async for engine in pages(fetch, lambda page: page.engines, self._builder_address):
+        async for engine in pages(fetch, lambda page: page.engines, self._builder.address):
             yield engine
 
     async def delete(self, reference: str, *, force: bool = False) -> None:
         """Delete a version, named by number or digest. Raises FailedPrecondition (ENGINE_IN_USE) unless forced."""
-        call = self._catalog.DeleteEngine(pb.DeleteEngineRequest(reference=reference, force=force))
-        await answer(call, self._builder_address)
+        call = _catalog(self._builder_admin).DeleteEngine(pb.DeleteEngineRequest(reference=reference, force=force))
+        await answer(call, self._builder_admin.address)
 
     async def verify(self, reference: str) -> pb.VerifyEngineResponse:
         """Have every file read again. Raises DataLoss naming the file that is not what it was."""
-        call = self._catalog.VerifyEngine(pb.VerifyEngineRequest(reference=reference))
-        return await answer(call, self._builder_address)
+        call = _catalog(self._builder).VerifyEngine(pb.VerifyEngineRequest(reference=reference))
+        return await answer(call, self._builder.address)
 
     async def set_alias(self, reference: str, alias: str) -> pb.EngineAlias:
         """Point an alias at a version, creating or moving it."""
-        call = self._catalog.SetAlias(pb.SetAliasRequest(reference=reference, alias=alias))
-        return (await answer(call, self._builder_address)).alias
+        call = _catalog(self._builder_admin).SetAlias(pb.SetAliasRequest(reference=reference, alias=alias))
+        return (await answer(call, self._builder_admin.address)).alias
 
     async def delete_alias(self, name: str, alias: str) -> None:
         """Delete an alias. Raises NotFound."""
-        await answer(self._catalog.DeleteAlias(pb.DeleteAliasRequest(name=name, alias=alias)), self._builder_address)
+        call = _catalog(self._builder_admin).DeleteAlias(pb.DeleteAliasRequest(name=name, alias=alias))
+        await answer(call, self._builder_admin.address)
 
     async def aliases(self, name: str) -> tuple[pb.EngineAlias, ...]:
         """Aliases of a name, "latest" first."""
 
         def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListAliasesRequest, pb.ListAliasesResponse]:
-            return self._catalog.ListAliases(pb.ListAliasesRequest(name=name, page_size=PAGE_SIZE, page_token=token))
+            return _catalog(self._builder).ListAliases(
+                pb.ListAliasesRequest(name=name, page_size=PAGE_SIZE, page_token=token)
+            )
 
-        return tuple([alias async for alias in pages(fetch, lambda page: page.aliases, self._builder_address)])
+        return tuple([alias async for alias in pages(fetch, lambda page: page.aliases, self._builder.address)])
 
     async def collect_garbage(self, *, dry_run: bool = False) -> pb.CollectGarbageResponse:
         """Delete blobs of the store that no engine has and no build claims; a dry run only counts them."""
-        call = self._catalog.CollectGarbage(pb.CollectGarbageRequest(dry_run=dry_run))
-        return await answer(call, self._builder_address)
+        call = _catalog(self._builder_admin).CollectGarbage(pb.CollectGarbageRequest(dry_run=dry_run))
+        return await answer(call, self._builder_admin.address)
 
     async def load(self, reference: str) -> loaded_pb.LoadedEngine:
         """Have the runtime load an engine; returns when it can serve."""
-        call = self._runtime.LoadEngine(loaded_pb.LoadEngineRequest(reference=reference))
-        return (await answer(call, self._runtime_address)).engine
+        call = _loader(self._runtime_admin).LoadEngine(loaded_pb.LoadEngineRequest(reference=reference))
+        return (await answer(call, self._runtime_admin.address)).engine
 
     async def unload(self, reference: str, when_busy: WhenBusy = "refuse") -> None:
         """Have the runtime unload an engine.
@@ -93,8 +96,8 @@ class Engines:
         which go on elsewhere.
         """
         request = loaded_pb.UnloadEngineRequest(reference=reference, when_busy=_WHEN_BUSY[when_busy])
-        call = self._runtime.UnloadEngine(request)
-        await answer(call, self._runtime_address)
+        call = _loader(self._runtime_admin).UnloadEngine(request)
+        await answer(call, self._runtime_admin.address)
 
     async def loaded(self) -> tuple[loaded_pb.LoadedEngine, ...]:
         """What the runtime has loaded, by reference."""
@@ -103,11 +106,19 @@ class Engines:
             token: str,
         ) -> grpc.aio.UnaryUnaryCall[loaded_pb.ListLoadedEnginesRequest, loaded_pb.ListLoadedEnginesResponse]:
             request = loaded_pb.ListLoadedEnginesRequest(page_size=PAGE_SIZE, page_token=token)
-            return self._runtime.ListLoadedEngines(request)
+            return _loader(self._runtime).ListLoadedEngines(request)
 
-        return tuple([engine async for engine in pages(fetch, lambda page: page.engines, self._runtime_address)])
+        return tuple([engine async for engine in pages(fetch, lambda page: page.engines, self._runtime.address)])
 
     async def refused(self) -> tuple[loaded_pb.RefusedEngine, ...]:
         """Engines that the runtime could not load when that was tried last, and why; by reference."""
-        call = self._runtime.ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest(page_size=1))
-        return tuple((await answer(call, self._runtime_address)).refused)
+        call = _loader(self._runtime).ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest(page_size=1))
+        return tuple((await answer(call, self._runtime.address)).refused)
+
+
+def _catalog(peer: Peer) -> pb_grpc.CatalogServiceAsyncStub:
+    return pb_grpc.CatalogServiceStub(peer.channel)
+
+
+def _loader(peer: Peer) -> loaded_pb_grpc.EngineServiceAsyncStub:
+    return loaded_pb_grpc.EngineServiceStub(peer.channel)

@@ -6,6 +6,7 @@ SinkServeError
 ├── NotFound             what it names does not exist
 ├── AlreadyExists        what it names exists, and differs
 ├── FailedPrecondition   it is right, but not in this state
+├── PermissionDenied     not at this address, such as administration at the public one, or not for this caller
 ├── ResourceExhausted    no room now; `retry_after_s` says when to try
 ├── Aborted              another act took precedence, such as SESSION_TAKEN_OVER
 ├── Cancelled            somebody asked for the end
@@ -100,6 +101,10 @@ class FailedPrecondition(SinkServeError):
     pass
 
 
+class PermissionDenied(SinkServeError):
+    pass
+
+
 class ResourceExhausted(SinkServeError):
     pass
 
@@ -145,6 +150,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[SinkServeError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.ABORTED: Aborted,
     grpc.StatusCode.CANCELLED: Cancelled,

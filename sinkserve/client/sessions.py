@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 import grpc
 
 from sinkserve.client import requests
-from sinkserve.client.calls import PAGE_SIZE, answer, pages
+from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.stream import SESSION_KEY
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
@@ -20,9 +20,13 @@ PREFIX = "sessions/"
 class Sessions:
     """Names are `sessions/ID`."""
 
-    def __init__(self, stub: pb_grpc.ConversationServiceAsyncStub, address: str) -> None:
-        self._stub = stub
-        self._address = address
+    def __init__(self, runtime: Peer) -> None:
+        self._runtime = runtime
+        self._address = runtime.address
+
+    @property
+    def _stub(self) -> pb_grpc.ConversationServiceAsyncStub:
+        return pb_grpc.ConversationServiceStub(self._runtime.channel)
 
     async def create(self, engine: str, *, session_id: str = "", **options: Unpack[SessionOptions]) -> pb.Session:
         """A new session with `engine` (an engine reference), without a conversation in it.

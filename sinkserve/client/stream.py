@@ -15,6 +15,7 @@ import grpc
 
 from sinkserve.client.errors import Cancelled, Details, SinkServeError, Unavailable, from_call
 from sinkserve.client.ledger import Ledger, Link
+from sinkserve.client.peer import Peer
 from sinkserve.client.retry import Retry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
@@ -30,9 +31,13 @@ Call = grpc.aio.StreamStreamCall[pb.ConverseRequest, pb.ConverseResponse]
 class Route:
     """Where a conversation lives."""
 
-    stub: pb_grpc.ConversationServiceAsyncStub
-    address: str
+    runtime: Peer
     session_id: str
+
+    @property
+    def stub(self) -> pb_grpc.ConversationServiceAsyncStub:
+        """Of its service."""
+        return pb_grpc.ConversationServiceStub(self.runtime.channel)
 
 
 class _Outage:
@@ -81,6 +86,7 @@ class Stream:
         """Open; raises what the server said, or Unreachable, and RuntimeError the second time."""
         if self._task is not None:
             raise RuntimeError("the conversation was opened already")
+        self._route.runtime.channel  # noqa: B018 - raises here where this is not the client's event loop
         self._task = asyncio.create_task(self._run(), name=f"conversation {self._route.session_id}")
         try:
             await self._settled.wait()
@@ -113,9 +119,13 @@ class Stream:
                 if await self._is_over(link, await self._converse(link)):
                     return
                 await self._until_needed()
-        except BaseException:
+        except asyncio.CancelledError:
             left = Details(retry="never")
             self._ledger.fail(Cancelled(grpc.StatusCode.CANCELLED, "the conversation was left", left))
+            raise
+        except BaseException as error:
+            what = f"the client failed: {error!r}"
+            self._ledger.fail(SinkServeError(grpc.StatusCode.UNKNOWN, what, Details(retry="never")))
             raise
         finally:
             self._settled.set()
@@ -133,7 +143,7 @@ class Stream:
         try:
             await self._read(call, link)
         except grpc.aio.AioRpcError as error:
-            return from_call(error, self._route.address)
+            return from_call(error, self._route.runtime.address)
         finally:
             await _end(writer)
             call.cancel()
@@ -174,7 +184,7 @@ class Stream:
         if error.retry == "reopen":
             ledger.forget_sequence()
         if self._outage.begins:
-            log.info("the stream to %s was lost, coming back: %s", self._route.address, error)
+            log.info("the stream to %s was lost, coming back: %s", self._route.runtime.address, error)
         await self._outage.wait(error.retry_after_s or 0.0)
         return False
 

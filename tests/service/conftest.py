@@ -42,5 +42,5 @@ async def builder(tmp_path: Path) -> AsyncIterator[BuilderHandle]:
 @pytest.fixture
 async def client(builder: BuilderHandle, model: Path) -> AsyncIterator[BuilderClient]:
     """Talks to the builder; `model` is what its specs name."""
-    async with grpc.aio.insecure_channel(builder.address) as channel:
+    async with grpc.aio.insecure_channel(builder.admin_address) as channel:
         yield BuilderClient.on(channel, model)

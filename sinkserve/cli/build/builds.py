@@ -11,7 +11,7 @@ from sinkserve.builder.v1.builder_service_pb2 import Build, WatchBuildResponse
 from sinkserve.cli.build.view import print_outcome, watch
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import hint
-from sinkserve.cli.terminal.options import Builder, Json, ask
+from sinkserve.cli.terminal.options import Builder, BuilderAdmin, Json, ask
 from sinkserve.client import Client
 from sinkserve.client.builds import State as StateWord
 from sinkserve.client.errors import from_status
@@ -94,7 +94,7 @@ def watch_build(name: Name, builder: Builder = None) -> None:
 
 
 @app.command()
-def cancel(name: Name, json: Json = False, builder: Builder = None) -> None:
+def cancel(name: Name, json: Json = False, admin: BuilderAdmin = None) -> None:
     """Cancel a queued or running build."""
 
     async def command(client: Client) -> None:
@@ -104,7 +104,7 @@ def cancel(name: Name, json: Json = False, builder: Builder = None) -> None:
         else:
             console.out.print(f"{build.name} {state(build)}")
 
-    ask(command, builder=builder)
+    ask(command, builder_admin=admin)
 
 
 @app.command()

@@ -31,6 +31,8 @@ class Addresses:
 
     builder: str
     runtime: str
+    builder_admin: str
+    runtime_admin: str
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
         **os.environ,
         "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
         "SINKSERVE_RUNTIME_LISTEN": "127.0.0.1:0",
+        "SINKSERVE_BUILDER_ADMIN_LISTEN": "127.0.0.1:0",
+        "SINKSERVE_RUNTIME_ADMIN_LISTEN": "127.0.0.1:0",
         "SINKSERVE_BUILDER_METRICS_LISTEN": "",
         "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
         "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(root),

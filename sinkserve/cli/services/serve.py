@@ -80,12 +80,12 @@ async def _start(running: contextlib.AsyncExitStack, which: Which, config: Path 
     if which is not Which.RUNTIME:
         builder = await start_builder(BuilderSettings.load(sections["builder"]), shared)
         running.push_async_callback(builder.stop)
-        addresses["builder"] = builder.address
+        addresses |= {"builder": builder.address, "builder_admin": builder.admin_address}
         grace_s += builder.grace_s
     if which is not Which.BUILDER:
         runtime = await start_runtime(RuntimeSettings.load({**on_demand, **sections["runtime"]}), shared)
         running.push_async_callback(runtime.stop)
-        addresses["runtime"] = runtime.address
+        addresses |= {"runtime": runtime.address, "runtime_admin": runtime.admin_address}
         grace_s += runtime.grace_s
     return addresses, grace_s
 
@@ -97,14 +97,22 @@ def _announce(addresses: dict[str, str], *, to_program: bool) -> None:
         sys.stdout.flush()
         return
     for service, address in addresses.items():
-        console.out.print(f"[bold]{service:<8}[/]{address}")
-    exports = [
-        f"SINKSERVE_CLIENT_{service.upper()}={address}"
-        for service, address in addresses.items()
-        if address != ClientSettings.model_fields[service].default
-    ]
+        console.out.print(f"[bold]{service.replace('_', ' '):<15}[/]{address or 'none'}")
+    exports = _exports(addresses)
     command = "sinkserve build SPEC.yaml" if "builder" in addresses else "sinkserve engines load ENGINE"
     console.out.print(f"[dim]next, elsewhere:[/] {' '.join([*exports, command])} [dim]· Ctrl-C stops[/]")
+
+
+def _exports(addresses: dict[str, str]) -> list[str]:
+    """What tells clients the addresses that they would not find by themselves."""
+    defaults = ClientSettings.model_construct()
+    known = {"builder": defaults.builder, "runtime": defaults.runtime}
+    known |= {"builder_admin": defaults.admin_of("builder"), "runtime_admin": defaults.admin_of("runtime")}
+    return [
+        f"SINKSERVE_CLIENT_{name.upper()}={address}"
+        for name, address in addresses.items()
+        if address and address != known[name]
+    ]
 
 
 async def _stopped(*, until_stdin_ends: bool) -> None:

@@ -22,6 +22,8 @@ HINTS = {
     "BUILD_NOT_FOUND": "`sinkserve builds list` shows what there is",
     "SESSION_NOT_FOUND": "`sinkserve sessions list` shows what there is",
     "TURN_NOT_FOUND": "`sinkserve sessions show SESSION` has the ids of its turns",
+    "WRONG_LISTENER": "--admin HOST:PORT, or SINKSERVE_CLIENT_RUNTIME_ADMIN and SINKSERVE_CLIENT_BUILDER_ADMIN, name "
+    "where administration is answered",
     "SOURCE_NOT_ALLOWED": "the builder reads checkpoints only under SINKSERVE_BUILDER_SOURCE_ROOTS",
     "SOURCE_NOT_FOUND": "check the path on the machine that reads it, and that the download is whole",
     "CHECKPOINT_INVALID": "download that file again; `sha256sum` tells whether it is the publisher's",

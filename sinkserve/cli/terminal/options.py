@@ -21,6 +21,14 @@ Builder = Annotated[
 Runtime = Annotated[
     str | None, typer.Option("--runtime", metavar="HOST:PORT", help="The runtime; else SINKSERVE_CLIENT_RUNTIME.")
 ]
+BuilderAdmin = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="HOST:PORT", help="Its admin address; else SINKSERVE_CLIENT_BUILDER_ADMIN."),
+]
+RuntimeAdmin = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="HOST:PORT", help="Its admin address; else SINKSERVE_CLIENT_RUNTIME_ADMIN."),
+]
 
 
 def own_remote() -> Remote:
@@ -31,21 +39,32 @@ def own_remote() -> Remote:
         raise Failure(str(error), code=WRONG) from None
 
 
-def make_client(builder: str | None = None, runtime: str | None = None) -> Client:
-    """A client for the addresses given, else those of the environment. Needs a running event loop."""
+def make_client(
+    builder: str | None = None,
+    runtime: str | None = None,
+    *,
+    builder_admin: str | None = None,
+    runtime_admin: str | None = None,
+) -> Client:
+    """A client for the addresses given, else those of the environment."""
     try:
-        return Client(runtime, builder)
+        return Client(runtime, builder, runtime_admin=runtime_admin, builder_admin=builder_admin)
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None
 
 
 def ask(
-    command: Callable[[Client], Awaitable[None]], *, builder: str | None = None, runtime: str | None = None
+    command: Callable[[Client], Awaitable[None]],
+    *,
+    builder: str | None = None,
+    runtime: str | None = None,
+    builder_admin: str | None = None,
+    runtime_admin: str | None = None,
 ) -> None:
     """Run `command` with a client; failures end the process with words and an exit code."""
 
     async def run() -> None:
-        async with make_client(builder, runtime) as client:
+        async with make_client(builder, runtime, builder_admin=builder_admin, runtime_admin=runtime_admin) as client:
             await command(client)
 
     with explained():

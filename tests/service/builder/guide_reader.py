@@ -14,9 +14,10 @@ from pathlib import Path
 from tests.pages.guide_page import Example
 
 DEMO = Path(__file__).resolve().parents[3] / "demo"
-ADDRESS = "127.0.0.1:50061"
+ADDRESS, ADMIN = "127.0.0.1:50061", "127.0.0.1:50062"
 KEPT = """
-trap '{ declare -p BUILD SINKSERVE_DATABASE_URL SINKSERVE_STORE_URL; declare -f call; } >state 2>/dev/null || true' EXIT
+keep() { declare -p BUILD SINKSERVE_DATABASE_URL SINKSERVE_STORE_URL; declare -f call administer; }
+trap 'keep >state 2>/dev/null || true' EXIT
 set -eu
 """
 """What an example leaves for the next, as in one terminal."""
@@ -51,7 +52,7 @@ class Reader:
 
     @contextmanager
     def serve(self, example: Example, **environment: str) -> Iterator[tuple[str, int]]:
-        """The server of an example: its address and its process."""
+        """The server of an example: its admin address, where it answers everything, and its process."""
         command = ("bash", "-c", f"source ./state\nexec {self._here(example.code)}")
         chosen = self.environment | environment
         with subprocess.Popen(
@@ -59,20 +60,21 @@ class Reader:
         ) as process:
             assert process.stdout is not None
             try:
-                line = process.stdout.readline()
-                address = line.split()[-1]
-                for said in example.lines:
-                    assert said.replace(ADDRESS, address).split() == line.split()
-                yield address, process.pid
+                lines = [process.stdout.readline() for _ in range(2)]
+                address, admin = (line.split()[-1] for line in lines)
+                for said, line in zip(example.lines, lines, strict=False):
+                    assert said.replace(ADDRESS, address).replace(ADMIN, admin).split() == line.split()
+                self.replaced |= {ADDRESS: address, ADMIN: admin}
+                yield admin, process.pid
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(60) == 0
             finally:
                 process.kill()
 
-    def use(self, address: str) -> None:
-        """From now on it is this builder that is asked."""
-        self.replaced[ADDRESS] = address
-        self.environment["SINKSERVE_CLIENT_BUILDER"] = address
+    def use(self) -> None:
+        """From now on the builder that was started last is asked."""
+        self.environment["SINKSERVE_CLIENT_BUILDER"] = self.replaced[ADDRESS]
+        self.environment["SINKSERVE_CLIENT_BUILDER_ADMIN"] = self.replaced[ADMIN]
 
     def _here(self, code: str) -> str:
         for there, here in self.replaced.items():

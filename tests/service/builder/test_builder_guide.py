@@ -41,7 +41,7 @@ async def test_a_newcomer_gets_what_the_page_says(reader: Reader) -> None:
     first, *others = [example for example in examples() if example.section != SEVERAL]
     assert first.serves
     with reader.serve(first) as (address, server):
-        reader.use(address)
+        reader.use()
         for example in others:
             if example.section == "Cancel":
                 async with _held(address, server, reader.folder):
@@ -174,7 +174,7 @@ async def _building(folder: Path, model: Path, **settings: Any) -> AsyncIterator
     chosen = BuilderSettings(listen="127.0.0.1:0", source_roots=(str(folder),), stop_grace_s=0, **settings)
     handle = await start_builder(chosen, SharedSettings(home=folder / "home"))
     try:
-        async with grpc.aio.insecure_channel(handle.address) as channel:
+        async with grpc.aio.insecure_channel(handle.admin_address) as channel:
             yield BuilderClient.on(channel, model)
     finally:
         await handle.stop()

@@ -69,7 +69,7 @@ async def serving(home: Path, **settings: Any) -> AsyncIterator[grpc.aio.Channel
     given = {"listen": "127.0.0.1:0", "load_on_demand": True, "threads": 1, **settings}
     runtime = await start_runtime(RuntimeSettings.load(given), SharedSettings.load({"home": home}))
     try:
-        async with grpc.aio.insecure_channel(runtime.address) as channel:
+        async with grpc.aio.insecure_channel(runtime.admin_address) as channel:
             yield channel
     finally:
         await runtime.stop()

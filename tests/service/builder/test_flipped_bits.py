@@ -61,7 +61,7 @@ async def _load(home: Path, database: str) -> None:
     settings = RuntimeSettings.load({"listen": "127.0.0.1:0", "threads": 1})
     runtime = await start_runtime(settings, SharedSettings.load({"home": home, "database_url": database}))
     try:
-        async with grpc.aio.insecure_channel(runtime.address) as channel:
+        async with grpc.aio.insecure_channel(runtime.admin_address) as channel:
             stub: Any = EngineServiceStub(channel)
             await stub.LoadEngine(engine_pb.LoadEngineRequest(reference="demo"))
     finally:

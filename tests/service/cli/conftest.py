@@ -21,6 +21,8 @@ async def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     shell.environment |= {
         "SINKSERVE_CLIENT_BUILDER": building.address,
         "SINKSERVE_CLIENT_RUNTIME": running.address,
+        "SINKSERVE_CLIENT_BUILDER_ADMIN": building.address,
+        "SINKSERVE_CLIENT_RUNTIME_ADMIN": running.address,
     }
     yield shell
     await running.stop(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def services(folder: Path) -> Iterator[Path]:
         with embedded_services(folder) as addresses:
             patch.setenv("SINKSERVE_CLIENT_BUILDER", addresses.builder)
             patch.setenv("SINKSERVE_CLIENT_RUNTIME", addresses.runtime)
+            patch.setenv("SINKSERVE_CLIENT_BUILDER_ADMIN", addresses.builder_admin)
+            patch.setenv("SINKSERVE_CLIENT_RUNTIME_ADMIN", addresses.runtime_admin)
             built = sinkserve("build", str(folder / "spec.yaml"))
             assert (built.exit_code, built.stdout) == (0, "tiny@1\n"), built.stderr
             yield folder
@@ -227,7 +230,7 @@ def test_serve_says_where_it_listens_and_stops_when_asked(which: str, tmp_path: 
             assert b"Traceback" not in noise
         finally:
             process.kill()
-    assert [service for service in ("builder", "runtime") if f"{service} 127.0.0.1:" in said] == (
+    assert re.findall(r"^(\w+) +127\.0\.0\.1:\d+$", said, re.MULTILINE) == (
         ["builder", "runtime"] if which == "both" else [which]
     )
 

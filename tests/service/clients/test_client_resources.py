@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -35,7 +37,13 @@ async def builder() -> ScriptedBuilder:
 async def client(builder: ScriptedBuilder) -> AsyncIterator[Client]:
     building = await start_scripted_builder(builder)
     running = await start_scripted_runtime(ScriptedRuntime())
-    async with Client(running.address, building.address, retry=FAST) as client:
+    async with Client(
+        running.address,
+        building.address,
+        runtime_admin=running.address,
+        builder_admin=building.address,
+        retry=FAST,
+    ) as client:
         yield client
     await running.stop(0)
     await building.stop(0)
@@ -177,3 +185,27 @@ async def test_addresses_come_from_the_environment(monkeypatch: pytest.MonkeyPat
         with pytest.raises(Unreachable) as caught:
             await client.builds.get("builds/a")
     assert caught.value.address == "127.0.0.1:1"
+
+
+def test_a_client_that_is_made_outside_the_event_loop_belongs_to_the_first_that_uses_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    client = Client(address, "127.0.0.1:1")
+
+    async def talk() -> str:
+        async with client.conversation("demo") as conversation:
+            turn = await conversation.say("hello you")
+            await turn.wait()
+            return turn.text
+
+    async def serve_and_talk() -> str:
+        running = await start_scripted_runtime(ScriptedRuntime(), address)
+        try:
+            return await talk()
+        finally:
+            await client.close()
+            await running.stop(0)
+
+    assert asyncio.run(serve_and_talk())
+    with pytest.raises(RuntimeError, match="belongs to the event loop that used it first"):
+        asyncio.run(talk())

@@ -59,6 +59,7 @@ class Bench:
     may_load: threading.Event = field(default_factory=threading.Event)
     runtime: RuntimeHandle | None = None
     channel: grpc.aio.Channel | None = None
+    admin: grpc.aio.Channel | None = None
 
     def __post_init__(self) -> None:
         self.may_load.set()
@@ -67,13 +68,15 @@ class Bench:
         settings = RuntimeSettings.load({"listen": "127.0.0.1:0", "engines": ("demo",), **self.settings})
         self.runtime = await start_runtime(settings, self.shared, self._load)
         self.channel = grpc.aio.insecure_channel(self.runtime.address)
+        self.admin = grpc.aio.insecure_channel(self.runtime.admin_address)
 
     async def stop(self) -> None:
         if self.runtime is not None:
             await self.runtime.stop()
-        if self.channel is not None:
-            await self.channel.close()
-        self.channel = self.runtime = None
+        for channel in (self.channel, self.admin):
+            if channel is not None:
+                await channel.close()
+        self.channel = self.admin = self.runtime = None
 
     async def restart(self, **settings: Any) -> None:
         """A new runtime with other settings, over the same home."""

@@ -67,7 +67,7 @@ async def test_a_server_that_stops_without_grace_loses_its_streams(bench: Bench)
     stream = await bench.opened()
     await stream.turn("t", generation=ENDLESS)
     await stream.first_delta()
-    await bench.handle.server.grpc_server.stop(0)
+    await bench.handle.server.grpc_servers[0].stop(0)
     assert (await stream.failure())[0] is grpc.StatusCode.UNAVAILABLE
     await quiet(bench)
 

@@ -51,6 +51,8 @@ def test_children_see_nothing_that_changes_results_and_what_is_for_tests(said: l
     assert SET.keys() & seen.keys() == set()
     assert seen["SINKSERVE_TEST_KEPT"] == "1"
     assert {name for name in seen if name.startswith("SINKSERVE_") and "TEST" not in name} == {
+        "SINKSERVE_BUILDER_ADMIN_LISTEN",
+        "SINKSERVE_RUNTIME_ADMIN_LISTEN",
         "SINKSERVE_BUILDER_METRICS_LISTEN",
         "SINKSERVE_RUNTIME_METRICS_LISTEN",
     }

@@ -41,7 +41,7 @@ async def building(
     chosen = BuilderSettings(listen="127.0.0.1:0", source_roots=(str(folder),), **settings)
     handle = await start_builder(chosen, SharedSettings(home=home or folder / "home", store_url=store_url))
     try:
-        async with grpc.aio.insecure_channel(handle.address) as channel:
+        async with grpc.aio.insecure_channel(handle.admin_address) as channel:
             yield BuilderClient.on(channel, model)
     finally:
         await handle.stop()

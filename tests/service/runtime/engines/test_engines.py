@@ -22,8 +22,8 @@ EVICT = engine_pb.UnloadEngineRequest.WHEN_BUSY_EVICT
 
 
 def _engines(bench: Bench) -> engine_grpc.EngineServiceAsyncStub:
-    assert bench.channel is not None
-    return engine_grpc.EngineServiceStub(bench.channel)
+    assert bench.admin is not None
+    return engine_grpc.EngineServiceStub(bench.admin)
 
 
 async def _running(bench: Bench, **new_session: Any) -> Stream:

@@ -18,8 +18,8 @@ from tests.service.runtime.runtime import ENDLESS, GEOMETRY, Bench, Stream, refu
 
 
 def engines(bench: Bench) -> engine_grpc.EngineServiceAsyncStub:
-    assert bench.channel is not None
-    return engine_grpc.EngineServiceStub(bench.channel)
+    assert bench.admin is not None
+    return engine_grpc.EngineServiceStub(bench.admin)
 
 
 async def test_engines_are_loaded_listed_and_unloaded(bench: Bench) -> None:

@@ -99,8 +99,8 @@ async def test_a_fork_while_a_turn_runs_leaves_it_out(bench: Bench) -> None:
 async def test_a_fork_goes_on_with_another_version_by_its_tokens(bench: Bench) -> None:
     stream = await _talked(bench)
     bench.publish()
-    assert bench.channel is not None
-    await EngineServiceStub(bench.channel).LoadEngine(LoadEngineRequest(reference="demo@2"))
+    assert bench.admin is not None
+    await EngineServiceStub(bench.admin).LoadEngine(LoadEngineRequest(reference="demo@2"))
     fork = await _fork(bench, session_id="f", engine="demo@2")
     assert fork.engine == "demo@2"
     forked = Stream(bench.stub.Converse())

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from structlog.testing import capture_logs
 
-from common.rpc import metrics_server
-from common.rpc.metrics_server import MetricsServer, Pulled, in_loop, new_registry, start_metrics
+from common.rpc import http_pages
+from common.rpc.health import HealthServicer
+from common.rpc.http_pages import HttpPages, in_loop
+from common.rpc.metrics_server import MetricsServer, Pulled, new_registry, start_metrics
 from tests.servers.scrape import scrape, scraped
 
 VARIABLE = "SINKSERVE_TEST_METRICS_LISTEN"
@@ -40,9 +44,16 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
+def pages(registry: CollectorRegistry) -> HttpPages:
+    """Of a service whose event loop has ended."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return HttpPages(registry, HealthServicer(), loop)
+
+
 @pytest.fixture
 def server(registry: CollectorRegistry) -> Iterator[MetricsServer]:
-    server = start_metrics("127.0.0.1:0", VARIABLE, registry)
+    server = start_metrics("127.0.0.1:0", VARIABLE, pages(registry))
     yield server
     server.stop()
 
@@ -62,7 +73,7 @@ def test_once_stopped_it_does_not_listen(server: MetricsServer) -> None:
 
 
 def test_an_empty_address_serves_nothing(registry: CollectorRegistry) -> None:
-    server = start_metrics("", VARIABLE, registry)
+    server = start_metrics("", VARIABLE, pages(registry))
     assert server == MetricsServer("", None)
     server.stop()
 
@@ -72,11 +83,11 @@ def test_an_address_that_cannot_be_had_names_the_variable(taken: bool, registry:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         listen = f"127.0.0.1:{busy.getsockname()[1]}" if taken else "192.0.2.1:0"
         with pytest.raises(OSError, match=f"^{VARIABLE}: cannot serve metrics on {listen}: .*; choose another"):
-            start_metrics(listen, VARIABLE, registry)
+            start_metrics(listen, VARIABLE, pages(registry))
 
 
 def test_a_registry_knows_its_process() -> None:
-    server = start_metrics("127.0.0.1:0", VARIABLE, new_registry())
+    server = start_metrics("127.0.0.1:0", VARIABLE, pages(new_registry()))
     try:
         assert scrape(server.address)["process_resident_memory_bytes"] > 1 << 20
     finally:
@@ -120,6 +131,33 @@ async def test_the_loop_passes_on_what_goes_wrong() -> None:
 
 
 async def test_a_loop_that_is_busy_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_server, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(http_pages, "PATIENCE_S", 0.01)
     with pytest.raises(TimeoutError):
         in_loop(asyncio.get_running_loop(), lambda: 1)  # which is this thread's own
+
+
+async def test_pages_of_health_mean_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_pages, "PATIENCE_S", 0.05)
+    health, loop = HealthServicer(), asyncio.get_running_loop()
+    server = start_metrics("127.0.0.1:0", VARIABLE, HttpPages(CollectorRegistry(), health, loop))
+
+    async def statuses() -> list[int]:
+        paths = ("livez", "readyz", "metrics", "", "healthz")
+        return await asyncio.gather(*(asyncio.to_thread(status_of, server.address, path) for path in paths))
+
+    assert await statuses() == [200, 503, 200, 404, 404]
+    health.set_ready(True)
+    assert await statuses() == [200, 200, 200, 404, 404]
+    with ThreadPoolExecutor(1) as other:
+        asked = other.submit(status_of, server.address, "livez")
+        assert asked.result() == 503, "this thread is the event loop's, and waits"
+    await asyncio.to_thread(server.stop)
+
+
+def status_of(address: str, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{address}/{path}") as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code

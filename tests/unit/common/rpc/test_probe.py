@@ -12,7 +12,7 @@ from common.rpc.probe import probe
 
 
 async def test_a_probe_tells_a_server_that_serves_from_one_that_drains_and_one_that_is_gone() -> None:
-    health = HealthServicer([])
+    health = HealthServicer()
     server = grpc.aio.server()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

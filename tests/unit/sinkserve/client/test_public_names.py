@@ -15,8 +15,18 @@ from sinkserve.client.sessions import Sessions
 NAMES = (
     *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "Durability"),
     *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
-    *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "ResourceExhausted"),
-    *("Retry", "SessionOptions", "SinkServeError", "Timing", "Turn", "Unavailable", "Unreachable", "Usage"),
+    *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "PermissionDenied"),
+    *(
+        "ResourceExhausted",
+        "Retry",
+        "SessionOptions",
+        "SinkServeError",
+        "Timing",
+        "Turn",
+        "Unavailable",
+        "Unreachable",
+        "Usage",
+    ),
 )
 
 

@@ -1,0 +1,96 @@
+"""One server as a client sees it: its address, a connection made in the event loop that uses it first, and calls.
+
+Errors of calls become ours, lists are followed to their last page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+import grpc
+
+from common.rpc.proxy import DIRECT, is_loopback
+from sinkserve.client.errors import Details, FailedPrecondition, from_call
+
+PAGE_SIZE = 200
+CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),  # finds servers whose machine or network is gone
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.max_receive_message_length", 64 << 20),  # a page of long turns
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+)
+_NO_ADMIN = Details(reason="WRONG_LISTENER", retry="never")
+
+T = TypeVar("T")
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+class Page(Protocol):
+    """An answer of a List method."""
+
+    @property
+    def next_page_token(self) -> str: ...
+
+
+P = TypeVar("P", bound=Page)
+
+
+class Peer:
+    """A server at `address`, HOST:PORT. Where that is empty, using it raises what `missing` says."""
+
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None, missing: str = "") -> None:
+        self.address = address
+        self._credentials = credentials
+        self._missing = missing
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The connection. Raises RuntimeError outside the event loop that used it first, FailedPrecondition."""
+        if not self.address:
+            raise FailedPrecondition(grpc.StatusCode.FAILED_PRECONDITION, self._missing, _NO_ADMIN)
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._loop, self._channel = loop, _connect(self.address, self._credentials)
+        if self._loop is not loop:
+            raise RuntimeError("a Client belongs to the event loop that used it first; make another one for this loop")
+        return self._channel
+
+    async def close(self) -> None:
+        """Close the connection, if one was made."""
+        if self._channel is not None:
+            await self._channel.close()
+
+
+def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    options = (*CHANNEL_OPTIONS, DIRECT) if is_loopback(address) else CHANNEL_OPTIONS
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+async def answer(call: Awaitable[T], address: str) -> T:
+    """The answer to a call to `address`; raises SinkServeError."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_call(error, address) from None
+
+
+async def pages(
+    fetch: Callable[[str], Awaitable[P]], items: Callable[[P], Sequence[T]], address: str
+) -> AsyncIterator[T]:
+    """Every item of a list; `fetch` takes a page token."""
+    token = ""
+    while True:
+        page = await answer(fetch(token), address)
+        for item in items(page):
+            yield item
+        token = page.next_page_token
+        if not token:
+            return

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from io import StringIO
+from typing import TextIO
 
 import structlog
+from structlog.typing import EventDict, ExcInfo
+
+from common.text.harmless import harmless
 
 
 def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:
@@ -15,7 +20,7 @@ def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:
         if json
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # rich's prints locals, and with them secrets
+            exception_formatter=_format_exception,
         )
     )
     structlog.configure(
@@ -23,10 +28,26 @@ def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if json else []),
+            structlog.processors.format_exc_info if json else _make_harmless,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _make_harmless(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """For a terminal: names and ids of other people neither control it nor look like lines of the log."""
+    return {key: _line(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _line(text: str) -> str:
+    return harmless(text).replace("\n", "\N{SYMBOL FOR LINE FEED}")
+
+
+def _format_exception(out: TextIO, exc_info: ExcInfo) -> None:
+    """Without locals, which rich would print, and with them secrets."""
+    text = StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(harmless(text.getvalue()))

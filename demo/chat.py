@@ -26,6 +26,7 @@ from demo.dialogues import Turn, conversation
 from demo.rtx import build_rtx
 from sinkserve.cli.build.view import print_outcome, watch
 from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.terminal.console import HarmlessConsole
 from sinkserve.client import Client, Finished
 from sinkserve.client import Conversation as Session
 
@@ -91,7 +92,7 @@ class Story:
 
 
 async def main() -> int:
-    console = Console(highlight=False)
+    console = HarmlessConsole(highlight=False)
     with tempfile.TemporaryDirectory(prefix="sinkserve-demo-") as home:
         own_settings(home)
         with embedded_services(HERE) as addresses:

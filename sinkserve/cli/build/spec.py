@@ -70,7 +70,7 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
             spec = suggest_spec(checkpoint, source, choices)
             text = _written(spec, read_needs(checkpoint, spec), output.parent if output else Path())
         if output is None:
-            console.out.file.write(text)
+            console.write(text)
             return
         if output.exists():
             raise Failure(f"{output} exists", hint="name another file, or remove it", code=WRONG)

@@ -5,8 +5,6 @@ Knows turns, not streams; prints, and decides nothing.
 
 from __future__ import annotations
 
-import sys
-
 from rich.markup import escape
 
 from sinkserve.cli.sessions import facts
@@ -119,5 +117,4 @@ class Printer:
 
     def _write(self, text: str) -> None:
         self._ends_line = text.endswith("\n")
-        sys.stdout.write(console.harmless(text) if console.out.is_terminal else text)
-        sys.stdout.flush()
+        console.write(text)

@@ -1,9 +1,13 @@
-"""How everything that the command line prints looks: tables, figures, JSON. Knows rich, no services."""
+"""How everything that the command line prints looks: tables, figures, JSON. Knows rich, no services.
+
+Whatever is printed goes through here, where text of other people is made harmless.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, Literal
@@ -11,24 +15,39 @@ from typing import Any, Literal
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
-
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+from common.text.harmless import CONTROLS, harmless
 
 
-def harmless(text: str) -> str:
-    """Text with control characters replaced by pictures such as ␛: a model's output must not control the terminal."""
-    return text.translate(_CONTROLS)
+class HarmlessConsole(Console):
+    """Prints text of other people as `harmless` has it; markup and what moves the cursor for us stay ours."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Everything that is printed passes here."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+out = HarmlessConsole(highlight=False, soft_wrap=True)
+err = HarmlessConsole(highlight=False, soft_wrap=True, stderr=True)
+
+_UNESCAPED = re.compile("[" + "".join(map(chr, (code for code in CONTROLS if code >= 0x7F))) + "]")
+
+
+def write(text: str) -> None:
+    """Write to stdout as it is, for a file or a program; harmless where a person reads it."""
+    out.file.write(harmless(text) if out.is_terminal else text)
+    out.file.flush()
 
 
 def print_json(**parts: Message | Sequence[Message]) -> None:
     """Print one document; messages in protojson with proto field names, so that 64-bit numbers are strings."""
     document = {key: _plain(value) for key, value in parts.items()}
-    out.file.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False)  # which escapes C0
+    write(_UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _plain(value: Message | Sequence[Message]) -> Any:  # noqa: ANN401 - JSON
@@ -71,8 +90,8 @@ def _print_unwrapped(table: Table) -> None:
         out.print(table)
         return
     text = StringIO()
-    Console(file=text, highlight=False, width=10_000).print(table)
-    out.file.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+    HarmlessConsole(file=text, highlight=False, width=10_000).print(table)
+    write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
 def size(count: int) -> str:

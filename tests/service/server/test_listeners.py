@@ -108,7 +108,8 @@ async def test_a_replica_without_an_engine_of_its_settings_is_not_ready(watched:
 
 
 async def test_a_replica_that_drains_is_alive_and_not_ready(watched: Bench) -> None:
-    handle, statuses = watched.handle, []
+    handle = watched.handle
+    statuses: list[int] = []
     stream = await watched.opened()
     await stream.turn("endless", generation=ENDLESS)
     await stream.until("started")
@@ -116,7 +117,7 @@ async def test_a_replica_that_drains_is_alive_and_not_ready(watched: Bench) -> N
 
     async def is_not_ready() -> bool:
         statuses[:] = [await asyncio.to_thread(_status, handle.metrics.address, page) for page in ("readyz", "livez")]
-        return statuses[0] == 503
+        return bool(statuses[0] == 503)
 
     await eventually(is_not_ready)
     assert statuses == [503, 200]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.markup import escape
+from rich.text import Text
 
+from common.text.harmless import CONTROLS
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.cli.terminal import console
 
@@ -69,5 +75,49 @@ def test_facts_that_are_empty_are_left_out(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "name   a\n"
 
 
-def test_what_a_model_says_does_not_command_the_terminal() -> None:
-    assert console.harmless("a\x1b[2Jb\x7f\tc\nd") == "a␛[2Jb␡\tc\nd"
+HOSTILE = "a\x1b[2Jb\x07\x7f\x9b31m\u202ec\u2066d\u200fe"
+SAFE = "a␛[2Jb␇␡�31mcde"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_others_say_does_not_command_the_terminal(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printer = console.HarmlessConsole(highlight=False, soft_wrap=True, force_terminal=is_terminal, width=200)
+    monkeypatch.setattr(console, "out", printer)
+    console.print_facts((("name", f"[bold]{escape(HOSTILE)}[/]"),))
+    console.print_table(("NAME",), ((escape(HOSTILE),),), "none")
+    printer.print(HOSTILE, markup=False)
+    printer.print(Text(HOSTILE, "red"))
+    said = capsys.readouterr().out
+    assert "a␛[2Jb" in said
+    assert "�31mcde" in said
+    colours = re.compile(r"\x1b\[[\d;]*m")
+    assert (colours.search(said) is not None) == is_terminal, "our own styles are left"
+    assert not set(colours.sub("", said)) & set(map(chr, CONTROLS))
+
+
+def test_a_document_keeps_what_others_say_and_is_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json(build=pb.Build(name=HOSTILE + "é"))
+    said = capsys.readouterr().out
+    assert json.loads(said)["build"]["name"] == HOSTILE + "é"
+    assert not set(said) & set(map(chr, CONTROLS))
+    assert "é" in said
+
+
+def test_a_reply_is_as_it_is_in_a_file_and_harmless_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.write(HOSTILE)
+    monkeypatch.setattr(console, "out", console.HarmlessConsole(force_terminal=True))
+    console.write(HOSTILE)
+    assert capsys.readouterr().out == HOSTILE + SAFE
+
+
+def test_commands_print_through_the_console_alone() -> None:
+    """All but the program that starts the services, which reads their addresses."""
+    folder = Path(inspect.getfile(console)).parents[1]
+    rest = [path for path in folder.rglob("*.py") if path.name not in {"console.py", "serve.py"}]
+    ways = re.compile(r"(?<!def )(?<![.\w])print\(|sys\.std(out|err)|Console\(|\.file\.write")
+    assert len(rest) > 20
+    assert [path.name for path in rest if ways.search(path.read_text())] == []

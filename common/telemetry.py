@@ -10,7 +10,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo
 
-from common.text.harmless import harmless
+from common.controls import harmless
 
 
 def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:

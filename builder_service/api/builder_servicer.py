@@ -8,10 +8,12 @@ from typing import Any
 
 import grpc
 
+from builder_service.api.catalog_servicer import LONGEST_NAME
 from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire, state_from_wire
 from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.repository import EVENT_PAGE, BuildRepository
 from builder_service.sources.uri import read_place
+from common.controls import check_name
 from common.db.database import LOCAL_PRINCIPAL, utc_now
 from common.db.paging import read_page
 from common.errors import InvalidArgument, NotFound, Reason
@@ -33,9 +35,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
 
     async def SubmitBuild(self, request: pb.SubmitBuildRequest, context: Context) -> pb.SubmitBuildResponse:
         """Create a build, or return the one that this request id created."""
-        if len(request.request_id) > LONGEST_REQUEST_ID:
-            message = f"request_id has {len(request.request_id)} characters; at most {LONGEST_REQUEST_ID} are allowed"
-            raise InvalidArgument(Reason.INVALID_FIELD, message, field="request_id")
+        check_name(request.request_id, "request_id", LONGEST_REQUEST_ID)
         spec = spec_from_wire(request.spec)
         read_place(spec.source)
         build = await asyncio.to_thread(self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id)
@@ -49,6 +49,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
         """Return one page of builds."""
         state = state_from_wire(request.state)
+        check_name(request.name, "name", LONGEST_NAME)
         page = read_page(request.page_size, request.page_token, f"builds {state} {request.name}", (int, str))
         builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page, state, request.name)
         return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
@@ -86,6 +87,7 @@ def _build_id(name: str) -> str:
     if collection != "builds" or not build_id:
         shown = name[:100]
         raise InvalidArgument(Reason.INVALID_FIELD, f"name: {shown!r} is not builds/ID", field="name", value=shown)
+    check_name(name, "name", LONGEST_NAME)
     if len(build_id) > LONGEST_REQUEST_ID:
         raise NotFound(Reason.BUILD_NOT_FOUND, f"builds/{build_id[:100]}... not found", field="name")
     return build_id

@@ -9,12 +9,14 @@ import grpc
 
 from common.catalog.aliases import Alias, Aliases
 from common.catalog.catalog import Catalog
+from common.controls import check_name
 from common.db.paging import read_page
 from common.rpc.wire import engine_to_wire
 from sinkserve.builder.v1 import catalog_service_pb2 as pb
 from sinkserve.builder.v1 import catalog_service_pb2_grpc as pb_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+LONGEST_NAME = 4096  # of what may be asked for; none that exists is as long
 
 
 class CatalogServicer(pb_grpc.CatalogServiceServicer):
@@ -31,6 +33,7 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
         """Return a page of engines."""
+        check_name(request.name, "name", LONGEST_NAME)
         page = read_page(request.page_size, request.page_token, f"engines {request.name}", (str, int))
         engines, token = await asyncio.to_thread(self._catalog.list, page, request.name)
         return pb.ListEnginesResponse(engines=map(engine_to_wire, engines), next_page_token=token)
@@ -52,11 +55,13 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
         """Delete an alias."""
+        check_name(request.name, "name", LONGEST_NAME)
         await asyncio.to_thread(self._aliases.delete, request.name, request.alias)
         return pb.DeleteAliasResponse()
 
     async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
         """Return a page of the aliases of a name."""
+        check_name(request.name, "name", LONGEST_NAME)
         page = read_page(request.page_size, request.page_token, f"aliases {request.name}", (str,))
         aliases, token = await asyncio.to_thread(self._aliases.list, request.name, page)
         return pb.ListAliasesResponse(aliases=map(_alias, aliases), next_page_token=token)

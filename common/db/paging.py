@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from common.controls import is_name
 from common.digest import digest_of
 from common.errors import InvalidArgument, Reason
 
@@ -82,8 +83,11 @@ def _read_token(token: str, listing: str, types: tuple[type[str | int], ...]) ->
 
 
 def _in_range(part: str | int) -> bool:
-    """Numbers are versions, places in a row, or microseconds; none is beyond this, and databases take no more."""
-    return isinstance(part, str) or 0 <= part < 2**53
+    """Numbers are versions, places in a row, or microseconds; none is beyond this, and databases take no more.
+
+    Texts are ids and names.
+    """
+    return is_name(part) if isinstance(part, str) else 0 <= part < 2**53
 
 
 def text_bytes(*texts: str | None) -> int:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.controls import is_name
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
@@ -30,6 +32,16 @@ INT4_BLOCK: Final = 32
 GGUF: Final = ".gguf"
 """How the name of a GGUF file ends."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+
+
+def _check_controls(value: str) -> str:
+    """A place has a name, which control characters are not part of; a file system takes no NUL."""
+    if not is_name(value):
+        raise PydanticCustomError("controls", "input should have no control characters")
+    return value
+
+
+Place = Annotated[str, AfterValidator(_check_controls)]
 
 
 class Target(StrEnum):
@@ -81,11 +93,11 @@ class _Part(BaseModel):
 class Source(_Part):
     """Where a checkpoint is."""
 
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[Place, Field(min_length=1)]
     """A checkpoint in Hugging Face's layout: a path, a file:// URL, hf://ORG/REPO, hf://ORG/REPO@REVISION, or an
     object-store URL such as s3://BUCKET/PREFIX; or a GGUF file: any of these with /FILE.gguf. In a YAML file, a path is
     relative to that file."""
-    revision: str = ""
+    revision: Place = ""
     """Of hf:// only: a branch, a tag or a commit; empty: the default branch. In a manifest always the commit."""
 
 

@@ -17,15 +17,15 @@ from typing import Any
 import grpc
 import structlog
 
+from common.controls import is_name
 from common.db.database import LOCAL_PRINCIPAL
 from common.db.paging import read_page
 from common.errors import Internal, InvalidArgument, Reason, SinkServeError
-from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, update_from_wire
+from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, turn_id_of, update_from_wire
 from runtime_service.api.requests import Close, session_id_of
 from runtime_service.api.stream import ConversationStream
 from runtime_service.api.to_wire import event_to_wire, session_to_wire, turn_to_wire
 from runtime_service.domain.session import NewSession, check_labels
-from runtime_service.domain.turn import check_turn_id
 from runtime_service.scheduling.slots import Residence
 from runtime_service.sessions.branches import Branches
 from runtime_service.sessions.live_session import LiveSession
@@ -70,8 +70,8 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
         session_id = session_id_of(request.session, "session")
-        check_turn_id(request.turn_id, "turn_id")
-        await self._sessions.cancel(self._principal(context), session_id, request.turn_id, discard=request.discard)
+        turn_id = turn_id_of(request.turn_id, "turn_id")
+        await self._sessions.cancel(self._principal(context), session_id, turn_id, discard=request.discard)
         return pb.CancelTurnResponse()
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
@@ -99,7 +99,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
         session_id = session_id_of(request.name, "name")
-        asked = (request.turn_id, request.session_id, request.engine)
+        asked = (turn_id_of(request.turn_id, "turn_id"), request.session_id, request.engine)
         fork = self._branches.fork(self._principal(context), session_id, *asked)
         session = await self._sessions.complete(fork, f"fork of {request.name}")
         return pb.ForkSessionResponse(session=session_to_wire(session, Residence.STORED))
@@ -107,7 +107,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
     async def RewindSession(self, request: pb.RewindSessionRequest, context: Context) -> pb.RewindSessionResponse:
         session_id = session_id_of(request.name, "name")
         rewind = self._branches.rewind(
-            self._principal(context), session_id, request.turn_id, drop_turn=request.drop_turn
+            self._principal(context), session_id, turn_id_of(request.turn_id, "turn_id"), drop_turn=request.drop_turn
         )
         session = await self._sessions.complete(rewind, f"rewind of {request.name}")
         return pb.RewindSessionResponse(session=session_to_wire(session, Residence.STORED))
@@ -149,8 +149,8 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
             return LOCAL_PRINCIPAL
         values = [value for key, value in context.invocation_metadata() or () if key == header]
         value = str(values[0]) if len(values) == 1 else ""
-        if not 1 <= len(value) <= _LONGEST_PRINCIPAL:
-            what = f"metadata {header!r} has to name the caller once, in 1 to {_LONGEST_PRINCIPAL} characters"
+        if not 1 <= len(value) <= _LONGEST_PRINCIPAL or not is_name(value):
+            what = f"metadata {header!r} has to name the caller once, in 1 to {_LONGEST_PRINCIPAL} printable characters"
             raise InvalidArgument(Reason.INVALID_FIELD, what, field=header)
         return value
 

@@ -73,10 +73,16 @@ def request_from_wire(message: pb.ConverseRequest, window_tokens: int) -> Reques
         case "turn":
             return _turn(message.turn, window_tokens)
         case "cancel":
-            return Cancel(message.cancel.turn_id, discard=message.cancel.discard)
+            return Cancel(turn_id_of(message.cancel.turn_id, "cancel.turn_id"), discard=message.cancel.discard)
         case "close":
             return Close(delete_session=message.close.delete_session)
     raise _missing("message", "open, turn, cancel or close")
+
+
+def turn_id_of(turn_id: str, field: str) -> str:
+    """The id of a turn that is asked for; raises InvalidArgument (INVALID_FIELD) for one that no turn may have."""
+    check_turn_id(turn_id, field)
+    return turn_id
 
 
 def _open(message: pb.Open) -> Open:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from common.controls import check_name
 from common.db.database import utc_now
 from common.errors import InvalidArgument, Reason
 from common.spec.published_engine import PublishedEngine
@@ -87,13 +88,12 @@ class NewSession:
 
 
 def check_labels(labels: Mapping[str, str], field: str) -> None:
-    """Raise InvalidArgument at `field` for more or longer labels than a session may have."""
+    """Raise InvalidArgument at `field` for labels that no session may have."""
     if len(labels) > MOST_LABELS:
         raise _invalid(field, f"may be at most {MOST_LABELS}", len(labels))
     for key, value in labels.items():
-        if not 1 <= len(key) <= LONGEST_KEY or len(value) > LONGEST_VALUE:
-            limits = f"has to have a key of 1 to {LONGEST_KEY} and a value of at most {LONGEST_VALUE} characters"
-            raise _invalid(field, limits, key)
+        check_name(key, field, LONGEST_KEY, least=1)
+        check_name(value, f"{field}[{key!a}]", LONGEST_VALUE)
 
 
 def check_idle(idle_s: float | None, field: str) -> None:

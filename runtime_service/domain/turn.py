@@ -10,7 +10,8 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
-from common.errors import InvalidArgument, Reason, SinkServeError
+from common.controls import check_name
+from common.errors import SinkServeError
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
 
 LONGEST_TURN_ID = 64
@@ -20,9 +21,7 @@ TOKEN_BYTES = 36
 
 def check_turn_id(turn_id: str, field: str) -> None:
     """Raise InvalidArgument for an id that no turn can have."""
-    if len(turn_id) > LONGEST_TURN_ID:
-        what = f"{field} has {len(turn_id)} characters; at most {LONGEST_TURN_ID} are allowed"
-        raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    check_name(turn_id, field, LONGEST_TURN_ID)
 
 
 class FinishReason(StrEnum):
@@ -72,7 +71,7 @@ class TurnRequest:
         return len(given.text or "") + sum(len(message.content) + TOKEN_BYTES for message in given.messages or ())
 
     def with_id(self) -> TurnRequest:
-        """The request with an id, drawn if it has none; raises InvalidArgument for one that is too long."""
+        """The request with an id, drawn if it has none; raises InvalidArgument for one that no turn may have."""
         check_turn_id(self.turn_id, "turn.turn_id")
         return self if self.turn_id else replace(self, turn_id=secrets.token_hex(16))
 

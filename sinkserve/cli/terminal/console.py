@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from common.text.harmless import CONTROLS, harmless
+from common.controls import CONTROLS, harmless
 
 
 class HarmlessConsole(Console):

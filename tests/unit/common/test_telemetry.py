@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from common.controls import CONTROLS
 from common.telemetry import configure_logging
-from common.text.harmless import CONTROLS
 
 HOSTILE = "a\x1b[2J\u202eb\n2026-11-29 [info] forged\x9b"
 

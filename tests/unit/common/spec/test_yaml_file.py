@@ -34,7 +34,7 @@ def test_a_file_is_read_and_its_source_is_relative_to_it(file: Path) -> None:
     assert spec.source.uri == str(file.parent / "model")
 
 
-@pytest.mark.parametrize("uri", ["/models/demo", "file:///models/demo", "hf://org/repo", "http://[", "/a\0b"])
+@pytest.mark.parametrize("uri", ["/models/demo", "file:///models/demo", "hf://org/repo", "http://["])
 def test_what_is_not_relative_stays(tmp_path: Path, uri: str) -> None:
     assert parse_spec(f"{{name: demo, source: {{uri: {json.dumps(uri)}}}}}", tmp_path).source.uri == uri
 

@@ -74,7 +74,7 @@ def test_sizes_that_the_engine_does_not_have_are_refused(options: SessionOptions
         (replace(ASKED, labels={str(index): "" for index in range(33)}), "labels"),
         (replace(ASKED, labels={"": "x"}), "labels"),
         (replace(ASKED, labels={"k" * 64: "x"}), "labels"),
-        (replace(ASKED, labels={"k": "x" * 256}), "labels"),
+        (replace(ASKED, labels={"k": "x" * 256}), "labels['k']"),
         (replace(ASKED, options=SessionOptions(delete_after_idle_s=0.0)), "options.delete_after_idle_duration"),
         (replace(ASKED, options=SessionOptions(delete_after_idle_s=-1.0)), "options.delete_after_idle_duration"),
         (replace(ASKED, options=SessionOptions(delete_after_idle_s=1e12)), "options.delete_after_idle_duration"),

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.markup import escape
 from rich.text import Text
 
-from common.text.harmless import CONTROLS
+from common.controls import CONTROLS
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.cli.terminal import console
 

@@ -24,6 +24,7 @@ from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.processes import is_alive, this_process
 from common.db.schema import open_database
+from common.private import make_private_folder
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
@@ -91,6 +92,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
 
 async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:
     """The database, which is read at scrapes for as long as it is open."""
+    await asyncio.to_thread(make_private_folder, shared.home)
     database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
     running.push_async_callback(asyncio.to_thread, database.close)
     meter.registry.register(collector := QueueCollector(database))

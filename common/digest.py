@@ -56,9 +56,14 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
 
 def digest_file(path: Path, read: Callable[[int], None] = lambda _: None) -> str:
     """Digest of a file, read in pieces; `read` is called with the size of each piece in bytes."""
-    hasher = Hasher()
     with path.open("rb") as file:
-        for data in chunks(file):
-            hasher.update(data)
-            read(len(data))
+        return digest_stream(file, read)
+
+
+def digest_stream(file: BinaryIO, read: Callable[[int], None] = lambda _: None) -> str:
+    """Digest of the rest of an open file; `read` as in `digest_file`."""
+    hasher = Hasher()
+    for data in chunks(file):
+        hasher.update(data)
+        read(len(data))
     return hasher.digest

@@ -11,6 +11,7 @@ from functools import partial
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
+from common.private import make_private_folder
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
@@ -85,6 +86,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     async with AsyncExitStack() as running:
         meter, health = TurnMetrics(), HealthServicer()
         metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
+        await asyncio.to_thread(make_private_folder, shared.home)
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,10 @@ class FolderCheckpoint:
         return path
 
 
-def open_checkpoint(folder: Path) -> FolderCheckpoint:
+def open_checkpoint(folder: Path, check: Callable[[Sequence[Path]], None] = lambda _: None) -> FolderCheckpoint:
     """The checkpoint in a folder, with its configs and the headers of its weights checked.
+
+    `check` is given the files, before more than the names of the weights is read, and may raise.
 
     Raises NotFound (SOURCE_NOT_FOUND) for a folder or a file that is not there, and InvalidArgument
     (CHECKPOINT_INVALID) for one that is not what it should be.
@@ -189,6 +191,7 @@ def open_checkpoint(folder: Path) -> FolderCheckpoint:
     if not present(folder / CONFIG) and (adapter := next((name for name in ADAPTERS if present(folder / name)), "")):
         raise no_base(str(folder), adapter, f"cd {shlex.quote(str(folder))}")
     checkpoint = FolderCheckpoint(folder)
+    check(checkpoint.files)
     _ = checkpoint.config, checkpoint.generation_config, checkpoint.tensors
     return checkpoint
 

@@ -13,7 +13,7 @@ from builder_service.pipeline.contents import settled
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.queue.build import Stage
 from builder_service.sources.folder import SourceFile, hash_files
-from builder_service.sources.locate import locate
+from builder_service.sources.locate import Located, locate
 from common.engine.tensorrt.library import rtx_version
 from common.engine.tensorrt.machine import find_machine, this_platform
 from common.spec.hardware import GpuMachine, check_asked
@@ -55,9 +55,9 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
         log=parent.log,
         progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
     )
-    checkpoint = open_path(found.path)
+    checkpoint = open_path(found.path, found.check_files)
     spec = settled(order.spec, checkpoint)
-    files = _hash(checkpoint, FETCHED if found.fetched else 0.0, parent)
+    files = _hash(checkpoint, found, parent)
     found.check_digests(files)
     today = datetime.combine(datetime.now(UTC), time.min, UTC)
     date = f"{today:%Y-%m-%d}" if asks_time(checkpoint, spec.chat_template) else None
@@ -66,11 +66,13 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
     return ResolvedSource(spec, found.origin, checkpoint, files, tools, key, machine, today)
 
 
-def _hash(checkpoint: Checkpoint, before: float, parent: Parent) -> tuple[SourceFile, ...]:
-    """Read all files; `before` is the share of RESOLVE that is done already."""
-    paths = checkpoint.files
+def _hash(checkpoint: Checkpoint, found: Located, parent: Parent) -> tuple[SourceFile, ...]:
+    """Read all files; fetching them was a share of RESOLVE already."""
+    paths, before = checkpoint.files, FETCHED if found.fetched else 0.0
     size_bytes = sum(path.stat().st_size for path in paths)
-    return hash_files(paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes))
+    return hash_files(
+        paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes), found.roots
+    )
 
 
 def _find_machine(spec: ModelSpec) -> GpuMachine | None:

@@ -1,7 +1,8 @@
 """Finds a checkpoint's folder or GGUF file if the builder may read it, and hashes its files.
 
 Links are followed first; then the real path must lie under a source root. So the Hugging Face cache works, which is
-made of links, and a link that leads out of the roots does not. Knows nothing about the files' contents.
+made of links, and a link that leads out of the roots does not. What is hashed is opened first, and then it is the open
+file that has to lie there. Knows nothing about the files' contents.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.gguf.split import part_names
-from common.digest import digest_file
+from common.digest import digest_stream
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.spec.manifest import EngineFile
 
@@ -75,8 +76,19 @@ def find_file(path: Path, roots: Sequence[Path]) -> Path:
     return file
 
 
-def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tuple[SourceFile, ...]:
-    """Read files whole; `progress` gets the share done, 0 to 1. Raises NotFound for one that is not there."""
+def check_files(files: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Raise InvalidArgument (SOURCE_NOT_ALLOWED) for a file that is outside the roots, whatever its name."""
+    for file in files:
+        _check_under(_real(file), roots, str(file))
+
+
+def hash_files(
+    paths: Sequence[Path], progress: Callable[[float], None], roots: Sequence[Path] | None = None
+) -> tuple[SourceFile, ...]:
+    """Read files whole; `progress` gets the share done, 0 to 1.
+
+    Raises NotFound for one that is not there, InvalidArgument (SOURCE_NOT_ALLOWED) for one outside `roots`, if given.
+    """
     total = max(1, sum(_stat(path)[0] for path in paths))
     done = 0
 
@@ -85,7 +97,7 @@ def hash_files(paths: Sequence[Path], progress: Callable[[float], None]) -> tupl
         done += size_bytes
         progress(done / total)
 
-    return tuple(_hash_file(path, read) for path in paths)
+    return tuple(_hash_file(path, read, roots) for path in paths)
 
 
 def check_unchanged(files: Sequence[SourceFile]) -> None:
@@ -96,17 +108,31 @@ def check_unchanged(files: Sequence[SourceFile]) -> None:
             raise FailedPrecondition(Reason.CHECKPOINT_INVALID, message, file=file.path.name)
 
 
-def _hash_file(path: Path, read: Callable[[int], None]) -> SourceFile:
-    stamp = _stat(path)
-    return SourceFile(path, digest_file(path, read), stamp[0], stamp)
+def _hash_file(path: Path, read: Callable[[int], None], roots: Sequence[Path] | None) -> SourceFile:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise _missing(path) from None
+    with file:
+        if roots is not None:
+            _check_under(_real(Path(f"/proc/self/fd/{file.fileno()}")), roots, str(path))
+        stamp = _stamp(os.fstat(file.fileno()))
+        return SourceFile(path, digest_stream(file, read), stamp[0], stamp)
 
 
 def _stat(path: Path) -> tuple[int, int, int]:
     try:
-        found = path.stat()
+        return _stamp(path.stat())
     except FileNotFoundError:
-        raise NotFound(Reason.SOURCE_NOT_FOUND, f"{path} does not exist", file=path.name) from None
+        raise _missing(path) from None
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _missing(path: Path) -> NotFound:
+    return NotFound(Reason.SOURCE_NOT_FOUND, f"{path} does not exist", file=path.name)
 
 
 def _real(path: Path) -> Path:

@@ -13,7 +13,7 @@ from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.gguf.split import is_gguf
 from builder_service.checkpoint.opened import open_path
-from builder_service.sources.folder import SourceFile, find_file, find_folder
+from builder_service.sources.folder import SourceFile, check_files, find_file, find_folder
 from builder_service.sources.object_store import ObjectStorePrefix
 from builder_service.sources.uri import Folder, Place, Prefix, Remote, Repository, read_place
 from common.errors import InvalidArgument, Reason
@@ -27,6 +27,13 @@ class Located:
     path: Path
     origin: Source
     fetched: bool
+    roots: Sequence[Path] | None = None
+    """Where its files have to lie, links followed; None: they were fetched."""
+
+    def check_files(self, files: Sequence[Path]) -> None:
+        """Raise InvalidArgument (SOURCE_NOT_ALLOWED) for a file that is outside `roots`, whatever its name."""
+        if self.roots is not None:
+            check_files(files, self.roots)
 
     def check_digests(self, files: Sequence[SourceFile]) -> None:
         """Raise DataLoss (CHECKPOINT_INVALID) for a file whose digest is not the hub's."""
@@ -54,7 +61,7 @@ def locate(
     if isinstance(place, Folder):
         _check_target(spec.target, place)
         find = find_file if is_gguf(place.path.name) else find_folder
-        return Located(find(place.path, roots), spec.source, fetched=False)
+        return Located(find(place.path, roots), spec.source, fetched=False, roots=roots)
     remote.check_allowed(place)
     _check_target(spec.target, place)
     if isinstance(place, Prefix):

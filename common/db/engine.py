@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -13,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from common.db.postgres import make_postgres_engine
 from common.errors import InvalidArgument, Reason, Unavailable
+from common.private import close_file, make_private_file
 
 WRITES = "sinkserve_writes"
 """Execution option of a connection: its transactions may write."""
@@ -39,19 +41,24 @@ def make_engine(url: str, patience_s: float) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidArgument(Reason.INVALID_FIELD, "database_url: SQLite needs a file, such as sqlite:////var/x.db")
-    _make_folder(Path(url.database).parent)
+    _make_file(Path(url.database))
     engine = create_engine(url, connect_args={"timeout": _LOCKED_S})
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _make_folder(folder: Path) -> None:
+def _make_file(path: Path) -> None:
+    """An empty file that is its owner's alone; SQLite's log and index beside it get the same permissions."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        message = f"the database's folder {folder} cannot be made: {error}"
+        message = f"the database's folder {path.parent} cannot be made: {error}"
         raise Unavailable(Reason.DATABASE_UNAVAILABLE, message) from None
+    with suppress(OSError):  # SQLite says what is wrong with it
+        make_private_file(path)
+        for beside in ("-wal", "-shm"):
+            close_file(path.with_name(path.name + beside))
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from common.engine.engine import SlotState
+from common.private import make_private_folder
 from runtime_service.storage.snapshot_format import from_bytes, to_bytes
 
 log = structlog.get_logger()
@@ -124,7 +125,7 @@ class CacheFiles:
         if self._files.get(session_key) is not file:
             return  # dropped, or replaced, meanwhile
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             path.write_bytes(to_bytes(engine_digest, file.unwritten))
         except OSError as error:
             log.warning("cache_file.not_written", file=str(path), cause=str(error))

@@ -20,9 +20,10 @@ from sqlalchemy import ColumnElement, and_, delete, insert, select
 from common.db.database import Database, utc_now
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
+from common.private import make_private_folder
 from common.settings import STORE_TIMEOUT_S
 from common.store.errors import explained
-from common.store.object_store import open_object_store, store_name
+from common.store.object_store import local_root, open_object_store, store_name
 from runtime_service.domain.session import Session
 from runtime_service.storage.repository import change_owned
 from runtime_service.storage.snapshot_format import from_bytes, to_bytes
@@ -44,6 +45,8 @@ class Snapshots:
         self._database = database
         self._store: ObjectStore = open_object_store(store_url, patience_s)
         self._name = store_name(store_url)
+        if (root := local_root(store_url)) is not None:  # engines may be everybody's, conversations are not
+            make_private_folder(root / _FOLDER)
 
     def keep(self, session: Session, state: SlotState) -> None:
         """Store what a session's cache holds; the oldest of its snapshots go.

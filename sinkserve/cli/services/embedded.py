@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder_service.settings import BuilderSettings
+from common.private import make_private_folder, open_private
 from common.settings import SharedSettings
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import Failure
@@ -42,9 +43,9 @@ def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
     Raises Failure with their log.
     """
     home = SharedSettings.load().home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_folder(home)
     log = home / _LOG
-    with log.open("ab") as errors:
+    with open(log, "ab", opener=open_private) as errors:
         start = errors.tell()
         child = _start(root, errors.fileno())
     try:

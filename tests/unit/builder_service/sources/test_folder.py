@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from builder_service.checkpoint.folder import TEXT_FILES, text_files
+from builder_service.pipeline.resolve import resolve_source
 from builder_service.settings import BuilderSettings
-from builder_service.sources.folder import check_unchanged, find_file, find_folder, hash_files
+from builder_service.sources.folder import check_files, check_unchanged, find_file, find_folder, hash_files
 from builder_service.sources.uri import source_path
 from common.digest import digest_of
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.settings import SettingsError
 from tests.samples import not_files
+from tests.samples.checkpoints import write_checkpoint
+from tests.unit.builder_service.pipeline.builds import order
+from tests.unit.builder_service.pipeline.listener import Listener
 
 
 @pytest.fixture
@@ -109,6 +115,36 @@ def test_a_file_that_links_out_is_refused(root: Path) -> None:
     (root / "model" / "tokenizer.json").symlink_to("/etc/passwd")
     with pytest.raises(InvalidArgument, match=r"tokenizer\.json is outside"):
         find_folder(root / "model", [root])
+
+
+@pytest.mark.parametrize("name", ["weights", "tokenizer.model.v3"])
+def test_a_file_of_any_name_that_links_out_is_refused_before_it_is_read(root: Path, name: str) -> None:
+    """An index may name any file as weights; it is told from what is outside, also from one that cannot be parsed."""
+    model, secret = write_checkpoint(root / "whole"), root.parent / "secret"
+    with safe_open(model / "model.safetensors", "numpy") as weights:
+        index = {"weight_map": dict.fromkeys(weights.keys(), "weights")}
+    (model / "model.safetensors").rename(model / "weights")
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    asked = order(model)
+    assert {file.path.name for file in resolve_source(asked, Listener()).files} >= {"weights", "config.json"}
+    (model / name).unlink(missing_ok=True)
+    secret.write_text("the password is hunter2")
+    (model / name).symlink_to(secret)
+    with pytest.raises(InvalidArgument, match=f"{name} is outside the builder's source roots") as caught:
+        resolve_source(asked, Listener())
+    assert caught.value.reason is Reason.SOURCE_NOT_ALLOWED
+
+
+def test_a_file_that_is_exchanged_after_it_was_checked_is_refused_when_it_is_open(root: Path) -> None:
+    """What is read is what was opened, whatever its name leads to by then."""
+    secret = root.parent / "secret"
+    secret.write_text("{}")
+    config = root / "model" / "config.json"
+    check_files([config], [root])
+    config.unlink()
+    config.symlink_to(secret)
+    with pytest.raises(InvalidArgument, match=r"config\.json is outside"):
+        hash_files([config], lambda _: None, [root])
 
 
 @pytest.mark.parametrize("name", ["model/config.json", "nothing"])

@@ -31,6 +31,7 @@ from builder_service.pipeline.time_left import TimeLeft
 from builder_service.queue.build import Stage, StageProgress
 from builder_service.queue.failure import Failure
 from common.errors import Internal, Reason, ResourceExhausted, SinkServeError
+from common.panics import pass_on_ends
 from common.spec.model_spec import Target
 
 _PR_SET_PDEATHSIG = 1
@@ -100,14 +101,15 @@ def main() -> None:
     parent = PipeParent(received, out, order.spec.target)
     try:
         manifest = run_build(order, parent)
-    except Exception as error:  # noqa: BLE001 - whatever it was, the worker is to know
+    except BaseException as error:  # noqa: BLE001 - whatever it was, the worker is to know
+        pass_on_ends(error)
         parent.send(Failed(failure=Failure.of(explain(error, parent.stage, order.work, parent.needs))))
         return
     if manifest is not None:
         parent.send(Built(manifest=manifest))
 
 
-def explain(error: Exception, stage: Stage, work: Path, needs: Estimate | None = None) -> SinkServeError:
+def explain(error: BaseException, stage: Stage, work: Path, needs: Estimate | None = None) -> SinkServeError:
     """The error of a failed build, for a person to act on; a fault of this program is also written to the log."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in _NO_DISK:

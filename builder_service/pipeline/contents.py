@@ -7,12 +7,14 @@ from datetime import datetime
 
 from builder_service.chat.derive import DerivedText, derive_text
 from builder_service.checkpoint.checkpoint import Checkpoint
+from builder_service.checkpoint.files import invalid
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.generation_config import end_tokens, generation_defaults, not_honoured
 from builder_service.families.registry import read_model
 from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
-from common.spec.manifest import GenerationDefaults
+from common.panics import Panicked, panics_as_errors
+from common.spec.manifest import TOKENIZER_PATH, GenerationDefaults
 from common.spec.model_spec import ModelSpec, Precision, Target
 
 
@@ -32,7 +34,11 @@ def read_contents(spec: ModelSpec, checkpoint: Checkpoint, now: datetime) -> Con
     """Everything but the tensors. Raises what reading a part of the checkpoint raises."""
     model = _read_model(spec, checkpoint)
     vocabulary = model.architecture.vocabulary
-    text = derive_text(checkpoint, spec.chat_template, vocabulary, now, spec.template_variables)
+    try:
+        with panics_as_errors():
+            text = derive_text(checkpoint, spec.chat_template, vocabulary, now, spec.template_variables)
+    except Panicked as error:
+        raise invalid(f"the tokenizer cannot be used: {error}", file=TOKENIZER_PATH) from error
     ends = end_tokens(checkpoint.config, checkpoint.generation_config, vocabulary)
     return Contents(
         model=model,

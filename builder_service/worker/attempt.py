@@ -28,6 +28,7 @@ from common.catalog.blob_claims import claim_blobs, claim_holders
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.errors import Aborted, DataLoss, DeadlineExceeded, Internal, Reason, SinkServeError, Unavailable
+from common.panics import pass_on_ends
 from common.retry import retry, within
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
@@ -113,7 +114,8 @@ class BuildAttempt:
             await self._unless_ended(self._context.queue.wait_for_key, waits.build_key)
         except SinkServeError as error:
             await self._fail(error)
-        except Exception as error:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("build.lost", build=self._build.name, exc_info=error)
             await self._fail(Internal(Reason.INTERNAL, "the builder failed; its log has the details"))
 

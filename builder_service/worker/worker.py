@@ -12,6 +12,7 @@ from builder_service.queue.builder_registry import RENEW_S
 from builder_service.queue.changes import ANY, wait_for_change
 from builder_service.worker.attempt import POLL_S, BuildAttempt, WorkerContext
 from common.errors import Aborted, SinkServeError
+from common.panics import pass_on_ends
 
 RECOVER_S = 10.0
 """Seconds between two looks for builds whose workers were lost."""
@@ -86,7 +87,8 @@ class Worker:
                 await asyncio.to_thread(self._context.queue.renew_leases, self._runs)
             except SinkServeError as error:
                 log.warning("worker.heartbeat_failed", cause=error.message)
-            except Exception as error:
+            except BaseException as error:
+                pass_on_ends(error)
                 log.exception("worker.heartbeat_failed", exc_info=error)
 
     async def _work(self) -> None:
@@ -105,7 +107,8 @@ class Worker:
             if error.message != self._told:
                 log.warning("worker.failed", cause=error.message)
             self._told = error.message
-        except Exception as error:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("worker.failed", exc_info=error)
         else:
             self._told = ""

@@ -145,21 +145,21 @@ def _guard(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMet
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether gRPC has to see the exception itself: a cancelled call, one aborted already, a peer that left.
+    """Whether gRPC has to see the exception itself: a cancelled call, one aborted already, a peer that left, the end.
 
     A CancelledError of something that the handler waited for would leave the client without a status, for ever.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
-    return isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError))
+    return isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError, KeyboardInterrupt, SystemExit, GeneratorExit))
 
 
 def _guard_coroutine(behavior: Any, method: str, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
         try:
             return await behavior(check(request), context)
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             if _passes(error):
                 raise
             await _abort(context, error, method, request)
@@ -172,7 +172,7 @@ def _guard_generator(behavior: Any, method: str, check: Any) -> Any:  # noqa: AN
         try:
             async for response in behavior(check(request), context):
                 yield response
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:
             if _passes(error):
                 raise
             await _abort(context, error, method, request)

@@ -10,6 +10,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from common.panics import pass_on_ends
 from common.rpc.health import HealthServicer
 
 PATIENCE_S = 5.0
@@ -60,7 +61,8 @@ def in_loop(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) -> T:
     def run() -> None:
         try:
             answer.set_result(act())
-        except Exception as error:  # noqa: BLE001 - it is raised where it was asked for
+        except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+            pass_on_ends(error)
             answer.set_exception(error)
 
     loop.call_soon_threadsafe(run)

@@ -22,6 +22,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from common.errors import SinkServeError
+from common.panics import pass_on_ends
 from common.rpc.health import HealthServicer
 from common.rpc.http_pages import HttpPages
 
@@ -116,5 +117,6 @@ class Pulled(Collector, ABC):
             yield from tuple(self.read())
         except SinkServeError as error:  # such as a database that is away
             log.warning("metrics.unreadable", cause=error.message)
-        except Exception:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("metrics.unreadable", metrics=[family.name for family in self.families()])

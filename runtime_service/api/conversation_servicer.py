@@ -21,6 +21,7 @@ from common.controls import is_name
 from common.db.database import LOCAL_PRINCIPAL
 from common.db.paging import read_page
 from common.errors import Internal, InvalidArgument, Reason, SinkServeError
+from common.panics import pass_on_ends
 from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, turn_id_of, update_from_wire
 from runtime_service.api.requests import Close, session_id_of
 from runtime_service.api.stream import ConversationStream
@@ -207,6 +208,8 @@ async def _read(requests: AsyncIterator[pb.ConverseRequest], conversation: Conve
         conversation.lost(error)
     except grpc.aio.BaseError:
         return  # the call ended: the handler knows
-    except (Exception, asyncio.CancelledError):  # nobody cancels a reader, only what it waits for
+    except BaseException as error:  # nobody cancels a reader, only what it waits for
+        if not isinstance(error, asyncio.CancelledError):
+            pass_on_ends(error)
         log.exception("stream.failed", session=conversation.session)
         conversation.lost(Internal(Reason.INTERNAL, "the server failed; its log has the details"))

@@ -7,12 +7,15 @@ encoded apart from the template, and never becomes a control token.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from itertools import chain
 from typing import Any
 
-from common.errors import InvalidArgument, Reason
+import structlog
+
+from common.errors import Internal, InvalidArgument, Reason
+from common.panics import panics_as_errors
 from common.spec.manifest import Manifest, TurnForm, TurnTemplate
 from common.spec.template_choices import NotAChoice, Value, choose, same, shown
 from common.text.content import ContentEncoder, control_tokens, template_tokens
@@ -23,6 +26,8 @@ from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.domain.turn import Message
 
 MESSAGES = "turn.messages.messages"
+log = structlog.get_logger()
+
 ROLES = ("user", "assistant")
 SYSTEM_PROMPT = "open.new_session.system_prompt"
 VARIABLES = "open.new_session.options.template_variables"
@@ -175,10 +180,11 @@ class Text:
 
     @staticmethod
     def _wrap(template: TurnTemplate, tokenizer: dict[str, Any], encoder: ContentEncoder) -> Wrapping:
+        encode = _guarded(encoder.encode)
         if not template.system_unspaced:
-            return Wrapping(template, encoder.encode, encoder.encode)
+            return Wrapping(template, encode, encode)
         unspaced = ContentEncoder(without_prefix_space(tokenizer), encoder.control)
-        return Wrapping(template, encoder.encode, unspaced.encode)
+        return Wrapping(template, encode, _guarded(unspaced.encode))
 
     def _variant(self, values: Mapping[str, Value]) -> int | None:
         """Which of the variants has these values; None for the defaults, and for what was not proven."""
@@ -212,6 +218,21 @@ def _equal(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
 
 def _no_choice(message: str) -> InvalidArgument:
     return InvalidArgument(Reason.INVALID_FIELD, message, field=VARIABLES)
+
+
+def _guarded(encode: Callable[[str], tuple[int, ...]]) -> Callable[[str], tuple[int, ...]]:
+    """Whatever the tokenizer's native code raises, its panics too, is an error of the text at hand and of no other."""
+
+    def guarded(text: str) -> tuple[int, ...]:
+        try:
+            with panics_as_errors():
+                return encode(text)
+        except Exception as error:
+            log.exception("tokenizer.failed", characters=len(text))
+            what = "the tokenizer fails on this text; the server's log has the details"
+            raise Internal(Reason.INTERNAL, what) from error
+
+    return guarded
 
 
 def _unknown_role(index: int, role: str) -> InvalidArgument:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 
 from common.errors import Internal, Reason
+from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta, coalesce
 from runtime_service.scheduling.scheduler_events import Emit, Listener, SchedulerEvent
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
@@ -88,7 +89,8 @@ class EngineThread:
         """A bug of ours ends the turns of this engine, not its thread."""
         try:
             return act(self.scheduler)
-        except Exception:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("scheduler.failed", engine=self._name)
             self.scheduler.fail_all_turns(Internal(Reason.INTERNAL, "the server failed; its log has the details"))
             return None

@@ -14,6 +14,7 @@ import structlog
 
 from common.engine.engine import SlotState
 from common.errors import Internal, Reason, SinkServeError
+from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.turn import FinishReason
@@ -181,7 +182,8 @@ class TurnScheduler(ABC):
         """Whatever fails in `act` ends the turns of `tenants`, and nothing else."""
         try:
             act()
-        except Exception as error:
+        except BaseException as error:
+            pass_on_ends(error)
             turns = [tenant.run.work.turn_id for tenant in tenants if tenant.run]
             log.exception("engine.step_failed", sessions=[tenant.name for tenant in tenants], turns=turns)
             for tenant in tenants:

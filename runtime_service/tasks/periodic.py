@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from common.errors import SinkServeError
+from common.panics import pass_on_ends
 
 RETRY_S = 1.0
 
@@ -43,5 +44,6 @@ async def _every(name: str, seconds: float, act: Callable[[], Awaitable[object]]
             if error.message != last:
                 log.warning("periodic.failed", task=name, cause=error.message)
             last = error.message
-        except Exception:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("periodic.failed", task=name)

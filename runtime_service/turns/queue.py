@@ -14,6 +14,7 @@ import structlog
 
 from common.engine.engine import SlotState
 from common.errors import Internal, Reason, SinkServeError
+from common.panics import pass_on_ends
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.turns.events import Event
 from runtime_service.turns.pending import PendingTurn
@@ -109,7 +110,8 @@ class TurnQueue:
                 self._running = None
                 self._publish(finished)
                 await self._keep_snapshot()
-        except Exception as error:
+        except BaseException as error:
+            pass_on_ends(error)
             turn_id = self._running.pending.turn_id if self._running else None
             log.exception("session.broken", session=self._state.session.name, turn=turn_id)
             failure = Internal(Reason.INTERNAL, "the server failed; its log has the details")

@@ -15,6 +15,7 @@ import structlog
 
 from common.db.database import utc_now
 from common.errors import Internal, Reason, SinkServeError
+from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
 from runtime_service.scheduling.running_turn import Outcome
@@ -113,10 +114,11 @@ class TurnRun:
             if cache is not None:
                 tokens = max(session.window.window, session.position - cache.position)
             history = await state.write_patiently(partial(state.history.history, session, tokens))
-        except Exception:
+        except BaseException as error:
+            pass_on_ends(error)
             log.exception("session.history_unreadable", session=session.name, turn=self.pending.turn_id)
-            error = Internal(Reason.INTERNAL, "the session's history could not be read")
-            self._post(lambda scheduler: scheduler.fail_turn(state.tenant, error))
+            failure = Internal(Reason.INTERNAL, "the session's history could not be read")
+            self._post(lambda scheduler: scheduler.fail_turn(state.tenant, failure))
         else:
             self._post(lambda scheduler: scheduler.refill(state.tenant, *history, cache))
 

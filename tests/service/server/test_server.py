@@ -17,6 +17,7 @@ from common.errors import NotFound, Reason
 from common.rpc.server import REFLECTION_V1, Registration, RunningServer, start_server
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
+from tests.fakes.panic import panic
 
 SERVICE = "sinkserve.builder.v1.BuilderService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -27,6 +28,8 @@ class _Builder(pb_grpc.BuilderServiceServicer):
     async def GetBuild(self, request: pb.GetBuildRequest, context: Any) -> pb.GetBuildResponse:
         if request.name == "bug":
             raise ValueError("the password is hunter2")
+        if request.name == "panic":
+            panic()
         raise NotFound(Reason.BUILD_NOT_FOUND, f"no build {request.name!r}")
 
     async def WatchBuild(self, request: pb.WatchBuildRequest, context: Any) -> AsyncIterator[pb.WatchBuildResponse]:
@@ -62,11 +65,13 @@ async def test_an_error_arrives_with_code_and_reason(channel: grpc.aio.Channel) 
     assert "BUILD_NOT_FOUND" in _reason(caught.value)
 
 
-async def test_a_bug_leaks_nothing(channel: grpc.aio.Channel) -> None:
+@pytest.mark.parametrize("name", ["bug", "panic"])
+async def test_a_bug_leaks_nothing(channel: grpc.aio.Channel, name: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await pb_grpc.BuilderServiceStub(channel).GetBuild(pb.GetBuildRequest(name="bug"))
+        await pb_grpc.BuilderServiceStub(channel).GetBuild(pb.GetBuildRequest(name=name))
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "hunter2" not in str(caught.value)
+    assert "unwrap" not in str(caught.value)
 
 
 async def test_a_stream_that_fails_keeps_what_it_sent(channel: grpc.aio.Channel) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import grpc
 import pytest
 
+from runtime_service.sessions.live_session import LiveSession
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from tests.fakes import panic
 from tests.service.runtime.runtime import VOCABULARY, Bench, info, violations
 
 
@@ -73,3 +75,28 @@ async def test_text_that_is_not_utf_8_ends_the_stream_as_malformed(bench: Bench)
         await call.read()
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "turn.text" in (caught.value.details() or "")
+
+
+async def test_a_tokenizer_that_panics_costs_the_turn_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    panic.panic_at_text(monkeypatch)
+    await bench.restart()
+    stream = await bench.opened()
+    await stream.turn("bad", text=panic.TEXT)
+    refused = await stream.rejected()
+    assert refused.error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert "tokenizer" in refused.error.message
+    await stream.turn("good", text="hello")
+    await stream.finished()
+    opening = bench.stream()
+    with pytest.raises(grpc.aio.AioRpcError, match="tokenizer") as caught:
+        await opening.open(system_prompt=panic.TEXT)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_what_panics_anywhere_else_ends_the_stream_and_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await bench.opened()
+    monkeypatch.setattr(LiveSession, "accept_turn", panic.panic)
+    await stream.turn("1")
+    assert await stream.failure() == (grpc.StatusCode.INTERNAL, "INTERNAL")

@@ -15,6 +15,8 @@ from builder_service.pipeline.pipeline import run_build
 from common.digest import digest_file
 from common.errors import Reason, SinkServeError
 from common.spec.manifest import GRAPH_PATH, WEIGHTS_PATH
+from common.text.content import ContentEncoder
+from tests.fakes.panic import panic
 from tests.unit.builder_service.pipeline.builds import built, edit, order, store
 from tests.unit.builder_service.pipeline.listener import Listener
 
@@ -112,3 +114,10 @@ def test_what_is_stored_is_what_was_digested(model: Path) -> None:
     for file in manifest.files:
         assert digest_file(model.parent / "work" / "engine" / file.path) == file.digest
         assert store(model).verify(file.digest) == file.size_bytes
+
+
+def test_a_tokenizer_that_panics_is_the_checkpoints_fault(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ContentEncoder, "encode", panic)
+    with pytest.raises(SinkServeError, match="tokenizer cannot be used: Panic: called") as caught:
+        built(model)
+    assert caught.value.reason is Reason.CHECKPOINT_INVALID

@@ -75,7 +75,9 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
             BuilderServicer(builds, changes), CatalogServicer(context.catalog, Aliases(database))
         )
         admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
-        server = await start_server(settings.listen, registrations, admin=admin, health=health)
+        server = await start_server(
+            settings.listen, registrations, admin=admin, health=health, failed_calls=meter.failed_calls
+        )
         running.push_async_callback(server.stop, settings.stop_grace_s)
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
         running.push_async_callback(worker.stop, settings.stop_grace_s)

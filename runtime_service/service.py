@@ -12,6 +12,7 @@ from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
 from common.private import make_private_folder
+from common.rpc.failed_calls import FailedCalls
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
@@ -102,7 +103,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
         servicers = (conversations, EngineServicer(engines, sessions, common.background))
-        server = await _serve(running, settings, health, *servicers)
+        server = await _serve(running, settings, health, meter.failed_calls, *servicers)
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
@@ -126,17 +127,25 @@ def _shared(
     return Shared(SessionRepository(database), claims, updates, writer, Background(), caches, settings, meter)
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0917 - each is something else
     running: AsyncExitStack,
     settings: RuntimeSettings,
     health: HealthServicer,
+    failed_calls: FailedCalls,
     conversations: ConversationServicer,
     engines: EngineServicer,
 ) -> RunningServer:
     registrations = _registrations(conversations, engines)
     admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
     age_s = _CONNECTION_AGE_SHARE * settings.max_stream_age_s
-    server = await start_server(settings.listen, registrations, admin=admin, health=health, connection_age_s=age_s)
+    server = await start_server(
+        settings.listen,
+        registrations,
+        admin=admin,
+        health=health,
+        failed_calls=failed_calls,
+        connection_age_s=age_s,
+    )
     running.push_async_callback(server.stop, _STREAM_END_S)
     return server
 

@@ -103,19 +103,35 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _checked(request)
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any], error: BaseException, method: str, request: object
-) -> None:
-    if not isinstance(error, SinkServeError):
-        log.error("call.failed", method=method, resource=getattr(request, "name", None), exc_info=error)
-        error = errors.Internal(Reason.INTERNAL, "the server failed; its log has the details")
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+Note = Callable[[str, str, str, str], None]
+"""Is told of a failed call: its method, code, reason and cause."""
+
+
+def _say_nothing(*_: str) -> None:
+    """Nobody counts."""
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method as the guards know it."""
+
+    name: str
+    note: Note
+
+    async def abort(self, context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request: object) -> None:
+        """End a call with the status of what its handler raised."""
+        if not isinstance(error, SinkServeError):
+            log.error("call.failed", method=self.name, resource=getattr(request, "name", None), exc_info=error)
+            error = errors.Internal(Reason.INTERNAL, "the server failed; its log has the details")
+        self.note(self.name, CODES[type(error)].name, error.reason, error.message)
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Turns what handlers raise into statuses, and requests that are not messages into INVALID_ARGUMENT."""
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note = _say_nothing) -> None:
+        self._note = note
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -128,11 +144,11 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = str(handler_call_details.method)
         if method not in self._guarded:
-            self._guarded[method] = _guard(handler, method)
+            self._guarded[method] = _guard(handler, _Method(method, self._note))
         return self._guarded[method]
 
 
-def _guard(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+def _guard(handler: grpc.RpcMethodHandler[Any, Any], method: _Method) -> grpc.RpcMethodHandler[Any, Any]:
     kinds = {False: "unary", True: "stream"}
     shape = f"{kinds[handler.request_streaming]}_{kinds[handler.response_streaming]}"
     wrap = _guard_generator if inspect.isasyncgenfunction(getattr(handler, shape)) else _guard_coroutine
@@ -155,19 +171,19 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError, KeyboardInterrupt, SystemExit, GeneratorExit))
 
 
-def _guard_coroutine(behavior: Any, method: str, check: Any) -> Any:  # noqa: ANN401 - any method's handler
+def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
         try:
             return await behavior(check(request), context)
         except BaseException as error:
             if _passes(error):
                 raise
-            await _abort(context, error, method, request)
+            await method.abort(context, error, request)
 
     return call
 
 
-def _guard_generator(behavior: Any, method: str, check: Any) -> Any:  # noqa: ANN401 - any method's handler
+def _guard_generator(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:  # noqa: ANN401
         try:
             async for response in behavior(check(request), context):
@@ -175,6 +191,6 @@ def _guard_generator(behavior: Any, method: str, check: Any) -> Any:  # noqa: AN
         except BaseException as error:
             if _passes(error):
                 raise
-            await _abort(context, error, method, request)
+            await method.abort(context, error, request)
 
     return call

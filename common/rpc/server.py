@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from common.rpc.failed_calls import FailedCalls
 from common.rpc.grpc_status import StatusInterceptor
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import AdminListener, PublicListener
 
+INTERRUPTED = 130
+"""Exit status of a program that an impatient person ends."""
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -57,6 +61,7 @@ async def start_server(
     *,
     admin: AdminListener | None = None,
     health: HealthServicer | None = None,
+    failed_calls: FailedCalls | None = None,
     connection_age_s: float = 0.0,
 ) -> RunningServer:
     """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
@@ -67,14 +72,15 @@ async def start_server(
     age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
     health = health or HealthServicer()
     health.serve(registration.name for registration in registrations)
-    interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor()]
+    status = StatusInterceptor(failed_calls.note) if failed_calls else StatusInterceptor()
+    interceptors: list[grpc.aio.ServerInterceptor] = [status]
     if admin is not None:
         interceptors.append(PublicListener(_administration(registrations), admin))
     public = _make_server(interceptors, registrations, health, age)
     address, servers = _bind(public, listen), [public]
     admin_address = ""
     if admin is not None and admin.listen:
-        servers.append(_make_server([StatusInterceptor()], registrations, health, age))
+        servers.append(_make_server([status], registrations, health, age))
         admin_address = _bind(servers[1], admin.listen, admin.setting)
     for server in servers:
         await server.start()
@@ -127,7 +133,7 @@ def _add_reflection(server: grpc.aio.Server, names: Sequence[str]) -> None:
 
 
 async def stop_requested() -> None:
-    """Return at SIGTERM or SIGINT."""
+    """Return at SIGTERM or SIGINT; another SIGINT after that ends the process at once, without a word."""
     requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,5 +141,5 @@ async def stop_requested() -> None:
     try:
         await requested.wait()
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGINT, os._exit, INTERRUPTED)

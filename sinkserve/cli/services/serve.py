@@ -63,7 +63,7 @@ async def _serve(which: Which, config: Path | None, *, until_stdin_ends: bool) -
         _announce(addresses, to_program=until_stdin_ends)
         await stopped
         what = "running builds get a moment" if which is Which.BUILDER else "running turns finish first"
-        console.err.print(f"[dim]stopping: {what}[/]")
+        console.err.print(f"[dim]stopping: {what}; Ctrl-C again stops at once[/]")
         end_within(grace_s)
     gc.collect()  # what is left of gRPC's servers complains when it is collected after their event loop
     await asyncio.sleep(0)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -12,8 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from common.errors import NotFound, Reason
+from common.rpc.failed_calls import FailedCalls
 from common.rpc.server import REFLECTION_V1, Registration, RunningServer, start_server
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
@@ -136,3 +142,43 @@ async def test_reflection_lists_services(channel: grpc.aio.Channel, service: str
     response: Any = await call.read()
     names = {item.name for item in response.list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+async def test_a_failed_call_leaves_a_line_and_a_count_by_method_and_code() -> None:
+    registry = CollectorRegistry()
+    add = partial(pb_grpc.add_BuilderServiceServicer_to_server, _Builder())  # type: ignore[abstract]  # enough for this
+    failed = FailedCalls("test", registry)
+    running = await start_server("127.0.0.1:0", [Registration(SERVICE, add)], failed_calls=failed)
+    with capture_logs() as logged:
+        async with grpc.aio.insecure_channel(running.address) as channel:
+            for name in ("bug", "builds/1", "builds/2"):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await pb_grpc.BuilderServiceStub(channel).GetBuild(pb.GetBuildRequest(name=name))
+    await running.stop(0)
+    count = partial(registry.get_sample_value, "sinkserve_test_failed_calls_total")
+    method = "BuilderService.GetBuild"
+    assert [count({"method": method, "code": code}) for code in ("INTERNAL", "NOT_FOUND")] == [1, 2]
+    lines = [entry for entry in logged if entry["event"] == "call.ended"]
+    assert [(line["method"], line["code"], line["reason"]) for line in lines][1:] == [
+        (method, "NOT_FOUND", "BUILD_NOT_FOUND")
+    ] * 2
+
+
+def test_a_second_interrupt_ends_at_once_without_a_traceback() -> None:
+    program = (
+        "import asyncio; from common.rpc.server import stop_requested\n"
+        "async def main():\n"
+        "    stopping = asyncio.create_task(stop_requested())\n"
+        "    await asyncio.sleep(0); print('up', flush=True)\n"
+        "    await stopping; print('stopping', flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen((sys.executable, "-c", program), stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        for said in ("up", "stopping"):
+            assert process.stdout.readline().strip() == said
+            process.send_signal(signal.SIGINT)
+        _, noise = process.communicate()
+    assert (process.returncode, noise) == (130, "")

@@ -38,7 +38,9 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         check_name(request.request_id, "request_id", LONGEST_REQUEST_ID)
         spec = spec_from_wire(request.spec)
         read_place(spec.source)
-        build = await asyncio.to_thread(self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id)
+        build = await asyncio.to_thread(
+            self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id, new_version=request.new_version
+        )
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 
     async def GetBuild(self, request: pb.GetBuildRequest, context: Context) -> pb.GetBuildResponse:

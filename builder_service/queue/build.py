@@ -98,6 +98,8 @@ class Build:
     end_time: datetime | None = None
     engine: str | None = None
     failure: Failure | None = None
+    new_version: bool = False
+    """Whether it publishes a version of its own where the same engine exists under its name."""
 
     @property
     def name(self) -> str:

@@ -159,13 +159,16 @@ class BuildQueue:
         self._changed(build.build_id)
 
     def succeed(self, build: Build, catalog: Catalog, draft: Manifest, holder: str) -> PublishedEngine:
-        """Publish the engine and end the build, in one transaction; `holder` claims its blobs."""
+        """Publish the engine and end the build, in one transaction; `holder` claims its blobs.
+
+        Where the same engine exists under its name, that is it, unless the build wants a version of its own.
+        """
         ends: list[Build] = []
 
         def end(connection: Connection, engine: PublishedEngine) -> None:
             ends[:] = [self._change(connection, build, lambda found: found.succeed(engine.reference, utc_now()))]
 
-        engine = catalog.publish(draft, holder, end)
+        engine = catalog.publish(draft, holder, end, new_version=build.new_version)
         self._changed(build.build_id)
         self._ended(ends[0])
         return engine

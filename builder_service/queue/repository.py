@@ -50,16 +50,16 @@ class BuildRepository:
         self._most = most
         self._ended = ended
 
-    def submit(self, principal: str, spec: ModelSpec, request_id: str = "") -> Build:
+    def submit(self, principal: str, spec: ModelSpec, request_id: str = "", *, new_version: bool = False) -> Build:
         """Create a build, or return the one that this request id created.
 
         Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
         (CAPACITY_EXHAUSTED) while too many wait.
         """
-        build = Build(uuid.uuid4().hex, principal, spec, utc_now())
+        build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version)
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
-                return _same_request(earlier, spec, request_id)
+                return _same_request(earlier, build, request_id)
             self._check_room(connection)
             insert_build(connection, build, request_id=request_id, builder=self._builder)
         self._changed(build.build_id)
@@ -128,8 +128,8 @@ def _of_request(connection: Connection, principal: str, request_id: str) -> Buil
     return None if row is None else to_build(row)
 
 
-def _same_request(earlier: Build, spec: ModelSpec, request_id: str) -> Build:
-    if earlier.spec == spec:
+def _same_request(earlier: Build, asked: Build, request_id: str) -> Build:
+    if (earlier.spec, earlier.new_version) == (asked.spec, asked.new_version):
         return earlier
     raise AlreadyExists(
         Reason.REQUEST_ID_REUSED,

@@ -43,6 +43,7 @@ def to_build(row: Mapping[Any, Any]) -> Build:
         state=State(row["state"]),
         stage=Stage(row["stage"]) if row["stage"] else None,
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
+        new_version=row["new_version"],
         **{name: row[name] for name in _AS_THEY_ARE},
     )
 
@@ -50,7 +51,7 @@ def to_build(row: Mapping[Any, Any]) -> Build:
 def insert_build(connection: Connection, build: Build, *, request_id: str, builder: str) -> None:
     """Store a new build that `builder` accepted, with its first event."""
     spec = {"name": build.spec.name, "spec": build.spec.model_dump_json()}
-    fixed = {"build_id": build.build_id, "builder": builder} | spec
+    fixed = {"build_id": build.build_id, "builder": builder, "new_version": build.new_version} | spec
     values = fixed | _state(build) | {"request_id": request_id or None, "last_sequence": 0}
     connection.execute(insert(builds).values(values))
     append_event(connection, build.build_id, Changed(build))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 from common.db.database import Time, metadata
@@ -40,6 +42,7 @@ builds = Table(
     Column("run", String(48)),  # the attempt's name; a build that takes over an attempt keeps the name
     Column("waits_for_key", String(71)),  # queued until no other build runs with this key
     Column("last_sequence", BigInteger, nullable=False),
+    Column("new_version", Boolean, nullable=False, server_default=false()),  # also where the same engine exists
     UniqueConstraint("principal", "request_id"),
     Index("ix_builds_listing", "principal", "create_time", "build_id"),
     Index("ix_builds_name", "principal", "name", "create_time"),

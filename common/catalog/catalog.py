@@ -16,6 +16,7 @@ from common.catalog.blob_claims import Sweeper, claimed_by, release_claims
 from common.catalog.garbage import Collected, collect_garbage
 from common.catalog.rows import (
     find_engine,
+    find_same,
     follows,
     insert_engine,
     is_version,
@@ -73,15 +74,19 @@ class Catalog:
         with self._database.read() as connection:
             return [to_engine(connection, row) for row in connection.execute(query).mappings()]
 
-    def publish(self, draft: Manifest, holder: str, also: Also = _nothing) -> PublishedEngine:
+    def publish(
+        self, draft: Manifest, holder: str, also: Also = _nothing, *, new_version: bool = True
+    ) -> PublishedEngine:
         """Give a draft the next version of its name and publish it; `also` runs in the same transaction.
 
-        The files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed.
+        Without `new_version` nothing is published where the same engine exists under that name, which is returned. The
+        files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed.
         """
         with self._database.write() as connection:
             if missing := {file.digest for file in draft.files} - claimed_by(connection, holder):
                 raise Aborted(Reason.INTERNAL, f"{holder} does not claim {sorted(missing)}; nothing was published")
-            engine = insert_engine(connection, draft)
+            engine = None if new_version else find_same(connection, draft)
+            engine = engine or insert_engine(connection, draft)
             release_claims(connection, holder)
             also(connection, engine)
         return engine

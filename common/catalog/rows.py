@@ -80,6 +80,15 @@ def insert_engine(connection: Connection, draft: Manifest) -> PublishedEngine:
     return engine
 
 
+def find_same(connection: Connection, draft: Manifest) -> PublishedEngine | None:
+    """The newest version of a draft's name with the same build key and the same files."""
+    key = and_(engines.c.name == draft.name, engines.c.build_key == draft.build_key)
+    rows = connection.execute(select(engines).where(key).order_by(engines.c.version.desc())).mappings()
+    wanted = {(file.path, file.digest) for file in draft.files}
+    found = (to_engine(connection, row) for row in rows.all())
+    return next((one for one in found if {(file.path, file.digest) for file in one.manifest.files} == wanted), None)
+
+
 def refuse_if_held(connection: Connection, engine: PublishedEngine) -> None:
     """Raise FailedPrecondition (ENGINE_IN_USE), naming the holders, if the engine is held."""
     query = select(holds.c.holder).where(is_version(holds, engine.name, engine.version)).order_by(holds.c.holder)

@@ -48,12 +48,15 @@ class Builds:
     def _stub(self) -> pb_grpc.BuilderServiceAsyncStub:
         return pb_grpc.BuilderServiceStub(self._builder.channel)
 
-    async def submit(self, spec: engine_pb2.ModelSpec, *, request_id: str = "") -> pb.Build:
+    async def submit(self, spec: engine_pb2.ModelSpec, *, request_id: str = "", new_version: bool = False) -> pb.Build:
         """Ask for a build; returns at once. The same `request_id` (default: a new one) gives the same build.
+
+        Where the same engine exists under the spec's name the build ends with that, unless `new_version` is set.
 
         Raises InvalidArgument with the fields of a bad spec.
         """
-        request = pb.SubmitBuildRequest(spec=spec, request_id=request_id or new_id())
+        identity = request_id or new_id()
+        request = pb.SubmitBuildRequest(spec=spec, request_id=identity, new_version=new_version)
         return (await answer(self._stub.SubmitBuild(request), self._address)).build
 
     async def get(self, name: str) -> pb.Build:

@@ -1,6 +1,6 @@
-"""Where Envoy and nginx are, for tests.
+"""Where Envoy, nginx and HAProxy are, for tests.
 
-Envoy comes with the development packages, nginx from the path, or from Debian's package, unpacked once beside the
+Envoy comes with the development packages, the others from the path, or from Debian's packages, unpacked once beside the
 Python packages. Without them tests are skipped by name, or fail where SINKSERVE_TEST_BALANCERS_REQUIRED is set.
 """
 
@@ -30,33 +30,42 @@ def find_envoy() -> Path:
 
 
 def find_nginx() -> Path:
-    if found := shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+    return _find("nginx")
+
+
+def find_haproxy() -> Path:
+    return _find("haproxy")
+
+
+def _find(name: str) -> Path:
+    """A program of Debian's package of that name."""
+    if found := shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         return Path(found)
-    folder = Path(sys.prefix) / "nginx"
-    program = folder / "usr" / "sbin" / "nginx"
+    folder = Path(sys.prefix) / name
+    program = folder / "usr" / "sbin" / name
     if not program.exists():
-        _unpack(folder)
+        _unpack(name, folder)
     if not program.exists() or subprocess.run((program, "-v"), capture_output=True, check=False).returncode != 0:
-        _give_up("nginx: install it")
+        _give_up(f"{name}: install it")
     return program
 
 
-def _unpack(folder: Path) -> None:
+def _unpack(name: str, folder: Path) -> None:
     """Debian's package, which another test run may be unpacking as well."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         return
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         here = Path(temporary)
-        if not _downloads(here):
-            _downloads(here, *_own_lists(here))
-        for package in here.glob("nginx_*.deb"):
+        if not _downloads(name, here):
+            _downloads(name, here, *_own_lists(here))
+        for package in here.glob(f"{name}_*.deb"):
             subprocess.run(("dpkg", "-x", package, here / "made"), check=True)
             if not folder.exists():
                 (here / "made").rename(folder)
 
 
-def _downloads(folder: Path, *options: str) -> bool:
-    command = ("apt-get", *options, "download", "nginx")
+def _downloads(name: str, folder: Path, *options: str) -> bool:
+    command = ("apt-get", *options, "download", name)
     ran = subprocess.run(command, cwd=folder, env=users_environment(), capture_output=True, check=False)
     return ran.returncode == 0
 

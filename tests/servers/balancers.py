@@ -1,4 +1,4 @@
-"""Envoy and nginx for tests, with the files of `deploy/`: addresses are put in, and nothing else is changed."""
+"""Envoy, nginx and HAProxy for tests, with the files of `deploy/`: addresses are put in, no more is changed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from tests.servers.balancer_programs import find_envoy, find_nginx
+from tests.servers.balancer_programs import find_envoy, find_haproxy, find_nginx
 from tests.servers.nameserver import NameServer
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-KINDS = ("envoy", "nginx")
+KINDS = ("envoy", "nginx", "haproxy")
 
 
 class Balancer(ABC):
@@ -29,6 +29,9 @@ class Balancer(ABC):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = free_address()
+        self.everyone: Sequence[str] = ()
+        """Where replicas may be, and the port that says whether they are ready."""
+        self.metrics_port = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -64,6 +67,7 @@ class Envoy(Balancer):
         super().__init__(folder)
         self._program = find_envoy()
         self._names = NameServer()
+        self.page_port = int(free_address().split(":")[1])
         self._admin = free_address()
 
     async def serve(self, replicas: Sequence[str]) -> None:
@@ -94,8 +98,10 @@ class Envoy(Balancer):
         self._names.stop()
 
     def _configured(self, port: str) -> Path:
+        origin = f"http://127.0.0.1:{self.page_port}"
         listen, admin = self.address.split(":")[1], self._admin.split(":")[1]
         changes = {": 9901": f": {admin}", ": 50070": f": {listen}", ": 50071": f": {port}", "0.0.0.0": "127.0.0.1"}
+        changes |= {"https://chat.example.com": origin}
         path = self.folder / "envoy.yaml"
         path.write_text(_put_in((DEPLOY / "envoy.yaml").read_text(), changes))
         return path
@@ -142,6 +148,27 @@ class Nginx(Balancer):
         master.send_signal(signal.SIGHUP)
         while any(_takes_connections(worker) for worker in before):  # noqa: ASYNC110 - they are other processes
             await asyncio.sleep(0.05)
+
+
+class HAProxy(Balancer):
+    """Its file names all replicas that there may be, and it asks how they are."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._program = find_haproxy()
+
+    async def serve(self, replicas: Sequence[str]) -> None:
+        assert set(replicas) <= set(self.everyone)
+        if self._process is None:
+            self._start(str(self._program), "-db", "-f", str(self._configured()))
+            await self._until_it_listens(self.address)
+
+    def _configured(self) -> Path:
+        changes = {"0.0.0.0:50070": self.address, "port 9471": f"port {self.metrics_port}"}
+        changes |= {f" runtime-{number}:50071": f" {address}" for number, address in enumerate(self.everyone, 1)}
+        path = self.folder / "haproxy.cfg"
+        path.write_text(_put_in((DEPLOY / "haproxy.cfg").read_text(), changes))
+        return path
 
 
 def _takes_connections(worker: psutil.Process) -> bool:

@@ -38,14 +38,10 @@ class NodeClient:
     @classmethod
     def install(cls, folder: Path) -> NodeClient:
         """Make `folder` one that the client runs in; skips the test where there is no Node."""
-        for program in ("node", "npm"):
-            if shutil.which(program) is None:
-                give_up = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
-                give_up(f"{program} is not installed")
         for file in _CLIENT.glob("*.mjs"):
             shutil.copy(file, folder)
         shutil.copy(_CLIENT / "package.json", folder)
-        (folder / "node_modules").symlink_to(_packages() / "node_modules")
+        link_packages(folder)
         return cls(folder)
 
     async def sees(self, address: str, scenario: str, **arguments: Any) -> Any:
@@ -68,6 +64,15 @@ class NodeClient:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+def link_packages(folder: Path) -> None:
+    """Give a folder `node_modules`; skips the test where there is no Node."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            give_up = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
+            give_up(f"{program} is not installed")
+    (folder / "node_modules").symlink_to(_packages() / "node_modules")
 
 
 async def seen(process: asyncio.subprocess.Process) -> Any:

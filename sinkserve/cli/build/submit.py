@@ -21,12 +21,15 @@ from sinkserve.cli.terminal.options import Builder, Json, ask, make_client
 from sinkserve.client import Client
 
 
-def build(
+def build(  # noqa: PLR0917 - typer reads a command's options from its parameters
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The spec; `sinkserve spec init` writes one.")],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a field, such as cache.window_tokens=508."),
     ] = None,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="Publish another version where the same engine exists.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait; print the build's name.")] = False,
     json: Json = False,
     builder: Builder = None,
@@ -37,7 +40,7 @@ def build(
 
     async def command(client: Client) -> None:
         check_reachable(model.source, client.builder_address)
-        submitted = await client.builds.submit(spec_to_wire(model))
+        submitted = await client.builds.submit(spec_to_wire(model), new_version=new_version)
         if detach:
             console.print_json(build=submitted) if json else console.out.print(submitted.name)
             return

@@ -49,8 +49,10 @@ class BuilderClient:
         spec.MergeFrom(engine_pb2.ModelSpec(**changes))
         return spec
 
-    async def submit(self, spec: engine_pb2.ModelSpec | None = None, request_id: str = "") -> pb.Build:
-        request = pb.SubmitBuildRequest(spec=spec or self.spec(), request_id=request_id)
+    async def submit(
+        self, spec: engine_pb2.ModelSpec | None = None, request_id: str = "", *, new_version: bool = False
+    ) -> pb.Build:
+        request = pb.SubmitBuildRequest(spec=spec or self.spec(), request_id=request_id, new_version=new_version)
         build: pb.Build = (await self.builds.SubmitBuild(request)).build
         return build
 

@@ -69,6 +69,18 @@ async def test_what_was_built_before_is_not_built_again(client: BuilderClient) -
     assert any("is the same; its files are used" in line for line in lines)
 
 
+async def test_the_same_spec_again_ends_with_the_version_that_exists_unless_another_is_asked_for(
+    client: BuilderClient,
+) -> None:
+    assert (await client.built()).engine == "demo@1"
+    changed = client.spec(precision=engine_pb2.PRECISION_INT8)
+    assert (await client.built(changed)).engine == "demo@2"
+    assert (await client.built()).engine == "demo@1"
+    assert (await client.engine("demo")).reference == "demo@2", "latest stays where it is"
+    assert (await client.ended(await client.submit(request_id="r", new_version=True))).engine == "demo@3"
+    assert (await refused(client.submit(request_id="r"))).reason == "REQUEST_ID_REUSED"
+
+
 async def test_builds_are_listed_by_pages(client: BuilderClient) -> None:
     names = [(await client.submit(client.spec(f"m{number}"))).name for number in range(5)]
     seen, token = [], ""

@@ -56,6 +56,8 @@ class Replicas:
         self.shared = SharedSettings.load({"home": home, "database_url": database_url})
         port = free_address("127.0.1.1").split(":")[1]
         self.addresses = [f"127.0.1.{number}:{port}" for number in range(1, MOST + 1)]
+        self._metrics_port = free_address("127.0.1.1").split(":")[1]
+        balancer.everyone, balancer.metrics_port = self.addresses, self._metrics_port
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     async def serve(self, count: int) -> None:
@@ -104,6 +106,9 @@ class Replicas:
         """Of the SDK's own, which sends no key by itself."""
         return pb_grpc.ConversationServiceStub(channel)
 
+    def _metrics(self, address: str) -> str:
+        return f"{address.split(':', maxsplit=1)[0]}:{self._metrics_port}"
+
     def _places(self) -> dict[str, Place]:
         database = connect(self.shared.database)
         with database.read() as connection:
@@ -118,6 +123,7 @@ class Replicas:
             "SINKSERVE_DATABASE_URL": self.shared.database,
             "SINKSERVE_STORE_URL": self.shared.store,
             "SINKSERVE_RUNTIME_LISTEN": address,
+            "SINKSERVE_RUNTIME_METRICS_LISTEN": self._metrics(address),
             "SINKSERVE_RUNTIME_ENGINES": ENGINE,
             "SINKSERVE_RUNTIME_THREADS": "1",
         }
@@ -127,7 +133,8 @@ class Replicas:
     @asynccontextmanager
     async def starting(self, address: str) -> AsyncIterator[Starting]:
         """A replica in this process that listens, and is not ready until it is told to be."""
-        settings = RuntimeSettings.load({"listen": address, "engines": (ENGINE,), "threads": 1})
+        given = {"listen": address, "engines": (ENGINE,), "threads": 1}
+        settings = RuntimeSettings.load(given).model_copy(update={"metrics_listen": self._metrics(address)})
         own = {"home": self._home / f"{address}-here", "database_url": self.shared.database}
         shared = SharedSettings.load({**own, "store_url": self.shared.store})
         loader = Loader(open_store(shared.store), shared.home / "engines", settings)

@@ -34,10 +34,9 @@ from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
 
-POLL_S = 1.0
 _HOLDER = "runs/"
-LAST_WORDS_S = 5.0
-"""How long a child may take to end once it has said how."""
+POLL_S, LAST_WORDS_S = 1.0, 5.0
+"""Between two looks; and how long a child may take to end once it has said how."""
 MOST_LOG_LINES = 2000
 
 log = structlog.get_logger()

@@ -40,7 +40,7 @@ def serving(folder: Path, port: int) -> Iterator[str]:
 
 
 def shown(url: str, folder: Path) -> tuple[str, str]:
-    """Title and log of the page at `url` once it is ready; `folder` has the packages. Skips where there is no browser."""
+    """Title and log of the page at `url` once it is ready; `folder` has the packages. Skips without a browser."""
     program = next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)("no browser: install chromium")

@@ -34,10 +34,9 @@ from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
 
-_HOLDER = "runs/"
+_HOLDER, MOST_LOG_LINES = "runs/", 2000
 POLL_S, LAST_WORDS_S = 1.0, 5.0
 """Between two looks; and how long a child may take to end once it has said how."""
-MOST_LOG_LINES = 2000
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -72,19 +72,21 @@ async def start_server(
     age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
     health = health or HealthServicer()
     health.serve(registration.name for registration in registrations)
-    status = StatusInterceptor(failed_calls.note) if failed_calls else StatusInterceptor()
-    interceptors: list[grpc.aio.ServerInterceptor] = [status]
-    if admin is not None:
-        interceptors.append(PublicListener(_administration(registrations), admin))
-    public = _make_server(interceptors, registrations, health, age)
+    only = () if admin is None else (PublicListener(_administration(registrations), admin),)
+    public = _make_server((_status(failed_calls), *only), registrations, health, age)
     address, servers = _bind(public, listen), [public]
     admin_address = ""
     if admin is not None and admin.listen:
-        servers.append(_make_server([status], registrations, health, age))
+        servers.append(_make_server((_status(failed_calls),), registrations, health, age))
         admin_address = _bind(servers[1], admin.listen, admin.setting)
     for server in servers:
         await server.start()
     return RunningServer(address, admin_address, health, tuple(servers))
+
+
+def _status(failed_calls: FailedCalls | None) -> StatusInterceptor:
+    """One for each listener: it keeps the handlers that it has seen."""
+    return StatusInterceptor(failed_calls.note) if failed_calls else StatusInterceptor()
 
 
 def _make_server(

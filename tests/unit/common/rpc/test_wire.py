@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.controls import is_name
 from common.errors import InvalidArgument
 from common.rpc.wire import engine_to_wire, manifest_to_wire, spec_from_wire, spec_to_wire
 from common.spec.hardware import Hardware
@@ -39,6 +40,7 @@ ANYWHERE = HARDWARE.model_copy(
     }
 )
 TARGETS = st.sampled_from([(target, precision) for target in Target for precision in PRECISIONS[target]])
+NAMES = st.characters(codec="utf-8").filter(is_name)
 FIELDS = st.tuples(st.text(st.characters(codec="utf-8"), min_size=1))
 OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
     Target.ONNXRUNTIME: st.builds(BuildOptions, ignore_config_fields=FIELDS),
@@ -87,8 +89,8 @@ def specs(draw: st.DrawFn) -> ModelSpec:
     return ModelSpec(
         name=draw(st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")),
         source=Source(
-            uri=draw(st.text(st.characters(codec="utf-8"), min_size=1)),
-            revision=draw(st.text(st.characters(codec="utf-8"))),
+            uri=draw(st.text(NAMES, min_size=1)),
+            revision=draw(st.text(NAMES)),
         ),
         target=target,
         precision=precision,

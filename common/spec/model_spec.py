@@ -8,7 +8,6 @@ from math import prod
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from common.controls import is_name
+from common.spec.place import Place
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
@@ -32,16 +31,6 @@ INT4_BLOCK: Final = 32
 GGUF: Final = ".gguf"
 """How the name of a GGUF file ends."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-
-
-def _check_controls(value: str) -> str:
-    """A place has a name, which control characters are not part of; a file system takes no NUL."""
-    if not is_name(value):
-        raise PydanticCustomError("controls", "input should have no control characters")
-    return value
-
-
-Place = Annotated[str, AfterValidator(_check_controls)]
 
 
 class Target(StrEnum):

@@ -137,7 +137,6 @@ async def test_a_loop_that_is_busy_is_not_waited_for_without_end(monkeypatch: py
 
 
 async def test_pages_of_health_mean_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_pages, "PATIENCE_S", 0.05)
     health, loop = HealthServicer(), asyncio.get_running_loop()
     server = start_metrics("127.0.0.1:0", VARIABLE, HttpPages(CollectorRegistry(), health, loop))
 
@@ -148,6 +147,7 @@ async def test_pages_of_health_mean_what_they_say(monkeypatch: pytest.MonkeyPatc
     assert await statuses() == [200, 503, 200, 404, 404]
     health.set_ready(True)
     assert await statuses() == [200, 200, 200, 404, 404]
+    monkeypatch.setattr(http_pages, "PATIENCE_S", 0.05)
     with ThreadPoolExecutor(1) as other:
         asked = other.submit(status_of, server.address, "livez")
         assert asked.result() == 503, "this thread is the event loop's, and waits"

@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "options.tensorrt.optimization_level": 5,
     "options.tensorrt.hardware_compatibility": HardwareCompatibility.AMPERE_PLUS,
     "options.tensorrt.version_compatible": True,
+    "options.tensorrt_rtx.compute_capabilities": ("sm86",),
     "options.tensorrt_llm.version": "1.2.3",
     "options.tensorrt_llm.tensor_parallel": 2,
     "options.tensorrt_llm.pipeline_parallel": 2,
@@ -65,6 +66,7 @@ SILENT = {
     "huggingface_hub": "fetches files, which are digested",
     "obstore": "moves bytes, which are digested",
     "prometheus_client": "counts",
+    "psycopg": "speaks to the database",
     "psutil": "what is free, to refuse early",
     "pydantic": "checks what was written, and hands it on",
     "pydantic_core": "likewise",
@@ -74,6 +76,7 @@ SILENT = {
     "structlog": "the log",
     "yaml": "reads specs, which are part of the key",
     "tensorrt": "in the key as the machine's",
+    "tensorrt_rtx_bindings": "in the key of what it compiles",
     "cuda": "in the key as the machine's",
 }
 """Packages that the builder imports, and whose version does not change an engine; why."""

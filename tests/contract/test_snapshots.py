@@ -143,7 +143,7 @@ def test_objects_without_a_row_are_swept_when_they_are_old(
 def test_a_store_that_is_gone_says_so(database: Database, session: Session, tmp_path: Path) -> None:
     place = tmp_path / "gone"
     broken = Snapshots(database, str(place))
-    place.rmdir()
+    shutil.rmtree(place)
     place.write_text("a file where the folder should be")
     with pytest.raises(Unavailable, match="gone does not answer"):
         broken.keep(session, slot_state())

@@ -70,8 +70,15 @@ class Talker:
         await self._open(pb.Open(new_session=pb.NewSession(engine=ENGINE, session_id=self.session_id)))
 
     async def resume(self) -> None:
-        """Open it again; raises AioRpcError."""
-        await self._open(pb.Open(session=f"sessions/{self.session_id}", after_sequence=self._sequence))
+        """Open it again; raises AioRpcError, after which it asks for no more than the server can have."""
+        opening = pb.Open(session=f"sessions/{self.session_id}", after_sequence=self._sequence)
+        try:
+            await self._open(opening)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.OUT_OF_RANGE:
+                raise
+            opening.ClearField("after_sequence")
+            await self._open(opening)
 
     async def say(self, turn: pb.Turn) -> None:
         """Send a turn, perhaps once more."""
@@ -79,9 +86,10 @@ class Talker:
 
     async def next(self) -> pb.ConverseResponse:
         """The next event; raises AioRpcError when the stream is lost."""
-        event = await self._call.read()
+        event: Any = await self._call.read()
         if event is grpc.aio.EOF:
             raise await _error_of(self._call)
+        assert isinstance(event, pb.ConverseResponse)
         self._sequence = max(self._sequence, event.sequence)
         return event
 
@@ -123,17 +131,17 @@ class Bench:
             await talker.until("finished")
             found = await self._lose(talker, in_turn=in_turn)
             await talker.leave()
-        print(found, file=sys.stderr, flush=True)
+        print(found, file=sys.stderr)
         await self._replicas.start(self._replicas.spare[0])
         await asyncio.sleep(SETTLE_S)
         return found
 
     async def _lose(self, talker: Talker, *, in_turn: bool) -> Recovery:
+        place = (await self._replicas.places())[talker.session_id]
         turn = _turn(2000)
         if in_turn:
             await talker.say(turn)
             await talker.until("delta")
-        place = (await self._replicas.places())[talker.session_id]
         watch = Recovery(in_turn)
         began = time.perf_counter()
         address = self._replicas.address_of(place.process)
@@ -163,7 +171,7 @@ async def _resume(talker: Talker, watch: Recovery) -> None:
         try:
             return await talker.resume()
         except grpc.aio.AioRpcError as error:
-            watch.status += f" {error.code().name}"
+            watch.status += f", {error.code().name} {error.details()}"
     raise AssertionError(f"the session did not come back: {watch}")
 
 
@@ -206,9 +214,9 @@ def main() -> None:
     os.environ["SINKSERVE_RUNTIME_METRICS_LISTEN"] = ""  # replicas of one machine would want the same
     kind = "postgresql" if postgres_url() else "sqlite"
     with tempfile.TemporaryDirectory(prefix="sinkserve-recovery-") as scratch:
-        with new_database_url(kind, Path(scratch)) as database_url:
-            balancer = (Envoy if arguments.balancer == "envoy" else Nginx)(Path(scratch))
-            replicas = Replicas(Path(scratch), database_url, balancer)
+        folder = Path(scratch)
+        with new_database_url(kind, folder) as database_url:
+            replicas = Replicas(folder, database_url, (Envoy if arguments.balancer == "envoy" else Nginx)(folder))
             build(replicas.shared)
             found = asyncio.run(measure(arguments, replicas))
     if arguments.json:

@@ -28,11 +28,11 @@ import grpc
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
+from tests.environment import isolate
 from tests.servers.balancers import Envoy, Nginx
 from tests.servers.databases import new_database_url, postgres_url
 from tests.service.replicas.behind_a_balancer import ENGINE, Replicas, build
 
-METRICS = ("SINKSERVE_RUNTIME_METRICS_LISTEN", "SINKSERVE_BUILDER_METRICS_LISTEN")
 SETTLE_S = 2.5
 """So long a new replica is left alone: its balancer asks how it is once a second, and may have thought it dead."""
 WAITS_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0)
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--unreaped", action="store_true", help="its parent learns of its death when it was measured")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    os.environ |= dict.fromkeys(METRICS, "")  # services of one machine would want the same address
+    isolate()  # services of one machine would want the same addresses
     kind = "postgresql" if postgres_url() else "sqlite"
     with tempfile.TemporaryDirectory(prefix="sinkserve-recovery-") as scratch:
         folder = Path(scratch)

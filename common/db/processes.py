@@ -1,7 +1,8 @@
 """Who does something: a name for this process, and whether the process of a name is alive.
 
-A process of another machine counts as alive: nobody here can tell. psutil tells the start of a process by the wall
-clock, which may be set while it runs; what is in /proc never changes.
+A process of another machine counts as alive: nobody here can tell. One that has ended is dead although its parent has
+not asked how it ended (a zombie): that may be long after. psutil tells the start of a process by the wall clock, which
+may be set while it runs; what is in /proc never changes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import platform
 from pathlib import Path
 
+_ENDED = ("Z", "X")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -25,10 +27,13 @@ def is_alive(name: str) -> bool:
 
 
 def _start_of(process: int) -> str:
-    """Boot and clock tick at which a process started, since its number is used again; empty if there is none."""
+    """Boot and clock tick at which a process started, since its number is used again; empty if none of it runs."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
     except OSError:
         return ""
-    # Field 22 of proc_pid_stat(5); the first two, of which the second may hold blanks, are cut off.
-    return f"{_BOOT_ID.read_text().strip()}:{fields.split()[19]}"
+    # Fields 3, 20 and 22 of proc_pid_stat(5); the first two, of which the second may hold blanks, are cut off.
+    state, threads, started = (values := fields.split())[0], int(values[17]), values[19]
+    if state in _ENDED and threads <= 1:  # with more, only the first thread has ended
+        return ""
+    return f"{_BOOT_ID.read_text().strip()}:{started}"

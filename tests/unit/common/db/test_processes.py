@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -20,6 +21,8 @@ def test_a_process_is_alive_until_it_ends() -> None:
         name = process.stdout.readline().strip()
         assert is_alive(name)
         process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not asked how
+        assert not is_alive(name)
     assert not is_alive(name)
 
 

@@ -47,8 +47,7 @@ async def test_a_build_whose_builders_died_under_it_says_how_often(large: Path, 
         async with grpc.aio.insecure_channel(process.address) as channel:
             client = BuilderClient.on(channel, model)
             name = name or (await client.submit()).name
-            while (await client.get(name)).attempt < attempt:  # a builder that dies before it has the build counts not
-                await asyncio.sleep(0.02)
+            await _taken(client, name, attempt)  # a builder that dies before does not count
             process.end(signal.SIGKILL)
         process.start()
     try:
@@ -59,6 +58,13 @@ async def test_a_build_whose_builders_died_under_it_says_how_often(large: Path, 
             assert error.metadata == {"attempts": "3", "retry": "never"}
     finally:
         process.end(signal.SIGKILL)
+
+
+async def _taken(client: BuilderClient, name: str, attempt: int) -> None:
+    while True:
+        if (await client.get(name)).attempt == attempt:
+            return
+        await asyncio.sleep(0.02)
 
 
 async def test_a_fault_of_the_builder_says_nothing_of_its_inside(

@@ -23,7 +23,9 @@ def exported_engine(
     source = open_checkpoint(checkpoint)
     model = read_model(source.config)
     if not _is_current(model, geometry, weight_format, out):
-        write_model(model, ModelTensors(source.tensors, model), geometry, weight_format, out, lambda _: None)
+        tensors, described = ModelTensors(source.tensors, model), source.tokenizer
+        tokenizer = described.library if described else None
+        write_model(model, tensors, geometry, weight_format, out, lambda _: None, tokenizer=tokenizer)
     rope = read_rope(model, geometry)
     return OnnxRuntimeEngine(out / GRAPH_PATH, model.architecture, rope, geometry, threads=threads), model
 

@@ -65,11 +65,13 @@ class BlockFormat:
     """Whether every input of a block is also multiplied by a number of that block."""
     order: str = ""
     """Which order the inputs have to stand in, as a digest of it; empty: their own."""
+    short_scales: bool = False
+    """Whether scales are bfloat16, in the file; float32 in memory in any case."""
 
     @property
     def bytes_each(self) -> float:
         """Bytes of a weight with its share of the block's numbers."""
-        numbers = 8 if self.corrected else 4
+        numbers = (8 if self.corrected else 4) - (2 if self.short_scales else 0)
         return self.bits / 8 + (numbers + self.bits / 8) / self.block
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.graph.linear import FLOAT, UINT8, BlockLinear, FloatLinear, Matrix
+from builder_service.graph.linear import FLOAT, UINT8, FloatLinear, Matrix, not_finite
 from builder_service.graph.quantize import BLOCK, FloatArray, block_count, int4_blocks, int8_blocks
 from builder_service.model.model import EXPERTS, ROUTER, Experts, check_blocks
 from builder_service.model.weight_format import WeightFormat
@@ -41,9 +41,9 @@ class Mixture:
         if self.weight_format.precision not in BITS:
             first, second = self._float(part)
             return self._node("MoE", rows, shares, first, "", second)
-        return self._quantized(part, rows, extent, shares)
+        return self._quantized(part, rows, shares)
 
-    def _quantized(self, part: str, rows: str, extent: str, shares: str) -> str:
+    def _quantized(self, part: str, rows: str, shares: str) -> str:
         bits = BITS[self.weight_format.precision]
         block = BLOCK if bits == 8 else self.weight_format.block
         check_blocks(self.experts, self.hidden, block)
@@ -54,8 +54,7 @@ class Mixture:
         inputs += ["", "", "", "", *zero, *zero_2] if zero else []
         form: dict[str, Any] = {"expert_weight_bits": bits, "block_size": block, "accuracy_level": 4}
         mixed = self._node("QMoE", *inputs, **form)
-        not_finite = BlockLinear(self.graph, bits, block).prepare(rows, extent).not_finite  # which the operator loses
-        return self.graph.node("Add", mixed, not_finite)
+        return self.graph.node("Add", mixed, not_finite(self.graph, rows))  # which the operator loses
 
     def _node(self, operator: str, *inputs: str, **form: Any) -> str:  # noqa: ANN401 - attributes of ONNX
         gated = {"activation_type": "swiglu", "swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0}

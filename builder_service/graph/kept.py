@@ -1,4 +1,4 @@
-"""Matrices of a quantized checkpoint that are kept as they are stored: the blocks' own values, scales and zero points.
+"""Matrices in blocks of 4 or 8 bits, each in a format of its own: kept as a checkpoint stores them, or rounded by us.
 
 `MatMulNBits` takes them, with activations in int8 by the same blocks. Where a block's minimum is no multiple of its
 scale, what is left is multiplied by the sum of the block's inputs; the sums serve all matrices that read them.
@@ -11,18 +11,22 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
 from builder_service.checkpoint.checkpoint import BlockFormat, KeptTensors, Tensors
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.linear import FLOAT, UINT8, Activation, FloatLinear, Matrix, biased, not_finite
+from builder_service.graph.quantize import block_count
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 INT64 = np.dtype(np.int64)
 
 
 class KeptLinear:
-    """`Linear` over the formats of the checkpoint; matrices without one are float32.
+    """`Linear` over a format for each matrix; those without one are float32.
 
     Tensors that one multiplication reads side by side stay together where they have one format, else each is
     multiplied by itself.
@@ -55,7 +59,7 @@ class KeptLinear:
         """Rows of a kept matrix as float32, [ids, in]."""
         graph, found = self._graph, self._kept[name]
         outputs, inputs = self._shapes[name]
-        blocks = inputs // found.block
+        blocks = block_count(inputs, found.block)
         assert not found.order, name
         weights, rest, _ = self._packed(Matrix(name, (name,), inputs, outputs), found)
         values, scales, zeros = (graph.node("Gather", weight, ids) for weight in weights)
@@ -68,11 +72,14 @@ class KeptLinear:
         rows = graph.node("Mul", graph.node("Sub", value, zero), scale)
         if rest:
             rows = graph.node("Add", rows, graph.node("Reshape", graph.node("Gather", rest, ids), shape))
-        return graph.node("Reshape", rows, graph.constant([0, inputs], np.int64))
+        rows = graph.node("Reshape", rows, graph.constant([0, blocks * found.block], np.int64))
+        if blocks * found.block == inputs:
+            return rows
+        return graph.node("Slice", rows, *(graph.constant([at], np.int64) for at in (0, inputs, 1)))
 
     def _part(self, matrix: Matrix, names: tuple[str, ...], *, alone: bool) -> Matrix:
         outputs = sum(self._shapes[name][0] for name in names)
-        name = matrix.name if alone else names[0].removesuffix(".weight")
+        name = matrix.name if alone else _joined(names)
         return replace(matrix, name=name, tensors=names, outputs=outputs, biases=())
 
     def _multiply(self, activation: Activation, found: BlockFormat | None, matrix: Matrix) -> str:
@@ -102,7 +109,10 @@ class KeptLinear:
     def _packed(self, matrix: Matrix, found: BlockFormat) -> tuple[list[str], str, str]:
         """What the operator takes, what is left of the minima, and the order of the inputs."""
         if matrix.tensors not in self._weights:
-            self._weights[matrix.tensors] = self._graph.weights(_group(matrix, found))
+            values, scales, *others = self._graph.weights(_group(matrix, found))
+            if found.short_scales:
+                scales = self._graph.node("Cast", scales, to=TensorProto.FLOAT)  # once, when an engine is loaded
+            self._weights[matrix.tensors] = [values, scales, *others]
         names = list(self._weights[matrix.tensors])
         order = names.pop() if found.order else ""
         return names[:3], names[3] if found.corrected else "", order
@@ -117,6 +127,16 @@ class KeptLinear:
         return graph.node("Reshape", pairs, graph.constant([0, -1], np.int64))
 
 
+def _joined(names: tuple[str, ...]) -> str:
+    """One name for tensors of one part of a layer."""
+    stems = [name.removesuffix(".weight").rpartition(".") for name in names]
+    return f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"
+
+
+def _scales(found: BlockFormat) -> np.dtype[Any]:
+    return BFLOAT16 if found.short_scales else FLOAT
+
+
 def _group(matrix: Matrix, found: BlockFormat) -> WeightGroup:
     """Values, scales, zero points, and where the format has them what is left of the minima and the inputs' order."""
 
@@ -126,17 +146,19 @@ def _group(matrix: Matrix, found: BlockFormat) -> WeightGroup:
         order: Array | None = None
         for name in matrix.tensors:
             for rows in tensors.packed(name):
-                others.append((rows.scales, rows.zeros, *([] if rows.rest is None else [rows.rest])))
+                others.append(
+                    (rows.scales.astype(_scales(found)), rows.zeros, *([] if rows.rest is None else [rows.rest]))
+                )
                 order = rows.order
                 yield rows.values
         yield from map(np.concatenate, zip(*others, strict=True))
         if order is not None:
             yield order
 
-    outputs, blocks, bits = matrix.outputs, matrix.inputs // found.block, found.bits
+    outputs, blocks, bits = matrix.outputs, block_count(matrix.inputs, found.block), found.bits
     weights = [
         Weight(f"{matrix.name}.int{bits}", UINT8, (outputs, blocks, found.block * bits // 8)),
-        Weight(f"{matrix.name}.scale", FLOAT, (outputs, blocks)),
+        Weight(f"{matrix.name}.scale", _scales(found), (outputs, blocks)),
         Weight(f"{matrix.name}.zero", UINT8, (outputs, -(-blocks * bits // 8))),
     ]
     if found.corrected:

@@ -7,25 +7,15 @@ treated on its own: what stands beside it in a batch does not change its numbers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.checkpoint.checkpoint import KeptTensors, Tensors
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.graph.quantize import (
-    BLOCK,
-    FACTOR_LARGEST,
-    FloatArray,
-    block_count,
-    int4_blocks,
-    int8_blocks,
-    int8_factors,
-    int8_rows,
-)
+from builder_service.graph.quantize import FACTOR_LARGEST, UINT8_ZERO, int8_rows
 from common.spec.model_spec import Precision
 
 SMALLEST_PEAK = 1e-8  # of an activation's row; a row of zeros stays one
@@ -115,41 +105,11 @@ class Int8Linear:
         return graph.node("Mul", peak, graph.constant([1 / FACTOR_LARGEST], np.float32))
 
 
-class BlockLinear:
-    """Weights of 4 or 8 bits with a scale a block of inputs, and with 4 bits a zero point.
-
-    Activations become int8 inside the operator, by the same blocks. It loses NaN and infinity there, so they are
-    carried around it.
-    """
-
-    def __init__(self, graph: Graph, bits: int, block: int = BLOCK) -> None:
-        self._graph = graph
-        self._bits = bits
-        self._block = block
-
-    def prepare(self, rows: str, extent: str) -> Activation:
-        del extent
-        return Activation(rows, not_finite=not_finite(self._graph, rows))
-
-    def project(self, activation: Activation, matrix: Matrix) -> str:
-        inputs = [activation.rows, *self._graph.weights(_blocks(matrix, self._bits, self._block))]
-        sizes: dict[str, Any] = {"K": matrix.inputs, "N": matrix.outputs, "bits": self._bits, "block_size": self._block}
-        product = self._graph.node("MatMulNBits", *inputs, domain=CONTRIB, accuracy_level=4, **sizes)
-        return biased(self._graph, self._graph.node("Add", product, activation.not_finite), matrix)
-
-
-LINEAR: dict[Precision, Callable[[Graph, int], Linear]] = {
-    Precision.FP32: lambda graph, _: FloatLinear(graph),
-    Precision.INT8: lambda graph, _: Int8Linear(graph),
-    Precision.INT4: lambda graph, block: BlockLinear(graph, 4, block),
-}
-"""How a precision multiplies within the layers; the number is the inputs of a block in int4."""
-LOGITS: dict[Precision, Callable[[Graph], Linear]] = {
+LINEAR: Mapping[Precision, Callable[[Graph], Linear]] = {
     Precision.FP32: FloatLinear,
     Precision.INT8: Int8Linear,
-    Precision.INT4: lambda graph: BlockLinear(graph, 8),
 }
-"""How it multiplies for the logits: with 4 bits, a sixth of what int4 loses would be lost there."""
+"""How a precision without blocks multiplies."""
 
 
 def float_weight(graph: Graph, matrix: Matrix) -> str:
@@ -185,40 +145,20 @@ def _int8_transposed(matrix: Matrix) -> WeightGroup:
     """int8 [in, out], as MatMulIntegerToFloat reads it, and scales [out]."""
 
     def produce(tensors: Tensors) -> Iterator[Array]:
+        assert isinstance(tensors, KeptTensors), matrix
         values = np.empty((matrix.inputs, matrix.outputs), np.int8)
         scales = np.empty(matrix.outputs, np.float32)
         end = 0
         for name in matrix.tensors:
-            for block in tensors.blocks(name):
-                start, end = end, end + len(block)
-                quantized, scales[start:end] = int8_factors(block)
-                values[:, start:end] = quantized.T
+            for rows in tensors.packed(name):
+                start, end = end, end + len(rows.values)
+                values[:, start:end] = (rows.values[:, 0] ^ np.uint8(UINT8_ZERO)).view(np.int8).T
+                scales[start:end] = rows.scales[:, 0]
         yield values
         yield scales
 
     values = Weight(f"{matrix.name}.int8", INT8, (matrix.inputs, matrix.outputs))
     return WeightGroup((values, Weight(f"{matrix.name}.scale", FLOAT, (matrix.outputs,))), produce)
-
-
-def _blocks(matrix: Matrix, bits: int, block: int) -> WeightGroup:
-    """uint8 [out, blocks, block * bits / 8], scales [out, blocks], and of 4 bits zero points [out, blocks / 2]."""
-    quantize: Callable[[FloatArray], tuple[Array, ...]]
-    quantize = int8_blocks if bits == 8 else partial(int4_blocks, block=block)
-
-    def produce(tensors: Tensors) -> Iterator[Array]:
-        others = []
-        for name in matrix.tensors:
-            for rows in tensors.blocks(name):
-                values, *other = quantize(rows)
-                others.append(other)
-                yield values
-        yield from map(np.concatenate, zip(*others, strict=True))
-
-    outputs, blocks = matrix.outputs, block_count(matrix.inputs, block)
-    values = Weight(f"{matrix.name}.int{bits}", UINT8, (outputs, blocks, block * bits // 8))
-    scales = Weight(f"{matrix.name}.scale", FLOAT, (outputs, blocks))
-    zeros = Weight(f"{matrix.name}.zero", UINT8, (outputs, -(-blocks // 2)))
-    return WeightGroup((values, scales) if bits == 8 else (values, scales, zeros), produce)
 
 
 def not_finite(graph: Graph, rows: str) -> str:

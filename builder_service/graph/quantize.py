@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 INT8_LARGEST = 127
-FACTOR_LARGEST = 101  # of an activation that int8 weights multiply; as uint8 it lies between 0 and twice that
-PAIR_LARGEST = 162  # of two weights side by side together: 2 * 101 * 162 is below 2 ** 15
+FACTOR_LARGEST = 127  # of an activation that int8 weights multiply; as uint8 it lies between 0 and twice that
+PAIR_LARGEST = 128  # of two weights side by side together: 2 * 127 * 128 is below 2 ** 15
 _ABOVE = np.float32(1 + 2**-20)  # a scale that is larger than what float32 divisions lose
 UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
 INT4_LARGEST = 15
@@ -35,9 +35,16 @@ def int8_factors(rows: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
 
     Processors without VNNI add the products of such pairs in 16 bits, which hold 2 * FACTOR_LARGEST * PAIR_LARGEST.
     """
+    return _int8(rows, factor_scales(rows))
+
+
+def factor_scales(rows: FloatArray) -> FloatArray:
+    """The scale of each row in `int8_factors`, [out]; 1 for a row of zeros."""
     pairs = rows[:, : rows.shape[1] // 2 * 2 : 2] + rows[:, 1::2]
     fitting = np.abs(pairs).max(axis=1, initial=0) / np.float32(PAIR_LARGEST)
-    return _int8(rows, np.maximum(_int8_scales(rows), fitting * _ABOVE))
+    scales: FloatArray = np.maximum(_int8_scales(rows), fitting * _ABOVE)
+    scales[scales == 0] = 1
+    return scales
 
 
 def _int8_scales(rows: FloatArray) -> FloatArray:
@@ -57,7 +64,7 @@ def int4_blocks(rows: FloatArray, block: int) -> tuple[npt.NDArray[np.uint8], Fl
     zero points [out, blocks / 2 rounded up], the earlier value in the low half of a byte. `(value - zero) * scale` is
     within half a scale of `rows`; a block whose scale were below LEAST_SCALE becomes zeros.
     """
-    blocks = _in_blocks(rows, block)  # [out, blocks, block]
+    blocks = in_blocks(rows, block)  # [out, blocks, block]
     low = blocks.min(axis=2, keepdims=True, initial=0).astype(np.float64)  # a float32 difference may be infinite
     high = blocks.max(axis=2, keepdims=True, initial=0)
     scales = ((high - low) / INT4_LARGEST).astype(np.float32)
@@ -66,7 +73,7 @@ def int4_blocks(rows: FloatArray, block: int) -> tuple[npt.NDArray[np.uint8], Fl
     values = np.clip(np.rint(blocks / scales) + zeros, 0, INT4_LARGEST).astype(np.uint8)
     scales[np.isinf(scales)] = 1
     even = np.pad(zeros[:, :, 0].astype(np.uint8), ((0, 0), (0, blocks.shape[1] % 2)), constant_values=INT4_ZERO)
-    return _in_bytes(values), scales[:, :, 0], _in_bytes(even)
+    return in_bytes(values), scales[:, :, 0], in_bytes(even)
 
 
 def int4_values(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -79,7 +86,7 @@ def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
 
     The last block is filled with zeros. Returns uint8 [out, blocks, BLOCK] and float32 [out, blocks].
     """
-    blocks = _in_blocks(rows, BLOCK)
+    blocks = in_blocks(rows, BLOCK)
     values, scales = int8_rows(blocks.reshape(-1, BLOCK))
     unsigned: npt.NDArray[np.uint8] = values.view(np.uint8) ^ np.uint8(UINT8_ZERO)
     return unsigned.reshape(blocks.shape), scales.reshape(blocks.shape[0], blocks.shape[1])
@@ -90,12 +97,14 @@ def block_count(inputs: int, block: int) -> int:
     return -(-inputs // block)
 
 
-def _in_blocks(rows: FloatArray, block: int) -> npt.NDArray[Any]:
+def in_blocks(rows: FloatArray, block: int) -> npt.NDArray[Any]:
+    """[out, in] as [out, blocks, block], the last block filled with zeros."""
     outputs, inputs = rows.shape
     padding = block_count(inputs, block) * block - inputs
     padded = np.pad(rows, ((0, 0), (0, padding))) if padding else rows
     return padded.reshape(outputs, -1, block)
 
 
-def _in_bytes(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def in_bytes(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Values of 4 bits two a byte: those at even places of the last axis in the low half."""
     return values[..., 0::2] | values[..., 1::2] << np.uint8(4)

@@ -19,7 +19,7 @@ from builder_service.graph.experts import Mixture
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.inputs import OUTPUTS, declare_inputs
 from builder_service.graph.kept import KeptLinear
-from builder_service.graph.linear import FLOAT, LINEAR, LOGITS, Linear, Matrix, float_weight, int8_weight
+from builder_service.graph.linear import FLOAT, LINEAR, Linear, Matrix, float_weight, int8_weight
 from builder_service.model.model import (
     ATTENTION_NORM,
     ATTENTION_OUTPUT_NORM,
@@ -34,7 +34,7 @@ from builder_service.model.model import (
     tensor_shapes,
 )
 from builder_service.model.turned_tensors import inner_basis
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import WeightFormat, block_formats
 from common.spec.model_spec import Precision
 from common.window import Geometry
 
@@ -68,15 +68,15 @@ class _Builder:
         self.shapes = model.architecture
         self.geometry = geometry
         self.graph = Graph()
-        self.tensors, kept = tensor_shapes(model), weight_format.precision is Precision.KEEP
-        self.kept = KeptLinear(self.graph, weight_format.kept, self.tensors) if kept else None
-        self.linear: Linear = self.kept or LINEAR[weight_format.precision](self.graph, weight_format.block)
-        self.last_linear: Linear = self.kept or LOGITS[weight_format.precision](self.graph)
+        self.tensors, precision = tensor_shapes(model), weight_format.precision
+        formats = block_formats(model, weight_format)
+        self.kept = None if precision in LINEAR else KeptLinear(self.graph, formats, self.tensors)
+        self.linear: Linear = self.kept or LINEAR[precision](self.graph)
         hidden = self.shapes.hidden
         self.mixture = Mixture(self.graph, model.experts, hidden, weight_format) if model.experts else None
         self.turned = weight_format.turned
         self.inner = inner_basis(model, weight_format)
-        self.quantized = EMBEDDING in weight_format.kept if kept else weight_format.precision is not Precision.FP32
+        self.quantized = EMBEDDING in formats if self.kept else precision is not Precision.FP32
         self.inputs = declare_inputs(self.graph, model, geometry)
         self.batch_step = self.graph.node("Shape", self.inputs.tokens)
         self.attention = Attention(
@@ -186,7 +186,7 @@ class _Builder:
         name = EMBEDDING if self.model.tied and not self.turned else HEAD
         biases = (HEAD_BIAS,) if self.model.head_bias else ()
         matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary, biases)
-        return self.last_linear.project(self.last_linear.prepare(rows, extent), matrix)
+        return self.linear.project(self.linear.prepare(rows, extent), matrix)
 
     def _project(self, layer: int, part: str, projections: tuple[str, ...], rows: Rows) -> Rows:
         """Multiply by the matrices `projections` of one part of a layer, their outputs side by side."""

@@ -67,11 +67,11 @@ def build_key(files: Sequence[EngineFile], spec: ModelSpec, tools: Mapping[str, 
 
 
 def own_digest(root: Path = _ROOT) -> str:
-    """Short digest of the code that builds, found under `root`: between two releases the code changes and the version
-    does not.
+    """Short digest of the code that builds, and of the text that weights are rounded by, found under `root`: between
+    two releases they change and the version does not.
     """
     digest = hashlib.sha256()
     for package in _OWN_PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
+        for path in sorted(path for kind in ("*.py", "*.txt") for path in (root / package).rglob(kind)):
             digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from builder_service.checkpoint.checkpoint import BlockFormat
 from builder_service.machine.out_of_memory import mib
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import ROUNDED, WeightFormat
 from common.errors import Reason, ResourceExhausted
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PLAN_TARGETS, Precision, Target
@@ -17,11 +18,12 @@ _BYTES = {
     Precision.FP16: 2.0,
     Precision.BF16: 2.0,
     Precision.INT8: 1.0,
-    Precision.INT4: 1.0,
 }
-"""Bytes of a weight; in int4, of a weight of the embedding."""
-_INT4_BYTES, _BLOCK_BYTES = 0.5, 4.5
-"""In int4: bytes of any other weight, and of a block's scale and zero point."""
+"""Bytes of a weight."""
+_FOUR, _EIGHT = BlockFormat(4, 1), BlockFormat(8, 1)
+"""In int4: most weights, and those of the embedding."""
+_TEXT_BYTES = 8 * 4000
+"""Of a number in float64, for each token of the text that weights are rounded by."""
 _PROCESS_BYTES = 300 * 2**20
 """An idle build process, with its libraries."""
 _COMPILER_BYTES = 250 * 2**20
@@ -51,14 +53,14 @@ def estimate(
     """What a build of these shapes needs."""
     precision = weight_format.precision
     embedding = architecture.vocabulary * architecture.hidden
-    others = architecture.parameters - embedding
-    bytes_each = _BYTES | {Precision.KEEP: weight_format.kept_bytes_each}
-    each = _INT4_BYTES + _BLOCK_BYTES / weight_format.block if precision is Precision.INT4 else bytes_each[precision]
-    weights = round(others * each + embedding * bytes_each[precision])
+    each, looked_up = _bytes_each(weight_format)
+    weights = round((architecture.parameters - embedding) * each + embedding * looked_up)
     kv = kv_bytes_per_slot(architecture, geometry, precision)
+    text = _TEXT_BYTES * (5 * architecture.intermediate + 5 * architecture.hidden) if precision in ROUNDED else 0
+    memory = max(_memory(target, weights, kv * geometry.slots), _PROCESS_BYTES + text)
     # In the work folder and, once published, in the store; a plan has weights of its own.
     copies = 3 if target in PLAN_TARGETS else 2
-    return Estimate(weights, kv, _memory(target, weights, kv * geometry.slots), copies * weights)
+    return Estimate(weights, kv, memory, copies * weights)
 
 
 def _memory(target: Target, weights: int, kv: int) -> int:
@@ -66,6 +68,16 @@ def _memory(target: Target, weights: int, kv: int) -> int:
     if target is Target.TENSORRT_RTX:
         return _PROCESS_BYTES + _COMPILER_BYTES + round(weights * _WEIGHTS_IN_COMPILER) + 2 * kv
     return _PROCESS_BYTES + round(weights * _WEIGHTS_IN_MEMORY) + kv
+
+
+def _bytes_each(weight_format: WeightFormat) -> tuple[float, float]:
+    """Bytes of a weight, and of one of the embedding."""
+    precision = weight_format.precision
+    if precision is Precision.INT4:
+        four, eight = (replace(form, block=weight_format.block).bytes_each for form in (_FOUR, _EIGHT))
+        return four, eight
+    each = weight_format.kept_bytes_each if precision is Precision.KEEP else _BYTES[precision]
+    return each, each
 
 
 def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision: Precision) -> int:

@@ -5,12 +5,15 @@ The graph is made first, from shapes alone; then the weights stream through memo
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+from tokenizers import Tokenizer
 
 from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.families.registry import read_rope
 from builder_service.graph.graph import Graph, describe
 from builder_service.graph.half_precision import narrow
 from builder_service.graph.lowering import lower
@@ -18,15 +21,19 @@ from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes, layout, write
 from builder_service.graph.widening import widen
 from builder_service.model.model import Model
-from builder_service.model.turned_tensors import held_tensors
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import ROUNDED, WeightFormat
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
+from builder_service.quantization.calibrated import round_model
+from builder_service.quantization.text import text_tokens
 from builder_service.queue.build import Stage
 from builder_service.tensorrt.parser_rules import check_rules
 from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH, TOKENIZER_PATH, WEIGHTS_PATH
 from common.spec.model_spec import PLAN_TARGETS, PRECISIONS, Precision, Target
 from common.window import Geometry
+
+_ROUNDING = 0.9
+"""Of QUANTIZE, what that takes; the rest is writing."""
 
 
 def export_engine(order: Order, plan: Plan, parent: Parent) -> None:
@@ -54,6 +61,7 @@ def _export_model(order: Order, plan: Plan, parent: Parent) -> None:
         plan.out,
         lambda done: parent.progress(Stage.QUANTIZE, done, size_bytes),
         target=spec.target,
+        tokenizer=plan.tokenizer,
     )
 
 
@@ -66,8 +74,11 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
     progress: Callable[[float], None],
     *,
     target: Target = Target.ONNXRUNTIME,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write `out`/model.onnx and `out`/weights.bin; `progress` gets the share done, from 0 to 1.
+
+    `tokenizer` reads the text that int8 and int4 are rounded by.
 
     Raises InvalidArgument (CHECKPOINT_INVALID) for weights that are not finite, end too early or do not fit the
     precision, and Internal for a graph that is not what TensorRT documents.
@@ -78,7 +89,15 @@ def write_model(  # noqa: PLR0917 - the order is that of a build's stages
         check_rules(onnx_model)
     out.mkdir(parents=True, exist_ok=True)
     _write_graph(onnx_model, out / GRAPH_PATH)
-    write(graph.groups, held_tensors(tensors, model, weight_format), out / WEIGHTS_PATH, progress)
+    if weight_format.precision not in ROUNDED:
+        write(graph.groups, tensors, out / WEIGHTS_PATH, progress)
+        return
+    with tempfile.TemporaryDirectory(prefix=".rounded-", dir=out) as scratch:
+        tokens, rope = text_tokens(tokenizer, model.architecture.vocabulary), read_rope(model, geometry)
+        rounded = round_model(
+            tensors, model, rope, weight_format, tokens, Path(scratch), lambda done: progress(_ROUNDING * done)
+        )
+        write(graph.groups, rounded, out / WEIGHTS_PATH, lambda done: progress(_ROUNDING + (1 - _ROUNDING) * done))
 
 
 def write_stand_in(model: Model, geometry: Geometry, weight_format: WeightFormat, out: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from builder_service.chat.derive import DerivedText
 from builder_service.families.registry import read_rope
 from builder_service.machine.memory import free_disk_bytes, free_memory_bytes
@@ -30,6 +32,7 @@ class Plan:
     rope: Rope
     geometry: Geometry
     text: DerivedText
+    tokenizer: Tokenizer | None
     end_token_ids: tuple[int, ...]
     generation: GenerationDefaults
     warnings: tuple[str, ...]
@@ -60,6 +63,7 @@ def make_plan(order: Order, source: ResolvedSource, parent: Parent) -> Plan:
         rope=read_rope(model, geometry),
         geometry=geometry,
         text=contents.text,
+        tokenizer=checkpoint.tokenizer.library if checkpoint.tokenizer else None,
         end_token_ids=contents.end_token_ids,
         generation=contents.generation,
         warnings=contents.warnings,

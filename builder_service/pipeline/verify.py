@@ -37,7 +37,7 @@ def verify_engine(
     with closing(compiled.engine) as engine:
         evidence = hear(engine)
     if order.spec.target is Target.ONNXRUNTIME:
-        with closing(Probe(plan.out / GRAPH_PATH, plan.architecture, plan.rope, plan.geometry)) as probe:
+        with closing(Probe(plan.out / GRAPH_PATH, plan.model, plan.rope, plan.geometry)) as probe:
             evidence = trace(evidence, probe)
     parent.progress(Stage.VERIFY, HEARD)
     recorder = GoldenRecorder(evidence, plan.model, order.spec.precision)

@@ -63,25 +63,40 @@ class Weights(Protocol):
         """What `down_proj` reads, [tokens, intermediate], in the basis in which that matrix is held."""
 
 
-class FakeQuantized:
-    """`Weights` in one format; int4 in the format's blocks, but for the logits.
+class Rounded(Protocol):
+    """Matrices that are known as they were rounded."""
 
-    `tensors` are as the engine holds them, and `inner` is the basis of what its `down_proj` reads.
+    def __contains__(self, name: object) -> bool: ...
+
+    def rows(self, name: str) -> Iterator[Array]:
+        """The rows of one, in order, a block at a time."""
+
+
+class FakeQuantized:
+    """`Weights` in one format.
+
+    `tensors` are as the engine holds them, and `inner` is the basis of what its `down_proj` reads. Matrices that are
+    not among the `rounded` ones are rounded to the nearest.
     """
 
-    def __init__(self, tensors: Tensors, weight_format: WeightFormat, inner: Basis | None = None) -> None:
+    def __init__(
+        self,
+        tensors: Tensors,
+        weight_format: WeightFormat,
+        inner: Basis | None = None,
+        rounded: Rounded | None = None,
+    ) -> None:
         precision, block = weight_format.precision, weight_format.block
         self._tensors = tensors
         self._inner = inner
+        self._rounded = rounded
         int4 = precision is Precision.INT4
         self._matrix = partial(_int4_and_back, block=block) if int4 else _MATRIX[precision]
-        self._head = _int8_blocks_and_back if int4 else self._matrix
         int8 = precision is Precision.INT8
         self._expert = _int8_blocks_and_back if int8 else self._matrix  # in blocks, as the operator has them
         self._embedding = _EMBEDDING.get(precision, self._matrix)
         self._activations = partial(per_block, block=block) if int4 else _ACTIVATIONS[precision]
         self._expert_activations = per_block if int8 else self._activations
-        self._last_activations = per_block if int4 else self._activations
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -91,20 +106,28 @@ class FakeQuantized:
         return self._tensors.tensor(name).astype(np.float64)
 
     def embedding(self, name: str) -> Iterator[Array]:
-        return map(self._embedding, self._tensors.blocks(name))
+        known = self._known(name)
+        return map(self._embedding, self._tensors.blocks(name)) if known is None else known
 
     def matrix(self, name: str) -> Iterator[Array]:
+        if (known := self._known(name)) is not None:
+            return known
         convert = self._expert if ".experts." in name else self._matrix
-        return map(self._head if name in _HEADS else convert, self._tensors.blocks(name))
+        return map(convert, self._tensors.blocks(name))
 
     def product(self, name: str, rows: Array) -> Array:
         return np.concatenate([rows @ block.T for block in self.matrix(name)], axis=1)
 
     def activations(self, rows: Array, *, last: bool = False) -> Array:
-        return self._last_activations(rows) if last else self._activations(rows)
+        del last
+        return self._activations(rows)
 
     def expert_activations(self, rows: Array) -> Array:
         return self._expert_activations(rows)
+
+    def _known(self, name: str) -> Iterator[Array] | None:
+        """The rows of a matrix that is known as it was rounded."""
+        return self._rounded.rows(name) if self._rounded is not None and name in self._rounded else None
 
     def inner(self, rows: Array) -> Array:
         return rows if self._inner is None else self._inner.turn(rows)
@@ -156,7 +179,6 @@ def _as(dtype: npt.DTypeLike) -> Callable[[npt.NDArray[np.floating]], Array]:
     return lambda rows: rows.astype(dtype).astype(np.float64)
 
 
-_HEADS = ("lm_head.weight", "model.embed_tokens.weight")  # the matrix of the logits; the second where it is tied
 _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
     Precision.FP16: _as(np.float16),
@@ -165,7 +187,7 @@ _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
 }
 _EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.INT8: _int8_and_back,
-    Precision.INT4: _int8_and_back,
+    Precision.INT4: _int8_blocks_and_back,
 }
 """Where it is held otherwise than the matrices."""
 _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from builder_service.verify.engine_weights import Weighed
 from builder_service.verify.listen import Heard
 from builder_service.verify.reference_model import Part
 from common.errors import FailedPrecondition, Reason
@@ -34,6 +35,22 @@ WIDE = 192
 """Of a residual stream that is narrower, one activation is a larger share."""
 
 
+GAIN_ALLOWED = 6.0
+"""Standard errors of the size of a matrix: in one of a thousand weights chance counts, and ranges that are cut."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Of a matrix beside the checkpoint's: `distance` in steps, `gain` relative."""
+
+    distance: float
+    gain: float
+
+
+WEIGHTS: Mapping[int, Bounds] = {8: Bounds(4.0, 0.002), 4: Bounds(2.0, 0.012)}
+"""Of matrices that were rounded so that they make up for their own errors, by their bits."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """A figure, and what it may be at most."""
@@ -41,6 +58,8 @@ class Judged:
     what: str
     figure: float
     allowed: float
+    kind: str = ""
+    """Under which name it stands in a manifest."""
 
     @property
     def margin(self) -> float:
@@ -63,7 +82,18 @@ def judge_part(number: int, part: Part, probed: tuple[Heard, ...], precision: Pr
     shaken = part.after[-1][known].astype(np.float32)
     noise = relative_errors(shaken, part.before[-2][known], part.after[-2][known])
     allowed = allow(_part_error(precision, part.before[0].shape[-1]), float(noise.mean()))
-    return Judged(f"the error of the {part.name}", float(np.concatenate(errors).mean()), allowed)
+    return Judged(f"the error of the {part.name}", float(np.concatenate(errors).mean()), allowed, "part_error")
+
+
+def judge_weights(found: Weighed) -> tuple[Judged, Judged]:
+    """A matrix: how far its rows are from the checkpoint's, and how much larger or smaller it is on the whole."""
+    bounds = WEIGHTS[found.bits]
+    distance = f"the distance of rows of {found.name}, in steps,"
+    gain = f"the change in size of {found.name}"
+    return (
+        Judged(distance, found.distance, bounds.distance, "weight_distance"),
+        Judged(gain, abs(found.gain), max(bounds.gain, GAIN_ALLOWED * found.gain_error), "weight_gain"),
+    )
 
 
 def _part_error(precision: Precision, hidden: int) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from builder_service.verify.engine_weights import EngineWeights
 from builder_service.verify.golden_streams import plan_golden
 from builder_service.verify.probe import Probe
 from builder_service.verify.reference_model import Array, Stream
@@ -39,11 +40,12 @@ class Heard:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Streams, what an engine says to them, and what a probe of its graph says, if there is one."""
+    """Streams, what an engine says to them, and if there is a probe of its graph, what that says and reads."""
 
     streams: tuple[Stream, ...]
     heard: tuple[Heard, ...]
     probed: tuple[Heard, ...] = ()
+    weights: EngineWeights | None = None
     golden: tuple[GoldenStream, ...] = ()
     """Streams that every load will ask, without what is expected."""
     answers: tuple[Answer, ...] = ()
@@ -64,7 +66,7 @@ def hear(engine: Engine) -> Evidence:
 
 def trace(evidence: Evidence, probe: Probe) -> Evidence:
     """And what a probe says to the same streams; leaves all slots cleared."""
-    return replace(evidence, probed=_listen(probe, evidence.streams))
+    return replace(evidence, probed=_listen(probe, evidence.streams), weights=probe.weights)
 
 
 def _listen(engine: Engine, streams: tuple[Stream, ...]) -> tuple[Heard, ...]:

@@ -11,10 +11,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from builder_service.graph.transformer import RESIDUAL
+from builder_service.model.model import Model
+from builder_service.verify.engine_weights import EngineWeights
 from common.engine.batch import Batch
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec.manifest import Architecture, Rope
+from common.spec.manifest import Rope
 from common.window import Geometry
 
 
@@ -24,7 +26,9 @@ class Probe(OnnxRuntimeEngine):
     The residual stream has two states a layer, behind attention and behind the feed-forward part, RESIDUAL 0, 1, ...
     """
 
-    def __init__(self, graph: Path, architecture: Architecture, rope: Rope, geometry: Geometry) -> None:
+    def __init__(self, graph: Path, model: Model, rope: Rope, geometry: Geometry) -> None:
+        architecture = model.architecture
+        self.weights = EngineWeights(graph, model)
         self.states = 2 * architecture.layers
         self.hidden = architecture.hidden
         copy = graph.with_name(f"probe-{graph.name}")

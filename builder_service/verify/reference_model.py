@@ -119,7 +119,7 @@ class ReferenceModel:
         )
         if self.model.head_bias:
             logits += self.weights.vector("lm_head.bias")
-        logits = _capped(logits, scales.logit_cap)
+        logits = capped(logits, scales.logit_cap)
         yield Part("logits", _split(np.zeros_like(logits), streams), _split(logits, streams))
 
     def _attention(self, layer: int, x: Array, streams: tuple[Stream, ...]) -> tuple[Array, Array]:
@@ -217,7 +217,7 @@ class ReferenceModel:
         grouped = query.reshape(shapes.kv_heads, shapes.heads // shapes.kv_heads, shapes.head_dim)
         scale = self.model.scales.scores
         scores = np.einsum("kgd,tkd->kgt", grouped, keys) * (shapes.head_dim**-0.5 if scale is None else scale)
-        scores = _capped(scores, self.model.scales.score_cap)
+        scores = capped(scores, self.model.scales.score_cap)
         slopes = np.array(self.model.alibi_slopes or np.zeros(shapes.heads)).reshape(grouped.shape[:2])[:, :, None]
         scores = scores - slopes * np.arange(len(keys))[::-1]
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -276,7 +276,7 @@ class ReferenceModel:
         return self.weights.vector(name) + (1.0 if self.model.norm.from_one else 0.0)
 
 
-def _capped(x: Array, cap: float | None) -> Array:
+def capped(x: Array, cap: float | None) -> Array:
     return x if cap is None else cap * np.tanh(x / cap)
 
 

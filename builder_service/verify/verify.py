@@ -10,6 +10,10 @@ roundings that fall otherwise add up to as much as quantization itself costs, an
 So **every part by itself** is judged too, where the engine's residual stream can be read: attention and feed-forward
 of every layer on the very numbers that the engine gave them. There a wrong scale of 2% stands out in every precision.
 
+**Weights** were rounded to suit a text, and cannot be computed anew. The reference takes the engine's own, once each
+matrix has been found where the checkpoint has it: within steps of its own scale, and neither larger nor smaller on
+the whole.
+
 Last, the engine is held against the reference with the checkpoint's own weights, which are neither rounded nor turned
 into another basis: that says what the precision costs, and whether the other basis is one of the same model.
 """
@@ -22,10 +26,17 @@ from dataclasses import replace
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import ROUNDED, WeightFormat
 from builder_service.verify.fake_quantize import FakeQuantized, Weights
 from builder_service.verify.golden import GoldenRecorder
-from builder_service.verify.judgement import Judged, check, judge_loss, judge_part, judge_predictions
+from builder_service.verify.judgement import (
+    Judged,
+    check,
+    judge_loss,
+    judge_part,
+    judge_predictions,
+    judge_weights,
+)
 from builder_service.verify.kept_weights import KeptWeights, SharedParts
 from builder_service.verify.listen import Evidence
 from builder_service.verify.reference_model import ReferenceModel, Stream
@@ -51,17 +62,17 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     """Figures of an engine that says what it ought to; `progress` gets the share done, `recorder` golden streams.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
-    part adds; `allowed_*` are the bounds, and `margin` says how many times as far off the engine might be. What
-    `judge_loss` finds says what the precision costs, if it is not fp32.
+    part adds; `weight_distance` (in steps) and `weight_gain` are those of the matrix nearest to its bound; `allowed_*`
+    are the bounds, `margin` says how many times as far off the engine might be, and what `judge_loss` finds its cost.
     `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     precision, sinks = weight_format.precision, SinkAttention()
     steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
-    reference = ReferenceModel(_weights(tensors, model, weight_format), model, rope, sinks, recorder)
+    weights, parts = _weights(evidence, tensors, model, weight_format)
+    reference = ReferenceModel(weights, model, rope, sinks, recorder)
     said = _shaken(evidence.streams, precision)
     streams = (*said, *(recorder.attend(said) if recorder else ()), *_shaken(evidence.traced, precision))
-    parts: list[Judged] = []
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
             parts.append(judge_part(number, part, evidence.probed, precision))
@@ -81,13 +92,20 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     return _shortened(figures | judge_loss(unrounded, evidence.heard, precision))
 
 
-def _weights(tensors: Tensors, model: Model, weight_format: WeightFormat) -> Weights:
-    """The weights as the engine holds them."""
-    if weight_format.precision is not Precision.KEEP:
-        held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
-        return FakeQuantized(held, weight_format, inner)
-    assert isinstance(tensors, SharedParts), tensors
-    return KeptWeights(tensors, weight_format.kept)
+def _weights(
+    evidence: Evidence, tensors: Tensors, model: Model, weight_format: WeightFormat
+) -> tuple[Weights, list[Judged]]:
+    """The weights as the engine holds them, and how those that are its own were judged."""
+    if weight_format.precision is Precision.KEEP:
+        assert isinstance(tensors, SharedParts), tensors
+        return KeptWeights(tensors, weight_format.kept), []
+    held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
+    if weight_format.precision not in ROUNDED or evidence.weights is None:
+        return FakeQuantized(held, weight_format, inner), []
+    judged = [one for found in evidence.weights.weigh(held) for one in judge_weights(found)]
+    if judged:
+        check(min(judged, key=lambda one: one.margin), weight_format.precision)
+    return FakeQuantized(held, weight_format, inner, evidence.weights), judged
 
 
 def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, ...]:
@@ -101,9 +119,11 @@ def _figures(predictions: Judged, parts: list[Judged], sinks: SinkAttention) -> 
         "allowed_divergence": predictions.allowed,
         "margin": min(judged.margin for judged in (predictions, *parts)),
     }
-    if parts:
-        worst = min(parts, key=lambda judged: judged.margin)
-        figures |= {"part_error": worst.figure, "allowed_part_error": worst.allowed}
+    for name in ("part_error", "weight_distance", "weight_gain"):
+        kind = [judged for judged in parts if judged.kind == name]
+        if kind:
+            worst = min(kind, key=lambda judged: judged.margin)
+            figures |= {name: worst.figure, f"allowed_{name}": worst.allowed}
     return figures | sinks.figures()
 
 

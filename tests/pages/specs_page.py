@@ -26,7 +26,9 @@ PRECISION_WORDS = {
     Precision.FP16: "16-bit floats, 11 bits of them mantissa",
     Precision.BF16: "16-bit floats with the range of 32-bit ones",
     Precision.INT8: "8-bit weights with a scale for each output, in a basis without outliers",
-    Precision.INT4: "4-bit weights in blocks of 32, 64 or 128, a scale and a zero point for each block",
+    Precision.INT4: (
+        "4-bit weights in blocks of 32, 64 or 128, a scale and a zero point for each block; 8 bits where 4 cost most"
+    ),
     Precision.KEEP: "the weights of a quantized checkpoint (GGUF, AWQ, GPTQ and more) as they are; its default",
 }
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 131_072)

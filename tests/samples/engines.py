@@ -45,7 +45,7 @@ def gather(folder: Path, geometry: Geometry, precision: str = "fp32", *, int4_bl
     model = read_model(open_checkpoint(folder).config)
     with closing(build_engine(folder, geometry, precision, int4_block=int4_block)) as engine:
         evidence = hear(engine)
-    with closing(Probe(out / GRAPH_PATH, model.architecture, read_rope(model, geometry), geometry)) as probe:
+    with closing(Probe(out / GRAPH_PATH, model, read_rope(model, geometry), geometry)) as probe:
         return trace(evidence, probe)
 
 

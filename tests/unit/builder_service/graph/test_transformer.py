@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from builder_service.families.registry import read_model
 from builder_service.graph.graph import CONTRIB
 from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes
-from builder_service.model.weight_format import WeightFormat
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from builder_service.model.model import tensor_shapes
+from builder_service.model.weight_format import WeightFormat, block_formats
+from common.spec.model_spec import INT4_BLOCK, PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import export_graph
@@ -57,11 +59,11 @@ def test_operators_of_another_kind_are_only_onnxruntimes_own(tmp_path: Path, pre
     matrices = Counter(node.op_type for node in nodes)
     own = {Precision.INT8: "MatMulIntegerToFloat", Precision.INT4: "MatMulNBits"}  # nothing here can be kept
     assert (
-        matrices[own.get(precision, "Gemm")] == 4 * 2 + 1
-    )  # q/k/v in one, output, gate/up in one, down; and the logits
+        matrices[own.get(precision, "Gemm")] == (5 if precision is Precision.INT4 else 4) * 2 + 1
+    )  # q/k/v in one, or the values by themselves; output, gate/up in one, down; and the logits
 
 
-def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logits(tmp_path: Path) -> None:
+def test_int4_has_8_bits_where_4_would_cost_much(tmp_path: Path) -> None:
     model = read_model(open_checkpoint(write_checkpoint(tmp_path / "c")).config)
     nodes = build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, 128)).nodes
     kinds = Counter(
@@ -69,7 +71,7 @@ def test_int4_blocks_are_chosen_for_the_layers_and_stay_as_they_are_for_the_logi
         for node in nodes
         if node.op_type == "MatMulNBits"
     )
-    assert kinds == {(4, 128, 4): 4 * 2, (8, 32, 3): 1}  # with zero points, and without
+    assert kinds == {(4, 128, 4): 4 * 2 - 1, (8, 128, 4): 2 + 1 + 1}  # values, logits, one of two down projections
 
 
 def test_int8_activations_are_made_once_for_all_that_read_them(tmp_path: Path) -> None:
@@ -91,12 +93,19 @@ def test_weights_are_as_large_as_their_precision_says(tmp_path: Path, tied: bool
     embedding = 5000 * 256
     matrices = parameters - (0 if tied else embedding)
     assert sizes[Precision.INT8] == pytest.approx(matrices + embedding, rel=0.05)
-    # 4 bits a weight and 4.5 bytes a block; 9 bits for the logits; and the embedding's rows.
-    in_layers = parameters - (1 if tied else 2) * embedding
+    shapes = tensor_shapes(model)
     for block in (32, 64, 128):
-        size = file_bytes(build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, block)).groups)
-        assert size == pytest.approx(in_layers * (0.5 + 4.5 / block) + embedding * 9 / 8 + embedding, rel=0.05)
-    assert sizes[Precision.INT4] == file_bytes(build_graph(model, GEOMETRY, WeightFormat(Precision.INT4, 32)).groups)
+        chosen = WeightFormat(Precision.INT4, block)
+        sizes_of = {
+            name: math.prod(shapes[name]) * one.bytes_each for name, one in block_formats(model, chosen).items()
+        }
+        size = file_bytes(build_graph(model, GEOMETRY, chosen).groups)
+        assert 0 < size - sum(sizes_of.values()) < 4096 * 60  # each weight begins on a page
+        layers = [name for name in sizes_of if ".layers." in name]
+        weights = sum(math.prod(shapes[name]) for name in layers)
+        assert 4.5 / 8 < sum(sizes_of[name] for name in layers) / weights <= 5 / 8
+    default = WeightFormat(Precision.INT4, INT4_BLOCK)
+    assert sizes[Precision.INT4] == file_bytes(build_graph(model, GEOMETRY, default).groups)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])

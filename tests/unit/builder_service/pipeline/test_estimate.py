@@ -35,10 +35,10 @@ def test_weights_take_about_what_the_export_writes(tmp_path: Path, precision: Pr
 
 
 def test_larger_blocks_of_int4_have_fewer_scales_and_zero_points() -> None:
-    others = SHAPES.parameters - SHAPES.vocabulary * SHAPES.hidden
+    embedding = SHAPES.vocabulary * SHAPES.hidden
+    numbers = 4.5 * (SHAPES.parameters - embedding) + 5 * embedding  # bytes of a block: a scale and a zero point
     guesses = [estimate(SHAPES, GEOMETRY, WeightFormat(Precision.INT4, block)).weight_bytes for block in (32, 64, 128)]
-    fewer = np.diff(guesses) / others  # 4 bytes of scale and half of one of zero point a block
-    np.testing.assert_allclose(fewer, [4.5 / 64 - 4.5 / 32, 4.5 / 128 - 4.5 / 64], atol=2 / others)
+    np.testing.assert_allclose(np.diff(guesses), [numbers * (1 / 64 - 1 / 32), numbers * (1 / 128 - 1 / 64)], atol=2)
 
 
 def test_a_slot_takes_what_the_engine_allocates() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.verify.engine_weights import EngineWeights
+from builder_service.graph.engine_weights import EngineWeights
 from builder_service.verify.golden_streams import plan_golden
 from builder_service.verify.probe import Probe
 from builder_service.verify.reference_model import Array, Stream

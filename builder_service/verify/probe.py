@@ -10,9 +10,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from builder_service.graph.engine_weights import EngineWeights
 from builder_service.graph.transformer import RESIDUAL
 from builder_service.model.model import Model
-from builder_service.verify.engine_weights import EngineWeights
 from common.engine.batch import Batch
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine

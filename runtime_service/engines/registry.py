@@ -141,7 +141,7 @@ class EngineRegistry:
             engine = start_engine(published, loaded, self._settings, self._spill)
             self._loaded[published.digest] = engine
             self.changed()
-            log.info("engine.loaded", engine=published.reference)
+            log.info("engine.loaded", engine=published.reference, golden_margin=engine.margin)
             return engine
 
     async def _load_held(self, published: PublishedEngine) -> Loaded | LoadedGenerator:
@@ -215,5 +215,8 @@ class EngineRegistry:
 
     async def _stop(self, engine: LoadedEngine) -> None:
         await engine.thread.stop_engine()
-        await asyncio.to_thread(self._catalog.release, engine.published, self._holder)
+        try:
+            await asyncio.to_thread(self._catalog.release, engine.published, self._holder)
+        except SinkServeError as error:  # another runtime releases it once this process is gone
+            log.warning("engine.not_released", engine=engine.published.reference, cause=error.message)
         log.info("engine.unloaded", engine=engine.published.reference)

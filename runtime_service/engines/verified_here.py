@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import structlog
@@ -26,11 +25,7 @@ def verify_here(engine: Engine, folder: Path, manifest: Manifest) -> float | Non
         advice = "it has no golden streams, so nothing says that it computes here what it ought to; build it again"
         log.warning("engine.unverified", engine=manifest.reference, warning=advice)
         return None
-    start = time.monotonic()
     golden = Golden.read(folder / GOLDEN_PATH)
     nearest = judge(golden, rehearse(engine, golden.streams))
-    facts = {"figure": nearest.what, "value": nearest.value, "bound": nearest.allowed, "margin": nearest.margin}
-    facts = {name: float(f"{fact:.3g}") if isinstance(fact, float) else fact for name, fact in facts.items()}
-    log.info("engine.rehearsed", engine=manifest.reference, seconds=round(time.monotonic() - start, 3), **facts)
     check(nearest, manifest.reference)
     return nearest.margin

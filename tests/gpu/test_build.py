@@ -16,7 +16,7 @@ from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
 from common.spec.hardware import GpuMachine, Hardware
-from common.spec.manifest import PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
+from common.spec.manifest import GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import (
     PRECISIONS,
     BuildOptions,
@@ -105,7 +105,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Manifest]:
 def test_what_the_builder_stores_is_loaded_and_says_what_the_cpu_engine_says(model: Path, precision: Precision) -> None:
     build = Built(model, precision)
     manifest = build.run()
-    assert [file.path for file in manifest.files] == sorted([PLAN_PATH, REPORT_PATH, TOKENIZER_PATH])
+    assert [file.path for file in manifest.files] == sorted([GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH])
     assert manifest.tolerance is not None
     assert manifest.verification["divergence"] <= manifest.tolerance
     with closing(build_engine(model, manifest.geometry)) as cpu:

@@ -43,7 +43,9 @@ class FaultyProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._close()
-        await asyncio.gather(*self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def address(self) -> str:

@@ -249,4 +249,4 @@ def test_a_spec_that_does_not_build_ends_the_command(home: Path, tmp_path: Path)
     (tmp_path / "wrong.yaml").write_text((home / "spec.yaml").read_text().replace("./tiny", str(tmp_path)))
     ran = sinkserve("eval", "speed", str(tmp_path / "wrong.yaml"))
     assert ran.exit_code == 1, ran.stderr
-    assert "config.json" in ran.stderr
+    assert "model.safetensors" in ran.stderr

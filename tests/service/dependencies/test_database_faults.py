@@ -24,7 +24,7 @@ from tests.servers.faulty_proxy import Fault, FaultyProxy
 from tests.service.builder.builder import BuilderClient
 from tests.service.runtime.runtime import Bench
 
-TIMEOUT_S, LEASE_S = 1.5, 2.0
+TIMEOUT_S, LEASE_S = 4.0, 2.0
 T = TypeVar("T")
 AWAY = [Fault.REFUSE, Fault.RESET, Fault.SILENCE, Fault.NONSENSE]
 

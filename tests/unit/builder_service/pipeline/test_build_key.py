@@ -183,7 +183,7 @@ def test_without_a_machine_the_tools_are_packages_python_and_this_code() -> None
 
 
 def test_the_code_that_builds_is_part_of_the_key(tmp_path: Path) -> None:
-    for path in ("builder_service/a.py", "common/b.py", "common/deep/c.py", "runtime_service/d.py", "common/e.txt"):
+    for path in ("builder_service/a.py", "common/b.py", "common/deep/c.py", "runtime_service/d.py", "common/e.md"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("x = 1\n")
     digests = [own_digest(tmp_path)]
@@ -194,7 +194,7 @@ def test_the_code_that_builds_is_part_of_the_key(tmp_path: Path) -> None:
     digests.append(own_digest(tmp_path))
     assert len(set(digests)) == len(digests)
     (tmp_path / "runtime_service/d.py").write_text("x = 2\n")
-    (tmp_path / "common/e.txt").write_text("x = 2\n")
+    (tmp_path / "common/e.md").write_text("x = 2\n")
     assert own_digest(tmp_path) == digests[-1]
 
 

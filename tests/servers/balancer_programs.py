@@ -34,11 +34,11 @@ def find_nginx() -> Path:
 
 
 def find_haproxy() -> Path:
-    return _find("haproxy")
+    return _find("haproxy", required=False)
 
 
-def _find(name: str) -> Path:
-    """A program of Debian's package of that name."""
+def _find(name: str, *, required: bool = True) -> Path:
+    """A program of Debian's package of that name; one that needs others is skipped if it is not `required`."""
     if found := shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         return Path(found)
     folder = Path(sys.prefix) / name
@@ -46,7 +46,7 @@ def _find(name: str) -> Path:
     if not program.exists():
         _unpack(name, folder)
     if not program.exists() or subprocess.run((program, "-v"), capture_output=True, check=False).returncode != 0:
-        _give_up(f"{name}: install it")
+        _give_up(f"{name}: install it", required=required)
     return program
 
 
@@ -79,7 +79,7 @@ def _own_lists(folder: Path) -> tuple[str, ...]:
     return options
 
 
-def _give_up(what: str) -> NoReturn:
-    if os.environ.get(REQUIRED):
+def _give_up(what: str, *, required: bool = True) -> NoReturn:
+    if required and os.environ.get(REQUIRED):
         pytest.fail(f"no {what}")
     pytest.skip(f"no {what}")

@@ -227,7 +227,7 @@ async def test_nothing_but_conversations_passes(replicas: Replicas) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert await opened(replicas, 1)
+    assert await opened(replicas, 1, tries=20)  # HAProxy may not have asked yet whether the replica is ready
 
 
 @pytest.mark.parametrize("replicas", ["envoy"], indirect=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +9,16 @@ import llama_cpp as api
 import numpy as np
 
 from bench.peers.engines.gguf_file import write_gguf
+from bench.peers.engines.llama_model import open_model, quantize, versions
 from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 
-TYPES = {"q4_0": api.LLAMA_FTYPE_MOSTLY_Q4_0, "q8_0": api.LLAMA_FTYPE_MOSTLY_Q8_0}
 ROOM = 64
 """Rows that decoding fills before it goes back: so many are free at first, none at last."""
 
 
 def load(job: Job) -> Peer:
     """Convert and quantize the checkpoint if that was not done before, and load it; the variant is q4_0 or q8_0."""
-    api.llama_backend_init()
-    parameters = api.llama_model_default_params()
-    parameters.use_mmap = False
-    model = api.llama_model_load_from_file(str(quantized(job)).encode(), parameters)
-    if not model:
-        raise RuntimeError("llama.cpp cannot load the model; its log says why")
-    return Llama(job, model)
+    return Llama(job, open_model(quantized(job)))
 
 
 def quantized(job: Job) -> Path:
@@ -34,13 +26,7 @@ def quantized(job: Job) -> Path:
     made, whole = job.scratch / f"{job.variant}.gguf", job.scratch.parent / "f16.gguf"
     if not whole.exists():
         write_gguf(job.checkpoint, whole)
-    if not made.exists():
-        parameters = api.llama_model_quantize_default_params()
-        parameters.ftype, parameters.nthread = TYPES[job.variant], job.threads
-        partial = made.with_suffix(".partial")
-        if api.llama_model_quantize(str(whole).encode(), str(partial).encode(), ctypes.byref(parameters)):
-            raise RuntimeError("llama.cpp cannot quantize the model; its log says why")
-        partial.rename(made)
+    quantize(whole, made, job.variant, job.threads)
     return made
 
 
@@ -61,8 +47,7 @@ class Llama:
 
     @property
     def versions(self) -> dict[str, str]:
-        system = api.llama_print_system_info().decode()
-        return {"llama-cpp-python": version("llama-cpp-python"), "llama.cpp": system}
+        return versions()
 
     def prefill(self, count: int) -> float:
         self._begin(1)

@@ -82,10 +82,8 @@ class RecomputeScheduler(TurnScheduler):
 
     def _admit(self) -> bool:
         waiting = len(self._waiting)
-        for tenant in list(self._waiting):
-            if tenant in self._awaiting_history or tenant.paused or self._lacks_slot(tenant):
-                continue
-            if self._has_tokens(tenant):
+        for tenant in self._next_waiting():
+            if not self._lacks_slot(tenant) and self._has_tokens(tenant):
                 self._waiting.remove(tenant)
                 self._guarded([tenant], partial(self._start, tenant))
         return len(self._waiting) < waiting

@@ -60,24 +60,34 @@ class Scheduler(TurnScheduler):
         return bool(step.counts)
 
     def _admit(self) -> None:
-        for tenant in sorted(self._waiting, key=lambda tenant: tenant.yields):
-            if tenant in self._awaiting_history or tenant.run is None or tenant.paused:
-                continue
-            if not self.slots.available(tenant) and not self._take_from_one_that_yields(tenant):
+        for tenant in self._next_waiting():
+            if not self.slots.available(tenant) and not self._take_from_another(tenant):
                 return
             if self._has_tokens(tenant):
                 self._waiting.remove(tenant)
                 self._guarded([tenant], partial(self._start, tenant))
 
-    def _take_from_one_that_yields(self, tenant: Tenant) -> bool:
-        """Let a turn whose client trickles wait for the sake of one whose client reads; False: there is none."""
-        found = next((each for each in self._running if each.yields), None)
-        if found is None or tenant.yields:
+    def _take_from_another(self, tenant: Tenant) -> bool:
+        """Let another turn wait for the sake of `tenant`; False: there is none that has to."""
+        if tenant.yields or (found := self._one_with_more(tenant)) is None:
             return False
         found.suspended = True
         self._suspend(found)
         self._resume(found)
         return True
+
+    def _one_with_more(self, tenant: Tenant) -> Tenant | None:
+        """A turn whose client trickles, or else the last of a principal that runs two more turns than that of `tenant`.
+
+        Two: with one more, they would take it from each other in turn.
+        """
+        if (trickles := next((each for each in self._running if each.yields), None)) is not None:
+            return trickles
+        running = self._running_by_principal()
+        most = max(running.values(), default=0)
+        if most < running[tenant.principal] + 2:
+            return None
+        return next(each for each in reversed(self._running) if running[each.principal] == most)
 
     def _has_tokens(self, tenant: Tenant) -> bool:
         """Whether all that has to be fed is at hand; asks for it otherwise."""

@@ -30,7 +30,7 @@ class Residence(Enum):
 
 @dataclass(eq=False)
 class Tenant:
-    """A session as its engine sees it; `key` and `epoch` are those of its row.
+    """A session as its engine sees it; `key` and `epoch` are those of its row, `principal` is whose it is.
 
     Belongs to the scheduler's thread once a turn was submitted. `written` is one past the highest position whose row
     any step has written since the cache is in its slot. `paused`: nothing is to be done for it. `pauses`: how often its
@@ -50,6 +50,7 @@ class Tenant:
     spilled: bool = False
     key: int = 0
     epoch: int = 0
+    principal: str = ""
 
     @property
     def running(self) -> RunningTurn:

@@ -7,8 +7,8 @@ that keeps none for tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import structlog
 
@@ -31,6 +31,7 @@ class TurnScheduler(ABC):
 
     moves: CacheMoves
     """How often caches changed their place; safe to read from any thread."""
+    _running: Collection[Tenant]
 
     def __init__(self, clock: Callable[[], float], emit: Emit, moves: CacheMoves) -> None:
         self.moves = moves
@@ -149,6 +150,21 @@ class TurnScheduler(ABC):
         """Go on with the suspended turn of `tenant` when it has a slot."""
 
     # What both do with a turn
+
+    def _running_by_principal(self) -> Counter[str]:
+        return Counter(tenant.principal for tenant in self._running)
+
+    def _next_waiting(self) -> Iterator[Tenant]:
+        """Those who could start, in their order: the principal that runs fewest turns first, then who came first.
+
+        Tricklers come last. Asked anew after each, since it may have started.
+        """
+        waiting = [each for each in self._waiting if not (each in self._awaiting_history or each.paused)]
+        while waiting:
+            running = self._running_by_principal()
+            tenant = min(waiting, key=lambda each: (each.yields, running[each.principal]))
+            waiting.remove(tenant)
+            yield tenant
 
     def _ask_history(self, tenant: Tenant, tokens: int) -> None:
         self._awaiting_history.add(tenant)

@@ -55,9 +55,8 @@ class SessionState:
             session.epoch, session.last_sequence, shared.settings.kept_events, shared.settings.kept_event_bytes
         )
         key = session.key if session.is_kept else 0
-        return cls(
-            session, engine, shared, history, log, Tenant(session.name, _tokens(session), key=key, epoch=session.epoch)
-        )
+        tenant = Tenant(session.name, _tokens(session), key=key, epoch=session.epoch, principal=session.principal)
+        return cls(session, engine, shared, history, log, tenant)
 
     @property
     def residence(self) -> Residence:

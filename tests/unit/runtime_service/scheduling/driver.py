@@ -52,6 +52,7 @@ class Stage:
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self.text = Text(None, make_manifest(geometry))
+        self.ended: list[Talker] = []
         self._ticks = count(1)
         self._turns = count(1)
         self._talkers: dict[int, Talker] = {}
@@ -122,6 +123,7 @@ class Stage:
             talker.hungry = event.tokens
         elif isinstance(event, Outcome):
             talker.hungry = 0
+            self.ended.append(talker)
             self._check(talker, event)
         else:
             assert isinstance(event, (TurnAdmitted, Delta))

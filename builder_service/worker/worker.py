@@ -11,8 +11,8 @@ import structlog
 from builder_service.queue.builder_registry import RENEW_S
 from builder_service.queue.changes import ANY, wait_for_change
 from builder_service.worker.attempt import POLL_S, BuildAttempt, WorkerContext
-from common.errors import Aborted, SinkServeError
-from common.panics import pass_on_ends
+from common.errors import Aborted
+from common.failure_log import FailureLog
 
 RECOVER_S = 10.0
 """Seconds between two looks for builds whose workers were lost."""
@@ -33,7 +33,6 @@ class Worker:
         self._running: dict[asyncio.Task[None], BuildAttempt] = {}
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._stopping = False
-        self._told = ""
         self._recovered = asyncio.get_running_loop().time()
 
     async def start(self) -> None:
@@ -81,40 +80,24 @@ class Worker:
 
     async def _renew_leases(self) -> None:
         """Renew the leases of this worker, all the time."""
+        failures = FailureLog("worker.heartbeat_failed")
         while True:
             await asyncio.sleep(RENEW_S)
-            try:
+            with failures.attempt():
                 await asyncio.to_thread(self._context.queue.renew_leases, self._runs)
-            except SinkServeError as error:
-                log.warning("worker.heartbeat_failed", cause=error.message)
-            except BaseException as error:
-                pass_on_ends(error)
-                log.exception("worker.heartbeat_failed", exc_info=error)
 
     async def _work(self) -> None:
+        failures = FailureLog("worker.failed")
         with self._context.changes.listen(ANY) as changed:
             while not self._stopping:
                 changed.clear()
-                self._reaches_queue(await self._take_unless_it_fails())
+                with failures.attempt():
+                    await self._recover_lost_now_and_then()
+                    await self._take()
+                self._reaches_queue(not failures.failing)
+                if failures.failing:
+                    await asyncio.sleep(POLL_S)
                 await wait_for_change(changed, POLL_S)
-
-    async def _take_unless_it_fails(self) -> bool:
-        """Whether it could look for builds; the same cause is told once."""
-        try:
-            await self._recover_lost_now_and_then()
-            await self._take()
-        except SinkServeError as error:  # such as a database that is away
-            if error.message != self._told:
-                log.warning("worker.failed", cause=error.message)
-            self._told = error.message
-        except BaseException as error:
-            pass_on_ends(error)
-            log.exception("worker.failed", exc_info=error)
-        else:
-            self._told = ""
-            return True
-        await asyncio.sleep(POLL_S)
-        return False
 
     async def _take(self) -> None:
         while len(self._running) < self._concurrency and not self._stopping:

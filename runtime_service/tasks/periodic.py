@@ -5,14 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
-from common.errors import SinkServeError
-from common.panics import pass_on_ends
+from common.failure_log import FailureLog
 
 RETRY_S = 1.0
-
-log = structlog.get_logger()
 
 
 class Periodic:
@@ -33,17 +28,9 @@ class Periodic:
 
 
 async def _every(name: str, seconds: float, act: Callable[[], Awaitable[object]]) -> None:
-    pause_s, last = seconds, ""
+    pause_s, failures = seconds, FailureLog("periodic.failed", task=name)
     while True:
         await asyncio.sleep(pause_s)
-        pause_s = min(RETRY_S, seconds)
-        try:
+        with failures.attempt():
             await act()
-            pause_s, last = seconds, ""
-        except SinkServeError as error:  # such as a database that is away
-            if error.message != last:
-                log.warning("periodic.failed", task=name, cause=error.message)
-            last = error.message
-        except BaseException as error:
-            pass_on_ends(error)
-            log.exception("periodic.failed", task=name)
+        pause_s = min(RETRY_S, seconds) if failures.failing else seconds

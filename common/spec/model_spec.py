@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from common.spec.place import Place
+from common.spec.one_line import OneLine
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
@@ -82,11 +82,11 @@ class _Part(BaseModel):
 class Source(_Part):
     """Where a checkpoint is."""
 
-    uri: Annotated[Place, Field(min_length=1)]
+    uri: Annotated[OneLine, Field(min_length=1)]
     """A checkpoint in Hugging Face's layout: a path, a file:// URL, hf://ORG/REPO, hf://ORG/REPO@REVISION, or an
     object-store URL such as s3://BUCKET/PREFIX; or a GGUF file: any of these with /FILE.gguf. In a YAML file, a path is
     relative to that file."""
-    revision: Place = ""
+    revision: OneLine = ""
     """Of hf:// only: a branch, a tag or a commit; empty: the default branch. In a manifest always the commit."""
 
 
@@ -179,7 +179,7 @@ class ModelSpec(_Part):
     chat_template: str = ""
     """Empty: the checkpoint's own chat template; the name of another of its own; `none`: text is fed as it is; else a
     Jinja template."""
-    template_variables: Annotated[dict[str, TemplateValue], Field(max_length=64)] = {}
+    template_variables: Annotated[dict[OneLine, TemplateValue], Field(max_length=64)] = {}
     """What the chat template gets by name, such as `enable_thinking: false`; or a list of choices, such as
     `[true, false]`, of which a session takes one, the first if it names none."""
     options: BuildOptions = BuildOptions()

@@ -14,6 +14,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, StrictBool, StrictFloat, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
+from common.controls import harmless
+
 Value = bool | int | float | str
 Variables = Mapping[str, Value | tuple[Value, ...]]
 MOST_COMBINATIONS = 16
@@ -74,16 +76,20 @@ def _check_value(value: object) -> object:
     if isinstance(value, list | tuple):
         if len(value) > 1 and all(map(_is_scalar, value)) and _differ(value):
             return tuple(value)
-        message = "choices should be two or more different texts, numbers, or true and false"
+        message = "choices should be two or more different texts without control characters, numbers, or true and false"
         raise PydanticCustomError("template_choices", message)
     if _is_scalar(value):
         return value
+    if isinstance(value, str):
+        raise PydanticCustomError("controls", "input should have no control characters but line ends and tabs")
     message = "input should be a text, a number, true or false, or a list of such choices"
     raise PydanticCustomError("template_value", message)
 
 
 def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+    if isinstance(value, str):
+        return value == harmless(value)
+    return isinstance(value, int) or (isinstance(value, float) and isfinite(value))
 
 
 def _differ(values: Sequence[Value]) -> bool:

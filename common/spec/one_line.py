@@ -1,4 +1,4 @@
-"""Where something is, as a text in a spec."""
+"""A text of one line in a spec, such as where something is, or its name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from common.controls import is_name
 
 
 def _check_controls(value: str) -> str:
-    """A place has a name, which control characters are not part of; a file system takes no NUL."""
+    """Names and places have none, and neither a file system nor a database takes NUL."""
     if not is_name(value):
         raise PydanticCustomError("controls", "input should have no control characters")
     return value
 
 
-Place = Annotated[str, AfterValidator(_check_controls)]
+OneLine = Annotated[str, AfterValidator(_check_controls)]

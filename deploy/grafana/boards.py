@@ -1,0 +1,142 @@
+"""The dashboards: which panels stand on which, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.grafana.panels import DATASOURCE, Panel, of, ratio
+
+_WIDTH = 24
+
+
+@dataclass(frozen=True)
+class Board:
+    """A dashboard, `name` in its file and its address."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel]
+
+    def drawn(self) -> dict[str, Any]:
+        """The dashboard as Grafana imports it."""
+        return {
+            "uid": f"sinkserve-{self.name}",
+            "title": self.title,
+            "tags": ["sinkserve"],
+            "schemaVersion": 39,
+            "editable": True,
+            "refresh": "30s",
+            "time": {"from": "now-3h", "to": "now"},
+            "templating": {"list": [_DATASOURCE, _ENGINE]},
+            "links": [{"type": "dashboards", "tags": ["sinkserve"], "title": "SinkServe", "asDropdown": True}],
+            "panels": _placed(self.panels),
+        }
+
+
+def _placed(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    """From left to right, a new line where the next one does not fit."""
+    drawn, x, y = [], 0, 0
+    for number, panel in enumerate(panels, start=1):
+        if x + panel.width > _WIDTH:
+            x, y = 0, y + 8
+        drawn.append(panel.drawn(number, x, y))
+        x += panel.width
+    return drawn
+
+
+_DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
+_ENGINE = {
+    "name": "engine",
+    "type": "query",
+    "label": "Engine",
+    "datasource": DATASOURCE,
+    "query": "label_values(sinkserve_runtime_slots, engine)",
+    "refresh": 2,
+    "multi": True,
+    "includeAll": True,
+    "allValue": ".*",
+    "current": {"text": "All", "value": "$__all"},
+}
+
+_TURNS = "sinkserve_runtime_turns_total"
+_LOAD = ratio(
+    "Load",
+    "Share of the slots that compute. Above it, turns wait.",
+    "sinkserve_runtime_running_turns",
+    "sinkserve_runtime_slots",
+    "engine",
+)
+
+OVERVIEW = Board(
+    "overview",
+    "SinkServe: overview",
+    (
+        _LOAD,
+        of("sinkserve_runtime_waiting_turns", "Turns that wait", "engine"),
+        of("sinkserve_runtime_time_to_first_token_seconds", "Time to first token", unit="s"),
+        of("sinkserve_runtime_time_per_output_token_seconds", "Time per output token", unit="s"),
+        of("sinkserve_runtime_generated_tokens_total", "Tokens generated a second", "engine"),
+        of(_TURNS, "Turns that ended, a second", "finish_reason"),
+        of("sinkserve_runtime_turn_errors_total", "Turns that failed, a second", "reason"),
+        of("sinkserve_runtime_failed_calls_total", "Calls that failed at runtimes, a second", "method", "code"),
+        of("sinkserve_runtime_streams", "Open streams"),
+        of("sinkserve_builder_builds", "Builds", "state"),
+    ),
+)
+ENGINES = Board(
+    "engines",
+    "SinkServe: engines",
+    (
+        of("sinkserve_runtime_slots", "Slots", "engine"),
+        of("sinkserve_runtime_slots_in_use", "Slots that hold a cache", "engine"),
+        of("sinkserve_runtime_running_turns", "Turns that run", "engine"),
+        of("sinkserve_runtime_queue_seconds", "Time until a turn has a slot", "engine", unit="s"),
+        of("sinkserve_runtime_prefill_seconds", "Prefill", "engine", unit="s"),
+        of("sinkserve_runtime_prompt_tokens_total", "Tokens of input a second", "engine"),
+        ratio(
+            "Guesses that were right",
+            "Drafted tokens that were accepted; where nothing is drafted, nothing is shown.",
+            "sinkserve_runtime_accepted_tokens_total",
+            "sinkserve_runtime_drafted_tokens_total",
+            "engine",
+        ),
+        of("sinkserve_runtime_drafted_tokens_total", "Tokens drafted a second", "engine"),
+        of("sinkserve_runtime_golden_margin", "Least margin of golden streams", "engine", how="min"),
+        of("sinkserve_runtime_engines_refused", "Engines that could not be loaded"),
+    ),
+)
+SESSIONS = Board(
+    "sessions",
+    "SinkServe: sessions and where their caches are",
+    (
+        of("sinkserve_runtime_sessions", "Sessions in memory", "tier").wide,
+        of("sinkserve_runtime_parked_bytes", "Host memory of parked caches", "engine", unit="bytes"),
+        of("sinkserve_runtime_parked_file_bytes", "Local disk of parked caches", unit="bytes"),
+        of("sinkserve_runtime_evictions_total", "Caches that made room, a second", "to"),
+        of("sinkserve_runtime_restores_total", "Caches that came back, a second", "way"),
+        ratio(
+            "Input that is fed again",
+            "Tokens that restore caches, by tokens of new input. Much of it: too few slots, or too little host memory.",
+            "sinkserve_runtime_replayed_tokens_total",
+            "sinkserve_runtime_prompt_tokens_total",
+            "engine",
+        ),
+        of("sinkserve_runtime_evicted_tokens_total", "Tokens that left their window, a second", "engine"),
+    ),
+)
+BUILDS = Board(
+    "builds",
+    "SinkServe: builds",
+    (
+        of("sinkserve_builder_builds", "Builds", "state"),
+        of("sinkserve_builder_oldest_queued_seconds", "The oldest build that waits", unit="s"),
+        of("sinkserve_builder_builders", "Builders that are alive"),
+        of("sinkserve_builder_builds_ended_total", "Builds that ended, a second", "state", "reason"),
+        of("sinkserve_builder_build_seconds", "Time of a build", "state", unit="s"),
+        of("sinkserve_builder_builds_deleted_total", "Builds that were deleted, a second"),
+        of("sinkserve_builder_failed_calls_total", "Calls that failed at builders, a second", "method", "code").wide,
+    ),
+)
+BOARDS = (OVERVIEW, ENGINES, SESSIONS, BUILDS)

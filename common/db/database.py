@@ -17,10 +17,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from common.db.engine import WRITES, make_engine
+from common.db.engine import make_engine
 from common.db.errors import meaning
 from common.db.outage import Outage
-from common.db.postgres import ALONE
+from common.db.transactions import ALONE, WRITES
 from common.errors import Reason, Unavailable
 from common.settings import DATABASE_TIMEOUT_S
 

@@ -12,12 +12,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from common.db.postgres import make_postgres_engine
+from common.db.transactions import WRITES
 from common.errors import InvalidArgument, Reason, Unavailable
 from common.private import close_file, make_private_file
-
-WRITES = "sinkserve_writes"
-"""Execution option of a connection: its transactions may write."""
 
 _LOCKED_S, _RETRY_S = 30, 0.05  # of a file: others write it, and nothing of it can fall silent
 
@@ -29,6 +26,8 @@ def make_engine(url: str, patience_s: float) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql" or parsed.drivername == "postgres":
+            from common.db.postgres import make_postgres_engine  # noqa: PLC0415 - its driver is wanted for this alone
+
             return make_postgres_engine(parsed, patience_s)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed)

@@ -6,10 +6,13 @@ import time
 
 from sqlalchemy.exc import DBAPIError
 
-from common.db.postgres import Silence
 from common.errors import SinkServeError
 
 _REST_S = 1.0
+
+
+class Silence(Exception):
+    """The server has not answered in time; the connection is closed."""
 
 
 class Outage:

@@ -16,8 +16,8 @@ from psycopg.abc import PQGen
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
 
-ALONE = "sinkserve_alone"
-"""Execution option of a connection: nobody else writes while its transaction runs."""
+from common.db.outage import Silence
+from common.db.transactions import ALONE
 
 _WRITER = 0x51_4B_53_56  # the lock's number: any, but the same for every process
 _MOST_TO_CONNECT_S = 30.0
@@ -26,8 +26,8 @@ _INTERVAL_S = 0.1
 R = TypeVar("R")
 
 
-class Silence(psycopg.OperationalError):
-    """The server has not answered in time; the connection is closed."""
+class _Silence(psycopg.OperationalError, Silence):
+    """As the driver's own, so that SQLAlchemy knows it."""
 
 
 def make_postgres_engine(url: URL, patience_s: float) -> Engine:
@@ -71,7 +71,7 @@ def _until(gen: PQGen[R], deadline: float) -> Generator[Any, Any, R]:
         while True:
             state = gen.send((yield state))
             if time.monotonic() > deadline:
-                raise Silence("its answer took too long")
+                raise _Silence("its answer took too long")
     except StopIteration as end:
         result: R = end.value
         return result
@@ -116,7 +116,7 @@ class _Attempt(threading.Thread):
             if self._error is not None:
                 raise self._error
             if self._connection is None:
-                raise Silence("a connection took too long")
+                raise _Silence("a connection took too long")
             return self._connection
 
 

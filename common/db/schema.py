@@ -1,19 +1,18 @@
 """The version of a database's schema: which it has, which this program needs, and how it gets there.
 
-The steps are in `common.db.migrations`. Two processes that upgrade at once do it one after the other.
+The steps are in `common.db.migrations`. Two processes that upgrade at once do it one after the other. A database that
+has the schema already is opened without the library that carries the steps out, which takes long to import.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from pkgutil import iter_modules
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from common.db.database import Database, connect
+from common.db.migrations import versions
 from common.errors import FailedPrecondition, Reason
 from common.settings import DATABASE_TIMEOUT_S
 
@@ -52,10 +51,18 @@ def upgrade(database: Database) -> tuple[str, str]:
         before = _version(connection)
         if before not in (EMPTY, BEFORE, *known_versions()):
             raise _mismatch(before)
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        _carry_out(connection)
     return before, needed_version()
+
+
+def _carry_out(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - most services find the schema that they need
+    from alembic.config import Config  # noqa: PLC0415 - likewise
+
+    config = Config()
+    config.set_main_option("script_location", "common.db:migrations")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def version_of(database: Database) -> str:
@@ -71,15 +78,16 @@ def needed_version() -> str:
 
 @cache
 def known_versions() -> tuple[str, ...]:
-    """All versions that this program knows, the oldest first."""
-    steps = ScriptDirectory.from_config(_config()).walk_revisions()
-    return tuple(step.revision for step in steps)[::-1]
+    """All versions that this program knows, the oldest first: a step's module is named by it, as `v0001_first`."""
+    return tuple(sorted(step.name[1:5] for step in iter_modules(versions.__path__)))
 
 
 def _version(connection: Connection) -> str:
-    if (found := MigrationContext.configure(connection).get_current_revision()) is not None:
-        return found
-    return BEFORE if inspect(connection).has_table("schema_version") else EMPTY
+    tables = inspect(connection)
+    found = None
+    if tables.has_table("alembic_version"):
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return str(found or (BEFORE if tables.has_table("schema_version") else EMPTY))
 
 
 def _remedy(found: str) -> str:
@@ -88,12 +96,6 @@ def _remedy(found: str) -> str:
     if found in (BEFORE, *known_versions()):
         return "stop all services and run `sinkserve db upgrade`"
     return "use the release that wrote it, or a newer one"
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "common.db:migrations")
-    return config
 
 
 def _mismatch(found: str) -> FailedPrecondition:

@@ -14,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select, text, update
 
 import builder_service.queue.tables  # noqa: F401 - its tables are compared too
@@ -47,6 +48,17 @@ def database(empty: Database) -> Database:
     return empty
 
 
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "common.db:migrations")
+    return config
+
+
+def test_steps_are_named_by_their_versions_in_their_order() -> None:
+    steps = ScriptDirectory.from_config(_config()).walk_revisions()
+    assert known_versions() == tuple(step.revision for step in steps)[::-1]
+
+
 def test_an_empty_database_gets_the_schema_that_the_tables_declare(empty: Database) -> None:
     assert version_of(empty) == EMPTY
     assert upgrade(empty) == (EMPTY, needed_version())
@@ -71,8 +83,7 @@ def test_a_database_from_before_there_were_steps_is_brought_along(empty: Databas
 
 def test_what_was_kept_before_the_wire_changed_is_found_and_means_the_same(empty: Database) -> None:
     with empty.write() as connection:
-        config = Config()
-        config.set_main_option("script_location", "common.db:migrations")
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0003")
         held = {"state": "QUEUED", "progress": 0, "attempt": 0, "create_time": 0, "builder": "x", "last_sequence": 0}

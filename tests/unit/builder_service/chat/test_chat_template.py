@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from jinja2.exceptions import SecurityError
 
-from builder_service.chat import jinja_template
+from builder_service.chat import chat_template, jinja_template
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
 from builder_service.chat.jinja_template import JinjaTemplate
 
@@ -103,8 +103,17 @@ def test_a_template_that_would_never_end_or_fill_the_memory_is_refused(source: s
         rendered(source)
 
 
-def test_a_comparison_that_takes_no_step_ends_with_the_processor_time() -> None:
+ONE_SECOND = """
+from builder_service.chat import render_process, sandbox
+
+sandbox.MOST_CPU_S = 1
+render_process.main()
+"""
+
+
+def test_a_comparison_that_takes_no_step_ends_with_the_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lists that hold one another to a depth of 60 are compared in 2**60 operations, none a line of Python."""
+    monkeypatch.setattr(chat_template, "_COMMAND", (sys.executable, "-P", "-c", ONE_SECOND))
     nested = "{% set n = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}"
     nested += "{% set n.b = [n.b, n.b] %}{% endfor %}{{ n.a == n.b }}"
     with pytest.raises(TemplateFailed, match="more than 10 s of processor time"):

@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval parity tensorrt test-gpu bench-gpu images docs pictures hooks clean
+.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval nightly parity tensorrt test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -65,6 +65,9 @@ eval: .venv/ready ## the paper's measurements on the demo model, into build/eval
 	$(BIN)/sinkserve eval streameval demo/spec.yaml --output build/evaluation
 	$(BIN)/sinkserve eval ppl demo --text demo/transcript.txt --output build/evaluation
 	$(BIN)/sinkserve eval speed demo --output build/evaluation
+
+nightly: .venv/ready ## the suite with all of every matrix, and ten times the examples: for an hour
+	SINKSERVE_TEST_EXAMPLES=10 SINKSERVE_TEST_MODEL_EXAMPLES=100 $(BIN)/python -m pytest $(IN_PARALLEL) -m '' --timeout=1800
 
 parity: .venv/ready ## compare with Hugging Face; installs torch
 	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'

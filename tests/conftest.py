@@ -13,10 +13,11 @@ from tests.environment import isolate, written_at_home
 isolate()
 
 from common.db.database import Database
+from tests.nightly import examples
 from tests.servers.databases import KINDS, new_database
 from tests.servers.s3 import Bucket, S3Server
 
-settings.register_profile("sinkserve", deadline=None)  # nothing here asserts time
+settings.register_profile("sinkserve", deadline=None, max_examples=examples(30))  # nothing here asserts time
 settings.load_profile("sinkserve")
 
 # Rich's tracebacks, with all values that were in memory, take seconds of a processor each.

@@ -23,6 +23,7 @@ from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.tables import snapshots
+from tests.nightly import examples
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
 from tests.samples.whole_manifests import make_manifest
 
@@ -186,7 +187,7 @@ def test_a_fork_holds_its_engine_and_takes_a_free_id(
     catalog.delete("demo@1")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(15))
 @given(data=st.data())
 def test_whatever_is_cut_and_copied_the_history_is_that_of_the_turns(
     repository: SessionRepository, branches: SessionBranches, data: st.DataObject

@@ -24,6 +24,7 @@ from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.updates import SessionUpdates
+from tests.nightly import examples
 from tests.samples.session_examples import NOON, SESSION
 from tests.samples.whole_manifests import DIGEST, make_manifest
 
@@ -86,7 +87,7 @@ def test_a_session_is_found_by_all_of_its_labels(repository: SessionRepository) 
     assert _listed(repository, SessionFilter()) == ["d", "c", "b", "a"]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(has=LABELS, wanted=LABELS)
 def test_labels_are_compared_to_the_letter(
     repository: SessionRepository, has: dict[str, str], wanted: dict[str, str]

@@ -23,6 +23,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     yield bench
     if bench.channel is not None:
         await bench.channel.close()  # who still speaks leaves: nothing is left to wait for
+    if bench.runtime is not None:
+        await bench.runtime.sessions.drain(0)  # nor for what they have asked for
     await bench.stop()
 
 

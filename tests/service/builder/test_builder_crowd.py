@@ -1,4 +1,4 @@
-"""Several builders on one database, killed while clients ask, watch and look."""
+"""Several builders on one database, killed while clients ask, watch and look. Long: `bench/builder/crowd.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from common.db.database import connect
 from common.db.schema import upgrade
+from tests.nightly import examples
 from tests.servers.databases import KINDS, new_database_url
 from tests.service.replicas.crowd import Crowd
 
@@ -19,7 +20,7 @@ async def test_every_build_ends_once_and_whole_whatever_dies(kind: str, tmp_path
         database = connect(url)
         upgrade(database)
         database.close()
-        crowd = Crowd(tmp_path, url)
+        crowd = Crowd(tmp_path, url, builds=examples(4), keys=examples(2), kills=examples(2))
         await crowd.run()
     assert crowd.killed
     assert crowd.engines_seen

@@ -130,7 +130,7 @@ async def _check_shared(reader: Reader, one: tuple[str, int], other: tuple[str, 
 
 
 async def test_an_attempt_goes_on_for_the_oldest_waiter_when_its_build_is_cancelled(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=32_768, dtype="bfloat16", tokenizer=False)
+    model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=16_384, dtype="bfloat16", tokenizer=False)
     async with _building(tmp_path, model, concurrency=2) as client:
         build = await client.submit()
         await _until_weights(client, build.name)

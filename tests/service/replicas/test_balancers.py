@@ -19,6 +19,7 @@ from sinkserve.client import Client, Conversation, GenerationOptions
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1.engine_service_pb2_grpc import EngineServiceStub
+from tests.nightly import one_in
 from tests.servers.balancers import DEPLOY, KINDS, Envoy, HAProxy, Nginx
 from tests.servers.browser import serving, shown
 from tests.servers.databases import new_database_url, postgres_url
@@ -40,6 +41,7 @@ from tests.service.runtime.runtime import eventually
 LONG = GenerationOptions(temperature=0, max_new_tokens=2000, ignore_eos=True)
 COUNT = 8
 MANY = 16  # so many that every replica gets some
+ENVOY_BY_DAY = pytest.mark.parametrize("replicas", one_in(len(KINDS), KINDS), indirect=True)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,6 +69,7 @@ async def new_sessions_reach(replicas: Replicas, process: int) -> None:
     await eventually(one_did)
 
 
+@ENVOY_BY_DAY
 async def test_a_session_stays_where_its_key_leads(replicas: Replicas) -> None:
     await replicas.serve(2)
     new = await opened(replicas, MANY)
@@ -85,6 +88,7 @@ async def _come_back(client: Client, session: str) -> None:
         await all_say([conversation], "hello", SHORT)
 
 
+@ENVOY_BY_DAY
 async def test_calls_without_the_key_are_spread(replicas: Replicas) -> None:
     await replicas.serve(2)
     session = (await opened(replicas, 1))[0]
@@ -120,6 +124,7 @@ async def _is(balancer: Envoy, address: str, health: str) -> bool:
     return (await balancer.health()).get(address) == health
 
 
+@ENVOY_BY_DAY
 async def test_a_replica_that_is_added_gets_new_sessions_and_open_conversations_stay(replicas: Replicas) -> None:
     await replicas.serve(2)
     async with conversations(replicas, COUNT) as held:
@@ -132,6 +137,7 @@ async def test_a_replica_that_is_added_gets_new_sessions_and_open_conversations_
     assert {session: after[session] for session in ids(held)} == {session: before[session] for session in ids(held)}
 
 
+@ENVOY_BY_DAY
 async def test_turns_of_a_replica_that_is_killed_run_once_elsewhere(replicas: Replicas) -> None:
     await replicas.serve(3)
     async with conversations(replicas, COUNT) as held:
@@ -153,6 +159,7 @@ async def test_turns_of_a_replica_that_is_killed_run_once_elsewhere(replicas: Re
         assert len(history) == 3
 
 
+@ENVOY_BY_DAY
 async def test_a_replica_that_drains_is_left_without_an_error(replicas: Replicas) -> None:
     await replicas.serve(2)
     async with conversations(replicas, COUNT) as held:

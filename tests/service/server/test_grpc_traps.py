@@ -20,6 +20,7 @@ from runtime_service.api.stream import ConversationStream
 from runtime_service.sessions.registry import SessionRegistry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
+from tests.nightly import examples
 from tests.servers.flaky_proxy import FlakyProxy
 from tests.service.runtime.runtime import ENDLESS, Bench, Stream, eventually, kinds, reason_of, tokens_of
 
@@ -65,7 +66,7 @@ async def test_a_client_that_half_closed_and_then_left_is_lost(bench: Bench, mon
 
 async def test_a_server_that_stops_without_grace_loses_its_streams(bench: Bench) -> None:
     stream = await bench.opened()
-    await stream.turn("t", generation=ENDLESS)
+    await stream.turn("t", generation={"max_new_tokens": 300, "ignore_eos": True})
     await stream.first_delta()
     await bench.handle.server.grpc_servers[0].stop(0)
     assert (await stream.failure())[0] is grpc.StatusCode.UNAVAILABLE
@@ -256,7 +257,7 @@ async def test_streams_that_come_and_go_leave_no_object_behind(bench: Bench) -> 
         finally:
             stream.call.cancel()
 
-    for turn in range(15):
+    for turn in range(examples(6)):
         await asyncio.gather(*(visit(bench.stream(), number) for number in range(16)))
         limits: list[int | None] = [dice.randrange(200, 1500) for _ in range(50)]
         async with (

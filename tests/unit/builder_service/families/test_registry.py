@@ -24,6 +24,7 @@ from builder_service.verify.verify import verify
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
+from tests.nightly import by_turns, one_in
 from tests.samples.engines import build_engine, gather
 from tests.samples.families import CONFIGS, write_family
 from tests.samples.streams import feed_all, largest_error, random_tokens
@@ -49,8 +50,9 @@ def test_every_family_has_a_checkpoint_here() -> None:
     assert {_model(name).architecture.family for name in CONFIGS} == {family.name for family in FAMILIES}
 
 
-@pytest.mark.parametrize("window", [SessionWindow(4, 17), SessionWindow(2, 5), SessionWindow(0, 17)])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "window"), by_turns(CONFIGS, [SessionWindow(4, 17), SessionWindow(2, 5), SessionWindow(0, 17)])
+)
 def test_logits_are_those_of_the_papers_scheme_under_any_chunking(
     tmp_path: Path, name: str, window: SessionWindow
 ) -> None:
@@ -64,7 +66,7 @@ def test_logits_are_those_of_the_papers_scheme_under_any_chunking(
     engine.close()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", one_in(3, CONFIGS))
 def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None:
     folder, geometry, window = write_family(tmp_path / name, name), Geometry(0, 9, 4, slots=1), SessionWindow(0, 9)
     tokens = random_tokens(40, 96)
@@ -74,9 +76,9 @@ def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None
     engine.close()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME][:-1])  # keep is for quantized sources
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "precision"), by_turns(CONFIGS, PRECISIONS[Target.ONNXRUNTIME][:-1]))
 def test_every_precision_passes_verification(tmp_path: Path, name: str, precision: Precision) -> None:
+    """All but keep, which is for quantized sources."""
     folder, model = write_family(tmp_path / name, name), _model(name)
     evidence = gather(folder, GEOMETRY, precision.value)
     figures = verify(evidence, SecondReading(folder, model), model, read_rope(model, GEOMETRY), WeightFormat(precision))

@@ -25,6 +25,7 @@ from common.engine.engine import Engine, Feed, FloatArray
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
+from tests.nightly import examples
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine
 from tests.samples.reference import Reference, Weights
@@ -128,7 +129,9 @@ def test_the_reference_would_notice_a_window_or_a_sink_too_many(lab: Lab) -> Non
         assert largest_error(got, lab.reference("grouped", wrong, tuple(tokens))) > 1000 * TOLERANCE
 
 
-RELAXED = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+RELAXED = settings(
+    deadline=None, max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @RELAXED

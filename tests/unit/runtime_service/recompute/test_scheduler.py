@@ -13,6 +13,7 @@ from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.scheduler_events import NeedsHistory
 from runtime_service.scheduling.slots import Residence
 from tests.fakes.engine import expected_greedy
+from tests.nightly import examples
 from tests.unit.runtime_service.recompute.recomputing import Recomputing
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Talker
 
@@ -59,7 +60,7 @@ class Play:
             )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data())
 def test_every_session_says_what_its_tokens_window_and_stride_give(data: st.DataObject) -> None:
     play = Play(data)

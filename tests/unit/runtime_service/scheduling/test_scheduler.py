@@ -14,6 +14,7 @@ from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.scheduler_events import NeedsHistory, TurnAdmitted
 from runtime_service.scheduling.slots import Residence
+from tests.nightly import examples
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Driver, Talker
 
 SMALL = Geometry(sinks=2, window=6, chunk=4, slots=2)
@@ -87,7 +88,7 @@ class Play:
             )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.data(), GEOMETRIES)
 def test_every_session_says_what_it_would_say_alone(data: st.DataObject, geometry: Geometry) -> None:
     play = Play(data, geometry)
@@ -106,7 +107,7 @@ def test_every_session_says_what_it_would_say_alone(data: st.DataObject, geometr
 
 
 @given(st.data(), GEOMETRIES, st.integers(0, 30))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(20))
 def test_a_discarded_turn_has_never_been(data: st.DataObject, geometry: Geometry, steps: int) -> None:
     driver = Driver(geometry)
     talker, twin = driver.talker(), driver.talker()

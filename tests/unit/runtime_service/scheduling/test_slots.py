@@ -11,6 +11,7 @@ from common.window import Geometry, SessionWindow
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.scheduling.slots import Residence, Slots, Tenant
 from tests.fakes.engine import FakeEngine, expected_logits
+from tests.nightly import examples
 
 GEOMETRY = Geometry(sinks=2, window=5, chunk=3, slots=3)
 STATE_BYTES = 56  # of a full cache in the fake engine: 7 rows, keys and values of 4 bytes
@@ -109,7 +110,7 @@ class Residencies(RuleBasedStateMachine):
 
 
 TestResidencies = Residencies.TestCase
-TestResidencies.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestResidencies.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 
 
 def test_the_longest_resting_makes_room() -> None:

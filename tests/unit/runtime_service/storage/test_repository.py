@@ -19,6 +19,7 @@ from common.window import Geometry
 from runtime_service.domain.turn import FinishReason, Message, Result, Timing, Usage
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.rows import pack, unpack
+from tests.nightly import examples
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
 from tests.samples.whole_manifests import make_manifest
 
@@ -94,7 +95,7 @@ def test_an_error_is_kept_as_it_was(repository: SessionRepository) -> None:
     assert (kept.reason, kept.message, kept.metadata) == (error.reason, error.message, error.metadata)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=12)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(12))
 @given(st.lists(st.lists(st.integers(0, 1 << 30), max_size=9), max_size=90), st.integers(0, 60), st.integers(0, 1000))
 def test_the_history_is_that_of_the_turns(
     repository: SessionRepository, turns: list[list[int]], count: int, number: int

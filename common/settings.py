@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-DATABASE_TIMEOUT_S, STORE_TIMEOUT_S = 10.0, 60.0
+from common.timeouts import DATABASE_TIMEOUT_S, STORE_TIMEOUT_S
 
 
 class SettingsError(Exception):

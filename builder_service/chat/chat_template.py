@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from builder_service.chat.sandbox import MOST_CPU_S
+from builder_service.chat.limits import MOST_CPU_S
 
+CLOCK = "strftime_now"
+"""The function that a template calls to get the date and time."""
 _COMMAND = (sys.executable, "-P", "-m", "builder_service.chat.render_process")
 
 

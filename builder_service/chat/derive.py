@@ -15,8 +15,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
-from builder_service.chat.jinja_template import CLOCK
+from builder_service.chat.chat_template import CLOCK, ChatTemplate, TemplateFailed
 from builder_service.chat.turn_segments import WORDS, Unsplittable
 from builder_service.chat.variants import Choice, Proven, prove_choices
 from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE, Checkpoint

@@ -16,18 +16,9 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
-from builder_service.chat.sandbox import (
-    COMPILE_STEPS,
-    COMPILE_STEPS_EACH,
-    MOST_SOURCE,
-    MOST_TEXT,
-    RENDER_STEPS,
-    Sandbox,
-    limited,
-)
-
-CLOCK = "strftime_now"
-"""The function that a template calls to get the date and time."""
+from builder_service.chat.chat_template import CLOCK
+from builder_service.chat.limits import COMPILE_STEPS, COMPILE_STEPS_EACH, MOST_SOURCE, MOST_TEXT, RENDER_STEPS
+from builder_service.chat.sandbox import Sandbox, limited
 
 
 class JinjaTemplate:

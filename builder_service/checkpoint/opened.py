@@ -7,7 +7,7 @@ from pathlib import Path
 
 from builder_service.checkpoint.checkpoint import BlockTensors, Checkpoint
 from builder_service.checkpoint.folder import FolderCheckpoint, open_checkpoint
-from builder_service.checkpoint.gguf.split import is_gguf
+from builder_service.checkpoint.gguf.names import is_gguf
 
 
 def open_path(path: Path, check: Callable[[Sequence[Path]], None] = lambda _: None) -> Checkpoint:

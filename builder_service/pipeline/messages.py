@@ -14,9 +14,9 @@ from builder_service.pipeline.estimate import Estimate
 from builder_service.queue.build import Stage, StageProgress
 from builder_service.queue.failure import Failure
 from builder_service.sources.uri import Remote
-from common.settings import STORE_TIMEOUT_S
 from common.spec.manifest import Manifest
 from common.spec.model_spec import ModelSpec
+from common.timeouts import STORE_TIMEOUT_S
 
 LONGEST_LINE = 64 * 1024 * 1024
 

@@ -18,7 +18,7 @@ from builder_service.checkpoint.folder import (
     shard_names,
     shards_without_index,
 )
-from builder_service.checkpoint.gguf.split import is_gguf, part_names
+from builder_service.checkpoint.gguf.names import is_gguf, part_names
 from common.errors import NotFound, Reason, ResourceExhausted
 
 SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder_service.checkpoint.files import FIELD
-from builder_service.checkpoint.gguf.split import part_names
+from builder_service.checkpoint.gguf.names import part_names
 from common.digest import digest_stream
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from common.spec.manifest import EngineFile

@@ -11,7 +11,7 @@ from pathlib import Path
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.folder import FolderCheckpoint
-from builder_service.checkpoint.gguf.split import is_gguf
+from builder_service.checkpoint.gguf.names import is_gguf
 from builder_service.checkpoint.opened import open_path
 from builder_service.sources.folder import SourceFile, check_files, find_file, find_folder
 from builder_service.sources.object_store import ObjectStorePrefix

@@ -17,9 +17,9 @@ from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import check_room, gguf_files, small_files, weight_files
 from builder_service.sources.uri import Prefix
 from common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, Reason
-from common.settings import STORE_TIMEOUT_S
 from common.store.errors import explained
 from common.store.object_store import open_object_store
+from common.timeouts import STORE_TIMEOUT_S
 
 PART_BYTES = 16 << 20
 _AT_ONCE = 4  # files; so many parts are in memory

@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
 from builder_service.checkpoint.files import FIELD
-from builder_service.checkpoint.gguf.split import is_gguf
+from builder_service.checkpoint.gguf.names import is_gguf
 from common.errors import InvalidArgument, Reason
-from common.settings import STORE_TIMEOUT_S
 from common.spec.model_spec import Source
+from common.timeouts import STORE_TIMEOUT_S
 
 HUB = "hf"
 HUB_TIMEOUT_S = 120.0  # 10 MB arrive at once, and slowly where the network is slow

@@ -10,8 +10,8 @@ import hashlib
 
 import obstore
 
-from common.settings import STORE_TIMEOUT_S
 from common.store.object_store import open_object_store
+from common.timeouts import STORE_TIMEOUT_S
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -22,7 +22,7 @@ from common.db.errors import meaning
 from common.db.outage import Outage
 from common.db.transactions import ALONE, WRITES
 from common.errors import Reason, Unavailable
-from common.settings import DATABASE_TIMEOUT_S
+from common.timeouts import DATABASE_TIMEOUT_S
 
 LOCAL_PRINCIPAL = "local"
 """Owner of everything while there is no authentication."""

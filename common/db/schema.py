@@ -14,7 +14,7 @@ from sqlalchemy import Connection, inspect, text
 from common.db.database import Database, connect
 from common.db.migrations import versions
 from common.errors import FailedPrecondition, Reason
-from common.settings import DATABASE_TIMEOUT_S
+from common.timeouts import DATABASE_TIMEOUT_S
 
 EMPTY = "none"
 BEFORE = "0"  # of a database that was made before there were steps

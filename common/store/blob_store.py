@@ -22,10 +22,10 @@ from obstore.store import ObjectStore
 
 from common.digest import CHUNK_BYTES, Hasher, chunks, digest_hex, is_digest
 from common.errors import DataLoss, Reason
-from common.settings import STORE_TIMEOUT_S
 from common.store.atomic_file import remove_abandoned, write_whole
 from common.store.errors import explained
 from common.store.object_store import local_root, open_object_store, store_name
+from common.timeouts import STORE_TIMEOUT_S
 
 ReadBytes = Callable[[int], None]
 _ASIDE = "uploads"

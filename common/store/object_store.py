@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from common.errors import InvalidArgument, Reason
-from common.settings import STORE_TIMEOUT_S
+from common.timeouts import STORE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig

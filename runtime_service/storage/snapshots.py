@@ -21,9 +21,9 @@ from common.db.database import Database, utc_now
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
 from common.private import make_private_folder
-from common.settings import STORE_TIMEOUT_S
 from common.store.errors import explained
 from common.store.object_store import local_root, open_object_store, store_name
+from common.timeouts import STORE_TIMEOUT_S
 from runtime_service.domain.session import Session
 from runtime_service.storage.repository import change_owned
 from runtime_service.storage.snapshot_format import from_bytes, to_bytes

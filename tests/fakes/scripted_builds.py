@@ -24,9 +24,9 @@ from common.catalog.catalog import Catalog
 from common.db.processes import this_process
 from common.db.schema import open_database
 from common.digest import digest_of
-from common.settings import STORE_TIMEOUT_S
 from common.spec.model_spec import ModelSpec, Source
 from common.store.blob_store import open_store
+from common.timeouts import STORE_TIMEOUT_S
 from tests.samples.drafts import Press, draft
 
 T = TypeVar("T")

@@ -1,43 +1,14 @@
-"""The files of a GGUF that is split, such as model-00001-of-00003.gguf, and the header of all of them."""
+"""The header of all files of a GGUF that is split, such as model-00001-of-00003.gguf."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from builder_service.checkpoint.files import FIELD, invalid, present
 from builder_service.checkpoint.gguf.header import Header, StoredBlocks, read_header
+from builder_service.checkpoint.gguf.names import part_names
 from common.errors import NotFound, Reason
-from common.spec.model_spec import GGUF
-
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
-
-
-def is_gguf(name: str) -> bool:
-    """Whether a path or URL names a GGUF file; its suffix decides."""
-    return name.lower().endswith(GGUF)
-
-
-def model_name(name: str) -> str:
-    """The name of a file without what says that it is GGUF, and which part."""
-    found = _PART.fullmatch(name)
-    return found[1] if found else name[: -len(GGUF)] if is_gguf(name) else name
-
-
-def part_names(name: str) -> tuple[str, ...]:
-    """Names of all files of which `name` is the first; itself alone if it is not split.
-
-    Raises InvalidArgument (CHECKPOINT_INVALID) for a later part.
-    """
-    found = _PART.fullmatch(name)
-    if found is None:
-        return (name,)
-    stem, own, count = found[1], int(found[2]), int(found[3])
-    if own != 1:
-        first = f"{stem}-00001-of-{count:05}.gguf"
-        raise invalid(f"{name} is part {own} of {count}; name the first, {first}", file=name)
-    return tuple(f"{stem}-{part:05}-of-{count:05}.gguf" for part in range(1, count + 1))
 
 
 def read_headers(path: Path) -> tuple[tuple[Path, ...], Header]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from builder_service.checkpoint.gguf.split import is_gguf
+from builder_service.checkpoint.gguf.names import is_gguf
 from builder_service.sources.uri import HUB, Folder, Repository, read_place
 from common.rpc.wire import spec_to_wire
 from common.spec.model_spec import ModelSpec, Source

@@ -13,7 +13,7 @@ from typing import Any
 
 from builder_service.checkpoint.checkpoint import BlockFormat, Checkpoint
 from builder_service.checkpoint.folder import FolderCheckpoint
-from builder_service.checkpoint.gguf.split import is_gguf, model_name
+from builder_service.checkpoint.gguf.names import is_gguf, model_name
 from builder_service.checkpoint.opened import is_quantized
 from builder_service.families.registry import read_architecture, read_model
 from builder_service.model.model import Model, check_geometry

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType, GGUFEndian, GGUFWriter, dequantize
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.checkpoint.gguf import tensors
 from builder_service.checkpoint.gguf.checkpoint import GgufCheckpoint
-from builder_service.checkpoint.gguf.split import model_name
+from builder_service.checkpoint.gguf.names import model_name
 from builder_service.checkpoint.opened import open_path
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.rope import compute_rope

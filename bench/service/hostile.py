@@ -1,17 +1,18 @@
 """What one client that behaves has of a server beside a crowd that does not: a ratio, in one run.
 
-    python bench/service/hostile.py [--turns 60]
+    python bench/service/hostile.py [--turns 60] [--rounds 5]
 
 The runtime has eight slots, an engine that costs nothing, and a builder on the same database. Beside the client are
 eight readers that ask for 16,000 tokens and do not read, four that read a message now and then, one that sends turns of
 4 MB which are too long, one that makes sessions of which nothing is kept, and one that submits builds. Time to the
-first token, alone and among them.
+first token, alone and among them: each round has a server of its own, first without the crowd and then with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -45,20 +46,17 @@ class Figures:
     alone_p95_ms: float
     crowd_ms: float
     crowd_p95_ms: float
-
-    @property
-    def ratio(self) -> float:
-        """Of the medians."""
-        return self.crowd_ms / self.alone_ms
+    ratio: float
+    """Of the medians of a round; the median of rounds."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=60, help="that are timed, alone and among the crowd")
+    parser.add_argument("--turns", type=int, default=60, help="that are timed in a round, alone and among the crowd")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sinkserve-hostile-") as home:
-        figures = asyncio.run(measure(Path(home), arguments.turns))
+    figures = summed_up([one_round(arguments.turns) for _ in range(arguments.rounds)])
     if arguments.json:
         sys.stdout.write(json.dumps(asdict(figures)) + "\n")
         return
@@ -68,7 +66,20 @@ def main() -> None:
     say(f"ratio {figures.ratio:.2f}; goal: at most {GOAL_RATIO:g}")
 
 
-async def measure(home: Path, turns: int) -> Figures:
+def summed_up(rounds: list[tuple[list[float], list[float]]]) -> Figures:
+    """Of all rounds, each of them the times alone and among the crowd."""
+    alone, crowd = (sorted(itertools.chain(*times)) for times in zip(*rounds, strict=True))
+    ratio = median(median(among) / median(by_itself) for by_itself, among in rounds)
+    return Figures(median(alone), quantiles(alone, n=20)[-1], median(crowd), quantiles(crowd, n=20)[-1], ratio)
+
+
+def one_round(turns: int) -> tuple[list[float], list[float]]:
+    """Milliseconds to the first token of each turn, alone and among the crowd."""
+    with tempfile.TemporaryDirectory(prefix="sinkserve-hostile-") as home:
+        return asyncio.run(measure(Path(home), turns))
+
+
+async def measure(home: Path, turns: int) -> tuple[list[float], list[float]]:
     """The same client, first alone, then while the crowd is there."""
     with program(str(RUNTIME), str(home), str(SLOTS)) as address:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -80,7 +91,7 @@ async def measure(home: Path, turns: int) -> Figures:
             with program(str(MEMBERS), address, str(home)):
                 crowd = await first_tokens_ms(call, turns)
             await call.done_writing()
-    return Figures(median(alone), quantiles(alone, n=20)[-1], median(crowd), quantiles(crowd, n=20)[-1])
+    return alone, crowd
 
 
 async def first_tokens_ms(

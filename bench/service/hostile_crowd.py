@@ -105,7 +105,8 @@ async def until_refused(ask: Callable[[], Awaitable[object]]) -> None:
 
 
 async def main(address: str, home: Path) -> None:
-    settings = BuilderSettings.load({"listen": "127.0.0.1:0", "metrics_listen": "", "stop_grace_s": 0.0})
+    nowhere = {"admin_listen": "", "metrics_listen": ""}
+    settings = BuilderSettings.load({"listen": "127.0.0.1:0", **nowhere, "stop_grace_s": 0.0})
     builder = await start_builder(settings, SharedSettings.load({"home": home}))
     crowd = [
         *(reader(address, None) for _ in range(8)),

@@ -141,6 +141,7 @@ class Process:
             "SINKSERVE_HOME": str(folder / "home"),
             "SINKSERVE_BUILDER_SOURCE_ROOTS": str(folder),
             "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
+            "SINKSERVE_BUILDER_ADMIN_LISTEN": "",
             "SINKSERVE_BUILDER_METRICS_LISTEN": "",
             **settings,
         }

@@ -123,6 +123,7 @@ class Replicas:
             "SINKSERVE_DATABASE_URL": self.shared.database,
             "SINKSERVE_STORE_URL": self.shared.store,
             "SINKSERVE_RUNTIME_LISTEN": address,
+            "SINKSERVE_RUNTIME_ADMIN_LISTEN": "",
             "SINKSERVE_RUNTIME_METRICS_LISTEN": self._metrics(address),
             "SINKSERVE_RUNTIME_ENGINES": ENGINE,
             "SINKSERVE_RUNTIME_THREADS": "1",

@@ -208,7 +208,8 @@ class Chaos:
 async def _build(plan: Plan) -> None:
     """The demo model's engine, published as demo."""
     shared = SharedSettings(home=plan.folder / "builder", database_url=plan.database_url, store_url=plan.store_url)
-    settings = BuilderSettings(listen="127.0.0.1:0", metrics_listen="", source_roots=(str(SPEC.parent),))
+    nowhere = {"admin_listen": "", "metrics_listen": ""}
+    settings = BuilderSettings.load({"listen": "127.0.0.1:0", **nowhere, "source_roots": (SPEC.parent,)})
     database = connect(plan.database_url)
     upgrade(database)
     database.close()

@@ -30,6 +30,7 @@ class Replica:
             **os.environ,
             "SINKSERVE_HOME": str(folder / "home"),
             "SINKSERVE_RUNTIME_LISTEN": self.address,
+            "SINKSERVE_RUNTIME_ADMIN_LISTEN": "",  # as of several on one machine, whoever starts them
             "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
             **settings,
         }

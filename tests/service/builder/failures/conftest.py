@@ -13,9 +13,9 @@ from tests.service.builder.failures.causes import linked
 
 @pytest.fixture(scope="package")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """64 MiB of weights: there is time to do something to a build of it."""
+    """128 MiB of weights: there is time to do something to a build of it."""
     folder = tmp_path_factory.mktemp("large") / "model"
-    return write_checkpoint(folder, hidden=512, layers=1, vocab=16_384, dtype="bfloat16", tokenizer=False)
+    return write_checkpoint(folder, hidden=512, layers=1, vocab=32_768, dtype="bfloat16", tokenizer=False)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from builder_service.worker import child_process
 from common.settings import SharedSettings
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.client.errors import ResourceExhausted, from_call
-from sinkserve.engine.v1 import engine_pb2
 from tests.pages.guide_page import examples, messages, samples
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.databases import new_database_url
@@ -122,7 +121,8 @@ async def _check_shared(reader: Reader, one: tuple[str, int], other: tuple[str, 
         first, child = await asyncio.gather(asked.submit(asked.spec("first")), _child(one[1], other[1]))
         with _suspended(child):
             await watched.until(first.name, RUNNING)
-            other_spec = asked.spec("second", precision=engine_pb2.PRECISION_INT8)  # of another key
+            other_spec = asked.spec("second")
+            other_spec.cache.window_tokens += 1  # of another key
             second = await watched.ended(await asked.submit(other_spec))
             assert (second.state, second.engine) == (SUCCEEDED, "second@1")
         assert (await watched.ended(first)).engine == "first@1"
@@ -130,7 +130,7 @@ async def _check_shared(reader: Reader, one: tuple[str, int], other: tuple[str, 
 
 
 async def test_an_attempt_goes_on_for_the_oldest_waiter_when_its_build_is_cancelled(tmp_path: Path) -> None:
-    model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=16_384, dtype="bfloat16", tokenizer=False)
+    model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=32_768, dtype="bfloat16", tokenizer=False)
     async with _building(tmp_path, model, concurrency=2) as client:
         build = await client.submit()
         await _until_weights(client, build.name)

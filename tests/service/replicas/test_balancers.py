@@ -106,6 +106,7 @@ async def test_calls_without_the_key_are_spread(replicas: Replicas) -> None:
     await eventually(was_at_both)
 
 
+@ENVOY_BY_DAY
 async def test_a_replica_that_is_not_ready_keeps_nobody_from_a_session(replicas: Replicas) -> None:
     await replicas.serve(2)
     address = replicas.spare[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from builder_service.verify.second_gguf import SecondGguf
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import GOLDEN_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
+from tests.nightly import by_turns
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
 from tests.samples.gguf.blocks import Types, matrices_in
@@ -33,6 +34,16 @@ def _mixture(name: str) -> GGMLQuantizationType:
     return matrices_in(Q.Q4_K, Q.Q6_K)(name)
 
 
+TYPES: Mapping[str, Types] = {
+    "Q4_0": matrices_in(Q.Q4_0, Q.Q4_0),
+    "Q4_1": matrices_in(Q.Q4_1, Q.Q8_0),
+    "Q5_1": matrices_in(Q.Q5_1, Q.Q5_1),
+    "Q8_0": matrices_in(Q.Q8_0, Q.F16),
+    "IQ4_NL": matrices_in(Q.IQ4_NL, Q.Q4_1),
+    "mixture": _mixture,
+}
+
+
 def _file(tmp_path: Path, types: Types, *, tied: bool = True) -> Path:
     folder = write_checkpoint(tmp_path / "folder", hidden=256, intermediate=256, layers=2, tied=tied, bias=True)
     return write_gguf(tmp_path / "model.gguf", folder, types)
@@ -48,22 +59,10 @@ def test_a_gguf_becomes_an_engine_in_any_precision(tmp_path: Path, precision: Pr
     assert manifest.tool_versions["gguf"]
 
 
-@pytest.mark.parametrize(
-    "types",
-    [
-        matrices_in(Q.Q4_0, Q.Q4_0),
-        matrices_in(Q.Q4_1, Q.Q8_0),
-        matrices_in(Q.Q5_1, Q.Q5_1),
-        matrices_in(Q.Q8_0, Q.F16),
-        matrices_in(Q.IQ4_NL, Q.Q4_1),
-        _mixture,
-    ],
-    ids=["Q4_0", "Q4_1", "Q5_1", "Q8_0", "IQ4_NL", "mixture"],
-)
-@pytest.mark.parametrize("tied", [True, False])
-def test_its_own_weights_are_kept_unless_the_spec_says_otherwise(tmp_path: Path, types: Types, tied: bool) -> None:
+@pytest.mark.parametrize(("types", "tied"), by_turns(TYPES, [True, False]))
+def test_its_own_weights_are_kept_unless_the_spec_says_otherwise(tmp_path: Path, types: str, tied: bool) -> None:
     parent = Listener()
-    manifest = built(_file(tmp_path, types, tied=tied), parent)
+    manifest = built(_file(tmp_path, TYPES[types], tied=tied), parent)
     assert manifest.spec.precision is Precision.KEEP
     assert manifest.verification["margin"] >= 2
     assert parent.needs is not None

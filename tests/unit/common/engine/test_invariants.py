@@ -130,7 +130,7 @@ def test_the_reference_would_notice_a_window_or_a_sink_too_many(lab: Lab) -> Non
 
 
 RELAXED = settings(
-    deadline=None, max_examples=examples(30), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

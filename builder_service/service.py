@@ -19,6 +19,7 @@ from builder_service.settings import BuilderSettings
 from builder_service.worker.attempt import WorkerContext
 from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
+from common.auth.login import open_login
 from common.catalog.aliases import Aliases
 from common.catalog.catalog import Catalog
 from common.db.database import Database
@@ -26,9 +27,10 @@ from common.db.processes import is_alive, this_process
 from common.db.schema import open_database
 from common.private import make_private_folder
 from common.rpc.health import HealthServicer
-from common.rpc.listeners import AdminListener
+from common.rpc.listeners import Access, AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
-from common.rpc.server import Registration, RunningServer, start_server
+from common.rpc.server import Entrance, Registration, RunningServer, start_server
+from common.rpc.tls import open_tls
 from common.settings import SharedSettings
 from common.store.blob_store import open_store
 from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServicer_to_server
@@ -36,8 +38,23 @@ from sinkserve.builder.v1.catalog_service_pb2_grpc import add_CatalogServiceServ
 
 _METRICS_LISTEN = "SINKSERVE_BUILDER_METRICS_LISTEN"
 _ADMIN_LISTEN = "SINKSERVE_BUILDER_ADMIN_LISTEN"
-_BUILD_ADMINISTRATION = frozenset({"CancelBuild"})  # the builder does not know whose a build is
-_CATALOG_ADMINISTRATION = frozenset({"DeleteEngine", "SetAlias", "DeleteAlias", "CollectGarbage"})
+_BUILDS = {
+    "SubmitBuild": Access.BUILD,
+    "GetBuild": Access.BUILD,
+    "ListBuilds": Access.BUILD,
+    "WatchBuild": Access.BUILD,
+    "CancelBuild": Access.CHANGE_OWN,
+}
+_CATALOG = {
+    "GetEngine": Access.READ,
+    "ListEngines": Access.READ,
+    "ListAliases": Access.READ,
+    "VerifyEngine": Access.BUILD,
+    "SetAlias": Access.CHANGE_OWN,
+    "DeleteAlias": Access.CHANGE_OWN,
+    "DeleteEngine": Access.CHANGE_OWN,
+    "CollectGarbage": Access.ADMINISTRATION,
+}
 
 
 @dataclass(frozen=True)
@@ -67,16 +84,24 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
     """
     async with AsyncExitStack() as running:
         meter, changes, health = BuildMetrics(), Changes(), HealthServicer()
-        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
+        entrance = _entrance(settings, shared)
+        metrics = await serve_metrics(
+            running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
+        )
         database = await _open_database(running, shared, meter)
         context = await _worker_context(settings, shared, database, changes, meter)
         builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
         registrations = _registrations(
-            BuilderServicer(builds, changes), CatalogServicer(context.catalog, Aliases(database))
+            BuilderServicer(builds, context.catalog, changes), CatalogServicer(context.catalog, Aliases(database))
         )
         admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
         server = await start_server(
-            settings.listen, registrations, admin=admin, health=health, failed_calls=meter.failed_calls
+            settings.listen,
+            registrations,
+            admin=admin,
+            entrance=entrance,
+            health=health,
+            failed_calls=meter.failed_calls,
         )
         running.push_async_callback(server.stop, settings.stop_grace_s)
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
@@ -90,6 +115,13 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
         health.set_ready(True)
         parts = (server, worker, database, changes, metrics)
         return BuilderHandle(server.address, server.admin_address, *parts, settings.stop_grace_s, running.pop_all())
+
+
+def _entrance(settings: BuilderSettings, shared: SharedSettings) -> Entrance:
+    """Raises SettingsError."""
+    header = ("SINKSERVE_BUILDER_PRINCIPAL_HEADER", settings.principal_header)
+    listens = {"SINKSERVE_BUILDER_LISTEN": settings.listen, _ADMIN_LISTEN: settings.admin_listen}
+    return Entrance(open_login(shared, header, listens), open_tls(shared))
 
 
 async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:
@@ -129,11 +161,11 @@ def _registrations(builder: BuilderServicer, catalog: CatalogServicer) -> tuple[
         Registration(
             "sinkserve.builder.v1.BuilderService",
             lambda server: add_BuilderServiceServicer_to_server(builder, server),
-            _BUILD_ADMINISTRATION,
+            _BUILDS,
         ),
         Registration(
             "sinkserve.builder.v1.CatalogService",
             lambda server: add_CatalogServiceServicer_to_server(catalog, server),
-            _CATALOG_ADMINISTRATION,
+            _CATALOG,
         ),
     )

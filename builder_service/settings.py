@@ -11,9 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from builder_service.sources.uri import HUB, HUB_TIMEOUT_S, Remote, read_root
+from common.loopback import is_loopback
 from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
-
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 def _as_text(value: object) -> object:
@@ -44,6 +43,8 @@ class BuilderSettings(Settings):
     """Where it serves gRPC with administration: deleting engines and garbage, aliases, cancelling builds; or `none`."""
     metrics_listen: HostPortOrNone = "127.0.0.1:9461"
     """Where it serves Prometheus metrics and health over HTTP, HOST:PORT; or `none`."""
+    principal_header: str = ""
+    """Metadata key in which a trusted proxy names the caller, who owns what it builds; empty: no such proxy."""
     source_roots: Annotated[
         tuple[str, ...] | None, *CommaSeparated, BeforeValidator(_as_text), AfterValidator(_check_roots)
     ] = None
@@ -93,7 +94,7 @@ class BuilderSettings(Settings):
     def _all_roots(self) -> tuple[Path | str, ...]:
         if self.source_roots is not None:
             return tuple(map(read_root, self.source_roots))
-        if not self.listen.startswith(_LOOPBACK):
+        if not is_loopback(self.listen):
             return ()
         folders = (Path.cwd(), Path.home(), Path(os.environ.get("HF_HOME", "~/.cache/huggingface")))
         return (*(path.expanduser().resolve() for path in folders), f"{HUB}://")

@@ -6,6 +6,7 @@ SinkServeError
 ├── NotFound             what it names does not exist
 ├── AlreadyExists        what it names exists, and differs
 ├── FailedPrecondition   it is right, but not in this state
+├── Unauthenticated      nobody knows who calls
 ├── PermissionDenied     not at this address, or not for this caller
 ├── ResourceExhausted    no room now; `retry_after_s` says when to try
 ├── Aborted              another act took precedence
@@ -91,6 +92,12 @@ class Reason(StrEnum):
     TURN_NOT_FINISHED = "TURN_NOT_FINISHED"
     SESSION_NOT_KEPT = "SESSION_NOT_KEPT"
     WRONG_LISTENER = "WRONG_LISTENER"
+    CREDENTIALS_MISSING = "CREDENTIALS_MISSING"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
+    IDENTITY_PROVIDER_UNAVAILABLE = "IDENTITY_PROVIDER_UNAVAILABLE"
+    ROLE_MISSING = "ROLE_MISSING"
+    ENGINE_NAME_TAKEN = "ENGINE_NAME_TAKEN"
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,10 @@ class FailedPrecondition(SinkServeError):
     pass
 
 
+class Unauthenticated(SinkServeError):
+    pass
+
+
 class PermissionDenied(SinkServeError):
     pass
 
@@ -180,6 +191,7 @@ RETRY: Mapping[tuple[type[SinkServeError], Reason], Retry] = {
     (Unavailable, Reason.DATABASE_UNAVAILABLE): Retry.SAME,
     (Unavailable, Reason.STORE_UNAVAILABLE): Retry.SAME,
     (Unavailable, Reason.SOURCE_NOT_FOUND): Retry.SAME,
+    (Unavailable, Reason.IDENTITY_PROVIDER_UNAVAILABLE): Retry.SAME,
     (Unavailable, Reason.INTERNAL): Retry.SAME,
     (ResourceExhausted, Reason.CAPACITY_EXHAUSTED): Retry.SAME,
     (ResourceExhausted, Reason.TURN_QUEUE_FULL): Retry.SAME,

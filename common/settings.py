@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from common.loopback import is_loopback
 from common.timeouts import DATABASE_TIMEOUT_S, STORE_TIMEOUT_S
+
+SigningAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""With public keys: with any other, who can verify a token could make one."""
 
 
 class SettingsError(Exception):
@@ -37,6 +42,24 @@ def host_port_or_none(value: str) -> str:
 
 HostPortOrNone = Annotated[str, AfterValidator(host_port_or_none)]
 """HOST:PORT, or empty for none."""
+
+
+def _empty(value: object) -> object:
+    return None if value == "" else value
+
+
+OptionalPath = Annotated[Annotated[Path, AfterValidator(Path.expanduser)] | None, BeforeValidator(_empty)]
+"""A path, or empty for none."""
+
+
+def _check_jwks(where: str) -> str:
+    """A file, or a URL whose answer nobody between can change; raises ValueError."""
+    parts = urlsplit(where)
+    if "://" not in where or (parts.scheme == "https" and parts.hostname):
+        return where
+    if parts.scheme == "http" and is_loopback(f"{parts.hostname}:0"):
+        return where
+    raise ValueError("it has to be a file, or an https:// URL; http:// only on a loopback address")
 
 
 def _split(value: object) -> object:
@@ -87,6 +110,43 @@ class SharedSettings(Settings):
     """How long an object store may be silent; then it counts as away."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error: for people, or as a JSON object a line."""
+    tls_certificate: OptionalPath = None
+    """PEM file of the certificate, and those between it and its authority; unset: nothing is encrypted."""
+    tls_key: OptionalPath = None
+    """PEM file of its private key."""
+    tls_client_ca: OptionalPath = None
+    """PEM file of authorities; a gRPC client then needs a certificate of theirs, which says who it is."""
+    auth_anonymous: Literal["allow", "refuse", ""] = ""
+    """Whether calls without credentials are answered; empty: only where nobody can be asked, on loopback addresses."""
+    auth_keys: OptionalPath = None
+    """File of API keys' hashes, as `sinkserve keys` writes it."""
+    auth_jwks: Annotated[str, AfterValidator(_check_jwks)] = ""
+    """Public keys of the identity provider that signs tokens (JWT): a JWKS file, or its https:// URL."""
+    auth_issuer: str = ""
+    """Issuer that tokens name."""
+    auth_audience: Annotated[tuple[str, ...], *CommaSeparated] = ()
+    """Audience that tokens are for, or several, separated by commas."""
+    auth_algorithms: Annotated[tuple[SigningAlgorithm, ...], *CommaSeparated, Field(min_length=1)] = ("RS256", "ES256")
+    """Algorithms that tokens may be signed with: RS, PS or ES and 256, 384 or 512, or EdDSA."""
+    auth_principal_claim: Annotated[str, Field(min_length=1)] = "sub"
+    """Claim of a token that names the caller."""
+    auth_clock_skew_s: Annotated[float, Field(ge=0, le=300)] = 30.0
+    """How far the clocks of issuer and server may be apart."""
+    auth_jwks_refresh_s: Annotated[float, Field(ge=10)] = 300.0
+    """How old the keys of a URL may be before they are fetched again."""
+    auth_policy: OptionalPath = None
+    """YAML file that says who may do what; unset: who is known may talk and build, with engines of their own."""
+
+    @model_validator(mode="after")
+    def _are_whole(self) -> Self:
+        """Some settings need others."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS_CERTIFICATE and TLS_KEY belong together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("TLS_CLIENT_CA needs TLS_CERTIFICATE and TLS_KEY")
+        if self.auth_jwks and not (self.auth_issuer and self.auth_audience):
+            raise ValueError("AUTH_JWKS needs AUTH_ISSUER and AUTH_AUDIENCE: a token for others is no token for this")
+        return self
 
     @property
     def database(self) -> str:

@@ -8,15 +8,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from common.auth.login import open_login
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
 from common.private import make_private_folder
 from common.rpc.failed_calls import FailedCalls
 from common.rpc.health import HealthServicer
-from common.rpc.listeners import AdminListener
+from common.rpc.listeners import Access, AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
-from common.rpc.server import Registration, RunningServer, start_server
+from common.rpc.server import Entrance, Registration, RunningServer, start_server
+from common.rpc.tls import open_tls
 from common.settings import SharedSettings
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
@@ -41,13 +43,19 @@ from runtime_service.tasks.periodic import Periodic
 from runtime_service.turns.cache_tiers import CacheTiers
 from runtime_service.turns.metrics import TurnMetrics
 from runtime_service.turns.shared import Shared
+from sinkserve.runtime.v1.conversation_service_pb2 import DESCRIPTOR as _CONVERSATION_FILE
 from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 
 Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
 _METRICS_LISTEN = "SINKSERVE_RUNTIME_METRICS_LISTEN"
 _ADMIN_LISTEN = "SINKSERVE_RUNTIME_ADMIN_LISTEN"
-_ENGINE_ADMINISTRATION = frozenset({"LoadEngine", "UnloadEngine"})
+_CONVERSATIONS = dict.fromkeys(_CONVERSATION_FILE.services_by_name["ConversationService"].methods_by_name, Access.TALK)
+_ENGINES = {
+    "LoadEngine": Access.ADMINISTRATION,
+    "UnloadEngine": Access.ADMINISTRATION,
+    "ListLoadedEngines": Access.READ,
+}
 _HOLDER = "runtime "
 SWEEP_S, LEASE_WATCH_S = 3600.0, 0.5
 _STREAM_END_S = 1.0  # for streams to end that the drain has ended
@@ -86,7 +94,10 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
     """
     async with AsyncExitStack() as running:
         meter, health = TurnMetrics(), HealthServicer()
-        metrics = await serve_metrics(running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
+        entrance = _entrance(settings, shared)
+        metrics = await serve_metrics(
+            running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
+        )
         await asyncio.to_thread(make_private_folder, shared.home)
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
@@ -103,7 +114,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
         servicers = (conversations, EngineServicer(engines, sessions, common.background))
-        server = await _serve(running, settings, health, meter.failed_calls, *servicers)
+        server = await _serve(running, settings, entrance, health, meter.failed_calls, *servicers)
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
@@ -130,6 +141,7 @@ def _shared(
 async def _serve(  # noqa: PLR0917 - each is something else
     running: AsyncExitStack,
     settings: RuntimeSettings,
+    entrance: Entrance,
     health: HealthServicer,
     failed_calls: FailedCalls,
     conversations: ConversationServicer,
@@ -142,12 +154,20 @@ async def _serve(  # noqa: PLR0917 - each is something else
         settings.listen,
         registrations,
         admin=admin,
+        entrance=entrance,
         health=health,
         failed_calls=failed_calls,
         connection_age_s=age_s,
     )
     running.push_async_callback(server.stop, _STREAM_END_S)
     return server
+
+
+def _entrance(settings: RuntimeSettings, shared: SharedSettings) -> Entrance:
+    """Raises SettingsError."""
+    header = ("SINKSERVE_RUNTIME_PRINCIPAL_HEADER", settings.principal_header)
+    listens = {"SINKSERVE_RUNTIME_LISTEN": settings.listen, _ADMIN_LISTEN: settings.admin_listen}
+    return Entrance(open_login(shared, header, listens), open_tls(shared))
 
 
 def _tell_readiness(running: AsyncExitStack, engines: EngineRegistry, health: HealthServicer) -> None:
@@ -203,10 +223,11 @@ def _registrations(conversations: ConversationServicer, engines: EngineServicer)
         Registration(
             "sinkserve.runtime.v1.ConversationService",
             lambda server: add_ConversationServiceServicer_to_server(conversations, server),
+            _CONVERSATIONS,
         ),
         Registration(
             "sinkserve.runtime.v1.EngineService",
             lambda server: add_EngineServiceServicer_to_server(engines, server),
-            _ENGINE_ADMINISTRATION,
+            _ENGINES,
         ),
     )

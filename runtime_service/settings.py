@@ -38,7 +38,7 @@ class RuntimeSettings(Settings):
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the GPU's free memory that an engine's slots may take, once its weights are loaded."""
     principal_header: str = ""
-    """Metadata key in which a trusted proxy names the caller, who owns what it creates; empty: all callers are one."""
+    """Metadata key in which a trusted proxy names the caller, who owns what it makes; empty: no such proxy."""
     max_sessions: Annotated[int, Field(ge=1)] = 1024
     """Sessions in memory at once; idle ones make room for others, and where none is, principals have equal shares."""
     waiting_turns: Annotated[int, Field(ge=0)] = 1024

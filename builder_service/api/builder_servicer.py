@@ -13,10 +13,14 @@ from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_w
 from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.repository import EVENT_PAGE, BuildRepository
 from builder_service.sources.uri import read_place
+from common.auth.principal import Principal, Role
+from common.catalog.catalog import Catalog
+from common.catalog.rows import name_taken
 from common.controls import check_name
-from common.db.database import LOCAL_PRINCIPAL, utc_now
+from common.db.database import utc_now
 from common.db.paging import read_page
 from common.errors import InvalidArgument, NotFound, Reason
+from common.rpc.gate import current_call
 from common.rpc.wire import spec_from_wire
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
@@ -29,8 +33,9 @@ LONGEST_REQUEST_ID = 128
 class BuilderServicer(pb_grpc.BuilderServiceServicer):
     """The five RPCs, on a repository; `changes` is notified of every change made in this process."""
 
-    def __init__(self, builds: BuildRepository, changes: Changes) -> None:
+    def __init__(self, builds: BuildRepository, catalog: Catalog, changes: Changes) -> None:
         self._builds = builds
+        self._catalog = catalog
         self._changes = changes
 
     async def SubmitBuild(self, request: pb.SubmitBuildRequest, context: Context) -> pb.SubmitBuildResponse:
@@ -38,14 +43,25 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         check_name(request.request_id, "request_id", LONGEST_REQUEST_ID)
         spec = spec_from_wire(request.spec)
         read_place(spec.source)
+        owner = await asyncio.to_thread(self._owner, current_call().principal, spec.name)
         build = await asyncio.to_thread(
-            self._builds.submit, LOCAL_PRINCIPAL, spec, request.request_id, new_version=request.new_version
+            self._builds.submit, owner, spec, request.request_id, new_version=request.new_version
         )
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 
+    def _owner(self, principal: Principal, name: str) -> str:
+        """Whose a build under a name is; raises AlreadyExists (ENGINE_NAME_TAKEN) for somebody else's.
+
+        An admin builds for the owner of the name.
+        """
+        owner = self._catalog.owner_of(name) or principal.name
+        if owner != principal.name and not principal.has(Role.ADMIN):
+            raise name_taken(name)
+        return owner
+
     async def GetBuild(self, request: pb.GetBuildRequest, context: Context) -> pb.GetBuildResponse:
         """Return a build."""
-        build = await asyncio.to_thread(self._builds.get, LOCAL_PRINCIPAL, _build_id(request.name))
+        build = await asyncio.to_thread(self._builds.get, current_call().principal.owner, _build_id(request.name))
         return pb.GetBuildResponse(build=build_to_wire(build))
 
     async def ListBuilds(self, request: pb.ListBuildsRequest, context: Context) -> pb.ListBuildsResponse:
@@ -53,26 +69,29 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         state = state_from_wire(request.state)
         check_name(request.name, "name", LONGEST_NAME)
         page = read_page(request.page_size, request.page_token, f"builds {state} {request.name}", (int, str))
-        builds, token = await asyncio.to_thread(self._builds.list, LOCAL_PRINCIPAL, page, state, request.name)
+        builds, token = await asyncio.to_thread(
+            self._builds.list, current_call().principal.owner, page, state, request.name
+        )
         return pb.ListBuildsResponse(builds=map(build_to_wire, builds), next_page_token=token)
 
     async def CancelBuild(self, request: pb.CancelBuildRequest, context: Context) -> pb.CancelBuildResponse:
         """Cancel a build."""
-        build = await asyncio.to_thread(self._builds.cancel, LOCAL_PRINCIPAL, _build_id(request.name))
+        build = await asyncio.to_thread(self._builds.cancel, current_call().principal.owner, _build_id(request.name))
         return pb.CancelBuildResponse(build=build_to_wire(build))
 
     async def WatchBuild(self, request: pb.WatchBuildRequest, context: Context) -> AsyncIterator[pb.WatchBuildResponse]:
         """Stream the build's present state, then its events until it has ended."""
         build_id, after = _build_id(request.name), request.after_sequence
+        owner = current_call().principal.owner
         if after < 0:
             message = f"after_sequence is {after}; sequences start at 1"
             raise InvalidArgument(Reason.INVALID_FIELD, message, field="after_sequence")
         with self._changes.listen(build_id) as changed:
-            build = await asyncio.to_thread(self._builds.get, LOCAL_PRINCIPAL, build_id)
+            build = await asyncio.to_thread(self._builds.get, owner, build_id)
             yield snapshot_to_wire(build, utc_now())
             while True:
                 changed.clear()
-                build, events = await asyncio.to_thread(self._builds.watch, LOCAL_PRINCIPAL, build_id, after)
+                build, events = await asyncio.to_thread(self._builds.watch, owner, build_id, after)
                 for event in events:
                     after = event.sequence
                     yield event_to_wire(event)

@@ -27,6 +27,7 @@ def build_to_wire(build: Build) -> pb.Build:
         start_time=_time(build.start_time),
         end_time=_time(build.end_time),
         attempt=build.attempt,
+        owner=build.principal,
     )
     if build.engine is not None:
         message.engine = build.engine

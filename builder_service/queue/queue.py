@@ -168,7 +168,7 @@ class BuildQueue:
         def end(connection: Connection, engine: PublishedEngine) -> None:
             ends[:] = [self._change(connection, build, lambda found: found.succeed(engine.reference, utc_now()))]
 
-        engine = catalog.publish(draft, holder, end, new_version=build.new_version)
+        engine = catalog.publish(draft, holder, end, new_version=build.new_version, owner=build.principal)
         self._changed(build.build_id)
         self._ended(ends[0])
         return engine

@@ -71,14 +71,18 @@ class BuildRepository:
             message = f"{waiting} builds wait, and no more than {self._most} may; try again later"
             raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, message, retry_after_s=FULL_RETRY_S, waiting=waiting)
 
-    def get(self, principal: str, build_id: str) -> Build:
-        """A build; raises NotFound (BUILD_NOT_FOUND), also for one of another principal."""
+    def get(self, principal: str | None, build_id: str) -> Build:
+        """A build; raises NotFound (BUILD_NOT_FOUND), also for one of another principal. None: anybody's, as below."""
         with self._database.read() as connection:
             return find_build(connection, build_id, principal)
 
-    def list(self, principal: str, page: Page, state: State | None = None, name: str = "") -> tuple[list[Build], str]:
+    def list(
+        self, principal: str | None, page: Page, state: State | None = None, name: str = ""
+    ) -> tuple[list[Build], str]:
         """A page of builds, the newest first, and the token of the next page; `state` and `name` filter."""
-        query = select(builds).where(builds.c.principal == principal)
+        query = select(builds)
+        if principal is not None:
+            query = query.where(builds.c.principal == principal)
         if state is not None:
             query = query.where(builds.c.state == state.value)
         if name:
@@ -93,7 +97,7 @@ class BuildRepository:
             kept, token = page.fill(rows, _row_bytes, _key)
         return [to_build(row) for row in kept], token
 
-    def watch(self, principal: str, build_id: str, after: int) -> tuple[Build, Sequence[StoredEvent]]:
+    def watch(self, principal: str | None, build_id: str, after: int) -> tuple[Build, Sequence[StoredEvent]]:
         """A build and its next events after a sequence number, from one snapshot; fewer than EVENT_PAGE events are
         all.
         """
@@ -106,7 +110,7 @@ class BuildRepository:
             StoredEvent(row["sequence"], row["time"], event_from_json(row["event"], build.spec)) for row in rows
         ]
 
-    def cancel(self, principal: str, build_id: str) -> Build:
+    def cancel(self, principal: str | None, build_id: str) -> Build:
         """Cancel a build and notify its worker. Raises FailedPrecondition (BUILD_ENDED), NotFound.
 
         If another build waits for the same key, it takes over the attempt.

@@ -19,7 +19,7 @@ _AS_THEY_ARE = ("principal", "progress", "attempt", "create_time", "start_time",
 
 
 def find_build(connection: Connection, build_id: str, principal: str | None = None, *, lock: bool = False) -> Build:
-    """A build; raises NotFound (BUILD_NOT_FOUND), also for one that is not the principal's.
+    """A build; raises NotFound (BUILD_NOT_FOUND), also for one that is not the principal's; None: anybody's.
 
     `lock`: no other transaction changes it until this one ends.
     """
@@ -74,7 +74,7 @@ def change_build(
     return after
 
 
-def cancel_build(connection: Connection, build_id: str, principal: str) -> tuple[Build, str | None]:
+def cancel_build(connection: Connection, build_id: str, principal: str | None) -> tuple[Build, str | None]:
     """Cancel a build. If others wait for its key, the oldest of them takes over the attempt; its id is returned too.
 
     Raises FailedPrecondition (BUILD_ENDED) and NotFound.

@@ -258,11 +258,15 @@ class BuildAttempt:
                 for digest in digests:
                     self._context.store.verify(digest)
             except DataLoss as error:
-                self._context.queue.log(self._build, f"{engine.reference} is the same, but {error.message}")
+                self._context.queue.log(self._build, f"{self._shown(engine)} is the same, but {error.message}")
                 continue
-            self._context.queue.log(self._build, f"{engine.reference} is the same; its files are used")
+            self._context.queue.log(self._build, f"{self._shown(engine)} is the same; its files are used")
             return engine.manifest
         return None
+
+    def _shown(self, engine: PublishedEngine) -> str:
+        """What a build is told of an engine, which may be another principal's."""
+        return engine.reference if engine.owner == self._build.principal else "an engine of another principal"
 
     async def _end(self, outcome: Built | Failed) -> None:
         if isinstance(outcome, Failed):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
-from common.catalog.rows import find_engine, latest_version, not_found
+from common.auth.principal import EVERY_ENGINE, EngineScope
+from common.catalog.rows import find_engine, latest_version, not_found, within
 from common.catalog.tables import aliases
 from common.db.database import Database
 from common.db.paging import Page
@@ -34,14 +35,14 @@ class Aliases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def set(self, reference: str, alias: str) -> Alias:
+    def set(self, reference: str, alias: str, scope: EngineScope = EVERY_ENGINE) -> Alias:
         """Create or move an alias; raises InvalidArgument (INVALID_ALIAS), also for one too many, and NotFound for the
         reference.
         """
         _check(alias)
         parsed = parse_reference(reference)
         with self._database.write() as connection:
-            engine = find_engine(connection, parsed)
+            engine = find_engine(connection, parsed, scope)
             named = and_(aliases.c.name == engine.name, aliases.c.alias == alias)
             if not connection.execute(update(aliases).where(named).values(version=engine.version)).rowcount:
                 _check_room(connection, engine.name)
@@ -49,22 +50,22 @@ class Aliases:
                 connection.execute(insert(aliases).values(values))
         return Alias(engine.name, alias, engine.version)
 
-    def delete(self, name: str, alias: str) -> None:
+    def delete(self, name: str, alias: str, scope: EngineScope = EVERY_ENGINE) -> None:
         """Delete an alias; raises InvalidArgument (INVALID_ALIAS) for one that cannot be, or NotFound."""
         _check(alias)
         with self._database.write() as connection:
-            named = and_(aliases.c.name == name, aliases.c.alias == alias)
+            named = and_(aliases.c.name == name, aliases.c.alias == alias, within(scope, aliases.c.name))
             if not connection.execute(delete(aliases).where(named)).rowcount:
                 raise not_found(f"{name}:{alias}", "there is no such alias")
 
-    def list(self, name: str, page: Page) -> tuple[list[Alias], str]:
+    def list(self, name: str, page: Page, scope: EngineScope = EVERY_ENGINE) -> tuple[list[Alias], str]:
         """A page of the aliases of a name, `latest` first, and the token of the next.
 
         Raises NotFound for a name without versions.
         """
         after = "" if page.after is None else str(page.after[0])
         with self._database.read() as connection:
-            if (latest := latest_version(connection, name)) is None:
+            if (latest := latest_version(connection, name, scope)) is None:
                 raise not_found(name, "no version of it is published")
             follows = and_(aliases.c.name == name, aliases.c.alias > after)
             query = select(aliases).where(follows).order_by(aliases.c.alias).limit(page.size + 1)

@@ -11,19 +11,23 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection, RowMapping, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from common.auth.principal import EVERY_ENGINE, LOCAL_PRINCIPAL, EngineScope
 from common.catalog.aliases import ALIAS_BYTES
 from common.catalog.blob_claims import Sweeper, claimed_by, release_claims
 from common.catalog.garbage import Collected, collect_garbage
 from common.catalog.rows import (
+    check_owner,
     find_engine,
     find_same,
     follows,
     insert_engine,
     is_version,
     not_found,
+    owner_of,
     refuse_if_held,
     stored_manifest,
     to_engine,
+    within,
 )
 from common.catalog.tables import engines, holds
 from common.db.database import Database, stream, utc_now
@@ -50,15 +54,24 @@ class Catalog:
         self._store = store
         self._sweeper = Sweeper(database, store)
 
-    def resolve(self, reference: str, field: str = "reference") -> PublishedEngine:
-        """The engine that a reference names now; raises InvalidArgument, or NotFound (ENGINE_NOT_FOUND)."""
+    def resolve(self, reference: str, field: str = "reference", scope: EngineScope = EVERY_ENGINE) -> PublishedEngine:
+        """The engine that a reference names now; raises InvalidArgument, or NotFound (ENGINE_NOT_FOUND).
+
+        Here and below, what `scope` does not cover is not found.
+        """
         parsed = parse_reference(reference, field)
         with self._database.read() as connection:
-            return find_engine(connection, parsed)
+            return find_engine(connection, parsed, scope)
 
-    def list(self, page: Page, name: str = "") -> tuple[list[PublishedEngine], str]:
+    def owner_of(self, name: str) -> str:
+        """Whose a name is; empty for one that nobody has."""
+        with self._database.read() as connection:
+            return owner_of(connection, name)
+
+    def list(self, page: Page, name: str = "", scope: EngineScope = EVERY_ENGINE) -> tuple[list[PublishedEngine], str]:
         """A page of engines, by name and then the newest first, and the token of the next; `name` filters."""
-        query = select(engines).order_by(engines.c.name, engines.c.version.desc()).limit(page.size + 1)
+        query = select(engines).where(within(scope, engines.c.name))
+        query = query.order_by(engines.c.name, engines.c.version.desc()).limit(page.size + 1)
         if name:
             query = query.where(engines.c.name == name)
         if page.after is not None:
@@ -75,18 +88,26 @@ class Catalog:
             return [to_engine(connection, row) for row in connection.execute(query).mappings()]
 
     def publish(
-        self, draft: Manifest, holder: str, also: Also = _nothing, *, new_version: bool = True
+        self,
+        draft: Manifest,
+        holder: str,
+        also: Also = _nothing,
+        *,
+        new_version: bool = True,
+        owner: str = LOCAL_PRINCIPAL,
     ) -> PublishedEngine:
-        """Give a draft the next version of its name and publish it; `also` runs in the same transaction.
+        """Give a draft the next version of its name, for `owner`, and publish it; `also` runs in the same transaction.
 
         Without `new_version` nothing is published where the same engine exists under that name, which is returned. The
-        files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed.
+        files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed, and
+        AlreadyExists (ENGINE_NAME_TAKEN) for a name of another owner.
         """
         with self._database.write() as connection:
             if missing := {file.digest for file in draft.files} - claimed_by(connection, holder):
                 raise Aborted(Reason.INTERNAL, f"{holder} does not claim {sorted(missing)}; nothing was published")
+            check_owner(connection, draft.name, owner)
             engine = None if new_version else find_same(connection, draft)
-            engine = engine or insert_engine(connection, draft)
+            engine = engine or insert_engine(connection, draft, owner)
             release_claims(connection, holder)
             also(connection, engine)
         return engine
@@ -97,7 +118,7 @@ class Catalog:
             released = release_claims(connection, holder)
         self._sweeper.sweep(released)
 
-    def delete(self, reference: str, *, force: bool = False) -> None:
+    def delete(self, reference: str, *, force: bool = False, scope: EngineScope = EVERY_ENGINE) -> None:
         """Delete a version and the blobs that only it has; its number is never used again.
 
         Raises InvalidArgument for a reference that names no fixed version, NotFound, and FailedPrecondition
@@ -108,7 +129,7 @@ class Catalog:
             message = f"reference: {reference!r} may move; name what to delete as NAME@VERSION or NAME@sha256:HEX"
             raise InvalidArgument(Reason.INVALID_FIELD, message, field="reference", value=reference)
         with self._database.write() as connection:
-            engine = find_engine(connection, parsed)
+            engine = find_engine(connection, parsed, scope)
             if not force:
                 refuse_if_held(connection, engine)
             connection.execute(delete(engines).where(is_version(engines, engine.name, engine.version)))
@@ -122,14 +143,14 @@ class Catalog:
         """Delete blobs that no engine has and no holder claims, or only count them."""
         return collect_garbage(self._database, self._store, dry_run=dry_run)
 
-    def verify(self, reference: str) -> tuple[int, int]:
+    def verify(self, reference: str, scope: EngineScope = EVERY_ENGINE) -> tuple[int, int]:
         """Read every file again, in pieces; returns their number and bytes.
 
         Raises DataLoss (STORE_CORRUPT) naming the file and its digest.
         """
         parsed = parse_reference(reference, "reference")
         with self._database.read() as connection:
-            engine = find_engine(connection, parsed)
+            engine = find_engine(connection, parsed, scope)
             manifest = stored_manifest(connection, engine)
         if digest_of(manifest) != engine.digest:
             raise DataLoss(Reason.STORE_CORRUPT, f"the manifest of {engine.reference} does not have its digest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, ForeignKeyConstraint, Index, Integer, String, Table, Text
 
+from common.auth.principal import LOCAL_PRINCIPAL
 from common.db.database import Time, metadata
 
 names = Table(
@@ -11,6 +12,7 @@ names = Table(
     metadata,
     Column("name", String(63), primary_key=True),
     Column("last_version", Integer, nullable=False),  # goes up only: versions are never used again
+    Column("owner", String(255), nullable=False, server_default=LOCAL_PRINCIPAL),  # who published the first version
 )
 
 engines = Table(

@@ -24,9 +24,6 @@ from common.db.transactions import ALONE, WRITES
 from common.errors import Reason, Unavailable
 from common.timeouts import DATABASE_TIMEOUT_S
 
-LOCAL_PRINCIPAL = "local"
-"""Owner of everything while there is no authentication."""
-
 ROWS_AT_ONCE = 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from common.rpc.gate import short_name
+
 log = structlog.get_logger()
 
 
@@ -18,6 +20,6 @@ class FailedCalls:
 
     def note(self, method: str, code: str, reason: str, cause: str) -> None:
         """A call to /PACKAGE.SERVICE/METHOD ended with `code`."""
-        name = method.rpartition(".")[2].replace("/", ".")
+        name = short_name(method)
         self._counter.labels(name, code).inc()
         log.info("call.ended", method=name, code=code, reason=reason, cause=cause)

@@ -34,6 +34,7 @@ CODES: dict[type[SinkServeError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     errors.FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Aborted: grpc.StatusCode.ABORTED,
@@ -105,6 +106,8 @@ async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 Note = Callable[[str, str, str, str], None]
 """Is told of a failed call: its method, code, reason and cause."""
+Admit = Callable[[str, grpc.aio.ServicerContext[Any, Any]], Awaitable[None]]
+"""Is asked before a method is, and raises why a call is not answered."""
 
 
 def _say_nothing(*_: str) -> None:
@@ -116,6 +119,7 @@ class _Method:
     """A method as the guards know it."""
 
     name: str
+    admit: Admit
     note: Note
 
     async def abort(self, context: grpc.aio.ServicerContext[Any, Any], error: BaseException, request: object) -> None:
@@ -128,9 +132,13 @@ class _Method:
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Turns what handlers raise into statuses, and requests that are not messages into INVALID_ARGUMENT."""
+    """Has calls admitted, and turns what that and handlers raise into statuses.
 
-    def __init__(self, note: Note = _say_nothing) -> None:
+    Requests that are not messages are INVALID_ARGUMENT.
+    """
+
+    def __init__(self, admit: Admit, note: Note = _say_nothing) -> None:
+        self._admit = admit
         self._note = note
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -144,7 +152,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return handler
         method = str(handler_call_details.method)
         if method not in self._guarded:
-            self._guarded[method] = _guard(handler, _Method(method, self._note))
+            self._guarded[method] = _guard(handler, _Method(method, self._admit, self._note))
         return self._guarded[method]
 
 
@@ -174,6 +182,7 @@ def _passes(error: BaseException) -> bool:
 def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
         try:
+            await method.admit(method.name, context)
             return await behavior(check(request), context)
         except BaseException as error:
             if _passes(error):
@@ -186,6 +195,7 @@ def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa
 def _guard_generator(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:  # noqa: ANN401
         try:
+            await method.admit(method.name, context)
             async for response in behavior(check(request), context):
                 yield response
         except BaseException as error:

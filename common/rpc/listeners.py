@@ -6,13 +6,38 @@ others use. See docs/operate/trust.md.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from enum import Enum, auto
 
-import grpc
-
+from common.auth.principal import Role
 from common.errors import PermissionDenied, Reason
+
+
+class Access(Enum):
+    """What a method is, which says who may call it."""
+
+    READ = auto()
+    """What whoever talks or builds may look at."""
+    TALK = auto()
+    BUILD = auto()
+    CHANGE_OWN = auto()
+    """Changes what the caller has built; for a caller whom nobody has asked for a name it is administration."""
+    ADMINISTRATION = auto()
+    """Answered at the admin listener alone."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """One of them is needed."""
+        return _ROLES[self]
+
+
+_ROLES = {
+    Access.READ: (Role.TALK, Role.BUILD),
+    Access.TALK: (Role.TALK,),
+    Access.BUILD: (Role.BUILD,),
+    Access.CHANGE_OWN: (Role.BUILD,),
+    Access.ADMINISTRATION: (Role.ADMIN,),
+}
 
 
 @dataclass(frozen=True)
@@ -23,32 +48,9 @@ class AdminListener:
     setting: str
 
     def refusal(self, method: str) -> PermissionDenied:
-        """The error of a call to `method` at the public listener."""
-        name = method.rpartition(".")[2].replace("/", ".")
+        """The error of a call to SERVICE.METHOD at the public listener."""
         where = "a loopback address of the server's machine" if self.listen else "which is none here"
-        what = f"{name} is administration: call it at the admin listener, {self.setting} ({where}), not at this address"
-        return PermissionDenied(Reason.WRONG_LISTENER, what, method=name, setting=self.setting)
-
-
-class PublicListener(grpc.aio.ServerInterceptor):
-    """Refuses administration: methods, as /SERVICE/METHOD. Goes behind the StatusInterceptor."""
-
-    def __init__(self, administration: frozenset[str], admin: AdminListener) -> None:
-        self._administration = administration
-        self._admin = admin
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
-        if handler is None or method not in self._administration:
-            return handler
-
-        async def refuse(_request: object, _context: object) -> NoReturn:
-            raise self._admin.refusal(method)
-
-        # Administration asks once and is answered once.
-        return grpc.unary_unary_rpc_method_handler(refuse, handler.request_deserializer, handler.response_serializer)
+        what = (
+            f"{method} is administration: call it at the admin listener, {self.setting} ({where}), not at this address"
+        )
+        return PermissionDenied(Reason.WRONG_LISTENER, what, method=method, setting=self.setting)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from socketserver import ThreadingMixIn
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import WSGIApplication
 
@@ -25,6 +27,9 @@ from common.errors import SinkServeError
 from common.panics import pass_on_ends
 from common.rpc.health import HealthServicer
 from common.rpc.http_pages import HttpPages
+from common.rpc.tls import Tls
+
+PATIENCE_S = 10.0
 
 log = structlog.get_logger()
 
@@ -44,16 +49,22 @@ class MetricsServer:
 
 
 async def serve_metrics(
-    running: AsyncExitStack, listen: str, variable: str, registry: CollectorRegistry, health: HealthServicer
+    running: AsyncExitStack,
+    listen: str,
+    variable: str,
+    registry: CollectorRegistry,
+    health: HealthServicer,
+    *,
+    tls: Tls | None = None,
 ) -> MetricsServer:
     """As `start_metrics`, with the pages of a service in this event loop, until `running` is closed."""
     pages = HttpPages(registry, health, asyncio.get_running_loop())
-    metrics = await asyncio.to_thread(start_metrics, listen, variable, pages)
+    metrics = await asyncio.to_thread(start_metrics, listen, variable, pages, tls)
     running.push_async_callback(asyncio.to_thread, metrics.stop)
     return metrics
 
 
-def start_metrics(listen: str, variable: str, pages: WSGIApplication) -> MetricsServer:
+def start_metrics(listen: str, variable: str, pages: WSGIApplication, tls: Tls | None = None) -> MetricsServer:
     """Serve `pages` on HOST:PORT (port 0: any free one, see `address`), or nowhere if `listen` is empty.
 
     Blocks while it looks up the host. Raises OSError naming `variable`, whose value `listen` is, for an address that
@@ -64,7 +75,7 @@ def start_metrics(listen: str, variable: str, pages: WSGIApplication) -> Metrics
     disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter: when it was made
     host, _, port = listen.rpartition(":")
     try:
-        server = _Server(host.strip("[]"), int(port))
+        server = _Server(host.strip("[]"), int(port), tls)
     except OSError as error:
         cause = f"cannot serve metrics on {listen}: {error.strerror or error}"
         raise OSError(f"{variable}: {cause}; choose another address, or `none` to serve none") from None
@@ -78,13 +89,29 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, tls: Tls | None) -> None:
+        self._tls = tls
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         super().__init__((str(found[0][4][0]), port), _Quiet)
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A connection; TLS says hello in its own thread, when that reads."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            context = self._tls.http_context()
+            connection = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
+        """A client that went away, or does not speak TLS: nothing to say."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
 
 class _Quiet(WSGIRequestHandler):
+    timeout = PATIENCE_S  # of a client that says nothing
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as in the standard library
         """Requests are not logged."""
 

@@ -11,23 +11,17 @@ import os
 from contextlib import suppress
 from urllib.parse import urlsplit
 
+from common.loopback import host_of, is_loopback
+
 VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 DIRECT = ("grpc.enable_http_proxy", 0)
 """The option of a channel that goes through no proxy."""
 
 
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is on this machine, by its name or its number."""
-    host = _host(address)
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
-
-
 def proxy_of(address: str) -> str:
     """The variable that sends calls to HOST:PORT through a proxy, as NAME=URL without a password; empty: none does."""
     name = next((name for name in VARIABLES if name in os.environ), "")
-    if not os.environ.get(name) or is_loopback(address) or _is_excepted(_host(address)):
+    if not os.environ.get(name) or is_loopback(address) or _is_excepted(host_of(address)):
         return ""
     url = urlsplit(os.environ[name])
     return f"{name}={url._replace(netloc=url.netloc.rpartition('@')[2]).geturl()}"
@@ -43,7 +37,3 @@ def _covers(entry: str, host: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
     return host.endswith(entry)
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]").lower()

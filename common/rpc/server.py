@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from common.auth.login import Login, OpenLogin
 from common.rpc.failed_calls import FailedCalls
+from common.rpc.gate import Gate
 from common.rpc.grpc_status import StatusInterceptor
 from common.rpc.health import HealthServicer
-from common.rpc.listeners import AdminListener, PublicListener
+from common.rpc.listeners import Access, AdminListener
+from common.rpc.tls import Tls
 
 INTERRUPTED = 130
 """Exit status of a program that an impatient person ends."""
@@ -32,11 +35,19 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 
 @dataclass(frozen=True)
 class Registration:
-    """A servicer: its full name on the wire, how it joins a server, and which of its methods are administration."""
+    """A servicer: its full name on the wire, how it joins a server, and what its methods take."""
 
     name: str
     add: Callable[[grpc.aio.Server], None]
-    administration: frozenset[str] = frozenset()
+    access: Mapping[str, Access] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """How callers come in, at every listener of a service."""
+
+    login: Login = field(default_factory=OpenLogin)
+    tls: Tls | None = None
 
 
 @dataclass(frozen=True)
@@ -60,42 +71,44 @@ async def start_server(
     registrations: Sequence[Registration],
     *,
     admin: AdminListener | None = None,
+    entrance: Entrance | None = None,
     health: HealthServicer | None = None,
     failed_calls: FailedCalls | None = None,
     connection_age_s: float = 0.0,
 ) -> RunningServer:
     """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
 
-    Methods that are administration are answered at `admin` alone, where all others are, too. A connection of
+    Administration is answered at `admin` alone, where all other methods are, too. A connection of
     `connection_age_s`, give or take a tenth, takes no new calls, and those on it go on. 0: never.
     """
     age = (("grpc.max_connection_age_ms", round(connection_age_s * 1000)),) if connection_age_s else ()
     health = health or HealthServicer()
     health.serve(registration.name for registration in registrations)
-    only = () if admin is None else (PublicListener(_administration(registrations), admin),)
-    public = _make_server((_status(failed_calls), *only), registrations, health, age)
-    address, servers = _bind(public, listen), [public]
+    entrance, access = entrance or Entrance(), _access(registrations)
+    public = _make_server(_status(Gate(entrance.login, access, admin), failed_calls), registrations, health, age)
+    address, servers = _bind(public, listen, entrance.tls), [public]
     admin_address = ""
     if admin is not None and admin.listen:
-        servers.append(_make_server((_status(failed_calls),), registrations, health, age))
-        admin_address = _bind(servers[1], admin.listen, admin.setting)
+        gate = Gate(entrance.login, access, at_admin=True)
+        servers.append(_make_server(_status(gate, failed_calls), registrations, health, age))
+        admin_address = _bind(servers[1], admin.listen, entrance.tls, admin.setting)
     for server in servers:
         await server.start()
     return RunningServer(address, admin_address, health, tuple(servers))
 
 
-def _status(failed_calls: FailedCalls | None) -> StatusInterceptor:
+def _status(gate: Gate, failed_calls: FailedCalls | None) -> StatusInterceptor:
     """One for each listener: it keeps the handlers that it has seen."""
-    return StatusInterceptor(failed_calls.note) if failed_calls else StatusInterceptor()
+    return StatusInterceptor(gate.admit, failed_calls.note) if failed_calls else StatusInterceptor(gate.admit)
 
 
 def _make_server(
-    interceptors: Sequence[grpc.aio.ServerInterceptor],
+    interceptor: grpc.aio.ServerInterceptor,
     registrations: Sequence[Registration],
     health: HealthServicer,
     more: tuple[tuple[str, int], ...],
 ) -> grpc.aio.Server:
-    server = grpc.aio.server(interceptors=interceptors, options=(*OPTIONS, *more))
+    server = grpc.aio.server(interceptors=(interceptor,), options=(*OPTIONS, *more))
     for registration in registrations:
         registration.add(server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -104,14 +117,14 @@ def _make_server(
     return server
 
 
-def _administration(registrations: Sequence[Registration]) -> frozenset[str]:
-    return frozenset(f"/{each.name}/{method}" for each in registrations for method in each.administration)
+def _access(registrations: Sequence[Registration]) -> Mapping[str, Access]:
+    return {f"/{each.name}/{method}": access for each in registrations for method, access in each.access.items()}
 
 
-def _bind(server: grpc.aio.Server, listen: str, setting: str = "") -> str:
+def _bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "") -> str:
     """The address, HOST:PORT; `setting` is said where it cannot be had."""
     try:
-        port = server.add_insecure_port(listen)
+        port = server.add_secure_port(listen, tls.credentials()) if tls else server.add_insecure_port(listen)
     except RuntimeError:
         said = f"{setting}: " if setting else ""
         raise OSError(f"{said}cannot listen on {listen}: the address is in use, or not of this machine") from None

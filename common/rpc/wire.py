@@ -147,6 +147,7 @@ def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
         aliases=engine.aliases,
         create_time=created,
         size_bytes=engine.manifest.size_bytes,
+        owner=engine.owner,
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from common.auth.principal import LOCAL_PRINCIPAL
 from common.spec.manifest import Manifest
 
 
 @dataclass(frozen=True)
 class PublishedEngine:
-    """One version of a name, as it was published, and the aliases that name it now, `latest` first."""
+    """One version of a name, as it was published, aliases that name it now, `latest` first, and the name's owner."""
 
     manifest: Manifest
     digest: str
     create_time: datetime
     aliases: tuple[str, ...] = ()
+    owner: str = LOCAL_PRINCIPAL
 
     @property
     def name(self) -> str:

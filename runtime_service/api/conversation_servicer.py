@@ -17,11 +17,11 @@ from typing import Any
 import grpc
 import structlog
 
-from common.controls import is_name
-from common.db.database import LOCAL_PRINCIPAL
+from common.auth.principal import Principal
 from common.db.paging import read_page
-from common.errors import Internal, InvalidArgument, Reason, SinkServeError
+from common.errors import Internal, Reason, SinkServeError
 from common.panics import pass_on_ends
+from common.rpc.gate import current_call
 from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, turn_id_of, update_from_wire
 from runtime_service.api.requests import Close, session_id_of
 from runtime_service.api.stream import ConversationStream
@@ -35,7 +35,6 @@ from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_LONGEST_PRINCIPAL = 255
 _OPEN = "open."
 
 log = structlog.get_logger()
@@ -54,11 +53,13 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
     async def Converse(  # type: ignore[override]  # writes by itself: a generator is cleaned up too late
         self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Context
     ) -> None:
-        await self._hold(ConversationStream(self._sessions, self._principal(context)), request_iterator, context)
+        caller = current_call().principal
+        stream = ConversationStream(self._sessions, caller.name, caller.usable_engines)
+        await self._hold(stream, request_iterator, context)
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         with _fields_without_open():
-            create = self._create(self._principal(context), new_session_from_wire(request.new_session))
+            create = self._create(current_call().principal, new_session_from_wire(request.new_session))
             live = await self._sessions.complete(create, "create")
         return pb.CreateSessionResponse(session=session_to_wire(live.session, live.residence))
 
@@ -66,56 +67,63 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         self, request: pb.RunTurnRequest, context: Context
     ) -> None:
         with _fields_without_open():
-            conversation = ConversationStream(self._sessions, self._principal(context), one_turn=True)
+            caller = current_call().principal
+            conversation = ConversationStream(self._sessions, caller.name, caller.usable_engines, one_turn=True)
             await self._hold(conversation, _as_stream(request), context)
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
         session_id = session_id_of(request.session, "session")
         turn_id = turn_id_of(request.turn_id, "turn_id")
-        await self._sessions.cancel(self._principal(context), session_id, turn_id, discard=request.discard)
+        await self._sessions.cancel(await self._owner(session_id), session_id, turn_id, discard=request.discard)
         return pb.CancelTurnResponse()
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
-        found = await self._sessions.get(self._principal(context), session_id_of(request.name, "name"))
+        session_id = session_id_of(request.name, "name")
+        found = await self._sessions.get(await self._owner(session_id), session_id)
         return pb.GetSessionResponse(session=session_to_wire(*found))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         check_labels(request.labels, "labels")
-        only = await self._sessions.filter_of(dict(request.labels), request.engine)
+        caller = current_call().principal
+        only = await self._sessions.filter_of(dict(request.labels), request.engine, caller.usable_engines)
         page = read_page(request.page_size, request.page_token, f"sessions {only}", (int, int))
-        found, token = await self._sessions.page(self._principal(context), page, only)
+        found, token = await self._sessions.page(caller.owner, page, only)
         return pb.ListSessionsResponse(sessions=[session_to_wire(*each) for each in found], next_page_token=token)
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Context) -> pb.UpdateSessionResponse:
         session_id = session_id_of(request.session.name, "session.name")
-        update = self._sessions.update(self._principal(context), session_id, update_from_wire(request))
+        update = self._sessions.update(await self._owner(session_id), session_id, update_from_wire(request))
         updated = await self._sessions.complete(update, f"update {request.session.name}")
         return pb.UpdateSessionResponse(session=session_to_wire(*updated))
 
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
         session_id = session_id_of(request.session, "session")
         page = read_page(request.page_size, request.page_token, f"turns of {request.session}", (int,))
-        found, token = await self._sessions.turns(self._principal(context), session_id, page)
+        found, token = await self._sessions.turns(await self._owner(session_id), session_id, page)
         return pb.ListTurnsResponse(turns=[turn_to_wire(turn) for turn in found], next_page_token=token)
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:
         session_id = session_id_of(request.name, "name")
         asked = (turn_id_of(request.turn_id, "turn_id"), request.session_id, request.engine)
-        fork = self._branches.fork(self._principal(context), session_id, *asked)
+        caller = current_call().principal
+        fork = self._branches.fork(caller.name, session_id, *asked, caller.usable_engines)
         session = await self._sessions.complete(fork, f"fork of {request.name}")
         return pb.ForkSessionResponse(session=session_to_wire(session, Residence.STORED))
 
     async def RewindSession(self, request: pb.RewindSessionRequest, context: Context) -> pb.RewindSessionResponse:
         session_id = session_id_of(request.name, "name")
         rewind = self._branches.rewind(
-            self._principal(context), session_id, turn_id_of(request.turn_id, "turn_id"), drop_turn=request.drop_turn
+            current_call().principal.name,
+            session_id,
+            turn_id_of(request.turn_id, "turn_id"),
+            drop_turn=request.drop_turn,
         )
         session = await self._sessions.complete(rewind, f"rewind of {request.name}")
         return pb.RewindSessionResponse(session=session_to_wire(session, Residence.STORED))
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         session_id = session_id_of(request.name, "name")
-        delete = self._sessions.delete(self._principal(context), session_id)
+        delete = self._sessions.delete(await self._owner(session_id), session_id)
         await self._sessions.complete(delete, f"delete {request.name}")
         return pb.DeleteSessionResponse()
 
@@ -139,21 +147,14 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
 
-    async def _create(self, principal: str, asked: NewSession) -> LiveSession:
-        live, _ = await self._sessions.create(principal, asked)
+    async def _create(self, caller: Principal, asked: NewSession) -> LiveSession:
+        live, _ = await self._sessions.create(caller.name, asked, caller.usable_engines)
         live.update_expiry()
         return live
 
-    def _principal(self, context: Context) -> str:
-        header = self._settings.principal_header.lower()
-        if not header:
-            return LOCAL_PRINCIPAL
-        values = [value for key, value in context.invocation_metadata() or () if key == header]
-        value = str(values[0]) if len(values) == 1 else ""
-        if not 1 <= len(value) <= _LONGEST_PRINCIPAL or not is_name(value):
-            what = f"metadata {header!r} has to name the caller once, in 1 to {_LONGEST_PRINCIPAL} printable characters"
-            raise InvalidArgument(Reason.INVALID_FIELD, what, field=header)
-        return value
+    async def _owner(self, session_id: str) -> str:
+        """Whose session the caller means; an admin may mean anybody's, and talks in none but their own."""
+        return await self._sessions.owner_of(session_id, current_call().principal)
 
 
 async def _as_stream(request: pb.RunTurnRequest) -> AsyncIterator[pb.ConverseRequest]:

@@ -8,6 +8,8 @@ import grpc
 
 from common.db.paging import read_page
 from common.errors import InvalidArgument, Reason
+from common.rpc.gate import current_call
+from common.spec.published_engine import PublishedEngine
 from runtime_service.api.to_wire import loaded_to_wire, refused_to_wire
 from runtime_service.engines.registry import EngineRegistry, WhenBusy
 from runtime_service.sessions.registry import SessionRegistry
@@ -43,9 +45,15 @@ class EngineServicer(pb_grpc.EngineServiceServicer):
     ) -> pb.ListLoadedEnginesResponse:
         page = read_page(request.page_size, request.page_token, "loaded engines", (str,))
         after = "" if page.after is None else str(page.after[0])
-        following = (engine for engine in self._engines.loaded if engine.published.reference > after)
+        scope = current_call().principal.usable_engines
+
+        def is_found(engine: PublishedEngine) -> bool:
+            return scope.covers(engine.name, engine.owner)
+
+        found = (engine for engine in self._engines.loaded if is_found(engine.published))
+        following = (engine for engine in found if engine.published.reference > after)
         kept, token = page.fill(following, lambda _: _ENGINE_BYTES, lambda engine: (engine.published.reference,))
-        refused = () if after else self._engines.refused
+        refused = [] if after else [engine for engine in self._engines.refused if is_found(engine.published)]
         return pb.ListLoadedEnginesResponse(
             engines=map(loaded_to_wire, kept), next_page_token=token, refused=map(refused_to_wire, refused)
         )

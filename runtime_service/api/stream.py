@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 
+from common.auth.principal import EVERY_ENGINE, EngineScope
 from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.api.outbox import Outbox
 from runtime_service.api.reader_pace import ReaderPace
@@ -30,9 +31,12 @@ _SHOWN_ID = 100  # characters of an id that no turn can have
 class ConversationStream:
     """One stream. With `one_turn` it ends with its turn, or with the error for which that was not accepted."""
 
-    def __init__(self, sessions: SessionRegistry, principal: str, *, one_turn: bool = False) -> None:
+    def __init__(
+        self, sessions: SessionRegistry, principal: str, scope: EngineScope = EVERY_ENGINE, *, one_turn: bool = False
+    ) -> None:
         self._sessions = sessions
         self._principal = principal
+        self._scope = scope
         self._one_turn = one_turn
         self._settings = sessions.settings
         self.outbox = Outbox(self._settings.unread_events, self._note_full)
@@ -200,8 +204,9 @@ class ConversationStream:
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
         if isinstance(target, NewSession):
-            return await self._sessions.create(self._principal, target)
-        return await self._sessions.open(self._principal, session_id_of(target, "open.session")), True
+            return await self._sessions.create(self._principal, target, self._scope)
+        session_id = session_id_of(target, "open.session")
+        return await self._sessions.open(self._principal, session_id, self._scope), True
 
     async def _turn(self, live: LiveSession, request: TurnRequest) -> None:
         try:

@@ -64,6 +64,7 @@ def session_to_wire(session: Session, residence: Residence) -> pb.Session:
         last_active_time=_timestamp(session.last_active_at),
         expire_time=_timestamp(session.expires_at) if session.expires_at else None,
         options=_options_to_wire(session.options),
+        owner=session.principal,
     )
 
 

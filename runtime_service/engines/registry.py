@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import structlog
 
+from common.auth.principal import EVERY_ENGINE, EngineScope
 from common.catalog.catalog import Catalog
 from common.db.database import utc_now
 from common.errors import FailedPrecondition, NotFound, Reason, SinkServeError
@@ -75,24 +76,27 @@ class EngineRegistry:
         """Whether every engine of the settings is loaded."""
         return all(published.digest in self._loaded for published in self._wanted.values())
 
-    async def resolve(self, reference: str, field: str) -> PublishedEngine:
-        """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`."""
+    async def resolve(self, reference: str, field: str, scope: EngineScope = EVERY_ENGINE) -> PublishedEngine:
+        """What a reference names now; raises InvalidArgument and NotFound (ENGINE_NOT_FOUND), naming `field`.
+
+        What `scope` does not cover is not found.
+        """
         try:
-            return await asyncio.to_thread(self._catalog.resolve, reference, field)
+            return await asyncio.to_thread(self._catalog.resolve, reference, field, scope)
         except NotFound as error:
             raise NotFound(error.reason, f"{field}: {error.message}", field=field, reference=reference) from error
 
-    async def named(self, reference: str, field: str) -> PublishedEngine:
+    async def named(self, reference: str, field: str, scope: EngineScope = EVERY_ENGINE) -> PublishedEngine:
         """What a reference names for a new session: of the settings' references, what is loaded under it by now.
 
         Raises what `resolve` does.
         """
         wanted = self._wanted.get(parse_reference(reference, field))
-        if wanted is not None and wanted.digest in self._loaded:
+        if wanted is not None and wanted.digest in self._loaded and scope.covers(wanted.name, wanted.owner):
             return wanted
-        return await self.resolve(reference, field)
+        return await self.resolve(reference, field, scope)
 
-    async def listed(self, reference: str, field: str) -> EngineReference | None:
+    async def listed(self, reference: str, field: str, scope: EngineScope = EVERY_ENGINE) -> EngineReference | None:
         """What a listing is asked for: nothing, every version of NAME, or what a reference names now.
 
         Raises what `resolve` does for an alias; any other need not be published any more.
@@ -104,7 +108,7 @@ class EngineRegistry:
             return parsed
         if reference == parsed.name:
             return EngineReference(parsed.name)
-        return EngineReference(parsed.name, version=(await self.resolve(reference, field)).version)
+        return EngineReference(parsed.name, version=(await self.resolve(reference, field, scope)).version)
 
     async def follow(self) -> None:
         """Load what the settings' references name now, if that is another version; the ones before stay loaded.

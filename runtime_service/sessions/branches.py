@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy.exc import IntegrityError
 
+from common.auth.principal import EVERY_ENGINE, EngineScope
 from common.catalog.rows import not_found
 from common.db.database import Database, utc_now
 from common.errors import Aborted, FailedPrecondition, InvalidArgument, Reason
@@ -47,7 +48,15 @@ class Branches:
             await self._store.drop_cache(rewound, snapshots)
             return rewound
 
-    async def fork(self, principal: str, session_id: str, turn_id: str, new_id: str, engine: str) -> Session:
+    async def fork(  # noqa: PLR0917 - what the request has
+        self,
+        principal: str,
+        session_id: str,
+        turn_id: str,
+        new_id: str,
+        engine: str,
+        scope: EngineScope = EVERY_ENGINE,
+    ) -> Session:
         """A new session that begins as another is, or was at the end of a turn; that one goes on untouched.
 
         With `engine` it goes on with another version, which has to have the same tokens and template. The same
@@ -64,7 +73,7 @@ class Branches:
             return existing
         now = utc_now()
         target = replace(
-            await self._on_engine(source, engine),
+            await self._on_engine(source, engine, scope),
             session_id=new_id or secrets.token_hex(16),
             digest=digest,
             created_at=now,
@@ -79,11 +88,11 @@ class Branches:
             raise session_exists(session_id)
         return found
 
-    async def _on_engine(self, source: Session, engine: str) -> Session:
+    async def _on_engine(self, source: Session, engine: str, scope: EngineScope) -> Session:
         if not engine:
             return source
         before = await self._engines.resolve(source.engine, "name")
-        after = await self._engines.resolve(engine, "engine")
+        after = await self._engines.resolve(engine, "engine", scope)
         check_same_words(before.manifest, after)
         return replace(
             source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from common.auth.principal import EngineScope
 from common.errors import SinkServeError
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.session import NewSession, Session, begin
@@ -29,10 +30,10 @@ class SessionLoader:
         self._table = table
         self._ownership = Ownership(shared.claims, shared.writer)
 
-    async def create(self, key: Key, asked: NewSession) -> LiveSession:
+    async def create(self, key: Key, asked: NewSession, scope: EngineScope) -> LiveSession:
         """A new session; raises why its engine cannot be had, and what is wrong with its options."""
         self._table.check_open()
-        published = await self._engines.named(asked.engine, "open.new_session.engine")
+        published = await self._engines.named(asked.engine, "open.new_session.engine", scope)
         engine = await self._engines.serving(published)
         variables = engine.text.settle(asked.options.template_variables)
         opening = await asyncio.to_thread(engine.text.choosing(variables).opening, asked.system_prompt)

@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import structlog
 
+from common.auth.principal import EVERY_ENGINE, EngineScope, Principal
+from common.catalog.rows import not_found
 from common.db.database import utc_now
 from common.db.paging import Page
-from common.errors import SinkServeError
+from common.errors import FailedPrecondition, Reason, SinkServeError
 from runtime_service.domain.session import NewSession, Session
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.domain.session_update import SessionUpdate
@@ -64,22 +66,42 @@ class SessionRegistry:
         """Do `work` on sessions to its end, although the call that waits for it is lost."""
         return await self.shared.background.complete(work, name)
 
-    async def create(self, principal: str, asked: NewSession) -> tuple[LiveSession, bool]:
-        """A new session, or the one that the same request created before; tells whether it existed."""
+    async def create(
+        self, principal: str, asked: NewSession, scope: EngineScope = EVERY_ENGINE
+    ) -> tuple[LiveSession, bool]:
+        """A new session, or the one that the same request created before; tells whether it existed.
+
+        An engine that `scope` does not cover is not found, here and below.
+        """
         asked.check()
         key = (principal, asked.session_id or secrets.token_hex(16))
         async with self._table.locked(key):
             existing = await self.store.find(key) if asked.session_id else None
             if existing is None:
-                return await self._loader.create(key, asked), False
+                return await self._loader.create(key, asked, scope), False
             if existing.digest != asked.digest():
                 raise session_exists(asked.session_id)
-            return await self._loader.open(key), True
+            return _checked(await self._loader.open(key), scope), True
 
-    async def open(self, principal: str, session_id: str) -> LiveSession:
+    async def open(self, principal: str, session_id: str, scope: EngineScope = EVERY_ENGINE) -> LiveSession:
         """A session that exists; raises NotFound (SESSION_NOT_FOUND), and why its engine or cache cannot be had."""
         async with self._table.locked((principal, session_id)):
-            return await self._loader.open((principal, session_id))
+            return _checked(await self._loader.open((principal, session_id)), scope)
+
+    async def owner_of(self, session_id: str, principal: Principal) -> str:
+        """Whose session somebody means by an id: their own, else, if an admin asks, whose there is.
+
+        Raises FailedPrecondition where several have one.
+        """
+        if principal.owner is not None:
+            return principal.name
+        owners = await self.store.owners(session_id)
+        if principal.name in owners or not owners:
+            return principal.name
+        if len(owners) > 1:
+            what = f"{', '.join(owners[:5])} have a sessions/{session_id} each; which one cannot be said"
+            raise FailedPrecondition(Reason.INVALID_FIELD, what, session=f"sessions/{session_id}")
+        return owners[0]
 
     async def get(self, principal: str, session_id: str) -> tuple[Session, Residence]:
         """What is known of a session; raises NotFound."""
@@ -105,14 +127,16 @@ class SessionRegistry:
             if (kept := await self.store.take_update(key)) is not None:
                 self._adopt(kept)
 
-    async def filter_of(self, labels: Mapping[str, str], engine: str) -> SessionFilter:
+    async def filter_of(
+        self, labels: Mapping[str, str], engine: str, scope: EngineScope = EVERY_ENGINE
+    ) -> SessionFilter:
         """Sessions to list; `engine` is NAME for every version, or a reference. Raises InvalidArgument, NotFound."""
-        return SessionFilter(tuple(sorted(labels.items())), await self._engines.listed(engine, "engine"))
+        return SessionFilter(tuple(sorted(labels.items())), await self._engines.listed(engine, "engine", scope))
 
     async def page(
-        self, principal: str, page: Page, only: SessionFilter
+        self, principal: str | None, page: Page, only: SessionFilter
     ) -> tuple[list[tuple[Session, Residence]], str]:
-        """A page of sessions, the last active first."""
+        """A page of sessions, the last active first; None: everybody's."""
         found, token = await self.store.list_sessions(principal, page, only)
         return [self._present(session) for session in found], token
 
@@ -214,3 +238,11 @@ class SessionRegistry:
     def _present(self, session: Session) -> tuple[Session, Residence]:
         live = self._table.find(key_of(session))
         return (session, Residence.STORED) if live is None else (live.session, live.residence)
+
+
+def _checked(live: LiveSession, scope: EngineScope) -> LiveSession:
+    """A session, if its principal may still use its engine."""
+    engine = live.engine.published
+    if not scope.covers(engine.name, engine.owner):
+        raise not_found(engine.reference, "it is another principal's")
+    return live

@@ -45,7 +45,11 @@ class SessionStore:
         written = await self.write(self._shared.repository.create, row, self._shared.claims.replica)
         return replace(written, opening=session.opening)
 
-    async def list_sessions(self, principal: str, page: Page, only: SessionFilter) -> tuple[list[Session], str]:
+    async def owners(self, session_id: str) -> list[str]:
+        """Principals that have a session of this id."""
+        return await asyncio.to_thread(self._shared.repository.owners, session_id)
+
+    async def list_sessions(self, principal: str | None, page: Page, only: SessionFilter) -> tuple[list[Session], str]:
         """A page of sessions, the last active first, and the token of the next."""
         return await asyncio.to_thread(self._shared.repository.list_sessions, principal, page, only)
 

@@ -74,6 +74,12 @@ class SessionRepository:
             raise session_not_found(session_id)
         return found
 
+    def owners(self, session_id: str) -> list[str]:
+        """Principals that have a session of this id, in order."""
+        query = select(sessions.c.principal).where(sessions.c.session_id == session_id).order_by(sessions.c.principal)
+        with self._database.read() as connection:
+            return list(connection.scalars(query))
+
     def find_turn(self, session_key: int, turn_id: str) -> Turn | None:
         """A turn by the client's id, if there is one."""
         named = (turns.c.session_key == session_key) & (turns.c.turn_id == turn_id)
@@ -158,11 +164,13 @@ class SessionRepository:
         return tokens[:count]
 
     def list_sessions(
-        self, principal: str, page: Page, only: SessionFilter = EVERY_SESSION
+        self, principal: str | None, page: Page, only: SessionFilter = EVERY_SESSION
     ) -> tuple[list[Session], str]:
-        """A page of sessions, the last active first, and the token of the next."""
+        """A page of sessions, the last active first, and the token of the next. None: everybody's."""
         order = (sessions.c.last_active_at.desc(), sessions.c.key.desc())
-        query = select(sessions).where(sessions.c.principal == principal, *_passes(only))
+        query = select(sessions).where(*_passes(only))
+        if principal is not None:
+            query = query.where(sessions.c.principal == principal)
         query = query.order_by(*order).limit(page.size + 1)
         if page.after is not None:
             query = query.where(_after(page.after))

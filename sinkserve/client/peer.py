@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 
 import grpc
 
-from common.rpc.proxy import DIRECT, is_loopback
+from common.loopback import is_loopback
+from common.rpc.proxy import DIRECT
 from sinkserve.client.errors import Details, FailedPrecondition, from_call
 
 PAGE_SIZE = 200

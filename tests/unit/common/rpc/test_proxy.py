@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.rpc.proxy import VARIABLES, is_loopback, proxy_of
+from common.loopback import is_loopback
+from common.rpc.proxy import VARIABLES, proxy_of
 from sinkserve.client import Unreachable
 
 

@@ -1,0 +1,131 @@
+"""Every call's principal: who it is by the ways that are set up, and what it may by the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from common.auth.api_keys import ApiKeys
+from common.auth.authenticator import Authenticator, Credentials
+from common.auth.bearer import BearerAuthenticator, Verifier
+from common.auth.certificate import CertificateAuthenticator
+from common.auth.header import HeaderAuthenticator
+from common.auth.key_set import KeyFile, KeySource, KeyUrl
+from common.auth.policy import Policy, Rule, policy_of
+from common.auth.principal import LOCAL_PRINCIPAL, Principal, Role
+from common.auth.tokens import TokenRules, Tokens
+from common.errors import Reason, Unauthenticated
+from common.loopback import is_loopback
+from common.settings import SettingsError, SharedSettings
+
+ANYBODY = Principal(LOCAL_PRINCIPAL, frozenset(Role), ("*",), authenticated=False)
+"""Whoever calls where nobody is asked who they are: what they may is a question of the address."""
+
+_NOT_ADMIN = (Role.TALK, Role.BUILD)
+_OWN_ENGINES = Policy(rules=(Rule(principals=("*",), roles=_NOT_ADMIN),))
+_ALL_ENGINES = Policy(rules=(Rule(principals=("*",), roles=_NOT_ADMIN, engines=("*",)),))
+
+
+class Login:
+    """Asks each authenticator in turn. Without credentials: `anonymous`, else, at the admin listener, `operator`."""
+
+    def __init__(
+        self,
+        authenticators: tuple[Authenticator, ...],
+        policy: Callable[[], Policy],
+        *,
+        anonymous: bool = False,
+        operator: Principal | None = None,
+    ) -> None:
+        self._authenticators = authenticators
+        self._policy = policy
+        self._anonymous = anonymous
+        self._operator = operator
+
+    async def principal(self, credentials: Credentials, *, at_admin: bool) -> Principal:
+        """Who calls. Raises Unauthenticated, and Unavailable if that cannot be known now."""
+        for authenticator in self._authenticators:
+            if (name := await authenticator.identify(credentials)) is not None:
+                return self._policy().principal(name)
+        if at_admin and self._operator is not None:
+            return self._operator
+        if self._anonymous:
+            return self._policy().principal(LOCAL_PRINCIPAL, authenticated=False)
+        what = "the call says nobody's name: it needs a token, a key or a certificate"
+        raise Unauthenticated(Reason.CREDENTIALS_MISSING, what)
+
+
+class OpenLogin(Login):
+    """Asks nobody."""
+
+    def __init__(self) -> None:
+        super().__init__((), lambda: _OWN_ENGINES)
+
+    async def principal(self, credentials: Credentials, *, at_admin: bool) -> Principal:
+        """Anybody."""
+        del credentials, at_admin
+        return ANYBODY
+
+
+def open_login(settings: SharedSettings, header: tuple[str, str], listens: Mapping[str, str]) -> Login:
+    """The login that settings describe. `header` and `listens` are settings of the service by their names.
+
+    Raises SettingsError for files that cannot be used, and where a service that asks nobody who they are can be
+    reached from elsewhere, unless that is said.
+    """
+    authenticators = _authenticators(settings, header)
+    if not authenticators:
+        _refuse_elsewhere(settings, listens)
+        return OpenLogin()
+    behind_proxy = bool(header[1])
+    otherwise = _ALL_ENGINES if behind_proxy else _OWN_ENGINES
+    policy = policy_of("SINKSERVE_AUTH_POLICY", settings.auth_policy, otherwise)
+    operator = ANYBODY if behind_proxy else None
+    return Login(authenticators, policy, anonymous=settings.auth_anonymous == "allow", operator=operator)
+
+
+def _authenticators(settings: SharedSettings, header: tuple[str, str]) -> tuple[Authenticator, ...]:
+    verifiers = _verifiers(settings)
+    name, value = header
+    if value and verifiers:
+        what = "is believed from whoever connects, so tokens and keys beside it (SINKSERVE_AUTH_*) would ask nobody"
+        raise SettingsError(f"{name}: the header {what}; set one or the other")
+    if value:  # the certificates are the proxy's
+        return (HeaderAuthenticator(value),)
+    bearer: tuple[Authenticator, ...] = (BearerAuthenticator(*verifiers),) if verifiers else ()
+    return (*bearer, CertificateAuthenticator()) if settings.tls_client_ca else bearer
+
+
+def _verifiers(settings: SharedSettings) -> list[Verifier]:
+    found: list[Verifier] = []
+    if settings.auth_keys is not None:
+        found.append(ApiKeys("SINKSERVE_AUTH_KEYS", settings.auth_keys))
+    if settings.auth_jwks:
+        rules = TokenRules(
+            settings.auth_issuer,
+            settings.auth_audience,
+            settings.auth_algorithms,
+            settings.auth_principal_claim,
+            settings.auth_clock_skew_s,
+        )
+        found.append(Tokens(_key_source(settings), rules))
+    return found
+
+
+def _key_source(settings: SharedSettings) -> KeySource:
+    where, algorithms = settings.auth_jwks, settings.auth_algorithms
+    if "://" in where:
+        return KeyUrl(where, algorithms, settings.auth_jwks_refresh_s)
+    return KeyFile("SINKSERVE_AUTH_JWKS", Path(where).expanduser(), algorithms)
+
+
+def _refuse_elsewhere(settings: SharedSettings, listens: Mapping[str, str]) -> None:
+    if settings.auth_anonymous == "refuse":
+        raise SettingsError("SINKSERVE_AUTH_ANONYMOUS: `refuse` leaves nobody: no way of authentication is set up")
+    reached = [f"{name}={address}" for name, address in listens.items() if address and not is_loopback(address)]
+    if reached and settings.auth_anonymous != "allow":
+        raise SettingsError(
+            f"SINKSERVE_AUTH_ANONYMOUS: {' and '.join(reached)} can be reached from other machines, and nobody is "
+            "asked who they are: set up SINKSERVE_AUTH_KEYS, SINKSERVE_AUTH_JWKS or SINKSERVE_TLS_CLIENT_CA, or a "
+            "proxy's header, or listen on 127.0.0.1, or say `allow`"
+        )

@@ -1,0 +1,96 @@
+"""The one place that every call passes before it is answered, which says who calls and whether they may.
+
+What the house has to know of the call that it answers is in `current_call()`, in this task and those that it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from common.auth.authenticator import Certificate, Credentials
+from common.auth.login import Login
+from common.auth.principal import Principal, Role
+from common.errors import PermissionDenied, Reason
+from common.rpc.listeners import Access, AdminListener
+
+_FOR_ALL = "/grpc.health.v1.Health/"
+"""Probes have no credentials."""
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is answered: SERVICE.METHOD, and who calls."""
+
+    method: str
+    principal: Principal
+
+
+_current: ContextVar[Call] = ContextVar("call")
+
+
+def current_call() -> Call:
+    """The call that is answered here; raises LookupError outside of any."""
+    return _current.get()
+
+
+class Gate:
+    """Of one listener: the public one if there is an `admin` listener beside it, or that one itself (`at_admin`).
+
+    `access` is what each method takes, as /SERVICE/METHOD; one that is not in it is answered to whoever is known.
+    """
+
+    def __init__(
+        self, login: Login, access: Mapping[str, Access], admin: AdminListener | None = None, *, at_admin: bool = False
+    ) -> None:
+        self._login = login
+        self._access = access
+        self._admin = admin
+        self._at_admin = at_admin
+
+    async def admit(self, path: str, context: Context) -> None:
+        """Let a call to /SERVICE/METHOD in; raises Unauthenticated, PermissionDenied, Unavailable."""
+        if path.startswith(_FOR_ALL):
+            return
+        method = short_name(path)
+        principal = await self._login.principal(_credentials(context), at_admin=self._at_admin)
+        self._check(method, self._access.get(path), principal)
+        _current.set(Call(method, principal))
+
+    def _check(self, method: str, access: Access | None, principal: Principal) -> None:
+        if access is None:
+            return
+        anybodys = access is Access.CHANGE_OWN and not principal.authenticated
+        if self._admin is not None and (anybodys or access is Access.ADMINISTRATION):
+            raise self._admin.refusal(method)
+        roles = (Role.ADMIN,) if self._at_admin else access.roles
+        if not any(principal.has(role) for role in roles):
+            wanted = " or ".join(roles)
+            what = f"{method} needs role {wanted}, which {principal.name!r} does not have"
+            raise PermissionDenied(Reason.ROLE_MISSING, what, method=method, role=wanted, principal=principal.name)
+
+
+def short_name(path: str) -> str:
+    """SERVICE.METHOD of /PACKAGE.SERVICE/METHOD."""
+    return path.rpartition(".")[2].replace("/", ".")
+
+
+def _credentials(context: Context) -> Credentials:
+    def certificate() -> Certificate | None:
+        found = context.auth_context()
+        if "x509_subject" not in found:
+            return None
+        return Certificate(_text(found, "x509_common_name"), _text(found, "peer_spiffe_id"))
+
+    return Credentials(tuple(context.invocation_metadata() or ()), certificate)
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    """Of bytes that a certificate has; nothing where it has none, or several."""
+    values = found.get(key, ())
+    return values[0].decode(errors="replace") if len(values) == 1 else ""

@@ -55,11 +55,11 @@ OptionalPath = Annotated[Annotated[Path, AfterValidator(Path.expanduser)] | None
 def _check_jwks(where: str) -> str:
     """A file, or a URL whose answer nobody between can change; raises ValueError."""
     parts = urlsplit(where)
-    if "://" not in where or (parts.scheme == "https" and parts.hostname):
+    if "://" not in where or (parts.scheme == "https" and parts.hostname and "@" not in parts.netloc):
         return where
     if parts.scheme == "http" and is_loopback(f"{parts.hostname}:0"):
         return where
-    raise ValueError("it has to be a file, or an https:// URL; http:// only on a loopback address")
+    raise ValueError("it has to be a file, or an https:// URL without credentials; http:// only on a loopback address")
 
 
 def _split(value: object) -> object:

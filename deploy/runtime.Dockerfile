@@ -27,6 +27,8 @@ RUN apt-get update \
     && useradd --uid 10001 --gid sinkserve --no-create-home --home-dir /var/lib/sinkserve sinkserve \
     && install --directory --owner sinkserve --group sinkserve /var/lib/sinkserve
 COPY --from=install /opt/sinkserve /opt/sinkserve
+# It listens where others reach it, so it starts only with a way to know who calls (SINKSERVE_AUTH_KEYS, SINKSERVE_AUTH_JWKS,
+# SINKSERVE_TLS_CLIENT_CA, a proxy's header), or with SINKSERVE_AUTH_ANONYMOUS=allow: docs/operate/identities.md.
 ENV PATH=/opt/sinkserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     SINKSERVE_HOME=/var/lib/sinkserve \
@@ -36,5 +38,5 @@ WORKDIR /var/lib/sinkserve
 VOLUME /var/lib/sinkserve
 USER 10001:10001
 EXPOSE 50071 9471
-HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD ["python", "-m", "common.rpc.probe", "127.0.0.1:50071"]
+HEALTHCHECK --start-period=120s --interval=10s --timeout=5s CMD ["python", "-m", "common.rpc.probe", "127.0.0.1:9471/readyz"]
 ENTRYPOINT ["python", "-m", "runtime_service"]

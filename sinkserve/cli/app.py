@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from sinkserve.cli.connection import connected
+
 HELP = """Conversations that never end, at a cost that never grows.
 
 `sinkserve run FOLDER` builds an engine from a Hugging Face checkpoint folder and talks to it.
@@ -41,6 +43,7 @@ COMMANDS: Mapping[str, Entry] = {
     "engines": Entry("engines", "app", "Published engines, and what the runtime has loaded."),
     "sessions": Entry("sessions", "app", "Conversations that the runtime holds."),
     "eval": Entry("eval", "app", "The paper's measurements on an engine: tables, JSON and plots."),
+    "keys": Entry("services.keys", "app", "API keys of callers."),
     "db": Entry("services.db", "app", "The database that both services share, and its schema."),
 }
 
@@ -69,9 +72,12 @@ def _add(app: typer.Typer, name: str, entry: Entry, *, is_asked: bool) -> None:
         return
     target: typer.Typer | Callable[..., None] = getattr(_load(entry.module), entry.name)
     if isinstance(target, typer.Typer):
+        for each in target.registered_commands:
+            assert each.callback is not None
+            each.callback = connected(each.callback)
         app.add_typer(target, name=name, no_args_is_help=True)
     else:
-        app.command(name)(target)
+        app.command(name)(connected(target))
 
 
 def _load(module: str) -> ModuleType:

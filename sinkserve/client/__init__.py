@@ -9,6 +9,7 @@
 A conversation resumes by itself when its stream is lost, and never runs a turn twice.
 """
 
+from sinkserve.client.authorized import Token, tls_credentials, token_file
 from sinkserve.client.client import Client
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.errors import (
@@ -25,6 +26,7 @@ from sinkserve.client.errors import (
     PermissionDenied,
     ResourceExhausted,
     SinkServeError,
+    Unauthenticated,
     Unavailable,
     Unreachable,
 )
@@ -60,8 +62,12 @@ __all__ = [
     "SessionOptions",
     "SinkServeError",
     "Timing",
+    "Token",
     "Turn",
+    "Unauthenticated",
     "Unavailable",
     "Unreachable",
     "Usage",
+    "tls_credentials",
+    "token_file",
 ]

@@ -74,7 +74,7 @@ class Builds:
             yield build
 
     async def cancel(self, name: str) -> pb.Build:
-        """Cancel a build, at the admin address. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
+        """Cancel a build, at the admin address if one is known. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
         admin: pb_grpc.BuilderServiceAsyncStub = pb_grpc.BuilderServiceStub(self._admin.channel)
         return (await answer(admin.CancelBuild(pb.CancelBuildRequest(name=name)), self._admin.address)).build
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
 from sinkserve.client import requests
+from sinkserve.client.authorized import Token
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.engines import Engines
@@ -18,6 +21,8 @@ from sinkserve.client.retry import Retry
 from sinkserve.client.sessions import PREFIX, Sessions, session_id
 from sinkserve.client.stream import Route
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+
+_VARIABLES = tuple(f"SINKSERVE_CLIENT_{name}" for name in ("TLS", "CA", "CERT", "KEY", "TOKEN", "TOKEN_FILE"))
 
 
 class Client:
@@ -32,8 +37,10 @@ class Client:
     Addresses are HOST:PORT; those left out come from SINKSERVE_CLIENT_RUNTIME and SINKSERVE_CLIENT_BUILDER, else
     are 127.0.0.1:50071 and 127.0.0.1:50061. Administration (loading, unloading, deleting, aliases, cancelling builds)
     is answered at addresses of its own, `runtime_admin` and `builder_admin`, which belong to the addresses that they
-    are given with. With `credentials` connections are encrypted. Connecting happens at the first call. Every method
-    raises SinkServeError.
+    are given with. With `credentials` (`tls_credentials` makes them of files) connections are encrypted. `token` goes
+    with each call: an API key or a token of an identity provider, or a function that gives the one of now. Both come
+    from SINKSERVE_CLIENT_* where they are left out. Connecting happens at the first call. Every method raises
+    SinkServeError.
     """
 
     def __init__(
@@ -45,13 +52,16 @@ class Client:
         builder_admin: str | None = None,
         retry: Retry | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | Token | None = None,
     ) -> None:
         where = _find_addresses(runtime, builder, runtime_admin, builder_admin)
+        credentials, said = _find_credentials(credentials, token)
         self.runtime_address, self.builder_address = where.runtime, where.builder
         self._retry = retry or Retry()
-        self._runtime, self._builder = Peer(where.runtime, credentials), Peer(where.builder, credentials)
-        runtime_admin_peer = Peer(where.runtime_admin, credentials, _missing_admin("runtime"))
-        builder_admin_peer = Peer(where.builder_admin, credentials, _missing_admin("builder"))
+        peer = partial(Peer, credentials=credentials, token=said)
+        self._runtime, self._builder = peer(where.runtime), peer(where.builder)
+        runtime_admin_peer = peer(where.runtime_admin, missing=_missing_admin("runtime"))
+        builder_admin_peer = peer(where.builder_admin) if where.builder_admin else self._builder
         self._peers = (self._runtime, self._builder, runtime_admin_peer, builder_admin_peer)
         self.builds = Builds(self._builder, builder_admin_peer, self._retry)
         """Builds: submit, watch, wait, get, list, cancel."""
@@ -129,6 +139,19 @@ def _find_addresses(
         runtime_admin or (settings.admin_of("runtime") if runtime is None else ""),
         builder_admin or (settings.admin_of("builder") if builder is None else ""),
     )
+
+
+def _find_credentials(
+    credentials: grpc.ChannelCredentials | None, token: str | Token | None
+) -> tuple[grpc.ChannelCredentials | None, Token | None]:
+    """Those given, and the settings' for the rest. Raises SettingsError."""
+    given: Token | None = (lambda: token) if isinstance(token, str) else token
+    if not any(name in os.environ for name in _VARIABLES):
+        return credentials, given
+    from sinkserve.client.settings import ClientSettings  # noqa: PLC0415
+
+    settings = ClientSettings.load()
+    return credentials or settings.credentials(), given or settings.authorization()
 
 
 def _missing_admin(service: str) -> str:

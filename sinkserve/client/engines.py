@@ -27,7 +27,8 @@ class Engines:
     """An engine reference is NAME (its latest version), NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.
 
     What changes things for all is asked of the admin addresses: delete, set_alias, delete_alias, collect_garbage, load,
-    unload.
+    unload. Where no admin address of the builder is known, its own is asked, which lets callers whom it knows change
+    what is theirs.
     """
 
     def __init__(self, builder: Peer, builder_admin: Peer, runtime: Peer, runtime_admin: Peer) -> None:

@@ -6,6 +6,7 @@ SinkServeError
 ├── NotFound             what it names does not exist
 ├── AlreadyExists        what it names exists, and differs
 ├── FailedPrecondition   it is right, but not in this state
+├── Unauthenticated      the server does not know who calls: no credentials, or wrong ones
 ├── PermissionDenied     not at this address, such as administration at the public one, or not for this caller
 ├── ResourceExhausted    no room now; `retry_after_s` says when to try
 ├── Aborted              another act took precedence, such as SESSION_TAKEN_OVER
@@ -101,6 +102,10 @@ class FailedPrecondition(SinkServeError):
     pass
 
 
+class Unauthenticated(SinkServeError):
+    pass
+
+
 class PermissionDenied(SinkServeError):
     pass
 
@@ -134,13 +139,29 @@ class Unavailable(SinkServeError):
 
 
 class Unreachable(Unavailable):
-    """Nobody answered. `address` is where we asked; `proxy` says through which proxy, as NAME=URL, or is empty."""
+    """Nobody answered. `address` is where we asked; `proxy` says through which proxy, as NAME=URL, or is empty.
+
+    `tls` says what is wrong where somebody is there, and the two sides do not agree on how to speak.
+    """
 
     def __init__(self, address: str, message: str) -> None:
         self.address = address
         self.proxy = proxy_of(address)
+        self.tls = _disagreement(message)
+        message = f"{self.tls} ({message})" if self.tls else message
         through = f" (through the proxy {self.proxy}; no_proxy={address.rpartition(':')[0]} goes without)"
         super().__init__(grpc.StatusCode.UNAVAILABLE, message + (through if self.proxy else ""))
+
+
+def _disagreement(message: str) -> str:
+    """What gRPC's words for a connection that was not made have to do with TLS; empty: nothing."""
+    if "WRONG_VERSION_NUMBER" in message:
+        return "this client speaks TLS, and the server does not"
+    if "handshake failed" in message:
+        return "the server's certificate is not one that this client trusts for that address"
+    if message.startswith("failed to connect") and message.endswith("Socket closed"):
+        return "the server hung up at once: it speaks TLS and this client does not, or it wants a client's certificate"
+    return ""
 
 
 _RETRY_WORDS: Mapping[str, RetryWord] = {word: word for word in get_args(RetryWord)}
@@ -150,6 +171,7 @@ _CLASSES: Mapping[grpc.StatusCode, type[SinkServeError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.ABORTED: Aborted,

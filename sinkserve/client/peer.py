@@ -6,6 +6,7 @@ Errors of calls become ours, lists are followed to their last page.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -13,6 +14,7 @@ import grpc
 
 from common.loopback import is_loopback
 from common.rpc.proxy import DIRECT
+from sinkserve.client.authorized import Token, authorized
 from sinkserve.client.errors import Details, FailedPrecondition, from_call
 
 PAGE_SIZE = 200
@@ -25,6 +27,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 _NO_ADMIN = Details(reason="WRONG_LISTENER", retry="never")
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Item_co = TypeVar("Item_co", covariant=True)
@@ -43,9 +47,17 @@ P = TypeVar("P", bound=Page)
 class Peer:
     """A server at `address`, HOST:PORT. Where that is empty, using it raises what `missing` says."""
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None, missing: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        missing: str = "",
+        *,
+        token: Token | None = None,
+    ) -> None:
         self.address = address
         self._credentials = credentials
+        self._token = token
         self._missing = missing
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
@@ -57,10 +69,17 @@ class Peer:
             raise FailedPrecondition(grpc.StatusCode.FAILED_PRECONDITION, self._missing, _NO_ADMIN)
         loop = asyncio.get_running_loop()
         if self._channel is None:
-            self._loop, self._channel = loop, _connect(self.address, self._credentials)
+            self._loop, self._channel = loop, self._connect()
         if self._loop is not loop:
             raise RuntimeError("a Client belongs to the event loop that used it first; make another one for this loop")
         return self._channel
+
+    def _connect(self) -> grpc.aio.Channel:
+        channel = _connect(self.address, self._credentials)
+        if self._token is None:
+            return channel
+        _warn_of_clear_tokens(self.address, self._credentials)
+        return authorized(channel, self._token)
 
     async def close(self) -> None:
         """Close the connection, if one was made."""
@@ -73,6 +92,12 @@ def _connect(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _warn_of_clear_tokens(address: str, credentials: grpc.ChannelCredentials | None) -> None:
+    """Whoever is between may have the token then, unless a proxy beside the client encrypts."""
+    if credentials is None and not is_loopback(address):
+        log.warning("a token goes to %s without TLS, so that others may read it on its way", address)
 
 
 async def answer(call: Awaitable[T], address: str) -> T:

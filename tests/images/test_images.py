@@ -54,8 +54,12 @@ def test_both_services_run_read_only_as_nobody_and_talk(images: dict[str, Stage]
     os.chown(state, 10001, 10001)
     (tmp_path / "spec.yaml").write_text(SPEC)
     shared = {state: "/var/lib/sinkserve", REPOSITORY / "demo" / "model": "/models/demo"}
-    on_demand = {"SINKSERVE_RUNTIME_LOAD_ON_DEMAND": "true"}
-    with _running(images["builder"], shared, BUILDER), _running(images["runtime"], shared, RUNTIME, **on_demand):
+    anonymous = {"SINKSERVE_AUTH_ANONYMOUS": "allow"}
+    on_demand = {"SINKSERVE_RUNTIME_LOAD_ON_DEMAND": "true", **anonymous}
+    with (
+        _running(images["builder"], shared, BUILDER, **anonymous),
+        _running(images["runtime"], shared, RUNTIME, **on_demand),
+    ):
         assert "demo@1" in _sinkserve("build", str(tmp_path / "spec.yaml"))
         assert _sinkserve("chat", "demo", "--prompt", "my cat is called Miso.").strip()
 

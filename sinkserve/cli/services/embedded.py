@@ -18,10 +18,17 @@ from pathlib import Path
 from builder_service.settings import BuilderSettings
 from common.private import make_private_folder, open_private
 from common.settings import SharedSettings
+from sinkserve.cli.connection import PLAIN, given
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import Failure
 
 _LOG = "run.log"
+_ENTRANCE = (
+    *(f"SINKSERVE_TLS_{name}" for name in ("CERTIFICATE", "KEY", "CLIENT_CA")),
+    *(f"SINKSERVE_AUTH_{name}" for name in ("ANONYMOUS", "KEYS", "JWKS", "POLICY")),
+    *(f"SINKSERVE_{name}_PRINCIPAL_HEADER" for name in ("BUILDER", "RUNTIME")),
+)
+"""How others come in; here there are none."""
 _PATIENCE_S = 60.0
 _LOG_LINES = 5
 
@@ -48,6 +55,7 @@ def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
     with open(log, "ab", opener=open_private) as errors:
         start = errors.tell()
         child = _start(root, errors.fileno())
+    before = given.set(PLAIN)
     try:
         with (
             console.err.status("[dim]starting a builder and a runtime[/]") if console.err.is_terminal else nullcontext()
@@ -55,6 +63,7 @@ def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
             addresses = _addresses(child, log, start)
         yield addresses
     finally:
+        given.reset(before)
         _stop(child)
 
 
@@ -68,6 +77,7 @@ def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
         "SINKSERVE_BUILDER_METRICS_LISTEN": "",
         "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
         "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(root),
+        **dict.fromkeys(_ENTRANCE, ""),
     }
     return subprocess.Popen(
         # -P: the folder that a person stands in is no place to import from.

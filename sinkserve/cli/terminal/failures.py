@@ -24,6 +24,9 @@ HINTS = {
     "TURN_NOT_FOUND": "`sinkserve sessions show SESSION` has the ids of its turns",
     "WRONG_LISTENER": "--admin HOST:PORT, or SINKSERVE_CLIENT_RUNTIME_ADMIN and SINKSERVE_CLIENT_BUILDER_ADMIN, name "
     "where administration is answered",
+    "CREDENTIALS_MISSING": "--token-file FILE, or SINKSERVE_CLIENT_TOKEN_FILE, says who you are",
+    "CREDENTIALS_EXPIRED": "get another token from your identity provider",
+    "ROLE_MISSING": "whoever runs the server gives roles, in its SINKSERVE_AUTH_POLICY",
     "SOURCE_NOT_ALLOWED": "the builder reads checkpoints only under SINKSERVE_BUILDER_SOURCE_ROOTS",
     "SOURCE_NOT_FOUND": "check the path on the machine that reads it, and that the download is whole",
     "CHECKPOINT_INVALID": "download that file again; `sha256sum` tells whether it is the publisher's",
@@ -77,6 +80,9 @@ def explained() -> Iterator[None]:
 def explain(error: AnyError) -> None:
     """Print an error: message, reason, fields, and a hint."""
     if isinstance(error, Unreachable):
+        if error.tls:
+            _print(f"{error.address}: {error.tls}", hint=hint(error))
+            return
         through = f" through the proxy {error.proxy}" if error.proxy else ""
         _print(f"nobody answers at {error.address}{through}", hint=hint(error))
         return
@@ -101,6 +107,8 @@ def exit_code(error: AnyError) -> int:
 
 def hint(error: AnyError) -> str:
     """What to do next; empty where the message says it."""
+    if isinstance(error, Unreachable) and error.tls:
+        return "--tls, --ca FILE, --cert FILE and --key FILE, or SINKSERVE_CLIENT_TLS, _CA, _CERT and _KEY, say how"
     if isinstance(error, Unreachable) and error.proxy:
         return f"no_proxy={error.address.rpartition(':')[0]} goes there without the proxy"
     if isinstance(error, Unreachable):

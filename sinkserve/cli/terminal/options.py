@@ -11,8 +11,10 @@ import typer
 from builder_service.settings import BuilderSettings
 from builder_service.sources.uri import HUB, Remote
 from common.settings import SettingsError
+from sinkserve.cli.connection import given
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.client import Client
+from sinkserve.client.settings import ClientSettings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, fields named as in the protos.")]
 Builder = Annotated[
@@ -46,9 +48,17 @@ def make_client(
     builder_admin: str | None = None,
     runtime_admin: str | None = None,
 ) -> Client:
-    """A client for the addresses given, else those of the environment."""
+    """A client for the addresses given, and as the connection's options say; else those of the environment."""
     try:
-        return Client(runtime, builder, runtime_admin=runtime_admin, builder_admin=builder_admin)
+        settings = ClientSettings.load().with_options(given.get())
+        return Client(
+            runtime,
+            builder,
+            runtime_admin=runtime_admin,
+            builder_admin=builder_admin,
+            credentials=settings.credentials(),
+            token=settings.authorization(),
+        )
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None
 

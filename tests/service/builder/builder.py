@@ -121,10 +121,10 @@ async def refused(call: Any) -> Refusal:
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[BuilderHandle]:
+async def serving(folder: Path, **shared: Any) -> AsyncIterator[BuilderHandle]:
     """A builder in this process; its home and all it may read are in `folder`."""
     settings = BuilderSettings(listen="127.0.0.1:0", source_roots=(folder,))
-    handle = await start_builder(settings, SharedSettings(home=folder / "home"))
+    handle = await start_builder(settings, SharedSettings.load({"home": folder / "home", **shared}))
     try:
         yield handle
     finally:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from common.auth.principal import LOCAL_PRINCIPAL
 from common.catalog.catalog import Catalog
 from common.db.schema import open_database
 from common.engine.engine import Feed
@@ -54,6 +55,8 @@ class Bench:
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
     database_timeout_s: float = 10.0
+    entrance: dict[str, Any] = field(default_factory=dict)
+    """Settings of how callers come in."""
     engines: list[FakeEngine] = field(default_factory=list)
     loads: threading.Event = field(default_factory=threading.Event)
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -88,7 +91,7 @@ class Bench:
     @property
     def shared(self) -> SharedSettings:
         places = {"home": self.home, "database_url": self.database_url}
-        return SharedSettings.load({**places, "database_timeout_s": self.database_timeout_s})
+        return SharedSettings.load({**places, **self.entrance, "database_timeout_s": self.database_timeout_s})
 
     @property
     def stub(self) -> pb_grpc.ConversationServiceAsyncStub:
@@ -100,7 +103,7 @@ class Bench:
         assert self.runtime is not None
         return self.runtime
 
-    def publish(self, name: str = "demo", *, text: bool = True) -> PublishedEngine:
+    def publish(self, name: str = "demo", *, text: bool = True, owner: str = LOCAL_PRINCIPAL) -> PublishedEngine:
         """Put an engine without files into the catalog."""
         database = open_database(self.shared.database)
         manifest = make_manifest(
@@ -112,7 +115,7 @@ class Bench:
             layers=2,
         )
         try:
-            return Catalog(database, open_store(self.shared.store)).publish(manifest, "test")
+            return Catalog(database, open_store(self.shared.store)).publish(manifest, "test", owner=owner)
         finally:
             database.close()
 

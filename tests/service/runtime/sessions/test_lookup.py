@@ -92,5 +92,5 @@ async def test_owners_do_not_see_each_other(bench: Bench) -> None:
     assert not (await bench.stub.ListSessions(pb.ListSessionsRequest(), metadata=bob)).sessions
     other = bench.stream(metadata=bob)
     assert not (await other.open(session_id="mine")).resumed
-    nameless = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    nameless = (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
     assert await refusal(bench.stub.GetSession(request)) == nameless

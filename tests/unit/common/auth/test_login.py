@@ -1,0 +1,129 @@
+"""Which settings let callers in, and which a service does not start with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.auth.api_keys import new_key
+from common.auth.authenticator import Certificate, Credentials
+from common.auth.login import Login, open_login
+from common.auth.principal import LOCAL_PRINCIPAL, Role
+from common.errors import Reason, Unauthenticated
+from common.settings import SettingsError, SharedSettings
+from tests.samples.certificates import Authority
+
+HERE, ELSEWHERE = {"LISTEN": "127.0.0.1:1", "ADMIN": "localhost:2"}, {"LISTEN": "0.0.0.0:1", "ADMIN": ""}
+NO_HEADER, HEADER = ("HEADER", ""), ("HEADER", "X-User")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Callable[..., SharedSettings]:
+    return lambda **more: SharedSettings.load({"home": tmp_path, **more})
+
+
+def with_keys(folder: Path) -> tuple[dict[str, Any], Credentials]:
+    key, entry = new_key("ann")
+    (folder / "keys").write_text(entry.line)
+    return {"auth_keys": folder / "keys"}, Credentials((("authorization", f"bearer {key}"),))
+
+
+async def who(login: Login, credentials: Credentials, *, at_admin: bool = False) -> str:
+    return (await login.principal(credentials, at_admin=at_admin)).name
+
+
+async def refused(login: Login, credentials: Credentials) -> Reason:
+    with pytest.raises(Unauthenticated) as caught:
+        await login.principal(credentials, at_admin=False)
+    return caught.value.reason
+
+
+async def test_on_this_machine_nobody_is_asked(settings: Callable[..., SharedSettings]) -> None:
+    login = open_login(settings(), NO_HEADER, HERE)
+    anybody = await login.principal(Credentials((("authorization", "Bearer x"),)), at_admin=False)
+    assert (anybody.name, anybody.owner) == (LOCAL_PRINCIPAL, LOCAL_PRINCIPAL)
+    assert anybody.has(Role.ADMIN)
+    assert not anybody.authenticated
+
+
+def test_where_others_reach_it_that_has_to_be_said(settings: Callable[..., SharedSettings]) -> None:
+    for listens in (ELSEWHERE, {"LISTEN": "127.0.0.1:1", "ADMIN": "[::]:2"}, {"LISTEN": "example.com:1"}):
+        with pytest.raises(SettingsError, match=r"SINKSERVE_AUTH_ANONYMOUS: (LISTEN|ADMIN)=.*or say `allow`"):
+            open_login(settings(), NO_HEADER, listens)
+        open_login(settings(auth_anonymous="allow"), NO_HEADER, listens)
+        open_login(settings(), HEADER, listens)
+    with pytest.raises(SettingsError, match="leaves nobody"):
+        open_login(settings(auth_anonymous="refuse"), NO_HEADER, HERE)
+
+
+async def test_where_there_are_keys_nobody_comes_in_without(
+    settings: Callable[..., SharedSettings], tmp_path: Path
+) -> None:
+    keys, ann = with_keys(tmp_path)
+    login = open_login(settings(**keys), NO_HEADER, ELSEWHERE)
+    assert await who(login, ann) == "key:ann"
+    assert await refused(login, Credentials()) is Reason.CREDENTIALS_MISSING
+    with_guests = open_login(settings(**keys, auth_anonymous="allow"), NO_HEADER, ELSEWHERE)
+    guest = await with_guests.principal(Credentials(), at_admin=True)
+    assert (guest.name, guest.has(Role.ADMIN)) == (LOCAL_PRINCIPAL, False)
+    assert await refused(with_guests, Credentials((("authorization", "Bearer x"),))) is Reason.CREDENTIALS_INVALID
+
+
+async def test_a_token_says_more_than_the_certificate_that_it_comes_with(
+    settings: Callable[..., SharedSettings], tmp_path: Path
+) -> None:
+    keys, ann = with_keys(tmp_path)
+    authority = Authority(tmp_path)
+    pair = authority.server()
+    tls = {"tls_certificate": pair.certificate, "tls_key": pair.key, "tls_client_ca": authority.certificate}
+    login = open_login(settings(**keys, **tls), NO_HEADER, ELSEWHERE)
+
+    def bob() -> Certificate:
+        return Certificate("bob")
+
+    assert await who(login, Credentials((), bob)) == "cert:bob"
+    assert await who(login, Credentials(ann.metadata, bob)) == "key:ann"
+    assert await refused(login, Credentials((("authorization", "Bearer ssk_x"),), bob)) is Reason.CREDENTIALS_INVALID
+    behind_proxy = open_login(settings(**tls), HEADER, ELSEWHERE)
+    assert await who(behind_proxy, Credentials((("x-user", "ann"),), bob)) == "ann"
+    assert await refused(behind_proxy, Credentials((), bob)) is Reason.CREDENTIALS_MISSING
+    assert await who(behind_proxy, Credentials(), at_admin=True) == LOCAL_PRINCIPAL, "whoever reaches that listener"
+
+
+def test_a_header_that_all_can_write_does_not_go_with_keys(
+    settings: Callable[..., SharedSettings], tmp_path: Path
+) -> None:
+    keys, _ = with_keys(tmp_path)
+    with pytest.raises(SettingsError, match="HEADER: the header is believed from whoever connects"):
+        open_login(settings(**keys), HEADER, HERE)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"tls_certificate": "a"}, "TLS_CERTIFICATE and TLS_KEY belong together"),
+        ({"tls_client_ca": "a"}, "TLS_CLIENT_CA needs"),
+        ({"auth_jwks": "a"}, "AUTH_ISSUER and AUTH_AUDIENCE"),
+        ({"auth_jwks": "http://example.com/keys", "auth_issuer": "a", "auth_audience": "b"}, "AUTH_JWKS.*https"),
+        ({"auth_algorithms": "HS256"}, "AUTH_ALGORITHMS"),
+        ({"auth_algorithms": ""}, "AUTH_ALGORITHMS"),
+        ({"auth_clock_skew_s": 301}, "AUTH_CLOCK_SKEW_S"),
+        ({"auth_anonymous": "maybe"}, "AUTH_ANONYMOUS"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    settings: Callable[..., SharedSettings], wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        settings(**wrong)
+
+
+def test_files_that_cannot_be_used_name_their_setting(settings: Callable[..., SharedSettings], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="SINKSERVE_AUTH_KEYS: cannot read .*keys"):
+        open_login(settings(auth_keys=tmp_path / "keys"), NO_HEADER, HERE)
+    (tmp_path / "keys").write_text("ssk_plain ann today\n")
+    with pytest.raises(SettingsError, match="SINKSERVE_AUTH_KEYS: line 1 is not HASH NAME CREATED"):
+        open_login(settings(auth_keys=tmp_path / "keys"), NO_HEADER, HERE)

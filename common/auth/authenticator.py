@@ -59,9 +59,9 @@ class Authenticator(Protocol):
         ...
 
 
-def refused(why: str, reason: Reason = Reason.CREDENTIALS_INVALID) -> Unauthenticated:
+def refused(why: str) -> Unauthenticated:
     """The error for credentials that are wrong."""
-    return Unauthenticated(reason, why)
+    return Unauthenticated(Reason.CREDENTIALS_INVALID, why)
 
 
 def checked_name(kind: str, name: object) -> str:

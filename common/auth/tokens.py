@@ -9,7 +9,7 @@ import jwt
 
 from common.auth.authenticator import checked_name, refused
 from common.auth.key_set import KeySource
-from common.errors import Reason
+from common.errors import Reason, Unauthenticated
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Tokens:
                 options={"require": ["exp", "iss", "aud", rules.principal_claim]},
             )
         except jwt.ExpiredSignatureError:
-            raise refused("the token has expired", Reason.CREDENTIALS_EXPIRED) from None
+            raise Unauthenticated(Reason.CREDENTIALS_EXPIRED, "the token has expired") from None
         except jwt.PyJWTError as error:
             raise refused(f"the token {_WRONG.get(type(error), 'is not valid')}") from None
         return claims

@@ -14,7 +14,7 @@ from common.auth.principal import EVERY_ENGINE, EngineScope, Principal
 from common.catalog.rows import not_found
 from common.db.database import utc_now
 from common.db.paging import Page
-from common.errors import FailedPrecondition, Reason, SinkServeError
+from common.errors import InvalidArgument, Reason, SinkServeError
 from runtime_service.domain.session import NewSession, Session
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.domain.session_update import SessionUpdate
@@ -91,7 +91,7 @@ class SessionRegistry:
     async def owner_of(self, session_id: str, principal: Principal) -> str:
         """Whose session somebody means by an id: their own, else, if an admin asks, whose there is.
 
-        Raises FailedPrecondition where several have one.
+        Raises InvalidArgument where several have one.
         """
         if principal.owner is not None:
             return principal.name
@@ -100,7 +100,7 @@ class SessionRegistry:
             return principal.name
         if len(owners) > 1:
             what = f"{', '.join(owners[:5])} have a sessions/{session_id} each; which one cannot be said"
-            raise FailedPrecondition(Reason.INVALID_FIELD, what, session=f"sessions/{session_id}")
+            raise InvalidArgument(Reason.INVALID_FIELD, what, session=f"sessions/{session_id}")
         return owners[0]
 
     async def get(self, principal: str, session_id: str) -> tuple[Session, Residence]:

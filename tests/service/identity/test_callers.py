@@ -92,7 +92,7 @@ async def test_each_method_is_answered_to_its_roles_alone(both: dict[str, tuple[
     missing = (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING")
     no_role = (grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING")
     elsewhere = (grpc.StatusCode.PERMISSION_DENIED, "WRONG_LISTENER")
-    for service, method in ((service, method) for service in TABLES for method in TABLES[service]):
+    for service, method in [(each, method) for each in TABLES for method in TABLES[each]]:
         public, admin = both["builder" if "builder" in service else "runtime"]
         administration = TABLES[service][method] is Access.ADMINISTRATION
         assert await outcome(public, service, method, None) == missing

@@ -1,4 +1,4 @@
-"""Two tenants on one builder and one runtime: neither finds, changes or takes what is the other's; an admin sees all."""
+"""Two tenants on one builder and one runtime: neither finds or changes what the other has; an admin sees all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
-from sinkserve.client import AlreadyExists, Client, FailedPrecondition, NotFound, SinkServeError
+from sinkserve.client import AlreadyExists, Client, InvalidArgument, NotFound, SinkServeError
 from sinkserve.engine.v1 import engine_pb2
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.databases import KINDS, new_database_url
@@ -70,7 +70,7 @@ async def test_sessions(tenants: Tenants) -> None:
         bob.sessions.update(name, labels={"a": "b"}),
         bob.sessions.cancel_turn(name, "x"),
         bob.sessions.fork(name),
-        bob.sessions.rewind(name, turn.turn_id),
+        bob.sessions.rewind(name, turn.id),
         bob.sessions.delete(name),
         anext(bob.sessions.turns(name)),
         bob.conversation(session=name).__aenter__(),
@@ -80,7 +80,7 @@ async def test_sessions(tenants: Tenants) -> None:
     assert [session async for session in bob.sessions.list()] == []
     assert [session.owner async for session in ops.sessions.list()] == ["key:ann"]
     assert (await ops.sessions.get(name)).owner == "key:ann"
-    assert [turn.turn_id async for turn in ops.sessions.turns(name)] == [turn.turn_id]
+    assert [turn.turn_id async for turn in ops.sessions.turns(name)] == [turn.id]
     await absent(ops.conversation(session=name).__aenter__())
     await ops.sessions.update(name, labels={"seen": "yes"})
     assert dict((await ann.sessions.get(name)).labels) == {"seen": "yes"}
@@ -92,7 +92,7 @@ async def test_an_id_that_several_have_is_ambiguous_to_an_admin(tenants: Tenants
     tenants.bench.publish("bobs", owner="key:bob")
     await tenants.ann.sessions.create("demo", session_id="same")
     await tenants.bob.sessions.create("bobs", session_id="same")
-    with pytest.raises(FailedPrecondition, match="key:ann, key:bob have a sessions/same each"):
+    with pytest.raises(InvalidArgument, match="key:ann, key:bob have a sessions/same each"):
         await tenants.ops.sessions.delete("sessions/same")
     await tenants.ops.sessions.create("demo", session_id="same")
     assert (await tenants.ops.sessions.get("sessions/same")).owner == "key:ops"

@@ -2,6 +2,7 @@
 
 import { credentials, loadPackageDefinition, Metadata } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 const FILES = [
@@ -12,21 +13,25 @@ const FILES = [
 const READING = { longs: String, enums: String, defaults: true, oneofs: true }; // a sequence exceeds 2^53 some day
 const SESSION_KEY = 'sinkserve-session-id'; // what balancers route by
 const KEEPALIVE = { 'grpc.keepalive_time_ms': 60_000, 'grpc.keepalive_timeout_ms': 20_000 };
+const TOKEN = process.env.SINKSERVE_CLIENT_TOKEN; // where there is a login
 const DEADLINE_MS = 20_000;
+
+const CA = process.env.SINKSERVE_CLIENT_CA; // where the server speaks TLS
+const CREDENTIALS = CA ? credentials.createSsl(readFileSync(CA)) : credentials.createInsecure();
 
 export class Service {
   constructor(protos, address) {
     this.definitions = loadSync(FILES, { ...READING, includeDirs: [protos, join(protos, 'third_party')] });
     const { ConversationService } = loadPackageDefinition(this.definitions).sinkserve.runtime.v1;
     this.address = address;
-    this.stub = new ConversationService(address, credentials.createInsecure(), KEEPALIVE);
+    this.stub = new ConversationService(address, CREDENTIALS, KEEPALIVE);
   }
 
   // The same service at another address.
   at(address) {
     const other = Object.create(Service.prototype, Object.getOwnPropertyDescriptors(this));
     other.address = address;
-    other.stub = new this.stub.constructor(address, credentials.createInsecure(), KEEPALIVE);
+    other.stub = new this.stub.constructor(address, CREDENTIALS, KEEPALIVE);
     return other;
   }
 
@@ -66,5 +71,8 @@ export function idOf(session) {
 function routed(sessionId) {
   const metadata = new Metadata();
   metadata.set(SESSION_KEY, sessionId);
+  if (TOKEN) {
+    metadata.set('authorization', `Bearer ${TOKEN}`);
+  }
   return metadata;
 }

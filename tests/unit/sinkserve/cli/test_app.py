@@ -28,6 +28,13 @@ def test_every_command_has_help(name: str) -> None:
     assert COMMANDS[name].summary in " ".join(ran.stdout.split())
 
 
+@pytest.mark.parametrize(("words", "talks"), [("engines list", True), ("chat", True), ("db show", False)])
+def test_whatever_talks_to_a_service_can_be_told_how_to_connect(words: str, talks: bool) -> None:
+    for _ in range(2):
+        ran = CliRunner().invoke(make_app(words.split()), [*words.split(), "--help"])
+        assert ("--token-file" in ran.stdout) == talks
+
+
 def test_help_lists_all_commands_and_the_exit_codes() -> None:
     ran = CliRunner().invoke(make_app(["--help"]), ["--help"])
     assert ran.exit_code == 0

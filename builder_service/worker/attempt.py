@@ -251,22 +251,19 @@ class BuildAttempt:
         return await asyncio.to_thread(self._find_made, build_key)
 
     def _find_made(self, build_key: str) -> Manifest | None:
-        for engine in self._context.catalog.with_build_key(build_key):
+        context, owner = self._context, self._build.principal
+        for engine in context.catalog.with_build_key(build_key):
             digests = [file.digest for file in engine.manifest.files]
-            claim_blobs(self._context.database, digests, _HOLDER + self.name)
+            claim_blobs(context.database, digests, _HOLDER + self.name)
             try:
                 for digest in digests:
-                    self._context.store.verify(digest)
+                    context.store.verify(digest)
             except DataLoss as error:
-                self._context.queue.log(self._build, f"{self._shown(engine)} is the same, but {error.message}")
-                continue
-            self._context.queue.log(self._build, f"{self._shown(engine)} is the same; its files are used")
-            return engine.manifest
+                context.queue.log(self._build, f"{engine.shown_to(owner)} is the same, but {error.message}")
+            else:
+                context.queue.log(self._build, f"{engine.shown_to(owner)} is the same; its files are used")
+                return engine.manifest
         return None
-
-    def _shown(self, engine: PublishedEngine) -> str:
-        """What a build is told of an engine, which may be another principal's."""
-        return engine.reference if engine.owner == self._build.principal else "an engine of another principal"
 
     async def _end(self, outcome: Built | Failed) -> None:
         if isinstance(outcome, Failed):

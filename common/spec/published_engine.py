@@ -29,6 +29,10 @@ class PublishedEngine:
         """Its version."""
         return self.manifest.version
 
+    def shown_to(self, principal: str) -> str:
+        """What somebody may be told of it who may not find it."""
+        return self.reference if principal == self.owner else "an engine of another principal"
+
     @property
     def reference(self) -> str:
         """NAME@VERSION."""

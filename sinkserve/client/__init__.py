@@ -9,7 +9,7 @@
 A conversation resumes by itself when its stream is lost, and never runs a turn twice.
 """
 
-from sinkserve.client.authorized import Token, tls_credentials, token_file
+from sinkserve.client.access.credentials import Token, tls_credentials, token_file
 from sinkserve.client.client import Client
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.errors import (

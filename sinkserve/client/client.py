@@ -11,7 +11,7 @@ from typing import Self, Unpack
 import grpc
 
 from sinkserve.client import requests
-from sinkserve.client.authorized import Token
+from sinkserve.client.access.credentials import Token
 from sinkserve.client.builds import Builds
 from sinkserve.client.conversation import Conversation
 from sinkserve.client.engines import Engines

@@ -14,7 +14,8 @@ import grpc
 
 from common.loopback import is_loopback
 from common.rpc.proxy import DIRECT
-from sinkserve.client.authorized import Token, authorized
+from sinkserve.client.access.channel import authorized
+from sinkserve.client.access.credentials import Token
 from sinkserve.client.errors import Details, FailedPrecondition, from_call
 
 PAGE_SIZE = 200

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from common.settings import HostPort, HostPortOrNone, OptionalPath, Settings, SettingsError
-from sinkserve.client.authorized import Token, tls_credentials, token_file
+from sinkserve.client.access.credentials import Token, tls_credentials, token_file
 
 
 class ClientSettings(Settings):

@@ -17,7 +17,7 @@ from common.auth.header import HeaderAuthenticator
 from common.auth.key_set import KeyFile
 from common.auth.tokens import TokenRules, Tokens
 from common.errors import Reason, Unauthenticated
-from tests.samples.tokens import AUDIENCE, ISSUER, Issuer
+from tests.samples.identity.tokens import AUDIENCE, ISSUER, Issuer
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ async def proxy(tmp_path: Path) -> AsyncIterator[tuple[FaultyProxy, str]]:
 
 async def test_a_runtime_says_so_refuses_and_goes_on(proxy: tuple[FaultyProxy, str], tmp_path: Path) -> None:
     between, url = proxy
-    bench = Bench(tmp_path, {"lease_s": LEASE_S}, url, database_timeout_s=TIMEOUT_S)
+    bench = Bench(tmp_path, {"lease_s": LEASE_S}, url, shared_settings={"database_timeout_s": TIMEOUT_S})
     await asyncio.to_thread(bench.publish)
     await bench.start()
     try:

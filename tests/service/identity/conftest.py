@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from common.auth.api_keys import new_key
-from tests.samples.certificates import Authority, Pair
-from tests.samples.tokens import AUDIENCE, ISSUER, Issuer
+from tests.samples.identity.certificates import Authority, Pair
+from tests.samples.identity.tokens import AUDIENCE, ISSUER, Issuer
 
 POLICY = """
 rules:

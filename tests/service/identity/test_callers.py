@@ -37,7 +37,7 @@ BUILDER = {"BuilderService", "CatalogService", "ListLoadedEngines"}
 @pytest.fixture
 async def both(tmp_path: Path, callers: Callers) -> AsyncIterator[dict[str, tuple[str, str]]]:
     """Addresses of a builder and a runtime, public and admin, which ask who calls."""
-    bench = Bench(tmp_path / "runtime", {}, entrance=callers.settings)
+    bench = Bench(tmp_path / "runtime", {}, shared_settings=callers.settings)
     bench.publish()
     await bench.start()
     async with serving(tmp_path, **callers.settings) as builder:

@@ -16,7 +16,7 @@ async def test_a_token_and_an_authority_are_all_it_needs(
 ) -> None:
     (tmp_path / "node").mkdir()
     node = NodeClient.install(tmp_path / "node")
-    bench = Bench(tmp_path / "home", {}, entrance={**encryption.settings(mutual=False), **callers.settings})
+    bench = Bench(tmp_path / "home", {}, shared_settings={**encryption.settings(mutual=False), **callers.settings})
     bench.publish()
     await bench.start()
     address = bench.handle.address.replace("127.0.0.1", "localhost")

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from sinkserve.client import Client, Unauthenticated, tls_credentials, token_file
-from tests.samples.certificates import Authority
+from tests.samples.identity.certificates import Authority
 from tests.service.identity.conftest import Callers, Encryption
 from tests.service.runtime.runtime import Bench
 
@@ -28,7 +28,7 @@ def presented(address: str, authority: Path) -> str:
 async def test_everything_rotates_under_a_conversation(
     tmp_path: Path, encryption: Encryption, callers: Callers
 ) -> None:
-    bench = Bench(tmp_path / "home", {}, entrance={**encryption.settings(mutual=False), **callers.settings})
+    bench = Bench(tmp_path / "home", {}, shared_settings={**encryption.settings(mutual=False), **callers.settings})
     bench.publish()
     await bench.start()
     token, address, pair = tmp_path / "token", bench.handle.address, encryption.server
@@ -68,7 +68,7 @@ async def test_everything_rotates_under_a_conversation(
 async def test_a_policy_that_changes_holds_for_the_next_call_and_a_broken_one_does_not(
     tmp_path: Path, callers: Callers
 ) -> None:
-    bench = Bench(tmp_path / "home", {}, entrance=callers.settings)
+    bench = Bench(tmp_path / "home", {}, shared_settings=callers.settings)
     bench.publish()
     await bench.start()
     key = callers.key("newcomer")

@@ -38,7 +38,7 @@ async def tenants(request: pytest.FixtureRequest, tmp_path: Path, callers: Calle
     """Ann may use the platform's `demo`, Bob only what is his."""
     with new_database_url(request.param, tmp_path, with_schema=True) as url:
         settings = {"load_on_demand": True}
-        bench = Bench(tmp_path / "home", settings, database_url=url, entrance=callers.settings)
+        bench = Bench(tmp_path / "home", settings, database_url=url, shared_settings=callers.settings)
         bench.publish()
         await bench.start()
         model = write_checkpoint(tmp_path / "model")
@@ -98,14 +98,10 @@ async def test_an_id_that_several_have_is_ambiguous_to_an_admin(tenants: Tenants
     assert (await tenants.ops.sessions.get("sessions/same")).owner == "key:ops"
 
 
-async def test_builds_and_engines(tenants: Tenants) -> None:
+async def test_builds(tenants: Tenants) -> None:
     ann, bob, ops = tenants.ann, tenants.bob, tenants.ops
     build = await ann.builds.submit(tenants.spec("anns"), request_id="r")
-    for act in (
-        bob.builds.get(build.name),
-        bob.builds.cancel(build.name),
-        bob.builds.wait(build.name),
-    ):
+    for act in (bob.builds.get(build.name), bob.builds.cancel(build.name), bob.builds.wait(build.name)):
         await absent(act)
     assert [found async for found in bob.builds.list()] == []
     assert [found.owner async for found in ops.builds.list()] == ["key:ann"]
@@ -116,6 +112,12 @@ async def test_builds_and_engines(tenants: Tenants) -> None:
     assert same.engine == "bobs@1"
     async for event in bob.builds.watch(same.name):
         assert "anns" not in event.log.text
+
+
+async def test_engines(tenants: Tenants) -> None:
+    ann, bob, ops = tenants.ann, tenants.bob, tenants.ops
+    tenants.bench.publish("anns", owner="key:ann")
+    tenants.bench.publish("bobs", owner="key:bob")
     for act in (
         bob.engines.get("anns"),
         bob.engines.get("anns@1"),

@@ -19,7 +19,7 @@ from common.rpc.probe import probe_page
 from common.rpc.tls import Tls
 from common.settings import SettingsError
 from sinkserve.client import Client, Unreachable, tls_credentials
-from tests.samples.certificates import Authority
+from tests.samples.identity.certificates import Authority
 from tests.service.identity.conftest import Encryption
 from tests.service.runtime.runtime import Bench
 
@@ -28,7 +28,7 @@ NOBODY = "127.0.0.1:1"
 
 @asynccontextmanager
 async def served(folder: Path, entrance: dict[str, Any]) -> AsyncIterator[Bench]:
-    bench = Bench(folder / "home", {}, entrance=entrance)
+    bench = Bench(folder / "home", {}, shared_settings=entrance)
     bench.publish(owner="cert:ann")
     await bench.start()
     try:

@@ -54,9 +54,7 @@ class Bench:
     geometry: Geometry = GEOMETRY
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
-    database_timeout_s: float = 10.0
-    entrance: dict[str, Any] = field(default_factory=dict)
-    """Settings of how callers come in."""
+    shared_settings: dict[str, Any] = field(default_factory=dict)
     engines: list[FakeEngine] = field(default_factory=list)
     loads: threading.Event = field(default_factory=threading.Event)
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -91,7 +89,7 @@ class Bench:
     @property
     def shared(self) -> SharedSettings:
         places = {"home": self.home, "database_url": self.database_url}
-        return SharedSettings.load({**places, **self.entrance, "database_timeout_s": self.database_timeout_s})
+        return SharedSettings.load({**places, **self.shared_settings})
 
     @property
     def stub(self) -> pb_grpc.ConversationServiceAsyncStub:

@@ -14,7 +14,7 @@ from common.auth.login import Login, open_login
 from common.auth.principal import LOCAL_PRINCIPAL, Role
 from common.errors import Reason, Unauthenticated
 from common.settings import SettingsError, SharedSettings
-from tests.samples.certificates import Authority
+from tests.samples.identity.certificates import Authority
 
 HERE, ELSEWHERE = {"LISTEN": "127.0.0.1:1", "ADMIN": "localhost:2"}, {"LISTEN": "0.0.0.0:1", "ADMIN": ""}
 NO_HEADER, HEADER = ("HEADER", ""), ("HEADER", "X-User")

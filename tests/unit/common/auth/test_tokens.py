@@ -16,7 +16,7 @@ from common.auth import key_set
 from common.auth.key_set import KeyFile, KeyUrl, read_key_set
 from common.auth.tokens import TokenRules, Tokens
 from common.errors import Reason, Unauthenticated, Unavailable
-from tests.samples.tokens import AUDIENCE, ISSUER, Issuer
+from tests.samples.identity.tokens import AUDIENCE, ISSUER, Issuer
 
 ES256 = ("ES256",)
 RULES = TokenRules(ISSUER, (AUDIENCE, "other"), ES256, clock_skew_s=30)

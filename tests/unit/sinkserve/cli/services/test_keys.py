@@ -40,7 +40,11 @@ async def test_a_key_is_shown_once_and_works_until_it_is_revoked(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["new", "ann smith", "--file", "keys"], "is not a name"), (["new", "ann"], "--file FILE"), (["list"], "--file FILE")],
+    [
+        (["new", "ann smith", "--file", "keys"], "is not a name"),
+        (["new", "ann"], "--file FILE"),
+        (["list"], "--file FILE"),
+    ],
 )
 def test_what_cannot_be_done_says_why(words: list[str], said: str) -> None:
     ran = keys(*words)

@@ -251,10 +251,9 @@ class BuildAttempt:
         return await asyncio.to_thread(self._find_made, build_key)
 
     def _find_made(self, build_key: str) -> Manifest | None:
-        context, owner = self._context, self._build.principal
+        context, owner, holder = self._context, self._build.principal, _HOLDER + self.name
         for engine in context.catalog.with_build_key(build_key):
-            digests = [file.digest for file in engine.manifest.files]
-            claim_blobs(context.database, digests, _HOLDER + self.name)
+            claim_blobs(context.database, digests := [file.digest for file in engine.manifest.files], holder)
             try:
                 for digest in digests:
                     context.store.verify(digest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
+
 from common.auth.api_keys import ApiKeys
 from common.auth.authenticator import Authenticator, Credentials
 from common.auth.bearer import BearerAuthenticator, Verifier
@@ -17,6 +19,8 @@ from common.auth.tokens import TokenRules, Tokens
 from common.errors import Reason, Unauthenticated
 from common.loopback import is_loopback
 from common.settings import SettingsError, SharedSettings
+
+log = structlog.get_logger()
 
 ANYBODY = Principal(LOCAL_PRINCIPAL, frozenset(Role), ("*",), authenticated=False)
 """Whoever calls where nobody is asked who they are: what they may is a question of the address."""
@@ -77,6 +81,8 @@ def open_login(settings: SharedSettings, header: tuple[str, str], listens: Mappi
     if not authenticators:
         _refuse_elsewhere(settings, listens)
         return OpenLogin()
+    if settings.tls_certificate is None and (reached := _reached(listens)) and not header[1]:
+        log.warning("auth.in_clear", listens=reached, better="SINKSERVE_TLS_CERTIFICATE, or a proxy that encrypts")
     behind_proxy = bool(header[1])
     otherwise = _ALL_ENGINES if behind_proxy else _OWN_ENGINES
     policy = policy_of("SINKSERVE_AUTH_POLICY", settings.auth_policy, otherwise)
@@ -122,10 +128,14 @@ def _key_source(settings: SharedSettings) -> KeySource:
 def _refuse_elsewhere(settings: SharedSettings, listens: Mapping[str, str]) -> None:
     if settings.auth_anonymous == "refuse":
         raise SettingsError("SINKSERVE_AUTH_ANONYMOUS: `refuse` leaves nobody: no way of authentication is set up")
-    reached = [f"{name}={address}" for name, address in listens.items() if address and not is_loopback(address)]
-    if reached and settings.auth_anonymous != "allow":
+    if (reached := _reached(listens)) and settings.auth_anonymous != "allow":
         raise SettingsError(
             f"SINKSERVE_AUTH_ANONYMOUS: {' and '.join(reached)} can be reached from other machines, and nobody is "
             "asked who they are: set up SINKSERVE_AUTH_KEYS, SINKSERVE_AUTH_JWKS or SINKSERVE_TLS_CLIENT_CA, or a "
             "proxy's header, or listen on 127.0.0.1, or say `allow`"
         )
+
+
+def _reached(listens: Mapping[str, str]) -> list[str]:
+    """Settings that let other machines in."""
+    return [f"{name}={address}" for name, address in listens.items() if address and not is_loopback(address)]

@@ -18,8 +18,8 @@ from common.auth.principal import Principal, Role
 from common.errors import PermissionDenied, Reason
 from common.rpc.listeners import Access, AdminListener
 
-_FOR_ALL = "/grpc.health.v1.Health/"
-"""Probes have no credentials."""
+_FOR_ALL = ("/grpc.health.", "/grpc.reflection.")
+"""Probes have no credentials, and what the messages are is no secret."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

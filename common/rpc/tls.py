@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class _Files:
     certificate: bytes
     key: bytes
     client_ca: bytes | None
+    context: ssl.SSLContext
 
 
 class Tls:
@@ -59,7 +60,7 @@ class Tls:
 
     def http_context(self) -> ssl.SSLContext:
         """For a connection over HTTP: no client needs a certificate there."""
-        return _context(self._files.value)
+        return self._files.value.context
 
 
 def open_tls(settings: SharedSettings) -> Tls | None:
@@ -82,22 +83,21 @@ def _configuration(files: _Files) -> Any:  # noqa: ANN401 - gRPC has no type for
 
 def _read(certificate: bytes, key: bytes, client_ca: bytes | None = None) -> _Files:
     """Raises ValueError for what gRPC would take, and then end each connection for."""
-    files = _Files(certificate, key, client_ca)
     try:
-        _context(files)
+        context = _context(key + b"\n" + certificate)
         if client_ca is not None:
             ssl.create_default_context(cadata=client_ca.decode())
     except (ssl.SSLError, UnicodeDecodeError) as error:
         raise ValueError(f"a certificate and its key, or an authority, cannot be used: {error}") from None
-    return files
+    return _Files(certificate, key, client_ca, context)
 
 
-def _context(files: _Files) -> ssl.SSLContext:
-    """The library takes files alone; theirs may be in the middle of a change."""
+def _context(both: bytes) -> ssl.SSLContext:
+    """Of a key and its certificate. The library takes files alone: one in memory, since theirs may be half changed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with tempfile.NamedTemporaryFile() as both:  # only its owner can read it
-        both.write(files.key + b"\n" + files.certificate)
-        both.flush()
-        context.load_cert_chain(both.name)
+    with os.fdopen(os.memfd_create("tls"), "wb") as file:
+        file.write(both)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
     return context

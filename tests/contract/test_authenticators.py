@@ -58,7 +58,7 @@ def by_key(folder: Path) -> Way:
     other, _ = new_key("ann")
     (folder / "keys").write_text(entry.line)
     authenticator = BearerAuthenticator(ApiKeys("KEYS", folder / "keys"))
-    twice = Credentials(bearer(key).metadata * 2)
+    twice = Credentials((*bearer(key).metadata, *bearer(other).metadata))
     return Way(
         authenticator, bearer(key), "key:ann", (bearer(other), bearer(key[:-1]), bearer("a.b.c"), bearer(""), twice)
     )

@@ -83,7 +83,7 @@ class SessionParts:
             settings=RuntimeSettings(**settings),
         )
 
-    async def resolve(self, _reference: str, _field: str) -> PublishedEngine:
+    async def resolve(self, _reference: str, _field: str, _scope: object = None) -> PublishedEngine:
         """As the registry of engines does, which has one."""
         return self.engine.published
 

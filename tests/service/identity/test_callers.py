@@ -65,10 +65,11 @@ async def outcome(address: str, service: str, method: str, token: str | None) ->
     found = methods(service)[method]
     answer = message_factory.GetMessageClass(found.output_type).FromString
     with_token = metadata(token) if token else ()
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address) as plain:
+        channel: Any = plain
         path = f"/{service}/{method}"
         if found.client_streaming:
-            call: Any = channel.stream_stream(path, None, answer)(iter([b""]), metadata=with_token)
+            call = channel.stream_stream(path, None, answer)(iter([b""]), metadata=with_token)
         elif found.server_streaming:
             call = channel.unary_stream(path, None, answer)(b"", metadata=with_token)
         else:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,7 +53,7 @@ async def tenants(request: pytest.FixtureRequest, tmp_path: Path, callers: Calle
         await bench.stop()
 
 
-async def absent(act: Coroutine[Any, Any, object]) -> None:
+async def absent(act: Awaitable[object]) -> None:
     with pytest.raises(NotFound):
         await act
 

@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from common.auth.principal import LOCAL_PRINCIPAL
 from common.catalog.catalog import Catalog
 from common.db.schema import open_database
 from common.engine.engine import Feed
@@ -101,7 +100,7 @@ class Bench:
         assert self.runtime is not None
         return self.runtime
 
-    def publish(self, name: str = "demo", *, text: bool = True, owner: str = LOCAL_PRINCIPAL) -> PublishedEngine:
+    def publish(self, name: str = "demo", *, text: bool = True, owner: str = "local") -> PublishedEngine:
         """Put an engine without files into the catalog."""
         database = open_database(self.shared.database)
         manifest = make_manifest(

@@ -82,9 +82,9 @@ async def test_a_client_that_leaves_while_its_session_is_being_opened_does_not_f
     key = ("local", first.session.removeprefix("sessions/"))
     asked, open_session = asyncio.Event(), SessionRegistry.open
 
-    async def noted(sessions: SessionRegistry, principal: str, session_id: str) -> Any:
+    async def noted(sessions: SessionRegistry, *who: Any) -> Any:
         asked.set()
-        return await open_session(sessions, principal, session_id)
+        return await open_session(sessions, *who)
 
     monkeypatch.setattr(SessionRegistry, "open", noted)
     async with bench.handle.sessions.held(key, Aborted(Reason.SESSION_TAKEN_OVER, "held")):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from common.auth.api_keys import new_key
 from common.auth.authenticator import Certificate, Credentials
@@ -63,7 +64,10 @@ async def test_where_there_are_keys_nobody_comes_in_without(
     settings: Callable[..., SharedSettings], tmp_path: Path
 ) -> None:
     keys, ann = with_keys(tmp_path)
-    login = open_login(settings(**keys), NO_HEADER, ELSEWHERE)
+    with capture_logs() as logs:
+        login = open_login(settings(**keys), NO_HEADER, ELSEWHERE)
+        open_login(settings(**keys), NO_HEADER, HERE)
+    assert [(log["event"], log["listens"]) for log in logs] == [("auth.in_clear", ["LISTEN=0.0.0.0:1"])]
     assert await who(login, ann) == "key:ann"
     assert await refused(login, Credentials()) is Reason.CREDENTIALS_MISSING
     with_guests = open_login(settings(**keys, auth_anonymous="allow"), NO_HEADER, ELSEWHERE)

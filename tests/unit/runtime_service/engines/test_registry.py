@@ -31,7 +31,7 @@ class Catalog:
     names: dict[str, PublishedEngine] = field(default_factory=dict)
     held: list[str] = field(default_factory=list)
 
-    def resolve(self, reference: str, _field: str = "") -> PublishedEngine:
+    def resolve(self, reference: str, _field: str = "", _scope: object = None) -> PublishedEngine:
         if reference not in self.names:
             raise NotFound(Reason.ENGINE_NOT_FOUND, f"no engine {reference}")
         return self.names[reference]

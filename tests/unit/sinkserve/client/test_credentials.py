@@ -7,9 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from common.settings import SettingsError
 from sinkserve.client import Client, tls_credentials, token_file
 from sinkserve.client.settings import ClientSettings
-from sinkserve.client.settings import SettingsError as Wrong
 
 NOBODY = "127.0.0.1:1"
 
@@ -43,9 +43,9 @@ def test_credentials_need_files_that_are_there_and_belong_together(tmp_path: Pat
     with pytest.raises(FileNotFoundError):
         token_file(tmp_path / "x")
     for settings, name in (({"ca": tmp_path / "x"}, "_CA"), ({"cert": tmp_path / "x"}, "_CERT")):
-        with pytest.raises(Wrong, match=name):
+        with pytest.raises(SettingsError, match=name):
             ClientSettings.load(settings).credentials()
-    with pytest.raises(Wrong, match="TOKEN_FILE"):
+    with pytest.raises(SettingsError, match="TOKEN_FILE"):
         ClientSettings.load({"token_file": tmp_path / "x"}).authorization()
 
 

@@ -19,7 +19,7 @@ from builder_service.settings import BuilderSettings
 from builder_service.worker.attempt import WorkerContext
 from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
-from common.auth.login import open_login
+from common.auth.login import Doors, Setting, open_login
 from common.catalog.aliases import Aliases
 from common.catalog.catalog import Catalog
 from common.db.database import Database
@@ -119,9 +119,12 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
 
 def _entrance(settings: BuilderSettings, shared: SharedSettings) -> Entrance:
     """Raises SettingsError."""
-    header = ("SINKSERVE_BUILDER_PRINCIPAL_HEADER", settings.principal_header)
-    listens = {"SINKSERVE_BUILDER_LISTEN": settings.listen, _ADMIN_LISTEN: settings.admin_listen}
-    return Entrance(open_login(shared, header, listens), open_tls(shared))
+    doors = Doors(
+        public=Setting("SINKSERVE_BUILDER_LISTEN", settings.listen),
+        admin=Setting(_ADMIN_LISTEN, settings.admin_listen),
+        header=Setting("SINKSERVE_BUILDER_PRINCIPAL_HEADER", settings.principal_header),
+    )
+    return Entrance(open_login(shared, doors), open_tls(shared))
 
 
 async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter: BuildMetrics) -> Database:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from common.auth.login import open_login
+from common.auth.login import Doors, Setting, open_login
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
@@ -165,9 +165,12 @@ async def _serve(  # noqa: PLR0917 - each is something else
 
 def _entrance(settings: RuntimeSettings, shared: SharedSettings) -> Entrance:
     """Raises SettingsError."""
-    header = ("SINKSERVE_RUNTIME_PRINCIPAL_HEADER", settings.principal_header)
-    listens = {"SINKSERVE_RUNTIME_LISTEN": settings.listen, _ADMIN_LISTEN: settings.admin_listen}
-    return Entrance(open_login(shared, header, listens), open_tls(shared))
+    doors = Doors(
+        public=Setting("SINKSERVE_RUNTIME_LISTEN", settings.listen),
+        admin=Setting(_ADMIN_LISTEN, settings.admin_listen),
+        header=Setting("SINKSERVE_RUNTIME_PRINCIPAL_HEADER", settings.principal_header),
+    )
+    return Entrance(open_login(shared, doors), open_tls(shared))
 
 
 def _tell_readiness(running: AsyncExitStack, engines: EngineRegistry, health: HealthServicer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -71,33 +73,57 @@ class OpenLogin(Login):
         return ANYBODY
 
 
-def open_login(settings: SharedSettings, header: tuple[str, str], listens: Mapping[str, str]) -> Login:
-    """The login that settings describe. `header` and `listens` are settings of the service by their names.
+class Setting(NamedTuple):
+    """Of a service, by its name."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Doors:
+    """How others reach a service: its listeners, and the header in which a proxy names them."""
+
+    public: Setting
+    admin: Setting
+    header: Setting
+
+    @property
+    def reached(self) -> list[str]:
+        """Settings of listeners that let other machines in."""
+        return [f"{each.name}={each.value}" for each in (self.public, self.admin) if _is_reached(each)]
+
+
+def _is_reached(listener: Setting) -> bool:
+    return bool(listener.value) and not is_loopback(listener.value)
+
+
+def open_login(settings: SharedSettings, doors: Doors) -> Login:
+    """The login that settings describe.
 
     Raises SettingsError for files that cannot be used, and where a service that asks nobody who they are can be
     reached from elsewhere, unless that is said.
     """
-    authenticators = _authenticators(settings, header)
+    authenticators = _authenticators(settings, doors.header)
     if not authenticators:
-        _refuse_elsewhere(settings, listens)
+        _refuse_elsewhere(settings, doors)
         return OpenLogin()
-    if settings.tls_certificate is None and (reached := _reached(listens)) and not header[1]:
-        log.warning("auth.in_clear", listens=reached, better="SINKSERVE_TLS_CERTIFICATE, or a proxy that encrypts")
-    behind_proxy = bool(header[1])
+    behind_proxy = bool(doors.header.value)
+    if settings.tls_certificate is None and doors.reached and not behind_proxy:
+        log.warning("auth.in_clear", listens=doors.reached, better="SINKSERVE_TLS_CERTIFICATE, or a proxy with TLS")
     otherwise = _ALL_ENGINES if behind_proxy else _OWN_ENGINES
     policy = policy_of("SINKSERVE_AUTH_POLICY", settings.auth_policy, otherwise)
-    operator = ANYBODY if behind_proxy else None
+    operator = ANYBODY if behind_proxy and not _is_reached(doors.admin) else None
     return Login(authenticators, policy, anonymous=settings.auth_anonymous == "allow", operator=operator)
 
 
-def _authenticators(settings: SharedSettings, header: tuple[str, str]) -> tuple[Authenticator, ...]:
+def _authenticators(settings: SharedSettings, header: Setting) -> tuple[Authenticator, ...]:
     verifiers = _verifiers(settings)
-    name, value = header
-    if value and verifiers:
+    if header.value and verifiers:
         what = "is believed from whoever connects, so tokens and keys beside it (SINKSERVE_AUTH_*) would ask nobody"
-        raise SettingsError(f"{name}: the header {what}; set one or the other")
-    if value:  # the certificates are the proxy's
-        return (HeaderAuthenticator(value),)
+        raise SettingsError(f"{header.name}: the header {what}; set one or the other")
+    if header.value:  # the certificates are the proxy's
+        return (HeaderAuthenticator(header.value),)
     bearer: tuple[Authenticator, ...] = (BearerAuthenticator(*verifiers),) if verifiers else ()
     return (*bearer, CertificateAuthenticator()) if settings.tls_client_ca else bearer
 
@@ -125,17 +151,12 @@ def _key_source(settings: SharedSettings) -> KeySource:
     return KeyFile("SINKSERVE_AUTH_JWKS", Path(where).expanduser(), algorithms)
 
 
-def _refuse_elsewhere(settings: SharedSettings, listens: Mapping[str, str]) -> None:
+def _refuse_elsewhere(settings: SharedSettings, doors: Doors) -> None:
     if settings.auth_anonymous == "refuse":
         raise SettingsError("SINKSERVE_AUTH_ANONYMOUS: `refuse` leaves nobody: no way of authentication is set up")
-    if (reached := _reached(listens)) and settings.auth_anonymous != "allow":
+    if doors.reached and settings.auth_anonymous != "allow":
         raise SettingsError(
-            f"SINKSERVE_AUTH_ANONYMOUS: {' and '.join(reached)} can be reached from other machines, and nobody is "
-            "asked who they are: set up SINKSERVE_AUTH_KEYS, SINKSERVE_AUTH_JWKS or SINKSERVE_TLS_CLIENT_CA, or a "
+            f"SINKSERVE_AUTH_ANONYMOUS: {' and '.join(doors.reached)} can be reached from other machines, and nobody "
+            "is asked who they are: set up SINKSERVE_AUTH_KEYS, SINKSERVE_AUTH_JWKS or SINKSERVE_TLS_CLIENT_CA, or a "
             "proxy's header, or listen on 127.0.0.1, or say `allow`"
         )
-
-
-def _reached(listens: Mapping[str, str]) -> list[str]:
-    """Settings that let other machines in."""
-    return [f"{name}={address}" for name, address in listens.items() if address and not is_loopback(address)]

@@ -48,6 +48,13 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "metrics": {"from": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     },
+    "callers with keys": {
+        "auth": {
+            "anonymous": "",
+            "existingSecret": "callers",
+            "env": [{"name": "SINKSERVE_AUTH_KEYS", "value": "/auth/keys"}],
+        }
+    },
     "from a registry": {
         "image": {"registry": "registry.example.com/platform", "tag": "0.2.0-1", "pullSecrets": [{"name": "pull"}]},
         "serviceAccount": {"create": False, "name": "chat"},
@@ -100,6 +107,7 @@ def _prefix(model: type[Settings]) -> str:
         ({"runtime": {"durability": "tokens"}}, "/runtime/durability"),
         ({"gateway": {"enabled": True}, "envoy": {"enabled": False}}, "gateway.enabled: needs envoy.enabled"),
         ({"gateway": {"enabled": True}}, "gateway.parents: name the Gateway"),
+        ({"auth": {"anonymous": "maybe"}}, "/auth/anonymous"),
         ({"envoy": {"origins": ["*"]}}, "/envoy/origins/0"),
     ],
 )

@@ -52,6 +52,10 @@ capabilities: {drop: [ALL]}
 - {name: SINKSERVE_DATABASE_TIMEOUT_S, value: {{ .Values.database.timeoutSeconds | quote }}}
 - {name: SINKSERVE_STORE_URL, value: {{ required "store.url: say where engines are kept, such as s3://BUCKET/PREFIX" .Values.store.url | quote }}}
 - {name: SINKSERVE_LOG_FORMAT, value: {{ .Values.log.format | quote }}}
+- {name: SINKSERVE_AUTH_ANONYMOUS, value: {{ .Values.auth.anonymous | quote }}}
+{{- with .Values.auth.env }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "sinkserve.envFrom" -}}
@@ -66,6 +70,9 @@ envFrom: [{secretRef: {name: {{ . }}}}]
 {{- if .Values.store.volume }}
 - {name: store, mountPath: /shared}
 {{- end }}
+{{- if .Values.auth.existingSecret }}
+- {name: auth, mountPath: /auth, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{- define "sinkserve.volumes" -}}
@@ -73,6 +80,9 @@ envFrom: [{secretRef: {name: {{ . }}}}]
 {{- with .Values.store.volume }}
 - name: store
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.auth.existingSecret }}
+- {name: auth, secret: {secretName: {{ . }}, defaultMode: 0440}}
 {{- end }}
 {{- end }}
 

@@ -154,6 +154,8 @@ def _key_source(settings: SharedSettings) -> KeySource:
 def _refuse_elsewhere(settings: SharedSettings, doors: Doors) -> None:
     if settings.auth_anonymous == "refuse":
         raise SettingsError("SINKSERVE_AUTH_ANONYMOUS: `refuse` leaves nobody: no way of authentication is set up")
+    if settings.auth_policy is not None:
+        raise SettingsError("SINKSERVE_AUTH_POLICY: it is about callers by name, and no way to know one is set up")
     if doors.reached and settings.auth_anonymous != "allow":
         raise SettingsError(
             f"SINKSERVE_AUTH_ANONYMOUS: {' and '.join(doors.reached)} can be reached from other machines, and nobody "

@@ -61,6 +61,8 @@ def test_where_others_reach_it_that_has_to_be_said(settings: Callable[..., Share
             open_login(settings(), reached)
         open_login(settings(auth_anonymous="allow"), reached)
     open_login(settings(), BEHIND_PROXY)
+    with pytest.raises(SettingsError, match="SINKSERVE_AUTH_POLICY: it is about callers by name"):
+        open_login(settings(auth_policy="policy.yaml"), HERE)
     with pytest.raises(SettingsError, match="leaves nobody"):
         open_login(settings(auth_anonymous="refuse"), HERE)
 

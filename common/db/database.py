@@ -11,7 +11,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Dialect, Engine, MetaData, RowMapping, Select, TypeDecorator, select
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Dialect,
+    Engine,
+    MetaData,
+    Pool,
+    RowMapping,
+    Select,
+    TypeDecorator,
+    select,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -99,6 +110,7 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._outage = Outage()
+        self._closed: Pool | None = None
         # A read sees one snapshot. On SQLite every transaction does.
         one_snapshot = {} if self.is_embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = engine.execution_options(**one_snapshot)
@@ -141,7 +153,8 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; one that a thread still uses, when that is done."""
+        self._closed = self._engine.pool
         self._engine.dispose()
 
     @contextmanager
@@ -154,6 +167,9 @@ class Database:
                 raise
             self._outage.note(error, better)
             raise better from error
+        finally:
+            if self._closed is not None:
+                self._closed.dispose()
 
 
 def connect(url: str, patience_s: float = DATABASE_TIMEOUT_S) -> Database:

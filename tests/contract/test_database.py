@@ -217,3 +217,13 @@ def test_a_database_that_is_not_there_says_so_without_its_password() -> None:
         connect("postgresql://someone:secret@127.0.0.1:1/x")
     assert caught.value.reason is Reason.DATABASE_UNAVAILABLE
     assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_is_in_use_when_the_database_closes_is_closed_afterwards(database: Database) -> None:
+    with database.read() as connection:
+        used = connection.connection.dbapi_connection
+        assert used is not None
+        database.close()
+        assert connection.scalar(select(1)) == 1
+    with pytest.raises(Exception, match="closed"):
+        used.cursor().execute("SELECT 1")

@@ -16,17 +16,8 @@ NAMES = (
     *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "Durability"),
     *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
     *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "PermissionDenied"),
-    *(
-        "ResourceExhausted",
-        "Retry",
-        "SessionOptions",
-        "SinkServeError",
-        "Timing",
-        "Turn",
-        "Unavailable",
-        "Unreachable",
-        "Usage",
-    ),
+    *("ResourceExhausted", "Retry", "SessionOptions", "SinkServeError", "Timing", "Token", "Turn", "Unauthenticated"),
+    *("Unavailable", "Unreachable", "Usage", "tls_credentials", "token_file"),
 )
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from builder_service.queue.build import Build, State
 from builder_service.queue.tables import builders, builds
 from common.db.database import Database, database_time, utc_now
-from common.rpc.failed_calls import FailedCalls
+from common.rpc.calls.call_log import CallLog
 from common.rpc.metrics_server import Pulled, new_registry
 
 BUILD_S = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14400.0)
@@ -23,7 +23,7 @@ class BuildMetrics:
 
     def __init__(self) -> None:
         self.registry = new_registry()
-        self.failed_calls = FailedCalls("builder", self.registry)
+        self.calls = CallLog("builder", self.registry)
         what = "Builds that ended here: worked on, cancelled or given up by this builder; no reason for SUCCEEDED."
         self._ended = Counter("sinkserve_builder_builds_ended", what, ("state", "reason"), registry=self.registry)
         self._ended.labels(State.SUCCEEDED.value, "")

@@ -16,7 +16,7 @@ from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
 from builder_service.queue.retention import BuildRetention
 from builder_service.settings import BuilderSettings
-from builder_service.worker.attempt import WorkerContext
+from builder_service.worker.context import WorkerContext
 from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
 from common.auth.login import Doors, Setting, open_login
@@ -33,6 +33,7 @@ from common.rpc.server import Entrance, Registration, RunningServer, start_serve
 from common.rpc.tls import open_tls
 from common.settings import SharedSettings
 from common.store.blob_store import open_store
+from common.tracing.traces import open_traces
 from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServicer_to_server
 from sinkserve.builder.v1.catalog_service_pb2_grpc import add_CatalogServiceServicer_to_server
 
@@ -89,7 +90,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
             running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
         )
         database = await _open_database(running, shared, meter)
-        context = await _worker_context(settings, shared, database, changes, meter)
+        context = await _worker_context(running, settings, shared, database, changes, meter)
         builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
         registrations = _registrations(
             BuilderServicer(builds, context.catalog, changes), CatalogServicer(context.catalog, Aliases(database))
@@ -101,7 +102,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
             admin=admin,
             entrance=entrance,
             health=health,
-            failed_calls=meter.failed_calls,
+            calls=meter.calls,
         )
         running.push_async_callback(server.stop, settings.stop_grace_s)
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
@@ -137,13 +138,21 @@ async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter:
     return database
 
 
-async def _worker_context(
-    settings: BuilderSettings, shared: SharedSettings, database: Database, changes: Changes, meter: BuildMetrics
+async def _worker_context(  # noqa: PLR0917 - each is something else
+    running: AsyncExitStack,
+    settings: BuilderSettings,
+    shared: SharedSettings,
+    database: Database,
+    changes: Changes,
+    meter: BuildMetrics,
 ) -> WorkerContext:
     remote = settings.remote.model_copy(update={"store_timeout_s": shared.store_timeout_s})
     capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
     store = open_store(shared.store, shared.store_timeout_s)
+    traces = open_traces("sinkserve-builder", shared.traces_endpoint, shared.traces_share)
+    running.push_async_callback(asyncio.to_thread, traces.close)
     return WorkerContext(
+        traces=traces,
         database=database,
         store=store,
         store_url=shared.store,

@@ -110,6 +110,10 @@ class SharedSettings(Settings):
     """How long an object store may be silent; then it counts as away."""
     log_format: Literal["text", "json"] = "text"
     """How logs are written to standard error: for people, or as a JSON object a line."""
+    traces_endpoint: Annotated[str, Field(pattern="^(https?://.+)?$")] = ""
+    """OpenTelemetry collector that takes traces by OTLP over gRPC, such as http://127.0.0.1:4317; empty: none."""
+    traces_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the traces that begin here which are kept; where a caller has a trace, the caller has decided."""
     tls_certificate: OptionalPath = None
     """PEM file of the certificate, and those between it and its authority; unset: nothing is encrypted."""
     tls_key: OptionalPath = None

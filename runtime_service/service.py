@@ -13,7 +13,7 @@ from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
 from common.private import make_private_folder
-from common.rpc.failed_calls import FailedCalls
+from common.rpc.calls.call_log import CallLog
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import Access, AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
@@ -22,6 +22,7 @@ from common.rpc.tls import open_tls
 from common.settings import SharedSettings
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
+from common.tracing.traces import open_traces
 from runtime_service.api.conversation_servicer import ConversationServicer
 from runtime_service.api.engine_servicer import EngineServicer
 from runtime_service.collector import RuntimeCollector
@@ -114,7 +115,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
         servicers = (conversations, EngineServicer(engines, sessions, common.background))
-        server = await _serve(running, settings, entrance, health, meter.failed_calls, *servicers)
+        server = await _serve(running, settings, entrance, health, meter.calls, *servicers)
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
@@ -135,7 +136,10 @@ def _shared(
     running.push_async_callback(asyncio.to_thread, files.close)
     caches = CacheTiers(files, Snapshots(database, shared.store, shared.store_timeout_s))
     updates = SessionUpdates(database, claims.replica)
-    return Shared(SessionRepository(database), claims, updates, writer, Background(), caches, settings, meter)
+    traces = open_traces("sinkserve-runtime", shared.traces_endpoint, shared.traces_share)
+    running.push_async_callback(asyncio.to_thread, traces.close)
+    repository = SessionRepository(database)
+    return Shared(repository, claims, updates, writer, Background(), caches, settings, meter, traces=traces)
 
 
 async def _serve(  # noqa: PLR0917 - each is something else
@@ -143,7 +147,7 @@ async def _serve(  # noqa: PLR0917 - each is something else
     settings: RuntimeSettings,
     entrance: Entrance,
     health: HealthServicer,
-    failed_calls: FailedCalls,
+    calls: CallLog,
     conversations: ConversationServicer,
     engines: EngineServicer,
 ) -> RunningServer:
@@ -156,7 +160,7 @@ async def _serve(  # noqa: PLR0917 - each is something else
         admin=admin,
         entrance=entrance,
         health=health,
-        failed_calls=failed_calls,
+        calls=calls,
         connection_age_s=age_s,
     )
     running.push_async_callback(server.stop, _STREAM_END_S)

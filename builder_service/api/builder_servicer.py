@@ -20,7 +20,7 @@ from common.controls import check_name
 from common.db.database import utc_now
 from common.db.paging import read_page
 from common.errors import InvalidArgument, NotFound, Reason
-from common.rpc.gate import current_call
+from common.rpc.calls.call import current_call
 from common.rpc.wire import spec_from_wire
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc

@@ -12,7 +12,7 @@ from common.catalog.aliases import Alias, Aliases
 from common.catalog.catalog import Catalog
 from common.controls import check_name
 from common.db.paging import read_page
-from common.rpc.gate import current_call
+from common.rpc.calls.call import current_call
 from common.rpc.wire import engine_to_wire
 from sinkserve.builder.v1 import catalog_service_pb2 as pb
 from sinkserve.builder.v1 import catalog_service_pb2_grpc as pb_grpc

@@ -6,7 +6,6 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -18,58 +17,27 @@ from builder_service.machine.memory import out_of_memory_kills
 from builder_service.pipeline.messages import Answer, AskKey, AskStore, Built, Failed, FromChild, Log, Order, Progress
 from builder_service.queue.build import Build
 from builder_service.queue.builder_registry import LEASE
-from builder_service.queue.changes import Changes, wait_for_change
+from builder_service.queue.changes import wait_for_change
 from builder_service.queue.failure import Failure
-from builder_service.queue.queue import BuildQueue, Lease
-from builder_service.sources.uri import Remote
+from builder_service.queue.queue import Lease
 from builder_service.worker.child_process import ChildProcess, start_child
+from builder_service.worker.context import HOLDER, WorkerContext
 from builder_service.worker.crash_report import crash_error
-from common.catalog.blob_claims import claim_blobs, claim_holders
-from common.catalog.catalog import Catalog
-from common.db.database import Database
+from builder_service.worker.trace import AttemptTrace
+from common.catalog.blob_claims import claim_blobs
 from common.errors import Aborted, DataLoss, DeadlineExceeded, Internal, Reason, SinkServeError, Unavailable
 from common.panics import pass_on_ends
 from common.retry import retry, within
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
-from common.store.blob_store import BlobStore
 
-_HOLDER, MOST_LOG_LINES = "runs/", 2000
+MOST_LOG_LINES = 2000
 POLL_S, LAST_WORDS_S = 1.0, 5.0
 """Between two looks; and how long a child may take to end once it has said how."""
 
 log = structlog.get_logger()
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True)
-class WorkerContext:
-    """What all attempts of a worker share."""
-
-    database: Database
-    store: BlobStore
-    store_url: str
-    store_timeout_s: float
-    catalog: Catalog
-    queue: BuildQueue
-    changes: Changes
-    work: Path
-    source_roots: tuple[Path, ...]
-    remote: Remote
-    timeout_s: float
-    memory_limit_mib: int
-
-    def leftovers(self) -> set[str]:
-        """Names of attempts that have left files or claims, or still run."""
-        claims = {holder.removeprefix(_HOLDER) for holder in claim_holders(self.database) if holder.startswith(_HOLDER)}
-        return claims | {folder.name for folder in self.work.iterdir()}
-
-    def clean_up(self, run: str) -> None:
-        """Remove what an attempt has left: its folder, its claims, and blobs that nothing else needs."""
-        self.catalog.drop_claims(_HOLDER + run)
-        self.store.remove_abandoned()
-        shutil.rmtree(self.work / run, ignore_errors=True)
 
 
 class WaitsForKey(Exception):
@@ -88,6 +56,7 @@ class BuildAttempt:
         self._lease = lease
         self._build = lease.build
         self._lines = 0
+        self._trace = AttemptTrace(context.traces)
 
     @property
     def build(self) -> Build:
@@ -226,9 +195,10 @@ class BuildAttempt:
 
     async def _keep(self, message: FromChild, child: ChildProcess) -> None:
         if isinstance(message, Progress):
+            self._trace.stage(message.stage)
             await self._tell(self._context.queue.advance, message.report)
         elif isinstance(message, AskStore):
-            await asyncio.to_thread(claim_blobs, self._context.database, message.digests, _HOLDER + self.name)
+            await asyncio.to_thread(claim_blobs, self._context.database, message.digests, HOLDER + self.name)
             await child.send(Answer(go_on=True))
         elif isinstance(message, Log):
             await self._log(message.text)
@@ -251,7 +221,7 @@ class BuildAttempt:
         return await asyncio.to_thread(self._find_made, build_key)
 
     def _find_made(self, build_key: str) -> Manifest | None:
-        context, owner, holder = self._context, self._build.principal, _HOLDER + self.name
+        context, owner, holder = self._context, self._build.principal, HOLDER + self.name
         for engine in context.catalog.with_build_key(build_key):
             claim_blobs(context.database, digests := [file.digest for file in engine.manifest.files], holder)
             try:
@@ -269,19 +239,21 @@ class BuildAttempt:
             raise outcome.failure.error()
         engine = await self._tell(self._publish, outcome.manifest)
         log.info("build.succeeded", build=self._build.name, engine=engine.reference)
+        self._trace.end(self._build)
 
     def _publish(self, build: Build, manifest: Manifest) -> PublishedEngine:
         """Publish the manifest as this build's engine."""
         if manifest.version or build.build_id != self._lease.build.build_id:  # another's
             spec = build.spec.model_copy(update={"precision": manifest.spec.precision})
             manifest = manifest.model_copy(update={"name": spec.name, "spec": spec})
-        return self._context.queue.succeed(build, self._context.catalog, manifest, _HOLDER + self.name)
+        return self._context.queue.succeed(build, self._context.catalog, manifest, HOLDER + self.name)
 
     async def _fail(self, error: SinkServeError) -> None:
         if error.reason is Reason.BUILD_ENDED:  # cancelled, or taken up by another worker
             log.info("build.detached", build=self._build.name)
             return
         log.info("build.failed", build=self._build.name, reason=error.reason, cause=error.message)
+        self._trace.end(self._build, error)
         await self._unless_ended(self._context.queue.fail, Failure.of(error))
 
     async def _unless_ended(self, change: Callable[[Build, T], None], value: T) -> None:

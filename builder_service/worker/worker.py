@@ -10,7 +10,8 @@ import structlog
 
 from builder_service.queue.builder_registry import RENEW_S
 from builder_service.queue.changes import ANY, wait_for_change
-from builder_service.worker.attempt import POLL_S, BuildAttempt, WorkerContext
+from builder_service.worker.attempt import POLL_S, BuildAttempt
+from builder_service.worker.context import WorkerContext
 from common.errors import Aborted
 from common.failure_log import FailureLog
 

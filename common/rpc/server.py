@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from common.auth.login import Login, OpenLogin
-from common.rpc.failed_calls import FailedCalls
-from common.rpc.gate import Gate
-from common.rpc.grpc_status import StatusInterceptor
+from common.rpc.calls.call_log import CallLog
+from common.rpc.calls.gate import Gate
+from common.rpc.calls.guard import StatusInterceptor
 from common.rpc.health import HealthServicer
 from common.rpc.listeners import Access, AdminListener
 from common.rpc.tls import Tls
@@ -73,7 +73,7 @@ async def start_server(
     admin: AdminListener | None = None,
     entrance: Entrance | None = None,
     health: HealthServicer | None = None,
-    failed_calls: FailedCalls | None = None,
+    calls: CallLog | None = None,
     connection_age_s: float = 0.0,
 ) -> RunningServer:
     """Listen on HOST:PORT (port 0: any free one, see `address`); raises OSError naming an address in use.
@@ -85,21 +85,21 @@ async def start_server(
     health = health or HealthServicer()
     health.serve(registration.name for registration in registrations)
     entrance, access = entrance or Entrance(), _access(registrations)
-    public = _make_server(_status(Gate(entrance.login, access, admin), failed_calls), registrations, health, age)
+    public = _make_server(_status(Gate(entrance.login, access, admin), calls), registrations, health, age)
     address, servers = _bind(public, listen, entrance.tls), [public]
     admin_address = ""
     if admin is not None and admin.listen:
         gate = Gate(entrance.login, access, at_admin=True)
-        servers.append(_make_server(_status(gate, failed_calls), registrations, health, age))
+        servers.append(_make_server(_status(gate, calls), registrations, health, age))
         admin_address = _bind(servers[1], admin.listen, entrance.tls, admin.setting)
     for server in servers:
         await server.start()
     return RunningServer(address, admin_address, health, tuple(servers))
 
 
-def _status(gate: Gate, failed_calls: FailedCalls | None) -> StatusInterceptor:
+def _status(gate: Gate, calls: CallLog | None) -> StatusInterceptor:
     """One for each listener: it keeps the handlers that it has seen."""
-    return StatusInterceptor(gate.admit, failed_calls.note) if failed_calls else StatusInterceptor(gate.admit)
+    return StatusInterceptor(gate.admit, calls)
 
 
 def _make_server(

@@ -80,7 +80,8 @@ OVERVIEW = Board(
         of("sinkserve_runtime_generated_tokens_total", "Tokens generated a second", "engine"),
         of(_TURNS, "Turns that ended, a second", "finish_reason"),
         of("sinkserve_runtime_turn_errors_total", "Turns that failed, a second", "reason"),
-        of("sinkserve_runtime_failed_calls_total", "Calls that failed at runtimes, a second", "method", "code"),
+        of("sinkserve_runtime_calls_total", "Calls at runtimes that ended, a second", "method", "code"),
+        of("sinkserve_runtime_call_seconds", "Calls of one answer at runtimes", "method", unit="s"),
         of("sinkserve_runtime_streams", "Open streams"),
         of("sinkserve_builder_builds", "Builds", "state"),
     ),
@@ -136,7 +137,8 @@ BUILDS = Board(
         of("sinkserve_builder_builds_ended_total", "Builds that ended, a second", "state", "reason"),
         of("sinkserve_builder_build_seconds", "Time of a build", "state", unit="s"),
         of("sinkserve_builder_builds_deleted_total", "Builds that were deleted, a second"),
-        of("sinkserve_builder_failed_calls_total", "Calls that failed at builders, a second", "method", "code").wide,
+        of("sinkserve_builder_calls_total", "Calls at builders that ended, a second", "method", "code"),
+        of("sinkserve_builder_call_seconds", "Calls of one answer at builders", "method", unit="s"),
     ),
 )
 BOARDS = (OVERVIEW, ENGINES, SESSIONS, BUILDS)

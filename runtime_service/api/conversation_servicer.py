@@ -21,7 +21,7 @@ from common.auth.principal import Principal
 from common.db.paging import read_page
 from common.errors import Internal, Reason, SinkServeError
 from common.panics import pass_on_ends
-from common.rpc.gate import current_call
+from common.rpc.calls.call import current_call
 from runtime_service.api.from_wire import new_session_from_wire, request_from_wire, turn_id_of, update_from_wire
 from runtime_service.api.requests import Close, session_id_of
 from runtime_service.api.stream import ConversationStream

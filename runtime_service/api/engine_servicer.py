@@ -8,7 +8,7 @@ import grpc
 
 from common.db.paging import read_page
 from common.errors import InvalidArgument, Reason
-from common.rpc.gate import current_call
+from common.rpc.calls.call import current_call
 from common.spec.published_engine import PublishedEngine
 from runtime_service.api.to_wire import loaded_to_wire, refused_to_wire
 from runtime_service.engines.registry import EngineRegistry, WhenBusy

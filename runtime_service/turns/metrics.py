@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from prometheus_client import Counter, Histogram
 
-from common.rpc.failed_calls import FailedCalls
+from common.rpc.calls.call_log import CallLog
 from common.rpc.metrics_server import new_registry
 from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.running_turn import Outcome
@@ -25,7 +25,7 @@ class TurnMetrics:
 
     def __init__(self) -> None:
         self.registry = new_registry()
-        self.failed_calls = FailedCalls("runtime", self.registry)
+        self.calls = CallLog("runtime", self.registry)
         self._turns = self._counter("turns", "Turns that ended, by finish reason.", "finish_reason")
         self._errors = self._counter("turn_errors", "Turns that ended in ERROR, by the error's reason.", "reason")
         self._prompt = self._counter("prompt_tokens", "Tokens of input that were fed, counted as turns end.")

@@ -18,6 +18,7 @@ from common.errors import Internal, Reason, SinkServeError
 from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
+from runtime_service.domain.turn_span import turn_span
 from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
@@ -52,6 +53,8 @@ class TurnRun:
         await asyncio.shield(self._writing)
         engine = state.engine.published.reference
         state.shared.meter.turn_ended(state.session.name, turn.turn_id, engine, outcome)
+        if state.shared.traces.on:
+            state.shared.traces.record(turn_span(state.session, turn, time.time()), self.pending.caller_span)
         return self._log(TurnFinished.of(turn.result))
 
     def cancel_turn(self) -> None:

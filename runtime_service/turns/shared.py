@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from common.tracing.traces import NoTraces, Traces
 from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
@@ -27,3 +28,4 @@ class Shared:
     settings: RuntimeSettings
     meter: TurnMetrics = field(default_factory=TurnMetrics)
     waiting: WaitingBytes = field(default_factory=WaitingBytes)
+    traces: Traces = field(default_factory=NoTraces)

@@ -18,7 +18,7 @@ from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
 from builder_service.sources.uri import Remote
 from builder_service.worker import child_process
-from builder_service.worker.attempt import WorkerContext
+from builder_service.worker.context import WorkerContext
 from builder_service.worker.worker import Worker
 from common.catalog.catalog import Catalog
 from common.db.processes import this_process

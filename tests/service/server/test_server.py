@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from common.errors import NotFound, Reason
-from common.rpc.failed_calls import FailedCalls
+from common.rpc.calls.call_log import CallLog
 from common.rpc.server import REFLECTION_V1, Registration, RunningServer, start_server
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
@@ -144,24 +144,26 @@ async def test_reflection_lists_services(channel: grpc.aio.Channel, service: str
     assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
-async def test_a_failed_call_leaves_a_line_and_a_count_by_method_and_code() -> None:
+async def test_each_call_leaves_a_line_with_its_id_and_a_count_by_method_and_code() -> None:
     registry = CollectorRegistry()
     add = partial(pb_grpc.add_BuilderServiceServicer_to_server, _Builder())  # type: ignore[abstract]  # enough for this
-    failed = FailedCalls("test", registry)
-    running = await start_server("127.0.0.1:0", [Registration(SERVICE, add)], failed_calls=failed)
+    running = await start_server("127.0.0.1:0", [Registration(SERVICE, add)], calls=CallLog("test", registry))
     with capture_logs() as logged:
         async with grpc.aio.insecure_channel(running.address) as channel:
             for name in ("bug", "builds/1", "builds/2"):
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await pb_grpc.BuilderServiceStub(channel).GetBuild(pb.GetBuildRequest(name=name))
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    ask = pb_grpc.BuilderServiceStub(channel).GetBuild
+                    await ask(pb.GetBuildRequest(name=name), metadata=(("x-request-id", f"of {name}"),))
+                assert ("x-request-id", f"of {name}") in tuple(raised.value.trailing_metadata())
     await running.stop(0)
-    count = partial(registry.get_sample_value, "sinkserve_test_failed_calls_total")
+    count = partial(registry.get_sample_value, "sinkserve_test_calls_total")
     method = "BuilderService.GetBuild"
     assert [count({"method": method, "code": code}) for code in ("INTERNAL", "NOT_FOUND")] == [1, 2]
     lines = [entry for entry in logged if entry["event"] == "call.ended"]
-    assert [(line["method"], line["code"], line["reason"]) for line in lines][1:] == [
-        (method, "NOT_FOUND", "BUILD_NOT_FOUND")
-    ] * 2
+    told = [(line["method"], line["code"], line["reason"], line["resource"]) for line in lines]
+    assert told[1:] == [(method, "NOT_FOUND", "BUILD_NOT_FOUND", name) for name in ("builds/1", "builds/2")]
+    assert all(line["received"] > 0 and line["peer"] and line["seconds"] >= 0 for line in lines)
+    assert not [entry for entry in logged if entry["event"] == "audit"]  # nothing was to be changed
 
 
 def test_a_second_interrupt_ends_at_once_without_a_traceback() -> None:

@@ -1,42 +1,19 @@
-"""The one place that every call passes before it is answered, which says who calls and whether they may.
-
-What the house has to know of the call that it answers is in `current_call()`, in this task and those that it starts.
-"""
+"""The one place that every call passes before it is answered, which says who calls and whether they may."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
-
-import grpc
 
 from common.auth.authenticator import Certificate, Credentials
 from common.auth.login import Login
 from common.auth.principal import Principal, Role
 from common.errors import PermissionDenied, Reason
+from common.rpc.calls.call import Context, current_call
 from common.rpc.listeners import Access, AdminListener
 
 _FOR_ALL = ("/grpc.health.", "/grpc.reflection.")
 """Probes have no credentials, and what the messages are is no secret."""
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that is answered: SERVICE.METHOD, and who calls."""
-
-    method: str
-    principal: Principal
-
-
-_current: ContextVar[Call] = ContextVar("call")
-
-
-def current_call() -> Call:
-    """The call that is answered here; raises LookupError outside of any."""
-    return _current.get()
 
 
 class Gate:
@@ -57,10 +34,9 @@ class Gate:
         """Let a call to /SERVICE/METHOD in; raises Unauthenticated, PermissionDenied, Unavailable."""
         if path.startswith(_FOR_ALL):
             return
-        method = short_name(path)
-        principal = await self._login.principal(_credentials(context), at_admin=self._at_admin)
-        self._check(method, self._access.get(path), principal)
-        _current.set(Call(method, principal))
+        call = current_call()
+        call.principal = principal = await self._login.principal(_credentials(context), at_admin=self._at_admin)
+        self._check(call.method, self._access.get(path), principal)
 
     def _check(self, method: str, access: Access | None, principal: Principal) -> None:
         if access is None:
@@ -73,11 +49,6 @@ class Gate:
             wanted = " or ".join(roles)
             what = f"{method} needs role {wanted}, which {principal.name!r} does not have"
             raise PermissionDenied(Reason.ROLE_MISSING, what, method=method, role=wanted, principal=principal.name)
-
-
-def short_name(path: str) -> str:
-    """SERVICE.METHOD of /PACKAGE.SERVICE/METHOD."""
-    return path.rpartition(".")[2].replace("/", ".")
 
 
 def _credentials(context: Context) -> Credentials:

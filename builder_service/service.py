@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from builder_service.api.builder_servicer import BuilderServicer
 from builder_service.api.catalog_servicer import CatalogServicer
@@ -21,7 +22,7 @@ from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
 from common.auth.login import Doors, Setting, open_login
 from common.catalog.aliases import Aliases
-from common.catalog.catalog import Catalog
+from common.catalog.catalog import Catalog, Sign, unsigned
 from common.db.database import Database
 from common.db.processes import is_alive, this_process
 from common.db.schema import open_database
@@ -31,7 +32,7 @@ from common.rpc.listeners import Access, AdminListener
 from common.rpc.metrics_server import MetricsServer, serve_metrics
 from common.rpc.server import Entrance, Registration, RunningServer, start_server
 from common.rpc.tls import open_tls
-from common.settings import SharedSettings
+from common.settings import SettingsError, SharedSettings
 from common.store.blob_store import open_store
 from common.tracing.traces import open_traces
 from sinkserve.builder.v1.builder_service_pb2_grpc import add_BuilderServiceServicer_to_server
@@ -138,6 +139,19 @@ async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter:
     return database
 
 
+def _signing(key: Path | None) -> Sign:
+    """Raises SettingsError for a file that holds no key."""
+    if key is None:
+        return unsigned
+    from common.catalog.signature import KeyFileError, read_signer, sign_manifest  # noqa: PLC0415 - for this alone
+
+    try:
+        signer = read_signer(key)
+    except KeyFileError as error:
+        raise SettingsError(f"SINKSERVE_BUILDER_SIGNING_KEY: {error}") from None
+    return lambda manifest: sign_manifest(manifest, signer)
+
+
 async def _worker_context(  # noqa: PLR0917 - each is something else
     running: AsyncExitStack,
     settings: BuilderSettings,
@@ -157,7 +171,7 @@ async def _worker_context(  # noqa: PLR0917 - each is something else
         store=store,
         store_url=shared.store,
         store_timeout_s=shared.store_timeout_s,
-        catalog=Catalog(database, store),
+        catalog=Catalog(database, store, _signing(settings.signing_key)),
         queue=BuildQueue(database, this_process(), capability, changes.notify, ended=meter.build_ended),
         changes=changes,
         work=shared.home.resolve() / "work",

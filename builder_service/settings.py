@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from builder_service.sources.uri import HUB, HUB_TIMEOUT_S, Remote, read_root
 from common.loopback import is_loopback
-from common.settings import CommaSeparated, HostPort, HostPortOrNone, Settings
+from common.settings import CommaSeparated, HostPort, HostPortOrNone, OptionalPath, Settings
 
 
 def _as_text(value: object) -> object:
@@ -61,6 +61,8 @@ class BuilderSettings(Settings):
     """How long a download from the hub may bring nothing before the build fails, and is tried again."""
     hub_offline: bool = False
     """Take from the Hugging Face cache what was downloaded before, and never ask the hub; HF_HUB_OFFLINE does too."""
+    signing_key: OptionalPath = None
+    """PEM file of the private key that engines are signed with; unset: they are not signed."""
     concurrency: Annotated[int, Field(ge=1, le=64)] = 1
     """Builds that run at once."""
     queue_limit: Annotated[int, Field(ge=1, le=100_000)] = 1000

@@ -28,6 +28,7 @@ from runtime_service.api.engine_servicer import EngineServicer
 from runtime_service.collector import RuntimeCollector
 from runtime_service.engines.loader import Loaded, Loader
 from runtime_service.engines.registry import EngineRegistry
+from runtime_service.engines.trust import trusting
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.sessions.branches import Branches
 from runtime_service.sessions.membership import Membership
@@ -105,6 +106,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
         common = _shared(running, settings, shared, database, meter)
         load = load or Loader(store, shared.home.resolve() / "engines", settings).load
+        load = trusting(load, settings.trusted_keys)
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
         running.push_async_callback(engines.stop)
         running.push_async_callback(common.background.wait)

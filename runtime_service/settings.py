@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
@@ -27,6 +28,8 @@ class RuntimeSettings(Settings):
     """Where it serves gRPC with administration: loading and unloading engines; or `none`."""
     metrics_listen: HostPortOrNone = "127.0.0.1:9471"
     """Where it serves Prometheus metrics and health over HTTP, HOST:PORT; or `none`."""
+    trusted_keys: Annotated[tuple[Path, ...], *CommaSeparated] = ()
+    """PEM files of public keys, separated by commas; no engine is loaded but what one of them signed. Unset: any is."""
     engines: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Engine references that are loaded before the service is ready, separated by commas."""
     follow_s: Annotated[float, Field(gt=0)] = 10.0

@@ -40,17 +40,25 @@ from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
 
 Also = Callable[[Connection, PublishedEngine], None]
+Sign = Callable[[Manifest], str]
+"""Vouches for an engine; see `signature`."""
 
 
 def _nothing(_connection: Connection, _engine: PublishedEngine) -> None:
     pass
 
 
-class Catalog:
-    """Published engines in a database and a store."""
+def unsigned(_manifest: Manifest) -> str:
+    """No signature."""
+    return ""
 
-    def __init__(self, database: Database, store: BlobStore) -> None:
+
+class Catalog:
+    """Published engines in a database and a store. What is published is signed by `sign`."""
+
+    def __init__(self, database: Database, store: BlobStore, sign: Sign = unsigned) -> None:
         self._database = database
+        self._sign = sign
         self._store = store
         self._sweeper = Sweeper(database, store)
 
@@ -95,19 +103,20 @@ class Catalog:
         *,
         new_version: bool = True,
         owner: str = LOCAL_PRINCIPAL,
+        signature: str = "",
     ) -> PublishedEngine:
         """Give a draft the next version of its name, for `owner`, and publish it; `also` runs in the same transaction.
 
-        Without `new_version` nothing is published where the same engine exists under that name, which is returned. The
-        files are in the store, claimed by `holder`; the claims end here. Raises Aborted if one is not claimed, and
-        AlreadyExists (ENGINE_NAME_TAKEN) for a name of another owner.
+        A `signature` that it has already is kept. Without `new_version` nothing is published where the same engine
+        exists under that name, which is returned. The files are in the store, claimed by `holder`; the claims end here.
+        Raises Aborted if one is not claimed, and AlreadyExists (ENGINE_NAME_TAKEN) for a name of another owner.
         """
         with self._database.write() as connection:
             if missing := {file.digest for file in draft.files} - claimed_by(connection, holder):
                 raise Aborted(Reason.INTERNAL, f"{holder} does not claim {sorted(missing)}; nothing was published")
             check_owner(connection, draft.name, owner)
             engine = None if new_version else find_same(connection, draft)
-            engine = engine or insert_engine(connection, draft, owner)
+            engine = engine or insert_engine(connection, draft, owner, signature or self._sign(draft))
             release_claims(connection, holder)
             also(connection, engine)
         return engine

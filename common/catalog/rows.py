@@ -72,7 +72,8 @@ def to_engine(connection: Connection, row: Mapping[Any, Any]) -> PublishedEngine
     latest = (LATEST,) if latest_version(connection, row["name"]) == row["version"] else ()
     manifest = Manifest.model_validate_json(row["manifest"])
     shown = (*latest, *connection.scalars(named))
-    return PublishedEngine(manifest, row["digest"], row["create_time"], shown, owner_of(connection, row["name"]))
+    owner = owner_of(connection, row["name"])
+    return PublishedEngine(manifest, row["digest"], row["create_time"], shown, owner, row["signature"])
 
 
 def owner_of(connection: Connection, name: str) -> str:
@@ -98,12 +99,15 @@ def stored_manifest(connection: Connection, engine: PublishedEngine) -> bytes:
     return str(connection.scalars(query).one()).encode()
 
 
-def insert_engine(connection: Connection, draft: Manifest, owner: str = LOCAL_PRINCIPAL) -> PublishedEngine:
+def insert_engine(
+    connection: Connection, draft: Manifest, owner: str = LOCAL_PRINCIPAL, signature: str = ""
+) -> PublishedEngine:
     """Publish a draft as the next version of its name, which is `owner`'s if it is new."""
     manifest = draft.model_copy(update={"version": _next_version(connection, draft.name, owner)})
     text, key = manifest.canonical(), {"name": manifest.name, "version": manifest.version}
-    engine = PublishedEngine(manifest, digest_of(text), utc_now(), (LATEST,), owner)
+    engine = PublishedEngine(manifest, digest_of(text), utc_now(), (LATEST,), owner, signature)
     values = {"digest": engine.digest, "build_key": manifest.build_key, "create_time": engine.create_time}
+    values |= {"signature": signature}
     connection.execute(insert(engines).values(**key, **values, manifest=text.decode()))
     for file in manifest.files:
         row = {"path": file.path, "digest": file.digest, "size_bytes": file.size_bytes}

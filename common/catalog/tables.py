@@ -24,6 +24,7 @@ engines = Table(
     Column("build_key", String(71), nullable=False, index=True),
     Column("manifest", Text, nullable=False),  # canonical JSON; `digest` is over these bytes
     Column("create_time", Time, nullable=False),
+    Column("signature", Text, nullable=False, server_default=""),  # a DSSE envelope, or empty
 )
 
 

@@ -148,6 +148,7 @@ def engine_to_wire(engine: PublishedEngine) -> engine_pb2.Engine:
         create_time=created,
         size_bytes=engine.manifest.size_bytes,
         owner=engine.owner,
+        signed=bool(engine.signature),
     )
 
 

@@ -18,6 +18,8 @@ class PublishedEngine:
     create_time: datetime
     aliases: tuple[str, ...] = ()
     owner: str = LOCAL_PRINCIPAL
+    signature: str = ""
+    """Who vouches for it, as `common.catalog.signature` writes it; empty: nobody."""
 
     @property
     def name(self) -> str:

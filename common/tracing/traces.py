@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from common.errors import FailedPrecondition, Reason
+from common.errors import InvalidArgument, Reason
 from common.tracing.span import Span
 
 
@@ -40,7 +40,7 @@ class NoTraces:
 def open_traces(service: str, endpoint: str, share: float = 1.0) -> Traces:
     """Traces to the collector at `endpoint`, an OTLP address such as http://127.0.0.1:4317; empty: none.
 
-    Raises FailedPrecondition where the SDK is not installed.
+    Raises InvalidArgument where the SDK is not installed.
     """
     if not endpoint:
         return NoTraces()
@@ -48,5 +48,5 @@ def open_traces(service: str, endpoint: str, share: float = 1.0) -> Traces:
         from common.tracing.collector import open_collector  # noqa: PLC0415 - its packages are needed for this alone
     except ImportError:
         what = "SINKSERVE_TRACES_ENDPOINT is set, and OpenTelemetry is not installed: pip install 'sinkserve[traces]'"
-        raise FailedPrecondition(Reason.INVALID_FIELD, what, field="SINKSERVE_TRACES_ENDPOINT") from None
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field="SINKSERVE_TRACES_ENDPOINT") from None
     return open_collector(service, endpoint, share)

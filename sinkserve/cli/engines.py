@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +54,33 @@ def _row(engine: Engine) -> tuple[str, ...]:
     )
 
 
+Config = Annotated[Path | None, typer.Option("--config", help="YAML with `database_url`, `store_url`; variables win.")]
+
+
+@app.command("export")
+def export_engine(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="A folder that is empty, or does not exist.")],
+    config: Config = None,
+) -> None:
+    """Write an engine to a folder in the layout of OCI images, straight out of the store."""
+    from sinkserve.cli.services.artifacts import export_to  # noqa: PLC0415 - needs what services need
+
+    export_to(reference, folder, config)
+
+
+@app.command("import")
+def import_engine(
+    folder: Annotated[Path, typer.Argument(help="A folder that `engines export` wrote, or a registry's tool pulled.")],
+    owner: Annotated[str, typer.Option("--owner", help="Principal whose engine it is to be.")] = "",
+    config: Config = None,
+) -> None:
+    """Publish the engine in a folder, straight into the store, under the next version of its name."""
+    from sinkserve.cli.services.artifacts import import_from  # noqa: PLC0415 - needs what services need
+
+    import_from(folder, owner, config)
+
+
 @app.command()
 def show(reference: Reference, json: Json = False, builder: Builder = None) -> None:
     """Show one engine."""
@@ -82,6 +110,7 @@ def facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
         ("compiled", _network(manifest.network)),
+        ("signed", "yes" if engine.signed else "no"),
         ("verified on", escape(manifest.verified_on)),
         ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
         ("sinks get", _sinks(manifest.verification)),

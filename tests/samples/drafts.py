@@ -72,7 +72,7 @@ class Press:
         return digest_of(data)
 
     def publish(
-        self, name: str = "demo", files: Mapping[str, bytes] | None = None, build_key: str = ""
+        self, name: str = "demo", files: Mapping[str, bytes] | None = None, build_key: str = "", signature: str = ""
     ) -> PublishedEngine:
         """Claim, store and publish."""
         contents = {"model.onnx": b"graph"} if files is None else files
@@ -80,4 +80,4 @@ class Press:
         claim_blobs(self.database, [digest_of(data) for data in contents.values()], holder)
         for data in contents.values():
             self.put(data)
-        return self.catalog.publish(draft(name, contents, build_key), holder)
+        return self.catalog.publish(draft(name, contents, build_key), holder, signature=signature)

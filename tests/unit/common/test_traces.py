@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.errors import FailedPrecondition
+from common.errors import InvalidArgument
 from common.tracing.span import Span
 from common.tracing.traces import NoTraces, open_traces
 from tests.servers.otlp_collector import Collector, attributes, collecting
@@ -81,5 +81,5 @@ def test_off_nothing_of_opentelemetry_is_imported() -> None:
 
 def test_without_the_sdk_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "common.tracing.collector", None)
-    with pytest.raises(FailedPrecondition, match=r"pip install 'sinkserve\[traces\]'"):
+    with pytest.raises(InvalidArgument, match=r"pip install 'sinkserve\[traces\]'"):
         open_traces("sinkserve-runtime", "http://127.0.0.1:4317", 1.0)

@@ -1,0 +1,79 @@
+"""A folder in the layout of OCI images, which tools such as oras, skopeo and crane push to any registry, and pull.
+
+Source: opencontainers/image-spec, image-layout.md, 1.1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common.artifact.model_pack import ARTIFACT, OCI_MANIFEST, not_an_engine
+from common.digest import digest_hex, digest_of
+from common.errors import InvalidArgument, Reason
+
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+_NAMED = "org.opencontainers.image.ref.name"
+_LARGEST = 64 * 2**20
+"""Bytes of a file that describes others."""
+
+
+class OciLayout:
+    """Blobs by digest in a folder, and one artifact that its index names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def create(self) -> None:
+        """Make the folder. Raises InvalidArgument if something is in it."""
+        if self._folder.exists() and any(self._folder.iterdir()):
+            what = f"{self._folder} is not empty; name a folder that is, or does not exist"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field="folder")
+        (self._folder / "blobs" / "sha256").mkdir(parents=True)
+
+    def path(self, digest: str) -> Path:
+        """Where the blob of a digest is, or is to be."""
+        return self._folder / "blobs" / "sha256" / digest_hex(digest)
+
+    def add(self, data: bytes) -> str:
+        """Keep a small blob; returns its digest."""
+        digest = digest_of(data)
+        self.path(digest).write_bytes(data)
+        return digest
+
+    def finish(self, artifact: bytes, tag: str) -> None:
+        """Name the artifact, whose blobs are all here."""
+        described = {
+            "mediaType": OCI_MANIFEST,
+            "artifactType": ARTIFACT,
+            "digest": self.add(artifact),
+            "size": len(artifact),
+            "annotations": {_NAMED: tag},
+        }
+        index = {"schemaVersion": 2, "manifests": [described]}
+        (self._folder / "oci-layout").write_text(json.dumps(_LAYOUT))
+        (self._folder / "index.json").write_text(json.dumps(index))
+
+    def artifact(self) -> bytes:
+        """The artifact that the index names. Raises DataLoss unless it is one, and right."""
+        try:
+            index = json.loads((self._folder / "index.json").read_bytes())
+            digests = [str(each["digest"]) for each in index["manifests"]]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise not_an_engine(f"{self._folder} is no folder in the layout of OCI images: {error}") from None
+        if len(digests) != 1:
+            raise not_an_engine(f"{self._folder} names {len(digests)} artifacts; one is taken")
+        return self.read(digests[0])
+
+    def read(self, digest: str) -> bytes:
+        """A small blob. Raises DataLoss unless it is there, and right."""
+        try:
+            path = self.path(digest)
+            if (size := path.stat().st_size) > _LARGEST:
+                raise not_an_engine(f"{digest} has {size} bytes; what describes an engine has at most {_LARGEST}")
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise not_an_engine(f"a blob is missing: {error}") from None
+        if digest_of(data) != digest:
+            raise not_an_engine(f"{digest} is not what its name says")
+        return data

@@ -1,0 +1,96 @@
+"""Engines out of a catalog into a folder, and into another catalog out of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from common.artifact.model_pack import (
+    CONFIG,
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    Layer,
+    artifact_bytes,
+    config_bytes,
+    engine_layers,
+    not_an_engine,
+    read_layers,
+)
+from common.artifact.oci_layout import OciLayout
+from common.catalog.blob_claims import claim_blobs
+from common.catalog.catalog import Catalog
+from common.db.database import Database
+from common.spec.manifest import Manifest
+from common.spec.published_engine import PublishedEngine
+from common.store.blob_store import BlobStore
+
+
+def export_engine(engine: PublishedEngine, store: BlobStore, folder: Path) -> None:
+    """Write an engine with all its files to a folder, in the layout of OCI images.
+
+    Raises InvalidArgument if the folder is not empty, DataLoss (STORE_CORRUPT) for a file that is damaged.
+    """
+    layout = OciLayout(folder)
+    layout.create()
+    manifest = engine.manifest
+    described = {MANIFEST_FILE: manifest.canonical()}
+    if engine.signature:
+        described[SIGNATURE_FILE] = engine.signature.encode()
+    layers = engine_layers(manifest) + [Layer.of_bytes(path, data) for path, data in described.items()]
+    for digest in dict.fromkeys(layer.digest for layer in engine_layers(manifest)):
+        store.fetch(digest, layout.path(digest))
+    config = config_bytes(manifest, engine.create_time, layers)
+    for data in (*described.values(), config):
+        layout.add(data)
+    size = Layer.of_bytes("", config)
+    artifact = artifact_bytes(Layer("", size.digest, size.size_bytes, CONFIG), layers)
+    layout.finish(artifact, f"{manifest.name}-{manifest.version}")
+
+
+def import_engine(folder: Path, database: Database, catalog: Catalog, store: BlobStore, owner: str) -> PublishedEngine:
+    """Publish the engine in a folder under the next version of its name; one that is there already is returned.
+
+    Raises DataLoss (STORE_CORRUPT) for what is no engine, or is damaged; then nothing was published.
+    """
+    layout = OciLayout(folder)
+    layers = read_layers(layout.artifact())
+    draft, signature = _manifest(layout, layers), _signature(layout, layers)
+    holder = f"imports/{secrets.token_hex(16)}"
+    try:
+        claim_blobs(database, {file.digest for file in draft.files}, holder)
+        for file in draft.files:
+            store.put(layout.path(file.digest), file.digest)
+        return catalog.publish(draft, holder, new_version=False, owner=owner, signature=signature)
+    finally:
+        catalog.drop_claims(holder)
+
+
+def _manifest(layout: OciLayout, layers: Mapping[str, Layer]) -> Manifest:
+    """The engine's manifest, whose files are the layers. Raises DataLoss."""
+    if MANIFEST_FILE not in layers:
+        raise not_an_engine(f"it has no {MANIFEST_FILE}, as engines of SinkServe have")
+    try:
+        manifest = Manifest.model_validate_json(layout.read(layers[MANIFEST_FILE].digest))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise not_an_engine(f"{MANIFEST_FILE}: {where}: {first['msg']}; was it written by a newer release?") from None
+    for file in manifest.files:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise not_an_engine(f"{MANIFEST_FILE}: {file.path!r} is no path inside an engine")
+        if layers.get(file.path) is None or layers[file.path].digest != file.digest:
+            raise not_an_engine(f"{file.path} of {MANIFEST_FILE} is not among its layers")
+        if not layout.path(file.digest).is_file():
+            raise not_an_engine(f"the blob of {file.path} is missing")
+    return manifest.model_copy(update={"name": manifest.spec.name})
+
+
+def _signature(layout: OciLayout, layers: Mapping[str, Layer]) -> str:
+    try:
+        return layout.read(layers[SIGNATURE_FILE].digest).decode() if SIGNATURE_FILE in layers else ""
+    except UnicodeDecodeError:
+        raise not_an_engine(f"{SIGNATURE_FILE} is no text") from None

@@ -1,0 +1,13 @@
+"""Engines may be signed."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+
+def upgrade() -> None:
+    op.add_column("engines", sa.Column("signature", sa.Text, nullable=False, server_default=""))

@@ -239,8 +239,12 @@ async def test_logs_name_the_session_and_the_turn(bench: Bench) -> None:
 
 
 async def test_logs_name_the_build(client: BuilderClient) -> None:
+    async def is_told() -> bool:
+        return bool(_named(logged, "build.succeeded"))
+
     with capture_logs() as logged:
         build = await client.built()
+        await eventually(is_told)  # the build has ended before it is told
     told = [(entry["event"], entry["build"]) for entry in logged if entry["event"].startswith("build.")]
     assert told == [("build.started", build.name), ("build.succeeded", build.name)]
 

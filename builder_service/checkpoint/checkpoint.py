@@ -67,12 +67,17 @@ class BlockFormat:
     """Which order the inputs have to stand in, as a digest of it; empty: their own."""
     short_scales: bool = False
     """Whether scales are bfloat16, in the file; float32 in memory in any case."""
+    on_gpu: bool = False
+    """Whether all zero points are the middle of the range, and a weight is rounded to bfloat16 when it is used."""
+    floating: bool = False
+    """Whether values are float8 (e4m3), on a GPU alone; else they are whole numbers."""
 
     @property
     def bytes_each(self) -> float:
         """Bytes of a weight with its share of the block's numbers."""
         numbers = (8 if self.corrected else 4) - (2 if self.short_scales else 0)
-        return self.bits / 8 + (numbers + self.bits / 8) / self.block
+        zero = 0 if self.on_gpu else self.bits / 8
+        return self.bits / 8 + (numbers + zero) / self.block
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class PackedRows:
     """[rows, blocks]."""
     order: npt.NDArray[np.int64] | None = None
     """[inputs]: which input is the first of the first block, and so on; None: they stand in their own order."""
+    read_scale: float = 1.0
+    """Of what a matrix in float8 multiplies, which is in float8 too."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -20,6 +21,7 @@ from builder_service.checkpoint.checkpoint import Tensors
 OPSET = 24
 IR_VERSION = 12  # the first that knows this opset: the older, the more can read it
 CONTRIB = "com.microsoft"  # onnxruntime's own operators, for what the CPU runs faster so
+INT4 = np.dtype(ml_dtypes.int4)  # of which a file has two in a byte, and numpy one
 Array = npt.NDArray[Any]
 Shape = tuple[int | str, ...]
 
@@ -33,8 +35,13 @@ class Weight:
     shape: tuple[int, ...]
 
     @property
+    def stored(self) -> np.dtype[Any]:
+        """The type of the pieces that make it: whole bytes, where two values share one."""
+        return np.dtype(np.uint8) if self.dtype == INT4 else self.dtype
+
+    @property
     def size_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize // (2 if self.dtype == INT4 else 1)
 
     @property
     def onnx_type(self) -> int:

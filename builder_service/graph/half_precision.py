@@ -27,7 +27,9 @@ DTYPES: Mapping[Precision, np.dtype[Any]] = {
     Precision.FP16: np.dtype(np.float16),
     Precision.BF16: np.dtype(ml_dtypes.bfloat16),
 }
-NARROW = frozenset({"MatMul", "Gemm", "TensorScatter", "Gather"})  # products, caches, rows of the embedding
+NARROW = frozenset(
+    {"MatMul", "Gemm", "TensorScatter", "Gather", "QuantizeLinear", "DequantizeLinear"}
+)  # products and what is in few bits, caches, rows of the embedding
 MOVES = frozenset({"Reshape", "Transpose", "Split", "Slice", "Concat", "GatherND", "Unsqueeze", "Identity"})
 WIDE = np.dtype(np.float32)
 
@@ -56,6 +58,9 @@ class _Narrowing:
         """Make the weights that a product reads narrow, and leave the scales of norms wide."""
         read = {name for node in self._source.nodes if node.op_type in NARROW for name in node.input}
         for index, group in enumerate(self._source.groups):
+            if any(weight.dtype != WIDE for weight in group.weights):  # in few bits, and their scales, narrow already
+                self._types |= {weight.name: weight.dtype for weight in group.weights if weight.dtype == self._narrow}
+                continue
             types = {self._narrow if weight.name in read else weight.dtype for weight in group.weights}
             assert len(types) == 1, group.weights
             (dtype,) = types

@@ -5,12 +5,15 @@ Knows arrays only. A row is one output of a projection, as a checkpoint stores i
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, TypeVar
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+Floats = TypeVar("Floats", npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.floating])
 INT8_LARGEST = 127
 FACTOR_LARGEST = 127  # of an activation that int8 weights multiply; as uint8 it lies between 0 and twice that
 PAIR_LARGEST = 128  # of two weights side by side together: 2 * 127 * 128 is below 2 ** 15
@@ -19,6 +22,9 @@ UINT8_ZERO = 128  # uint8 values 0..255 stand for -128..127
 INT4_LARGEST = 15
 INT4_ZERO = 8  # the zero point where there is nothing
 BLOCK = 32  # inputs that share a scale in int8 by blocks
+FLOAT8 = np.dtype(ml_dtypes.float8_e4m3fn)
+FLOAT8_LARGEST = 448
+FLOAT8_ROOM = 4  # times the largest number of a text: what is beyond is cut, and small numbers have digits to spare
 LEAST_SCALE = np.finfo(np.float32).tiny  # below it an engine reads zero
 
 
@@ -90,6 +96,26 @@ def int8_blocks(rows: FloatArray) -> tuple[npt.NDArray[np.uint8], FloatArray]:
     values, scales = int8_rows(blocks.reshape(-1, BLOCK))
     unsigned: npt.NDArray[np.uint8] = values.view(np.uint8) ^ np.uint8(UINT8_ZERO)
     return unsigned.reshape(blocks.shape), scales.reshape(blocks.shape[0], blocks.shape[1])
+
+
+def bfloat16(values: Floats) -> Floats:
+    """The numbers of bfloat16 next to these."""
+    rounded: Floats = values.astype(ml_dtypes.bfloat16).astype(values.dtype)
+    return rounded
+
+
+def float8(values: Floats) -> Floats:
+    """The numbers of float8 (e4m3) next to these, the largest for what is beyond them; NaN stays NaN."""
+    rounded: Floats = np.clip(values, -FLOAT8_LARGEST, FLOAT8_LARGEST).astype(FLOAT8).astype(values.dtype)
+    return rounded
+
+
+def read_scale(rows: npt.NDArray[np.floating]) -> float:
+    """A scale that brings such activations, and FLOAT8_ROOM times larger ones, into float8: a power of two."""
+    largest = float(np.abs(rows).max(initial=0))
+    if not math.isfinite(largest) or largest == 0:
+        return 1.0
+    return float(2.0 ** math.ceil(math.log2(FLOAT8_ROOM * largest / FLOAT8_LARGEST)))
 
 
 def block_count(inputs: int, block: int) -> int:

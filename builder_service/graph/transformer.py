@@ -16,6 +16,7 @@ from onnx import TensorProto
 from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.graph.attention import Attention, HeadNorms
 from builder_service.graph.experts import Mixture
+from builder_service.graph.few_bits import FewBitLinear
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
 from builder_service.graph.inputs import OUTPUTS, declare_inputs
 from builder_service.graph.kept import KeptLinear
@@ -34,7 +35,7 @@ from builder_service.model.model import (
     tensor_shapes,
 )
 from builder_service.model.turned_tensors import inner_basis
-from builder_service.model.weight_format import WeightFormat, block_formats
+from builder_service.model.weight_format import ROUNDED, WeightFormat, block_formats
 from common.spec.model_spec import Precision
 from common.window import Geometry
 
@@ -68,15 +69,14 @@ class _Builder:
         self.shapes = model.architecture
         self.geometry = geometry
         self.graph = Graph()
-        self.tensors, precision = tensor_shapes(model), weight_format.precision
-        formats = block_formats(model, weight_format)
-        self.kept = None if precision in LINEAR else KeptLinear(self.graph, formats, self.tensors)
-        self.linear: Linear = self.kept or LINEAR[precision](self.graph)
+        self.tensors = tensor_shapes(model)
+        self.formats = block_formats(model, weight_format)
+        self.kept, self.linear = self._linear(weight_format)
         hidden = self.shapes.hidden
         self.mixture = Mixture(self.graph, model.experts, hidden, weight_format) if model.experts else None
         self.turned = weight_format.turned
         self.inner = inner_basis(model, weight_format)
-        self.quantized = EMBEDDING in formats if self.kept else precision is not Precision.FP32
+        self.quantized = EMBEDDING in self.formats if self.kept else weight_format.turned
         self.inputs = declare_inputs(self.graph, model, geometry)
         self.batch_step = self.graph.node("Shape", self.inputs.tokens)
         self.attention = Attention(
@@ -92,6 +92,16 @@ class _Builder:
             value_columns=value_columns,
         )
         self.embedding = ""  # float32 rows, once they are declared
+
+    def _linear(self, weight_format: WeightFormat) -> tuple[KeptLinear | None, Linear]:
+        """How matrices are multiplied; the first of the two where rows of the embedding can be looked up by it too."""
+        precision = weight_format.precision
+        if weight_format.on_gpu and precision in ROUNDED:
+            return None, FewBitLinear(self.graph, self.formats, self.tensors)
+        if precision in LINEAR:
+            return None, LINEAR[precision](self.graph)
+        kept = KeptLinear(self.graph, self.formats, self.tensors)
+        return kept, kept
 
     def build(self) -> Graph:
         self.graph.output("logits", np.float32, (OUTPUTS, self.shapes.vocabulary))
@@ -181,11 +191,12 @@ class _Builder:
 
     def _head(self, rows: str, extent: str) -> str:
         """Multiply by the output matrix: [extent, vocabulary]."""
-        if self.model.tied and not self.quantized:
+        if self.model.tied and not self.quantized and EMBEDDING not in self.formats:
             return self.graph.node("Gemm", rows, self.embedding, transB=1)
         name = EMBEDDING if self.model.tied and not self.turned else HEAD
         biases = (HEAD_BIAS,) if self.model.head_bias else ()
-        matrix = Matrix("lm_head", (name,), self.shapes.hidden, self.shapes.vocabulary, biases)
+        stem = name.removesuffix(".weight")
+        matrix = Matrix(stem, (name,), self.shapes.hidden, self.shapes.vocabulary, biases)
         return self.linear.project(self.linear.prepare(rows, extent), matrix)
 
     def _project(self, layer: int, part: str, projections: tuple[str, ...], rows: Rows) -> Rows:

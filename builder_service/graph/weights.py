@@ -51,7 +51,7 @@ def _write_weight(stream: BinaryIO, weight: Weight, pieces: Iterator[Array]) -> 
     left = weight.size_bytes
     while left > 0:
         piece = next(pieces)
-        assert piece.dtype == weight.dtype, (weight, piece.dtype)
+        assert piece.dtype == weight.stored, (weight, piece.dtype)
         assert piece.flags.c_contiguous, weight
         stream.write(piece.reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
         left -= piece.nbytes

@@ -14,7 +14,7 @@ from builder_service.graph.graph import Graph, attributes_of, retyped
 from builder_service.graph.half_precision import MOVES
 
 _NARROW = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_EXACT = MOVES | {"TensorScatter", "Gather"}  # what yields no number that was not there
+_EXACT = MOVES | {"TensorScatter", "Gather", "QuantizeLinear"}  # what yields no number that was not there, or rounds
 
 
 def widen(graph: Graph) -> Graph:

@@ -55,7 +55,7 @@ def estimate(
     embedding = architecture.vocabulary * architecture.hidden
     each, looked_up = _bytes_each(weight_format)
     weights = round((architecture.parameters - embedding) * each + embedding * looked_up)
-    kv = kv_bytes_per_slot(architecture, geometry, precision)
+    kv = kv_bytes_per_slot(architecture, geometry, weight_format.arithmetic)
     text = _TEXT_BYTES * (5 * architecture.intermediate + 5 * architecture.hidden) if precision in ROUNDED else 0
     memory = max(_memory(target, weights, kv * geometry.slots), _PROCESS_BYTES + text)
     # In the work folder and, once published, in the store; a plan has weights of its own.
@@ -73,6 +73,9 @@ def _memory(target: Target, weights: int, kv: int) -> int:
 def _bytes_each(weight_format: WeightFormat) -> tuple[float, float]:
     """Bytes of a weight, and of one of the embedding."""
     precision = weight_format.precision
+    if weight_format.on_gpu and precision in ROUNDED:  # its rows are looked up in 16 bits, and multiply in 8
+        each = replace(_FOUR, block=weight_format.block).bytes_each if precision is Precision.INT4 else 1.0
+        return each, _BYTES[weight_format.arithmetic] + 1.0
     if precision is Precision.INT4:
         four, eight = (replace(form, block=weight_format.block).bytes_each for form in (_FOUR, _EIGHT))
         return four, eight

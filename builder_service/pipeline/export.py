@@ -134,9 +134,11 @@ def engine_graph(model: Model, geometry: Geometry, weight_format: WeightFormat, 
     """The graph as the target takes it."""
     precision = weight_format.precision
     assert precision in PRECISIONS[target], (precision, target)
+    assert precision not in ROUNDED or weight_format.on_gpu is (target in PLAN_TARGETS), target
     if target is Target.ONNXRUNTIME:
         return build_graph(model, geometry, weight_format)
-    return narrow(lower(build_graph(model, geometry, WeightFormat(Precision.FP32), value_columns=False)), precision)
+    held = weight_format if precision in ROUNDED else WeightFormat(Precision.FP32)
+    return narrow(lower(build_graph(model, geometry, held, value_columns=False)), weight_format.arithmetic)
 
 
 def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:

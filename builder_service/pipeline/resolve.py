@@ -16,7 +16,7 @@ from builder_service.sources.folder import SourceFile, hash_files
 from builder_service.sources.locate import Located, locate
 from common.engine.tensorrt.library import rtx_version
 from common.engine.tensorrt.machine import find_machine, this_platform
-from common.spec.hardware import GpuMachine, check_asked
+from common.spec.hardware import GpuMachine, check_able, check_asked
 from common.spec.model_spec import ModelSpec, Source, Target
 
 FETCHED = 0.9
@@ -81,6 +81,7 @@ def _find_machine(spec: ModelSpec) -> GpuMachine | None:
         return None
     machine = find_machine()
     check_asked(spec.hardware, machine)
+    check_able(spec.precision, machine)
     return machine
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.checkpoint.folder import FolderCheckpoint
+from builder_service.graph.engine_weights import EngineWeights
+from builder_service.model.weight_format import ROUNDED
 from builder_service.pipeline.compile import Compiled
 from builder_service.pipeline.messages import Order, Parent
 from builder_service.pipeline.plan import Plan
@@ -39,8 +42,10 @@ def verify_engine(
     if order.spec.target is Target.ONNXRUNTIME:
         with closing(Probe(plan.out / GRAPH_PATH, plan.model, plan.rope, plan.geometry)) as probe:
             evidence = trace(evidence, probe)
+    elif plan.weight_format.precision in ROUNDED:
+        evidence = replace(evidence, weights=EngineWeights(plan.out / GRAPH_PATH, plan.model))
     parent.progress(Stage.VERIFY, HEARD)
-    recorder = GoldenRecorder(evidence, plan.model, order.spec.precision)
+    recorder = GoldenRecorder(evidence, plan.model, plan.weight_format)
     figures = verify(
         evidence,
         _read_again(source.checkpoint, plan),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from builder_service.checkpoint.checkpoint import FloatArray, PackedRows, Tensors
+from builder_service.graph.quantize import float8, read_scale
 from builder_service.model.model import EMBEDDING, EXPERTS, HEAD, Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import WeightFormat, block_formats
 from builder_service.quantization.compensate import Compensation, compensation, round_rows
 from builder_service.quantization.dense_model import DenseModel
-from builder_service.quantization.grid import block_grid, row_grid
+from builder_service.quantization.grid import grid_of
 from builder_service.quantization.packed import on_disk, packed_rows, unpacked
 from builder_service.verify.fake_quantize import Array, FakeQuantized
 from builder_service.verify.reference_model import Stream
@@ -78,42 +81,54 @@ class _Rounding(FakeQuantized):
         self._scratch = scratch
         self.formats = block_formats(model, weight_format)
         self.rounded: dict[str, list[PackedRows]] = {}
-        self._last: tuple[Array, Compensation] | None = None  # several matrices read the same
+        self._last: tuple[Array, bool, _Read] | None = None  # several matrices read the same
 
     def product(self, name: str, rows: Array) -> Array:
         if f".{EXPERTS}." in name:
             return super().product(name, rows)
         self.round(name, rows)
-        narrow, inputs = rows.astype(np.float32), rows.shape[1]
-        weights = (unpacked(packed, self._bits(name))[:, :inputs] for packed in self.rounded[name])
-        return np.concatenate([narrow @ each.T for each in weights], axis=1).astype(np.float64)
+        read, inputs = self._read(name, rows).rows, rows.shape[1]
+        weights = (unpacked(packed, self.formats.get(name))[:, :inputs] for packed in self.rounded[name])
+        return np.concatenate([read @ each.T for each in weights], axis=1).astype(np.float64)
 
     def round(self, name: str, rows: Array) -> None:
         """Round a matrix that is multiplied by `rows`."""
-        found = self._compensation(rows)
+        read = self._read(name, rows)
         self.rounded[name] = [
-            on_disk(self._packed(name, block, found), self._scratch / f"{name}.{number}")
+            on_disk(self._packed(name, block, read), self._scratch / f"{name}.{number}")
             for number, block in enumerate(_tall(self._tensors.blocks(name)))
         ]
 
-    def _bits(self, name: str) -> int:
-        return self.formats[name].bits if name in self.formats else 8
+    def _read(self, name: str, rows: Array) -> _Read:
+        floating = name in self.formats and self.formats[name].floating
+        if self._last is None or self._last[0] is not rows or self._last[1] is not floating:
+            self._last = rows, floating, _Read.of(rows.astype(np.float32), floating=floating)
+        return self._last[2]
 
-    def _compensation(self, rows: Array) -> Compensation:
-        if self._last is None or self._last[0] is not rows:
-            self._last = rows, compensation(rows)
-        return self._last[1]
-
-    def _packed(self, name: str, rows: FloatArray, found: Compensation) -> PackedRows:
-        if name not in self.formats:
-            grid = row_grid(rows)
-            return packed_rows(round_rows(rows, grid, found), grid)
-        form = self.formats[name]
-        if name in {EMBEDDING, HEAD}:  # one matrix may be both, and what is looked up is not made up for
-            grid = block_grid(rows, form.block, form.bits)
+    def _packed(self, name: str, rows: FloatArray, read: _Read) -> PackedRows:
+        form, found = self.formats.get(name), read.compensation
+        if form is not None and name in {EMBEDDING, HEAD}:
+            # One matrix may be both, and what is looked up is not made up for.
+            grid = grid_of(rows, form)
             return packed_rows(grid.nearest(rows), grid)
-        grid = block_grid(rows, form.block, form.bits, found.importance)
-        return packed_rows(round_rows(rows, grid, found), grid)
+        grid = grid_of(rows, form, found.importance)
+        return replace(packed_rows(round_rows(rows, grid, found), grid), read_scale=read.scale)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a matrix is multiplied by, as it is then, and how its inputs make up for each other."""
+
+    rows: FloatArray
+    scale: float
+    """1 where it is not in float8."""
+    compensation: Compensation
+
+    @classmethod
+    def of(cls, rows: FloatArray, *, floating: bool) -> Self:
+        scale = read_scale(rows) if floating else 1.0
+        held = float8(rows / np.float32(scale)) * np.float32(scale) if floating else rows
+        return cls(held, scale, compensation(held))
 
 
 def _tall(blocks: Iterator[FloatArray]) -> Iterator[FloatArray]:

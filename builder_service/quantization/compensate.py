@@ -52,7 +52,7 @@ def compensation(activations: npt.NDArray[np.floating]) -> Compensation:
 
 
 def round_rows(rows: FloatArray, grid: Grid, found: Compensation) -> npt.NDArray[np.float32]:
-    """Whole values [out, in] on the grid, as float32, whose products with the activations are off by little."""
+    """Values [out, in] on the grid, as float32, whose products with the activations are off by little."""
     inputs = rows.shape[1]
     scales, zeros = (each[found.order] for each in grid.columns(inputs))
     left = np.ascontiguousarray(rows[:, found.order].T)  # [in, out]
@@ -78,18 +78,12 @@ def _round_group(  # noqa: PLR0917 - columns [in, out] of one group, and where t
             if grid.pair is not None and column % 2:
                 low = np.maximum(low, -grid.pair - values[column - 1])
                 high = np.minimum(high, grid.pair - values[column - 1])
-            values[column] = np.clip(np.rint(left[column] / scales[column]) + zeros[column], low, high)
-            error = left[column] - _weights(values[column], scales[column], zeros[column])
+            values[column] = grid.values(left[column] / scales[column], zeros[column], low, high)
+            error = left[column] - grid.weights(values[column], scales[column], zeros[column])
             error /= triangle[column, column]
             left[column + 1 : end] -= triangle[column, column + 1 : end, None] * error
             errors[column - start] = error
         left[end:] -= triangle[start:end, end:].T @ errors[: end - start]
-
-
-def _weights(values: FloatArray, scales: FloatArray, zeros: FloatArray) -> FloatArray:
-    """0 where the scale is infinite."""
-    found: FloatArray = (values - zeros) * np.where(np.isinf(scales), np.float32(0), scales)
-    return found
 
 
 def _by_pairs(importance: FloatArray) -> npt.NDArray[np.intp]:

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.graph.quantize import INT8_LARGEST, LEAST_SCALE, PAIR_LARGEST, factor_scales, in_blocks
+from builder_service.checkpoint.checkpoint import BlockFormat
+from builder_service.graph.quantize import (
+    FLOAT8_LARGEST,
+    INT8_LARGEST,
+    LEAST_SCALE,
+    PAIR_LARGEST,
+    bfloat16,
+    factor_scales,
+    float8,
+    in_blocks,
+)
 
 FloatArray = npt.NDArray[np.float32]
 NARROWER = (0.95, 0.9, 0.85, 0.8, 0.75)
@@ -31,6 +41,10 @@ class Grid:
     highest: int
     pair: int | None = None
     """The most that two values side by side may be together, whatever their signs."""
+    floating: bool = False
+    """Whether values are those of float8, and not whole numbers."""
+    short: bool = False
+    """Whether a weight is rounded to bfloat16 before it is multiplied."""
 
     def columns(self, inputs: int) -> tuple[FloatArray, FloatArray]:
         """Scale and zero point of every weight, [in, out]."""
@@ -40,8 +54,30 @@ class Grid:
     def nearest(self, rows: FloatArray) -> FloatArray:
         """The whole values next to `rows`, as float32."""
         scales, zeros = self.columns(rows.shape[1])
-        found: FloatArray = np.clip(np.rint(rows / scales.T) + zeros.T, self.lowest, self.highest)
+        return self.values(rows / scales.T, zeros.T, self.lowest, self.highest)
+
+    def values(
+        self, places: FloatArray, zeros: FloatArray, low: float | FloatArray, high: float | FloatArray
+    ) -> FloatArray:
+        """The values next to weights divided by their scales."""
+        if self.floating:
+            return float8(places)
+        found: FloatArray = np.clip(np.rint(places) + zeros, low, high)
         return found
+
+    def weights(self, values: FloatArray, scales: FloatArray, zeros: FloatArray) -> FloatArray:
+        """What they stand for: 0 where the scale is infinite."""
+        found: FloatArray = (values - zeros) * np.where(np.isinf(scales), np.float32(0), scales)
+        return bfloat16(found) if self.short else found
+
+
+def grid_of(rows: FloatArray, form: BlockFormat | None, importance: FloatArray | None = None) -> Grid:
+    """The grid of a format; of int8 for products with uint8 if there is none."""
+    if form is None:
+        return row_grid(rows)
+    if form.floating:
+        return float_grid(rows)
+    return block_grid(rows, form.block, form.bits, importance, symmetric=form.on_gpu)
 
 
 def row_grid(rows: FloatArray) -> Grid:
@@ -51,8 +87,20 @@ def row_grid(rows: FloatArray) -> Grid:
     return Grid(scales, zeros, rows.shape[1], -INT8_LARGEST, INT8_LARGEST, PAIR_LARGEST)
 
 
-def block_grid(rows: FloatArray, block: int, bits: int, importance: FloatArray | None = None) -> Grid:
+def float_grid(rows: FloatArray) -> Grid:
+    """float8 with a scale, a bfloat16, for each row."""
+    scales = _short(np.abs(rows).max(axis=1, keepdims=True, initial=0) / np.float32(FLOAT8_LARGEST))
+    scales[scales < LEAST_SCALE] = np.inf
+    zeros = np.zeros_like(scales)
+    return Grid(scales, zeros, rows.shape[1], -FLOAT8_LARGEST, FLOAT8_LARGEST, floating=True, short=True)
+
+
+def block_grid(
+    rows: FloatArray, block: int, bits: int, importance: FloatArray | None = None, *, symmetric: bool = False
+) -> Grid:
     """Values of 4 or 8 bits with a scale, a bfloat16, and a zero point for each `block` inputs; 0 is one of them.
+
+    `symmetric`: all zero points are the middle of the values, and weights are rounded once more (`Grid.short`).
 
     `importance` [in]: what the squared error of each input counts. With it, of some shares of a block's range the one
     is taken with which rounding to the nearest loses least.
@@ -60,18 +108,18 @@ def block_grid(rows: FloatArray, block: int, bits: int, importance: FloatArray |
     blocks, most = in_blocks(rows, block), 2**bits - 1  # [out, blocks, block]
     low = blocks.min(axis=2, keepdims=True, initial=0).astype(np.float64)  # a float32 difference may be infinite
     high = blocks.max(axis=2, keepdims=True, initial=0).astype(np.float64)
-    scales, zeros = _scales(low, high, most)
+    scales, zeros = _scales(low, high, most, symmetric=symmetric)
     if importance is not None:
         counted = in_blocks(importance[None], block)
         least = _lost(blocks, scales, zeros, most, counted)
         for share in NARROWER:
-            tried = _scales(share * low, share * high, most)
+            tried = _scales(share * low, share * high, most, symmetric=symmetric)
             lost = _lost(blocks, *tried, most, counted)
             better = lost < least
             least, scales, zeros = (
                 np.where(better, new, old) for new, old in zip((lost, *tried), (least, scales, zeros), strict=True)
             )
-    return Grid(scales[:, :, 0], zeros[:, :, 0], block, 0, most)
+    return Grid(scales[:, :, 0], zeros[:, :, 0], block, 0, most, short=symmetric)
 
 
 def _lost(blocks: FloatArray, scales: FloatArray, zeros: FloatArray, most: int, counted: FloatArray) -> FloatArray:
@@ -82,10 +130,16 @@ def _lost(blocks: FloatArray, scales: FloatArray, zeros: FloatArray, most: int, 
     return found
 
 
-def _scales(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], most: int) -> tuple[FloatArray, FloatArray]:
+def _scales(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], most: int, *, symmetric: bool
+) -> tuple[FloatArray, FloatArray]:
     """A block whose scale were below LEAST_SCALE gets an infinite one, which rounds all of it to zero."""
-    scales = _short(((high - low) / most).astype(np.float32))
+    middle = (most + 1) // 2
+    wide = np.maximum(-low / middle, high / (most - middle)) if symmetric else (high - low) / most
+    scales = _short(wide.astype(np.float32))
     scales[scales < LEAST_SCALE] = np.inf
+    if symmetric:
+        return scales, np.full_like(scales, middle)
     return scales, np.rint(-low / scales).astype(np.float32)
 
 

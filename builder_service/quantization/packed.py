@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.checkpoint.checkpoint import PackedRows
-from builder_service.graph.quantize import INT4_ZERO, UINT8_ZERO, in_blocks, in_bytes, int4_values
+from builder_service.checkpoint.checkpoint import BlockFormat, PackedRows
+from builder_service.graph.quantize import (
+    FLOAT8,
+    INT4_ZERO,
+    UINT8_ZERO,
+    bfloat16,
+    in_blocks,
+    in_bytes,
+    int4_values,
+)
 from builder_service.quantization.grid import FloatArray, Grid
 
 
 def packed_rows(values: npt.NDArray[np.float32], grid: Grid) -> PackedRows:
-    """`values` are whole, [out, in], on the grid. The last block is filled with zeros."""
+    """`values` [out, in] are on the grid. The last block is filled with zeros."""
+    scales = np.where(np.isinf(grid.scales), np.float32(1), grid.scales)
+    if grid.floating:
+        stored = in_blocks(values, grid.block).astype(FLOAT8).view(np.uint8)
+        return PackedRows(stored, scales, grid.zeros.astype(np.uint8), None)
     shift = UINT8_ZERO if grid.lowest < 0 else 0
-    zeros = np.where(np.isinf(grid.scales), 0, grid.zeros)
     whole = (in_blocks(values, grid.block) + shift).astype(np.uint8)
     inputs, padded = values.shape[1], whole.reshape(len(values), -1)
-    points = (zeros + shift).astype(np.uint8)
+    points = (grid.zeros + shift).astype(np.uint8)
     padded[:, inputs:] = points[:, -1:]
-    scales = np.where(np.isinf(grid.scales), np.float32(1), grid.scales)
     if grid.highest - grid.lowest > 15:
         return PackedRows(whole, scales, points, None)
     even = np.pad(points, ((0, 0), (0, points.shape[1] % 2)), constant_values=INT4_ZERO)
@@ -34,7 +45,7 @@ def on_disk(rows: PackedRows, stem: Path) -> PackedRows:
         _mapped(array, stem.with_name(f"{stem.name}.{name}.npy"))
         for name, array in (("values", rows.values), ("scales", rows.scales), ("zeros", rows.zeros))
     )
-    return PackedRows(values, scales, zeros, None)
+    return replace(rows, values=values, scales=scales, zeros=zeros)
 
 
 def _mapped(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -43,10 +54,14 @@ def _mapped(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
     return found
 
 
-def unpacked(rows: PackedRows, bits: int) -> FloatArray:
-    """The weights, [out, blocks * block], what the last block is filled with included."""
+def unpacked(rows: PackedRows, form: BlockFormat | None) -> FloatArray:
+    """The weights, [out, blocks * block], what the last block is filled with included; no format: int8 by rows."""
+    bits, short = (8, False) if form is None else (form.bits, form.on_gpu)
     values, zeros = (int4_values(each) if bits == 4 else each for each in (rows.values, rows.zeros))
+    if form is not None and form.floating:
+        values = values.view(FLOAT8)
     blocks = rows.scales.shape[1]
     weights = values.astype(np.float32) - zeros[:, :blocks, None]
     weights *= rows.scales[:, :, None]
-    return weights.reshape(len(weights), -1)
+    found: FloatArray = bfloat16(weights) if short else weights
+    return found.reshape(len(found), -1)

@@ -23,10 +23,12 @@ DYNAMIC = frozenset({"batch", "step", "outputs"})  # the extents that optimizati
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 NUMBERS = FLOATS | {TensorProto.INT32, TensorProto.INT64}
 ANY = NUMBERS | {TensorProto.BOOL}
+QUANTIZED = frozenset({TensorProto.INT4, TensorProto.INT8, TensorProto.FLOAT8E4M3FN})
 SUPPORTED: Mapping[str, frozenset[int]] = {
     "Add": NUMBERS,
     "Cast": ANY,
     "Concat": ANY,
+    "DequantizeLinear": QUANTIZED | {TensorProto.BFLOAT16},
     "Gather": ANY,
     "GatherND": ANY,
     "Gelu": FLOATS,
@@ -35,6 +37,7 @@ SUPPORTED: Mapping[str, frozenset[int]] = {
     "LayerNormalization": FLOATS,
     "MatMul": FLOATS,
     "Mul": NUMBERS,
+    "QuantizeLinear": frozenset({TensorProto.FLOAT8E4M3FN, TensorProto.BFLOAT16}),
     "RMSNormalization": FLOATS,
     "Relu": FLOATS,
     "Reshape": ANY,
@@ -161,6 +164,16 @@ class _Network:
         if [len(self.shape_of(name) or ()) for name in node.input[1:]] != [3, 3]:
             yield "angles come as [batch, step, dim / 2], without position_ids"
 
+    def broken_scale(self, node: onnx.NodeProto) -> Iterator[str]:
+        if len(node.input) != 2:
+            yield "zero points are not supported"
+        if node.input[1] not in self.initializers:
+            yield f"the scale {node.input[1]} is not a constant"
+        values, scales = (self.shape_of(name) or () for name in node.input[:2])
+        block = attributes_of(node).get("block_size", 0)
+        if block and values != (*scales[:-1], block * int(scales[-1] or 0)):
+            yield f"{node.input[0]} {values} is not in whole blocks of {block}, of which there are {scales}"
+
     def broken_norm(self, node: onnx.NodeProto) -> Iterator[str]:
         if len(node.output) != 1:
             yield "only the first output is supported"
@@ -170,6 +183,8 @@ _RULES: Mapping[str, Callable[[_Network, onnx.NodeProto], Iterator[str]]] = {
     "TensorScatter": _Network.broken_cache,
     "RotaryEmbedding": _Network.broken_rotation,
     "LayerNormalization": _Network.broken_norm,
+    "QuantizeLinear": _Network.broken_scale,
+    "DequantizeLinear": _Network.broken_scale,
 }
 
 

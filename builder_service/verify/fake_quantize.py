@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,8 @@ from builder_service.graph.quantize import (
     FACTOR_LARGEST,
     INT8_LARGEST,
     UINT8_ZERO,
+    bfloat16,
+    float8,
     int4_blocks,
     int4_values,
     int8_blocks,
@@ -71,6 +72,9 @@ class Rounded(Protocol):
     def rows(self, name: str) -> Iterator[Array]:
         """The rows of one, in order, a block at a time."""
 
+    def read_scale(self, name: str) -> float | None:
+        """Of what one in float8 multiplies; None where that is not in float8."""
+
 
 class FakeQuantized:
     """`Weights` in one format.
@@ -86,8 +90,9 @@ class FakeQuantized:
         inner: Basis | None = None,
         rounded: Rounded | None = None,
     ) -> None:
-        precision, block = weight_format.precision, weight_format.block
+        precision, block = weight_format.arithmetic, weight_format.block
         self._tensors = tensors
+        self._looked_up = precision is not weight_format.precision  # in a matrix of its own
         self._inner = inner
         self._rounded = rounded
         int4 = precision is Precision.INT4
@@ -106,7 +111,7 @@ class FakeQuantized:
         return self._tensors.tensor(name).astype(np.float64)
 
     def embedding(self, name: str) -> Iterator[Array]:
-        known = self._known(name)
+        known = None if self._looked_up else self._known(name)
         return map(self._embedding, self._tensors.blocks(name)) if known is None else known
 
     def matrix(self, name: str) -> Iterator[Array]:
@@ -116,6 +121,8 @@ class FakeQuantized:
         return map(convert, self._tensors.blocks(name))
 
     def product(self, name: str, rows: Array) -> Array:
+        scale = self._rounded.read_scale(name) if self._rounded is not None and name in self._rounded else None
+        rows = rows if scale is None else float8(rows / scale) * scale
         return np.concatenate([rows @ block.T for block in self.matrix(name)], axis=1)
 
     def activations(self, rows: Array, *, last: bool = False) -> Array:
@@ -174,15 +181,18 @@ def per_block(rows: Array, block: int = BLOCK) -> Array:
     return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
-def _as(dtype: npt.DTypeLike) -> Callable[[npt.NDArray[np.floating]], Array]:
-    """There and back through a type of 16 bits."""
-    return lambda rows: rows.astype(dtype).astype(np.float64)
+def _half(rows: npt.NDArray[np.floating]) -> Array:
+    return rows.astype(np.float16).astype(np.float64)
+
+
+def _short(rows: npt.NDArray[np.floating]) -> Array:
+    return bfloat16(rows).astype(np.float64)
 
 
 _MATRIX: dict[Precision, Callable[[FloatArray], Array]] = {
     Precision.FP32: _plain,
-    Precision.FP16: _as(np.float16),
-    Precision.BF16: _as(ml_dtypes.bfloat16),
+    Precision.FP16: _half,
+    Precision.BF16: _short,
     Precision.INT8: partial(_int8_and_back, quantize=int8_factors),
 }
 _EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
@@ -192,7 +202,7 @@ _EMBEDDING: dict[Precision, Callable[[FloatArray], Array]] = {
 """Where it is held otherwise than the matrices."""
 _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
     Precision.FP32: _exact,
-    Precision.FP16: _as(np.float16),
-    Precision.BF16: _as(ml_dtypes.bfloat16),
+    Precision.FP16: _half,
+    Precision.BF16: _short,
     Precision.INT8: partial(_per_token, largest=FACTOR_LARGEST),
 }

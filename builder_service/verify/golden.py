@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.model.model import Model
+from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.golden_streams import as_reference
 from builder_service.verify.judgement import NOISE_ALLOWED, Judged, check
 from builder_service.verify.listen import Evidence
@@ -60,9 +61,9 @@ POINT_DIGITS, DIGITS = 9, 7
 class GoldenRecorder:
     """Hears the reference while VERIFY runs it, then has the golden streams with what is expected of them."""
 
-    def __init__(self, evidence: Evidence, model: Model, precision: Precision) -> None:
-        shapes = model.architecture
-        self._golden, self._answers, self._precision = evidence.golden, evidence.answers, precision
+    def __init__(self, evidence: Evidence, model: Model, weight_format: WeightFormat) -> None:
+        shapes, precision = model.architecture, weight_format.arithmetic
+        self._golden, self._answers, self._precision = evidence.golden, evidence.answers, weight_format.precision
         self._asked = tuple(map(as_reference, evidence.golden))
         blocks = precision in (Precision.INT4, Precision.KEEP) or (precision is Precision.INT8 and model.experts)
         self._rough = tuple(replace(stream, noise=ROUNDING) for stream in self._asked) if blocks else ()

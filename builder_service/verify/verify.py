@@ -67,18 +67,18 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
-    precision, sinks = weight_format.precision, SinkAttention()
+    precision, arithmetic, sinks = weight_format.precision, weight_format.arithmetic, SinkAttention()
     steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
     weights, parts = _weights(evidence, tensors, model, weight_format)
     reference = ReferenceModel(weights, model, rope, sinks, recorder)
-    said = _shaken(evidence.streams, precision)
-    streams = (*said, *(recorder.attend(said) if recorder else ()), *_shaken(evidence.traced, precision))
+    said = _shaken(evidence.streams, arithmetic)
+    streams = (*said, *(recorder.attend(said) if recorder else ()), *_shaken(evidence.traced, arithmetic))
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
             parts.append(judge_part(number, part, evidence.probed, precision))
             check(parts[-1], precision)
         progress(share * (number + 1) / steps)
-    predictions = judge_predictions(part.after, evidence.heard, precision)
+    predictions = judge_predictions(part.after, evidence.heard, arithmetic)
     check(predictions, precision)
     if recorder:
         recorder.hear(part.after[len(said) :], predictions.allowed)
@@ -108,9 +108,9 @@ def _weights(
     return FakeQuantized(held, weight_format, inner, evidence.weights), judged
 
 
-def _shaken(streams: tuple[Stream, ...], precision: Precision) -> tuple[Stream, ...]:
+def _shaken(streams: tuple[Stream, ...], arithmetic: Precision) -> tuple[Stream, ...]:
     """The streams, and the last of them once more, with noise."""
-    return (*streams, *(replace(stream, noise=NOISE[precision]) for stream in streams[-1:]))
+    return (*streams, *(replace(stream, noise=NOISE[arithmetic]) for stream in streams[-1:]))
 
 
 def _figures(predictions: Judged, parts: list[Judged], sinks: SinkAttention) -> dict[str, float]:

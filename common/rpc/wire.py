@@ -102,7 +102,10 @@ def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
         "ignore_config_fields": tuple(message.ignore_config_fields),
         "onnxruntime": _given(message.onnxruntime),
         "tensorrt": tensorrt,
-        "tensorrt_rtx": {name: tuple(value) for name, value in _given(message.tensorrt_rtx).items()},
+        "tensorrt_rtx": {
+            name: value if isinstance(value, int) else tuple(value)
+            for name, value in _given(message.tensorrt_rtx).items()
+        },
         "tensorrt_llm": _given(message.tensorrt_llm),
     }
 

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
+from common.spec.capabilities import lacks, least_capability
 from common.spec.model_spec import HardwareCompatibility, TargetHardware
 
 AMPERE = "8.0"
@@ -100,6 +101,15 @@ def check_asked(asked: TargetHardware, found: GpuMachine) -> None:
     )
     there = found.compute_capability
     raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, expected=expected, found=there)
+
+
+def check_able(precision: str, found: GpuMachine) -> None:
+    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) if the GPU here cannot run a precision."""
+    if not lacks(found.compute_capability, precision):
+        return
+    least, there = least_capability(precision), f"{found.gpu}, compute capability {found.compute_capability}"
+    message = f"spec.precision is {precision}, which needs a GPU of compute capability {least} or newer; here is {there}"
+    raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, expected=least, found=found.compute_capability)
 
 
 def warnings(needed: Hardware, found: GpuMachine) -> tuple[str, ...]:

@@ -21,13 +21,13 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.spec.capabilities import lacks, least_capability
+from common.spec.int4 import INT4_BLOCK, Int4Block
 from common.spec.one_line import OneLine
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
-INT4_BLOCK: Final = 32
-"""Inputs that share a scale in int4, unless the spec says otherwise."""
 GGUF: Final = ".gguf"
 """How the name of a GGUF file ends."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -52,6 +52,7 @@ class Precision(StrEnum):
     BF16 = "bf16"
     INT8 = "int8"
     INT4 = "int4"
+    FP8 = "fp8"
     KEEP = "keep"
     """As a quantized checkpoint has them."""
 
@@ -64,10 +65,11 @@ class HardwareCompatibility(StrEnum):
     SAME_COMPUTE_CAPABILITY = "same_compute_capability"
 
 
+_ON_GPUS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4, Precision.FP8)
 PRECISIONS: Mapping[Target, tuple[Precision, ...]] = {
     Target.ONNXRUNTIME: (Precision.FP32, Precision.INT8, Precision.INT4, Precision.KEEP),
-    Target.TENSORRT: (Precision.FP32, Precision.FP16, Precision.BF16),
-    Target.TENSORRT_RTX: (Precision.FP32, Precision.FP16, Precision.BF16),
+    Target.TENSORRT: _ON_GPUS,
+    Target.TENSORRT_RTX: _ON_GPUS,
     Target.TENSORRT_LLM: (Precision.FP16, Precision.BF16),
 }
 """What a target can be built in."""
@@ -106,7 +108,7 @@ class CacheGeometry(_Part):
 class OnnxRuntimeOptions(_Part):
     """How weights are held for ONNX Runtime; for target onnxruntime only."""
 
-    int4_block: Literal[32, 64, 128] = INT4_BLOCK
+    int4_block: Int4Block = INT4_BLOCK
     """Of precision int4 only: inputs that share a scale and a zero point. Fewer are nearer to the checkpoint, more are
     faster."""
 
@@ -122,6 +124,8 @@ class TensorRtOptions(_Part):
     """Which GPUs the engine runs on, besides the kind that it was built on."""
     version_compatible: StrictBool = False
     """Whether later versions of TensorRT can run the engine, which may cost speed; otherwise only the very same."""
+    int4_block: Int4Block = INT4_BLOCK
+    """Of precision int4 only: inputs that share a scale. Fewer are nearer to the checkpoint, more are smaller."""
 
 
 class TensorRtLlmOptions(_Part):
@@ -194,6 +198,17 @@ class ModelSpec(_Part):
         return Geometry(cache.sink_tokens, cache.window_tokens, cache.chunk_tokens, cache.max_slots)
 
     @property
+    def int4_block(self) -> int:
+        """Inputs that share a scale, of precision int4."""
+        match self.target:
+            case Target.TENSORRT:
+                return self.options.tensorrt.int4_block
+            case Target.TENSORRT_RTX:
+                return self.options.tensorrt_rtx.int4_block
+            case Target.ONNXRUNTIME | Target.TENSORRT_LLM:
+                return self.options.onnxruntime.int4_block
+
+    @property
     def says_precision(self) -> bool:
         """Whether the precision was asked for; else the checkpoint decides where that was left to it."""
         return "precision" in self.model_fields_set
@@ -250,6 +265,11 @@ class ModelSpec(_Part):
         if target not in (None, Target.TENSORRT) and hardware.compute_capability:
             message = "only target tensorrt is compiled for a GPU, and the target is {target}"
             raise PydanticCustomError("hardware_of_target", message, {"target": target})
+        capability, precision = hardware.compute_capability, info.data.get("precision")
+        if capability and precision is not None and lacks(capability, precision):
+            message = "GPUs of {capability} cannot run precision {precision}, which needs {least} or newer"
+            facts = {"capability": capability, "precision": str(precision), "least": least_capability(precision)}
+            raise PydanticCustomError("precision_of_gpu", message, facts)
         return hardware
 
     @field_validator("options")
@@ -258,8 +278,8 @@ class ModelSpec(_Part):
         """Refuse options of other targets and precisions: they would have no effect, and nobody would notice."""
         target, precision = info.data.get("target"), info.data.get("precision")
         refused = _foreign_options(options, target) if target is not None else []
-        if target is Target.ONNXRUNTIME and precision is not None:
-            refused += _unused_block(options.onnxruntime, precision)
+        if target is not None and precision is not None:
+            refused += _unused_block(options, target, precision)
         if target is Target.TENSORRT_RTX and precision is not None:
             refused += unable_gpus(options.tensorrt_rtx, precision, PRECISIONS[target])
         if refused:
@@ -282,10 +302,11 @@ def _foreign_options(options: BuildOptions, target: Target) -> list[InitErrorDet
     ]
 
 
-def _unused_block(options: OnnxRuntimeOptions, precision: Precision) -> list[InitErrorDetails]:
+def _unused_block(options: BuildOptions, target: Target, precision: Precision) -> list[InitErrorDetails]:
     """An error if a block was chosen for a precision that has no blocks."""
-    if precision is Precision.INT4 or options.int4_block == INT4_BLOCK:
+    block = getattr(getattr(options, target), "int4_block", INT4_BLOCK)
+    if precision is Precision.INT4 or block == INT4_BLOCK:
         return []
     message = "only precision int4 takes it, and the precision is {precision}"
     error = PydanticCustomError("option_of_precision", message, {"precision": precision.value})
-    return [InitErrorDetails(type=error, loc=("onnxruntime", "int4_block"), input=options.int4_block)]
+    return [InitErrorDetails(type=error, loc=(target.value, "int4_block"), input=block)]

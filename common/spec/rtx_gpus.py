@@ -11,6 +11,9 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from common.spec.capabilities import lacks
+from common.spec.int4 import INT4_BLOCK, Int4Block
+
 RTX_GPUS: Mapping[str, str] = {
     "sm75": "Turing: GeForce RTX 20, T4",
     "sm86": "Ampere: GeForce RTX 30, A10",
@@ -20,12 +23,10 @@ RTX_GPUS: Mapping[str, str] = {
 }
 """Architectures, and GPUs that have them."""
 DEFAULT: Final = ("sm86", "sm89", "sm120")
-"""Run every precision that a GPU target is built in."""
+"""Run every precision that a GPU target is built in, but fp8."""
 _DATACENTER = ("sm80", "sm87", "sm90", "sm100", "sm103", "sm110")
-_ONLY: Mapping[str, tuple[str, ...]] = {"sm75": ("fp16",)}
-"""Precisions of architectures that do not run all of them: Turing has no bf16, and its fp32 products are not
-compiled.
-"""
+_NOT_COMPILED: Mapping[str, tuple[str, ...]] = {"sm75": ("fp32",)}
+"""Precisions that an architecture has, and of which it gets no products."""
 
 
 class TensorRtRtxOptions(BaseModel):
@@ -36,6 +37,8 @@ class TensorRtRtxOptions(BaseModel):
     compute_capabilities: Annotated[tuple[str, ...], Field(min_length=1, max_length=len(RTX_GPUS))] = DEFAULT
     """Architectures of the GPUs that are to run the engine: any of sm75, sm86, sm89, sm120 and sm121. One engine holds
     kernels for all of them; the next costs next to nothing."""
+    int4_block: Int4Block = INT4_BLOCK
+    """Of precision int4 only: inputs that share a scale. Fewer are nearer to the checkpoint, more are smaller."""
 
     @field_validator("compute_capabilities")
     @classmethod
@@ -58,7 +61,9 @@ def _check_name(name: str) -> None:
 
 def unable(names: tuple[str, ...], precision: str) -> tuple[str, ...]:
     """Those of the architectures that cannot run a precision."""
-    return tuple(name for name in names if precision not in _ONLY.get(name, (precision,)))
+    return tuple(
+        name for name in names if lacks(two_numbers(name), precision) or precision in _NOT_COMPILED.get(name, ())
+    )
 
 
 def unable_gpus(options: TensorRtRtxOptions, precision: str, others: Sequence[str]) -> list[InitErrorDetails]:

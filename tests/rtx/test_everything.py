@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import onnx
 import pytest
 
+from common.spec.int4 import INT4_BLOCK, Int4Block
 from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import PRECISIONS, Target
 from common.spec.rtx_gpus import RTX_GPUS, unable
@@ -27,11 +29,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("checkpoints")
 
 
-def exported(checkpoints: Path, name: str, precision: str) -> str:
-    folder = checkpoints / name
+def exported(checkpoints: Path, name: str, precision: str, *, int4_block: int = INT4_BLOCK, **fields: int) -> str:
+    folder = checkpoints / "-".join([name, *map(str, fields.values())])
     if not folder.exists():
-        write_family(folder, name)
-    return str(export_graph(folder, GEOMETRY, precision, Target.TENSORRT) / GRAPH_PATH)
+        write_family(folder, name, **fields)
+    return str(export_graph(folder, GEOMETRY, precision, Target.TENSORRT, int4_block=int4_block) / GRAPH_PATH)
 
 
 def errors(jobs: Sequence[Job]) -> list[str]:
@@ -46,6 +48,12 @@ def test_a_family_is_compiled_in_every_precision_for_all_gpus_at_once(checkpoint
     assert errors(jobs) == [""] * len(jobs)
 
 
+def test_blocks_of_4_bits_are_compiled_for_all_gpus_that_have_them(checkpoints: Path) -> None:
+    able, wide = [gpu for gpu in RTX_GPUS if not unable((gpu,), "int4")], {"hidden_size": 128, "intermediate_size": 384}
+    graphs = [exported(checkpoints, "llama", "int4", int4_block=block, **wide) for block in get_args(Int4Block)]
+    assert errors([Job(graph, "int4", able) for graph in graphs]) == [""] * len(graphs)
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma2", "pythia", "mpt"])
 def test_a_gpu_by_itself_runs_a_precision_or_is_refused_as_the_spec_refuses_it(checkpoints: Path, name: str) -> None:
     jobs = [Job(exported(checkpoints, name, precision), precision, (gpu,)) for gpu, precision in PAIRS]
@@ -57,7 +65,8 @@ def test_every_operator_that_the_checker_allows_is_compiled_by_itself(tmp_path: 
     paths = {name: tmp_path / f"{name}.onnx" for name, _ in each()}
     for name, model in each():
         paths[name].write_bytes(model.SerializeToString())
-    outcomes = dict(zip(paths, errors([Job(str(path)) for path in paths.values()]), strict=True))
+    jobs = [Job(str(path), gpus=("sm89",)) for path in paths.values()]  # the first that has all types
+    outcomes = dict(zip(paths, errors(jobs), strict=True))
     assert {name: error for name, error in outcomes.items() if error} == {}
 
 

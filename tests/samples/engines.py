@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
+from builder_service.graph.engine_weights import EngineWeights
 from builder_service.model.model import check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
@@ -15,7 +17,8 @@ from builder_service.verify.listen import Evidence, hear, trace
 from builder_service.verify.probe import Probe
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH
-from common.spec.model_spec import INT4_BLOCK, Precision, Target
+from common.spec.int4 import INT4_BLOCK
+from common.spec.model_spec import PLAN_TARGETS, Precision, Target
 from common.window import Geometry
 
 
@@ -39,12 +42,21 @@ def build_engine(
     return OnnxRuntimeEngine(out / path, model.architecture, rope, geometry, threads=threads)
 
 
-def gather(folder: Path, geometry: Geometry, precision: str = "fp32", *, int4_block: int = INT4_BLOCK) -> Evidence:
-    """What VERIFY is told of the engine that `build_engine` makes of the same arguments, and of its probe."""
-    out = export_graph(folder, geometry, precision, int4_block=int4_block)
+def gather(
+    folder: Path,
+    geometry: Geometry,
+    precision: str = "fp32",
+    target: Target = Target.ONNXRUNTIME,
+    *,
+    int4_block: int = INT4_BLOCK,
+) -> Evidence:
+    """What VERIFY is told of the engine that `build_engine` makes of the same arguments, and of its probe if it has one."""
+    out = export_graph(folder, geometry, precision, target, int4_block=int4_block)
     model = read_model(open_checkpoint(folder).config)
-    with closing(build_engine(folder, geometry, precision, int4_block=int4_block)) as engine:
+    with closing(build_engine(folder, geometry, precision, target=target, int4_block=int4_block)) as engine:
         evidence = hear(engine)
+    if target is not Target.ONNXRUNTIME:
+        return replace(evidence, weights=EngineWeights(out / GRAPH_PATH, model))
     with closing(Probe(out / GRAPH_PATH, model, read_rope(model, geometry), geometry)) as probe:
         return trace(evidence, probe)
 
@@ -66,7 +78,7 @@ def export_graph(
         check_geometry(model.architecture, geometry)
         tensors = ModelTensors(checkpoint.tensors, model)
         tensors.check()
-        weight_format = WeightFormat(Precision(precision), int4_block)
+        weight_format = WeightFormat(Precision(precision), int4_block, on_gpu=target in PLAN_TARGETS)
         write_model(model, tensors, geometry, weight_format, out, lambda _: None, target=target)
         if target is Target.TENSORRT:
             write_stand_in(model, geometry, weight_format, out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from builder_service.checkpoint.checkpoint import BlockFormat, FloatArray, PackedRows, Tensors
-from builder_service.quantization.grid import block_grid, row_grid
+from builder_service.quantization.grid import grid_of
 from builder_service.quantization.packed import packed_rows, unpacked
 
 
@@ -32,11 +32,11 @@ class Nearest:
     def weights(self, name: str) -> FloatArray:
         """What the matrix has become."""
         form = self.formats.get(name)
-        rows = [unpacked(packed, form.bits if form else 8) for packed in self.packed(name)]
+        rows = [unpacked(packed, form) for packed in self.packed(name)]
         return np.concatenate(rows)[:, : self.tensor(name).shape[1]]
 
     def packed(self, name: str) -> Iterator[PackedRows]:
         for rows in self.blocks(name):
             form = self.formats.get(name)
-            grid = block_grid(rows, form.block, form.bits) if form else row_grid(rows)
+            grid = grid_of(rows, form)
             yield packed_rows(grid.nearest(rows), grid)

@@ -142,7 +142,8 @@ def test_rotation_of_heads_apart_is_that_of_heads_in_a_row(rotated: int) -> None
 @pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_no_operator_of_onnx_runtimes_own_is_left(name: str) -> None:
     for precision in PRECISIONS[Target.TENSORRT]:
-        graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
+        weight_format = WeightFormat(precision, on_gpu=True)
+        graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, weight_format, Target.TENSORRT)
         assert {node.domain for node in graph.nodes} == {""}
         assert len({name for node in graph.nodes for name in node.output}) == sum(len(n.output) for n in graph.nodes)
 

@@ -47,6 +47,8 @@ OTHER: dict[str, Any] = {
     "options.tensorrt.optimization_level": 5,
     "options.tensorrt.hardware_compatibility": HardwareCompatibility.AMPERE_PLUS,
     "options.tensorrt.version_compatible": True,
+    "options.tensorrt.int4_block": 128,
+    "options.tensorrt_rtx.int4_block": 64,
     "options.tensorrt_rtx.compute_capabilities": ("sm86",),
     "options.tensorrt_llm.version": "1.2.3",
     "options.tensorrt_llm.tensor_parallel": 2,

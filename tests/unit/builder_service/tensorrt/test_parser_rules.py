@@ -13,7 +13,7 @@ from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.export import engine_graph
 from builder_service.tensorrt.parser_rules import check_rules
 from common.errors import Internal
-from common.spec.model_spec import Precision, Target
+from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
 from tests.samples.broken_graphs import BROKEN, Broken
 from tests.samples.families import CONFIGS, ON_EVERY_TARGET
@@ -23,7 +23,8 @@ GEOMETRY = Geometry(4, 17, 8, slots=2)
 
 @cache
 def _bytes(name: str, precision: Precision) -> bytes:
-    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, WeightFormat(precision), Target.TENSORRT)
+    weight_format = WeightFormat(precision, on_gpu=True)
+    graph = engine_graph(read_model(CONFIGS[name]), GEOMETRY, weight_format, Target.TENSORRT)
     weights = [weight for group in graph.groups for weight in group.weights]
     model = graph.model(name, [describe(weight, "weights.bin", 0) for weight in weights])
     return bytes(model.SerializeToString())
@@ -35,7 +36,7 @@ def _model(name: str = "llama", precision: Precision = Precision.FP16) -> onnx.M
 
 def test_every_family_passes_in_every_precision() -> None:
     for name in ON_EVERY_TARGET:
-        for precision in (Precision.FP32, Precision.FP16, Precision.BF16):
+        for precision in PRECISIONS[Target.TENSORRT]:
             check_rules(_model(name, precision))
 
 

@@ -61,6 +61,17 @@ def test_it_compiles_every_form_for_ampere_and_blackwell(tmp_path: Path) -> None
         assert ("ROTARY_EMBEDDING" in outcome.layers) is (name != "mpt")
 
 
+def test_weights_in_few_bits_are_compiled_for_the_gpus_that_have_them(tmp_path: Path) -> None:
+    checkpoint = write_family(tmp_path / "llama", "llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
+    gpus = {"int8": ("sm86", "sm120"), "int4": ("sm86", "sm120"), "fp8": ("sm89", "sm120")}
+    graphs = {each: export_graph(checkpoint, GEOMETRY, each, Target.TENSORRT) / GRAPH_PATH for each in gpus}
+    outcomes = compile_all([Job(str(graph), each, gpus[each]) for each, graph in graphs.items()])
+    for precision, outcome in zip(gpus, outcomes, strict=True):
+        assert not outcome.error, precision
+        assert outcome.layers["DEQUANTIZE"] >= 5, "a layer's four products at least, and the logits'"
+        assert ("QUANTIZE" in outcome.layers) is (precision == "fp8")
+
+
 def test_what_the_checker_allows_is_compiled_and_what_it_forbids_is_refused_or_has_a_reason(tmp_path: Path) -> None:
     graph = exported(tmp_path, "qwen2", "fp16")
     every = tmp_path / "operators.onnx"
@@ -68,7 +79,7 @@ def test_what_the_checker_allows_is_compiled_and_what_it_forbids_is_refused_or_h
     compiled = [each for each in BROKEN if each.refused_by == "compiler"]
     parsed = [each for each in BROKEN if each.refused_by != "compiler"]
     jobs = [Job(_planted(graph, broken), "fp16", compiles=broken in compiled) for broken in (*compiled, *parsed)]
-    everything, *outcomes = compile_all([Job(str(every)), *jobs])
+    everything, *outcomes = compile_all([Job(str(every), gpus=("sm89",)), *jobs])
     assert not everything.error
     for broken, outcome in zip(compiled, outcomes, strict=False):
         assert "does not compile the graph" in outcome.error, broken.name

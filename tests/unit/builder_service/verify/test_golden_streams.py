@@ -55,7 +55,7 @@ def test_streams_see_nothing_that_was_not_fed_and_cross_the_rings_end(geometry: 
 def record(tmp_path: Path, family: str, precision: str) -> tuple[Golden, Evidence]:
     folder = write_family(tmp_path / family, family)
     model, evidence = read_model(open_checkpoint(folder).config), gather(folder, GEOMETRY, precision)
-    recorder = GoldenRecorder(evidence, model, Precision(precision))
+    recorder = GoldenRecorder(evidence, model, WeightFormat(Precision(precision)))
     reading, form = SecondReading(folder, model), WeightFormat(Precision(precision))
     verify(evidence, reading, model, read_rope(model, GEOMETRY), form, recorder=recorder)
     return recorder.written(), evidence
@@ -86,7 +86,7 @@ def test_an_engine_that_says_otherwise_in_its_golden_streams_is_not_published(tm
     model, evidence = read_model(open_checkpoint(folder).config), gather(folder, GEOMETRY)
     first, second = evidence.answers
     loud = replace(second, logits=tuple(2 * np.roll(logits, 1) for logits in second.logits))
-    recorder = GoldenRecorder(replace(evidence, answers=(first, loud)), model, Precision.FP32)
+    recorder = GoldenRecorder(replace(evidence, answers=(first, loud)), model, WeightFormat(Precision.FP32))
     reading, form = SecondReading(folder, model), WeightFormat(Precision.FP32)
     verify(evidence, reading, model, read_rope(model, GEOMETRY), form, recorder=recorder)
     with pytest.raises(FailedPrecondition, match="divergence of its predictions in golden streams"):

@@ -23,7 +23,8 @@ from common.engine.cuda_device import CudaDevice
 from common.engine.engine import Feed
 from common.engine.tensorrt.engine import TensorRtEngine
 from common.spec.manifest import GRAPH_PATH, PLAN_PATH, WEIGHTS_PATH
-from common.spec.model_spec import Precision, Target, TensorRtOptions
+from common.spec.model_spec import Precision, Target
+from common.spec.target_options import TensorRtOptions
 from common.window import Geometry, SessionWindow, linear_run
 
 _WARM_UP = 10

@@ -79,7 +79,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Values:
-    """What rows are stored as: numbers [rows, blocks, block], and for all of a block zero points and what they can be."""
+    """What rows are stored as: numbers [rows, blocks, block], the zero points of blocks, and what a number can be."""
 
     numbers: Array
     zeros: Array

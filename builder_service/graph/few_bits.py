@@ -46,6 +46,7 @@ class FewBitLinear(KeptLinear):
 def _group(matrix: Matrix, found: BlockFormat) -> WeightGroup:
     """Values [out, in], scales, and in float8 the scale of what they multiply."""
     kind, dtype = _KINDS[found.bits, found.floating]
+    blocks = (matrix.inputs // found.block,) if found.bits == 4 else ()
 
     def produce(tensors: Tensors) -> Iterator[Array]:
         assert isinstance(tensors, KeptTensors), matrix
@@ -62,7 +63,7 @@ def _group(matrix: Matrix, found: BlockFormat) -> WeightGroup:
     stem = matrix.name
     weights = [
         Weight(f"{stem}.{kind}", dtype, (matrix.outputs, matrix.inputs)),
-        Weight(f"{stem}.scale", BFLOAT16, (matrix.outputs, *([matrix.inputs // found.block] if found.bits == 4 else []))),
+        Weight(f"{stem}.scale", BFLOAT16, (matrix.outputs, *blocks)),
     ]
     weights += [Weight(f"{stem}.read", BFLOAT16, ())] if found.floating else []
     return WeightGroup(tuple(weights), produce)

@@ -36,7 +36,6 @@ from builder_service.model.model import (
 )
 from builder_service.model.turned_tensors import inner_basis
 from builder_service.model.weight_format import ROUNDED, WeightFormat, block_formats
-from common.spec.model_spec import Precision
 from common.window import Geometry
 
 TOKENS = "tokens"  # an extent, as OUTPUTS

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from common.errors import Reason, ResourceExhausted
 
-_SIGNS = ("bad_alloc", "cannot allocate memory", "failed to allocate memory", "memory allocation still failed")
+_SIGNS = (
+    "bad_alloc",
+    "cannot allocate memory",
+    "failed to allocate memory",
+    "memory allocation still failed",
+    "can't start new thread",  # there is room for no stack
+)
 """Words in the messages of libraries that report it by an error of their own, which may be wrapped in one of ours."""
 
 

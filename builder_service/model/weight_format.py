@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from builder_service.checkpoint.checkpoint import BlockFormat
 from builder_service.model.model import EMBEDDING, EXPERTS, HEAD, LAYER, ROUTER, Model, tensor_shapes
-from common.spec.int4 import INT4_BLOCK
 from common.spec.model_spec import PLAN_TARGETS, ModelSpec, Precision
+from common.spec.target_options import INT4_BLOCK
 
 MOST_BYTES = 5 / 8
 """In int4: of a weight of a layer, on average, with its share of scales and zero points."""
@@ -60,8 +60,9 @@ def block_formats(model: Model, weight_format: WeightFormat) -> Mapping[str, Blo
 
 
 def _gpu_formats(model: Model, weight_format: WeightFormat) -> Mapping[str, BlockFormat]:
-    """Those that activations are multiplied by: rows of an embedding are looked up in 16 bits. Logits want the digits of
-    whole numbers of 8 bits, and so does a matrix whose inputs are no whole blocks.
+    """Those that activations are multiplied by: rows of an embedding are looked up in 16 bits.
+
+    Logits have whole numbers of 8 bits in all of them, and so has a matrix whose inputs are no whole blocks.
     """
     shapes = {name: shape for name, shape in _matrices(model).items() if name != EMBEDDING or model.tied}
     row = BlockFormat(8, 0, short_scales=True, on_gpu=True)

@@ -16,8 +16,9 @@ from common.digest import digest_file
 from common.engine.tensorrt.library import RTX_CUDA
 from common.spec.hardware import Hardware
 from common.spec.manifest import ENGINE_PATHS, MEDIA_TYPES, WEIGHTS_PATH, EngineFile, Manifest
-from common.spec.model_spec import HardwareCompatibility, ModelSpec, Target
+from common.spec.model_spec import ModelSpec, Target
 from common.spec.rtx_gpus import two_numbers
+from common.spec.target_options import HardwareCompatibility
 from common.store.blob_store import open_store
 
 _FILES_AT_ONCE = 4

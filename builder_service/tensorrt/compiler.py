@@ -10,7 +10,8 @@ import tensorrt as trt
 
 from builder_service.tensorrt.network import Monitor, Network
 from common.engine.tensorrt.library import TENSORRT
-from common.spec.model_spec import HardwareCompatibility, Precision, TensorRtOptions
+from common.spec.model_spec import Precision
+from common.spec.target_options import HardwareCompatibility, TensorRtOptions
 from common.window import Geometry
 
 _COMPATIBILITY = {

@@ -53,27 +53,29 @@ class TensorRtRtxCompiler:
         Raises FailedPrecondition (TOOLCHAIN_FAILED): for what the parser does not take with node and operator, for
         all else with the compiler's last words; MemoryError and OSError where it had no room.
         """
-        network = Network(graph, TENSORRT_RTX, self.write_log)
-        config = network.config(self.geometry, self.precision)
-        _name_targets(config, self.options)
         self.write_log(
             f"TensorRT-RTX says little while it compiles: its progress is an estimate, of {self.expected_s:.0f} s"
         )
-        with plan.open("wb") as file:
-            self._write(network, config, _PlanWriter(file))
+        estimate = EstimatedProgress(self.expected_s)
+        # First of all: Python waits for ever for a thread that finds no memory to start in.
+        with _ticking(lambda elapsed_s: self.progress(estimate.share(elapsed_s))):
+            network = Network(graph, TENSORRT_RTX, self.write_log)
+            config = network.config(self.geometry, self.precision)
+            _name_targets(config, self.options)
+            monitor = Monitor(estimate.told)
+            config.progress_monitor = monitor
+            with plan.open("wb") as file:
+                _write(network, config, _PlanWriter(file))
         return network.layers
 
-    def _write(self, network: Network, config: trt.IBuilderConfig, writer: _PlanWriter) -> None:
-        """By way of a stream: without one the plan is in memory twice."""
-        estimate = EstimatedProgress(self.expected_s)
-        monitor = Monitor(estimate.told)
-        config.progress_monitor = monitor
-        with _ticking(lambda elapsed_s: self.progress(estimate.share(elapsed_s))):
-            written = network.builder.build_serialized_network_to_stream(network.network, config, writer)
-        if writer.failure is not None:
-            raise writer.failure
-        if not written:
-            raise network.not_compiled()
+
+def _write(network: Network, config: trt.IBuilderConfig, writer: _PlanWriter) -> None:
+    """By way of a stream: without one the plan is in memory twice."""
+    written = network.builder.build_serialized_network_to_stream(network.network, config, writer)
+    if writer.failure is not None:
+        raise writer.failure
+    if not written:
+        raise network.not_compiled()
 
 
 def _name_targets(config: trt.IBuilderConfig, options: TensorRtRtxOptions) -> None:

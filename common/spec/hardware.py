@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.spec.capabilities import lacks, least_capability
-from common.spec.model_spec import HardwareCompatibility, TargetHardware
+from common.spec.model_spec import TargetHardware
+from common.spec.target_options import HardwareCompatibility
 
 AMPERE = "8.0"
 """Compute capability of the first GPUs that `ampere_plus` means."""
@@ -108,7 +109,7 @@ def check_able(precision: str, found: GpuMachine) -> None:
     if not lacks(found.compute_capability, precision):
         return
     least, there = least_capability(precision), f"{found.gpu}, compute capability {found.compute_capability}"
-    message = f"spec.precision is {precision}, which needs a GPU of compute capability {least} or newer; here is {there}"
+    message = f"spec.precision is {precision}, which needs compute capability {least} or newer; here is {there}"
     raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, expected=least, found=found.compute_capability)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from math import prod
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    StrictBool,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -22,9 +21,9 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from common.spec.capabilities import lacks, least_capability
-from common.spec.int4 import INT4_BLOCK, Int4Block
 from common.spec.one_line import OneLine
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
+from common.spec.target_options import OnnxRuntimeOptions, TensorRtLlmOptions, TensorRtOptions
 from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
@@ -55,14 +54,6 @@ class Precision(StrEnum):
     FP8 = "fp8"
     KEEP = "keep"
     """As a quantized checkpoint has them."""
-
-
-class HardwareCompatibility(StrEnum):
-    """Which GPUs a TensorRT engine runs on, besides the kind that it was built on; the more, the slower."""
-
-    NONE = "none"
-    AMPERE_PLUS = "ampere_plus"
-    SAME_COMPUTE_CAPABILITY = "same_compute_capability"
 
 
 _ON_GPUS = (Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8, Precision.INT4, Precision.FP8)
@@ -103,46 +94,6 @@ class CacheGeometry(_Part):
     """Most tokens that one step feeds to one session."""
     max_slots: Annotated[int, Field(strict=True, ge=1, le=1024)] = 8
     """Conversations held in the engine at once."""
-
-
-class OnnxRuntimeOptions(_Part):
-    """How weights are held for ONNX Runtime; for target onnxruntime only."""
-
-    int4_block: Int4Block = INT4_BLOCK
-    """Of precision int4 only: inputs that share a scale and a zero point. Fewer are nearer to the checkpoint, more are
-    faster."""
-
-
-class TensorRtOptions(_Part):
-    """How TensorRT compiles; for target tensorrt only."""
-
-    workspace_mib: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] = 0
-    """Most device memory that a layer may use while it runs, in MiB; 0: TensorRT's own choice, all of the device's."""
-    optimization_level: Annotated[int, Field(strict=True, ge=0, le=5)] = 3
-    """How long TensorRT searches for fast kernels: 0 builds quickest, 5 runs fastest."""
-    hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
-    """Which GPUs the engine runs on, besides the kind that it was built on."""
-    version_compatible: StrictBool = False
-    """Whether later versions of TensorRT can run the engine, which may cost speed; otherwise only the very same."""
-    int4_block: Int4Block = INT4_BLOCK
-    """Of precision int4 only: inputs that share a scale. Fewer are nearer to the checkpoint, more are smaller."""
-
-
-class TensorRtLlmOptions(_Part):
-    """How TensorRT-LLM spreads a model over GPUs and holds it; for target tensorrt_llm only."""
-
-    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)+(rc[0-9]+)?$")] = "1.3.0rc27"
-    """Version of TensorRT-LLM that a runtime has to have."""
-    tensor_parallel: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
-    """GPUs that share each layer."""
-    pipeline_parallel: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
-    """Groups of such GPUs, each with some of the layers."""
-    quantization: Literal["", "FP8", "W4A16_AWQ", "W8A16", "NVFP4"] = ""
-    """One of TensorRT-LLM's QuantAlgo names for the weights; empty: as `precision` says."""
-    kv_memory_fraction: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.9
-    """Share of the device memory left free by the weights that keys and values may take."""
-    stride_tokens: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 0
-    """Tokens that the window slides at once when it is recomputed; 0: a quarter of the window."""
 
 
 class BuildOptions(_Part):
@@ -186,7 +137,7 @@ class ModelSpec(_Part):
     template_variables: Annotated[dict[OneLine, TemplateValue], Field(max_length=64)] = {}
     """What the chat template gets by name, such as `enable_thinking: false`; or a list of choices, such as
     `[true, false]`, of which a session takes one, the first if it names none."""
-    options: BuildOptions = BuildOptions()
+    options: Annotated[BuildOptions, Field(validate_default=True)] = BuildOptions()
     """Choices that rarely differ from their defaults."""
     hardware: TargetHardware = TargetHardware()
     """The GPU to compile for; for target tensorrt only."""
@@ -267,7 +218,7 @@ class ModelSpec(_Part):
             raise PydanticCustomError("hardware_of_target", message, {"target": target})
         capability, precision = hardware.compute_capability, info.data.get("precision")
         if capability and precision is not None and lacks(capability, precision):
-            message = "GPUs of {capability} cannot run precision {precision}, which needs {least} or newer"
+            message = "a GPU of {capability} cannot run precision {precision}, which needs {least} or newer"
             facts = {"capability": capability, "precision": str(precision), "least": least_capability(precision)}
             raise PydanticCustomError("precision_of_gpu", message, facts)
         return hardware
@@ -304,9 +255,9 @@ def _foreign_options(options: BuildOptions, target: Target) -> list[InitErrorDet
 
 def _unused_block(options: BuildOptions, target: Target, precision: Precision) -> list[InitErrorDetails]:
     """An error if a block was chosen for a precision that has no blocks."""
-    block = getattr(getattr(options, target), "int4_block", INT4_BLOCK)
-    if precision is Precision.INT4 or block == INT4_BLOCK:
+    changed = getattr(options, target).model_dump(mode="json", exclude_defaults=True)
+    if precision is Precision.INT4 or "int4_block" not in changed:
         return []
     message = "only precision int4 takes it, and the precision is {precision}"
     error = PydanticCustomError("option_of_precision", message, {"precision": precision.value})
-    return [InitErrorDetails(type=error, loc=(target.value, "int4_block"), input=block)]
+    return [InitErrorDetails(type=error, loc=(target.value, "int4_block"), input=changed["int4_block"])]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from common.spec.capabilities import lacks
-from common.spec.int4 import INT4_BLOCK, Int4Block
+from common.spec.target_options import INT4_BLOCK, Int4Block
 
 RTX_GPUS: Mapping[str, str] = {
     "sm75": "Turing: GeForce RTX 20, T4",

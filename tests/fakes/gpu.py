@@ -29,7 +29,8 @@ from common.engine.tensorrt import log as tensorrt_log
 from common.engine.tensorrt import plan as tensorrt_plan
 from common.engine.tensorrt.engine import TensorRtEngine
 from common.spec.manifest import GRAPH_PATH
-from common.spec.model_spec import Precision, Target, TensorRtOptions
+from common.spec.model_spec import Precision, Target
+from common.spec.target_options import TensorRtOptions
 from common.window import Geometry
 from tests.samples.engines import export_graph
 

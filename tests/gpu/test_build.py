@@ -17,18 +17,9 @@ from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
 from common.spec.hardware import GpuMachine, Hardware
 from common.spec.manifest import GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
-from common.spec.model_spec import (
-    PRECISIONS,
-    BuildOptions,
-    CacheGeometry,
-    HardwareCompatibility,
-    ModelSpec,
-    Precision,
-    Source,
-    Target,
-    TensorRtOptions,
-)
+from common.spec.model_spec import PRECISIONS, BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
 from common.spec.published_engine import PublishedEngine
+from common.spec.target_options import HardwareCompatibility, TensorRtOptions
 from common.store.blob_store import open_store
 from common.window import SessionWindow
 from runtime_service.engines.loader import Loaded, Loader

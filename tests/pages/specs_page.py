@@ -6,12 +6,13 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, kv_bytes_per_slot
 from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Remote
 from common.errors import InvalidArgument
 from common.spec.manifest import Architecture
-from common.spec.model_spec import PRECISIONS, ModelSpec, Precision, Target
+from common.spec.model_spec import PLAN_TARGETS, PRECISIONS, ModelSpec, Precision, Target
 from common.spec.yaml_file import parse_spec, read_spec_file
 from common.window import Geometry
 from sinkserve.cli.app import make_app
@@ -25,10 +26,12 @@ PRECISION_WORDS = {
     Precision.FP32: "32-bit floats",
     Precision.FP16: "16-bit floats, 11 bits of them mantissa",
     Precision.BF16: "16-bit floats with the range of 32-bit ones",
-    Precision.INT8: "8-bit weights with a scale for each output, in a basis without outliers",
+    Precision.INT8: "8-bit weights with a scale for each output; for ONNX Runtime in a basis without outliers",
     Precision.INT4: (
-        "4-bit weights in blocks of 32, 64 or 128, a scale and a zero point for each block; 8 bits where 4 cost most"
+        "4-bit weights in blocks of 32, 64 or 128, a scale for each block and for ONNX Runtime a zero point; "
+        "8 bits where 4 cost most"
     ),
+    Precision.FP8: "8-bit floats (e4m3) in the layers, and so is what they multiply; from compute capability 8.9 on",
     Precision.KEEP: "the weights of a quantized checkpoint (GGUF, AWQ, GPTQ and more) as they are; its default",
 }
 CONTEXTS = (256, 1024, 2048, 4096, 8192, 131_072)
@@ -80,7 +83,10 @@ def _takes(target: Target, precision: Precision) -> str:
 
 def _cached(precision: Precision) -> str:
     one = LLAMA.model_copy(update={"layers": 1, "kv_heads": 1, "head_dim": 1})
-    return f"{kv_bytes_per_slot(one, Geometry(0, 1, 1, 1), precision) // 2} bytes"
+    takers = [target for target in Target if precision in PRECISIONS[target]]
+    forms = {target: WeightFormat(precision, on_gpu=target in PLAN_TARGETS) for target in takers}
+    sizes = [kv_bytes_per_slot(one, Geometry(0, 1, 1, 1), form.arithmetic) // 2 for form in forms.values()]
+    return f"{', on GPUs '.join(map(str, dict.fromkeys(sizes)))} bytes"
 
 
 def suggestions() -> str:

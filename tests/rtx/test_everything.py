@@ -9,10 +9,10 @@ from typing import get_args
 import onnx
 import pytest
 
-from common.spec.int4 import INT4_BLOCK, Int4Block
 from common.spec.manifest import GRAPH_PATH
 from common.spec.model_spec import PRECISIONS, Target
 from common.spec.rtx_gpus import RTX_GPUS, unable
+from common.spec.target_options import INT4_BLOCK, Int4Block
 from tests.rtx.operators import each
 from tests.rtx.process import GEOMETRY, Job, compile_all, needs_rtx
 from tests.samples.broken_graphs import BROKEN

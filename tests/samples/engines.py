@@ -17,8 +17,8 @@ from builder_service.verify.listen import Evidence, hear, trace
 from builder_service.verify.probe import Probe
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH
-from common.spec.int4 import INT4_BLOCK
 from common.spec.model_spec import PLAN_TARGETS, Precision, Target
+from common.spec.target_options import INT4_BLOCK
 from common.window import Geometry
 
 
@@ -50,7 +50,9 @@ def gather(
     *,
     int4_block: int = INT4_BLOCK,
 ) -> Evidence:
-    """What VERIFY is told of the engine that `build_engine` makes of the same arguments, and of its probe if it has one."""
+    """What VERIFY is told of the engine that `build_engine` makes of the same arguments, and for ONNX Runtime of its
+    probe.
+    """
     out = export_graph(folder, geometry, precision, target, int4_block=int4_block)
     model = read_model(open_checkpoint(folder).config)
     with closing(build_engine(folder, geometry, precision, target=target, int4_block=int4_block)) as engine:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from common.spec.hardware import Hardware
 from common.spec.manifest import Architecture, GenerationDefaults, Manifest, Rope, TextModel, TurnTemplate
-from common.spec.model_spec import CacheGeometry, HardwareCompatibility, ModelSpec, Source
+from common.spec.model_spec import CacheGeometry, ModelSpec, Source
+from common.spec.target_options import HardwareCompatibility
 from common.window import Geometry
 from tests.samples.vocabularies import ASSISTANT, BEGIN, END, SYSTEM, USER
 

@@ -11,8 +11,8 @@ from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 from builder_service.model.weight_format import WeightFormat
 from common.engine.engine import Feed, FloatArray, SlotState
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
-from common.spec.int4 import INT4_BLOCK
 from common.spec.model_spec import Precision
+from common.spec.target_options import INT4_BLOCK
 from common.window import Geometry, SessionWindow, chunks
 
 SLOTS = 32

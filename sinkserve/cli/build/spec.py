@@ -16,8 +16,9 @@ from builder_service.pipeline.estimate import Estimate
 from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Folder, read_place
 from common.spec.manifest import Architecture
-from common.spec.model_spec import PRECISIONS, HardwareCompatibility, ModelSpec, Precision, Source, Target
+from common.spec.model_spec import PRECISIONS, ModelSpec, Precision, Source, Target
 from common.spec.rtx_gpus import RTX_GPUS
+from common.spec.target_options import HardwareCompatibility
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.build.submit import read_changes, shown_source
 from sinkserve.cli.terminal import console
@@ -34,9 +35,11 @@ _OPTIONS = {
         "optimization_level": "0 builds quickest, 5 runs fastest",
         "hardware_compatibility": " | ".join(HardwareCompatibility),
         "version_compatible": "runs under later TensorRT too, maybe slower",
+        "int4_block": "of precision int4: inputs that share a scale",
     },
     Target.TENSORRT_RTX: {
         "compute_capabilities": "GPUs that are to run it: " + " | ".join(RTX_GPUS),
+        "int4_block": "of precision int4: inputs that share a scale",
     },
     Target.TENSORRT_LLM: {
         "version": "of TensorRT-LLM, where it is to run",

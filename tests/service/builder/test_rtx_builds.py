@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
+import pytest
 
 from builder_service.families.registry import read_model
+from builder_service.machine.cgroup import field
 from builder_service.model.tensors import source_shapes
+from builder_service.worker import child_process
 from builder_service.worker.child_process import COMMAND
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.engine.v1 import engine_pb2
@@ -69,10 +76,53 @@ async def test_a_cancel_while_it_compiles_ends_the_process_and_leaves_nothing(tm
 async def test_what_cannot_be_compiled_beneath_the_limit_is_refused_before_it_begins(tmp_path: Path) -> None:
     model = _large(tmp_path / "model")
     async with building(tmp_path, model, memory_limit_mib=2048) as client:
-        error = await failed(client, target=engine_pb2.TARGET_TENSORRT_RTX, precision=engine_pb2.PRECISION_BF16)
+        error = await failed(client, **RTX)
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY")
     weights = (model / "model.safetensors").stat().st_size
     assert 3.6 * weights < int(error.metadata["estimate_bytes"]) < 3.6 * weights + 2**30
+    assert left_over(tmp_path / "home") == []
+
+
+RTX: dict[str, Any] = {"target": engine_pb2.TARGET_TENSORRT_RTX, "precision": engine_pb2.PRECISION_BF16}
+SHORT = """
+import os
+from builder_service.pipeline import child, export
+write_model = export.write_model
+def shorten(*args, **named):
+    write_model(*args, **named)
+    path = args[4] / "weights.bin"
+    os.truncate(path, path.stat().st_size - 200)
+export.write_model = shorten
+child.main()
+"""
+
+
+async def test_weights_that_end_too_early_are_named_in_the_compilers_words(
+    client: BuilderClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "COMMAND", (sys.executable, "-P", "-c", SHORT))
+    error = await failed(client, **RTX)
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TOOLCHAIN_FAILED")
+    assert "external weights offset/length out of range" in error.message
+    assert left_over(tmp_path / "home") == []
+
+
+def _no_room_for_a_plan(process: int) -> None:
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+
+def _no_more_memory(process: int) -> None:
+    most = field(Path(f"/proc/{process}/status"), "VmData:") * 1024 + (64 << 20)
+    resource.prlimit(process, resource.RLIMIT_DATA, (most, most))
+
+
+@pytest.mark.parametrize(("ends", "reason"), [(_no_room_for_a_plan, "OUT_OF_DISK"), (_no_more_memory, "OUT_OF_MEMORY")])
+async def test_what_ends_while_it_compiles_is_named_and_nothing_is_left(
+    client: BuilderClient, tmp_path: Path, ends: Callable[[int], None], reason: str
+) -> None:
+    error = await failed(client, ends, pb.Build.STAGE_COMPILE, **RTX)
+    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+    assert error.metadata["stage"] == "COMPILE"
     assert left_over(tmp_path / "home") == []
 
 
@@ -99,4 +149,9 @@ async def test_a_gpu_that_it_is_not_compiled_for_is_refused_by_name(client: Buil
     assert "sm90 is a datacenter or embedded GPU, which target tensorrt compiles for" in refusal.message
     refusal = await refused(client.submit(spec(client, "demo", "sm75", "sm86")))
     assert "sm75 cannot run precision bf16; leave it out, or build it in fp16" in refusal.message
+    fp8 = spec(client)  # for the GPUs that it is built for if none is named
+    fp8.precision = engine_pb2.PRECISION_FP8
+    refusal = await refused(client.submit(fp8))
+    assert refusal.fields == ["spec.options.tensorrt_rtx.compute_capabilities"]
+    assert "sm86 cannot run precision fp8; leave it out, or build it in fp32 or fp16" in refusal.message
     assert not list((await client.builds.ListBuilds(pb.ListBuildsRequest())).builds)

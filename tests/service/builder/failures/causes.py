@@ -56,11 +56,16 @@ def cause(build: pb.Build, state: int = FAILED) -> SinkServeError:
     return error
 
 
-async def failed(client: BuilderClient, act: Act | None = None, **changes: Any) -> SinkServeError:
-    """Why a build failed; `act` is done to its process when that begins to write weights."""
+async def failed(
+    client: BuilderClient,
+    act: Act | None = None,
+    stage: pb.Build.Stage.ValueType = pb.Build.STAGE_QUANTIZE,
+    **changes: Any,
+) -> SinkServeError:
+    """Why a build failed; `act` is done to its process when `stage` begins: when the first weights are written."""
     build = await client.submit(client.spec(**changes))
     async for event in client.watch(build.name):
-        if act is not None and event.progress.stage == pb.Build.STAGE_QUANTIZE:
+        if act is not None and event.progress.stage == stage:
             act(_child())
             act = None
     return cause(await client.get(build.name))

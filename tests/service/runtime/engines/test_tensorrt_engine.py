@@ -14,8 +14,9 @@ from common.catalog.catalog import Catalog
 from common.db.schema import open_database
 from common.settings import SharedSettings
 from common.spec.manifest import PLAN_PATH
-from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source, Target, TensorRtLlmOptions
+from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source, Target
 from common.spec.published_engine import PublishedEngine
+from common.spec.target_options import TensorRtLlmOptions
 from common.store.blob_store import open_store
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
 from sinkserve.runtime.v1.engine_service_pb2_grpc import EngineServiceStub

@@ -121,7 +121,8 @@ def test_every_product_of_every_family_is_in_few_bits_and_rows_are_looked_up_in_
 
 @pytest.mark.parametrize("block", [32, 64, 128])
 def test_int4_is_a_size_and_what_has_no_whole_blocks_has_8_bits(block: int) -> None:
-    model = read_model(CONFIGS["llama"] | {"hidden_size": 128, "intermediate_size": 336, "num_hidden_layers": 8})
+    wide = {"hidden_size": 128, "intermediate_size": 336, "num_hidden_layers": 8}
+    model = read_model({**CONFIGS["llama"], **wide})
     formats = block_formats(model, WeightFormat(Precision.INT4, block, on_gpu=True))
     bits = {name.split(".", 3)[-1]: form.bits for name, form in formats.items() if ".layers.4." in name}
     assert bits["self_attn.q_proj.weight"] == bits["mlp.up_proj.weight"] == 4

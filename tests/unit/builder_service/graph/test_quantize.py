@@ -21,7 +21,7 @@ from builder_service.graph.quantize import (
     int8_factors,
     int8_rows,
 )
-from common.spec.model_spec import OnnxRuntimeOptions
+from common.spec.target_options import OnnxRuntimeOptions
 
 INT4_BLOCKS = get_args(OnnxRuntimeOptions.model_fields["int4_block"].annotation)
 matrices = arrays(

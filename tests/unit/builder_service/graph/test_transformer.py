@@ -17,8 +17,8 @@ from builder_service.graph.transformer import build_graph
 from builder_service.graph.weights import file_bytes
 from builder_service.model.model import tensor_shapes
 from builder_service.model.weight_format import WeightFormat, block_formats
-from common.spec.int4 import INT4_BLOCK
 from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.target_options import INT4_BLOCK
 from common.window import Geometry
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import export_graph

@@ -18,7 +18,8 @@ from builder_service.pipeline.build_key import TOOLS, build_key, own_digest, too
 from common.digest import digest_of
 from common.spec.hardware import GpuMachine
 from common.spec.manifest import EngineFile
-from common.spec.model_spec import HardwareCompatibility, ModelSpec, Precision, Source, Target
+from common.spec.model_spec import ModelSpec, Precision, Source, Target
+from common.spec.target_options import HardwareCompatibility
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 KNOWN = {"onnx": "1.0", "numpy": "2.0"}

@@ -12,7 +12,8 @@ from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.spec.manifest import GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
-from common.spec.model_spec import BuildOptions, ModelSpec, Source, Target, TensorRtOptions
+from common.spec.model_spec import BuildOptions, ModelSpec, Source, Target
+from common.spec.target_options import TensorRtOptions
 from common.store.blob_store import open_store
 from tests.fakes import tensorrt as trt
 from tests.fakes.cuda import FakeCuda

@@ -23,7 +23,8 @@ from builder_service.queue.build import Stage
 from common.digest import digest_of
 from common.spec import manifest as manifest_module
 from common.spec.manifest import GRAPH_PATH, WEIGHTS_PATH, Manifest
-from common.spec.model_spec import BuildOptions, CacheGeometry, ModelSpec, OnnxRuntimeOptions, Precision, Source, Target
+from common.spec.model_spec import BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
+from common.spec.target_options import OnnxRuntimeOptions
 from tests.samples.checkpoints import copy_checkpoint, write_checkpoint
 
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=12, chunk_tokens=4, max_slots=3)

@@ -17,6 +17,7 @@ from builder_service.quantization.grid import FloatArray, Grid, block_grid, floa
 from builder_service.quantization.packed import on_disk, packed_rows, unpacked
 
 GPU = BlockFormat(4, 32, short_scales=True, on_gpu=True)
+EIGHT = replace(GPU, bits=8, block=64)
 FOUR = BlockFormat(4, 32)
 INPUTS = 70  # a part of a block of 32 and of 64, and half a pair less than 71
 
@@ -99,12 +100,11 @@ def test_what_is_packed_is_what_it_was(bits: int, block: int) -> None:
     assert (np.abs(restored[2:, :INPUTS] - rows[2:]) <= 0.501 * steps[2:]).all()
 
 
-@pytest.mark.parametrize("form", [GPU, replace(GPU, block=64), replace(GPU, bits=8), replace(GPU, bits=8, floating=True)])
+@pytest.mark.parametrize("form", [GPU, replace(GPU, block=64), EIGHT, replace(EIGHT, floating=True)])
 def test_what_a_gpu_is_given_lies_around_zero_and_is_rounded_once_more(form: BlockFormat) -> None:
     rows = matrix(64)
     rows[0], rows[1] = 0, 1e-44
     rows[2] = -np.abs(rows[2])  # whose largest number is the least value
-    form = form if form.bits == 4 else replace(form, block=64)
     grid = grid_of(rows, form)
     assert set(grid.zeros.ravel()) == {0 if form.floating else 2 ** (form.bits - 1)}
     restored = unpacked(packed_rows(grid.nearest(rows), grid), form)

@@ -11,7 +11,8 @@ import pytest
 
 from common.errors import FailedPrecondition, Reason
 from common.spec.manifest import GRAPH_PATH
-from common.spec.model_spec import HardwareCompatibility, Precision, Target, TensorRtOptions
+from common.spec.model_spec import Precision, Target
+from common.spec.target_options import HardwareCompatibility, TensorRtOptions
 from common.window import Geometry
 from tests.fakes import tensorrt as trt
 from tests.fakes.gpu import TensorRtCompiler, install

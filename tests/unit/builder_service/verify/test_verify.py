@@ -82,6 +82,22 @@ def test_a_right_engine_passes_with_a_margin(folder: Path, geometry: Geometry, p
     assert figures["margin"] == pytest.approx(min(margins), rel=1e-4)
 
 
+@pytest.mark.parametrize(("precision", "block"), [("int8", 32), ("int4", 32), ("int4", 64), ("fp8", 32)])
+def test_the_stand_in_of_a_gpu_passes_in_few_bits_and_with_weights_of_another_model_it_does_not(
+    folder: Path, tmp_path: Path, precision: str, block: int
+) -> None:
+    model = read_model(open_checkpoint(folder).config)
+    form = WeightFormat(Precision(precision), block, on_gpu=True)
+    evidence = gather(folder, GEOMETRY, precision, Target.TENSORRT, int4_block=block)
+    rope = read_rope(model, GEOMETRY)
+    figures = verify(evidence, SecondReading(folder, model), model, rope, form)
+    assert figures["margin"] >= 1.5
+    assert 0 < figures["lost_divergence"] < 0.5
+    other = write_checkpoint(tmp_path, hidden=64, tokenizer=False, seed=1)
+    with pytest.raises(FailedPrecondition, match=f"{NOT_THE_MODEL} in {precision}: the distance of rows of"):
+        verify(evidence, SecondReading(other, model), model, rope, form)
+
+
 def test_what_a_precision_costs_is_told(folder: Path) -> None:
     lost = {precision: run(evidence_of(folder, precision), folder, precision) for precision in EVERY}
     assert "lost_divergence" not in lost["fp32"]

@@ -215,23 +215,28 @@ def test_a_replay_is_exact_from_one_window_a_layer_on(lab: Lab, replayed: int, e
 def test_i5_far_positions_behave_as_near_ones(lab: Lab, far: int) -> None:
     """The same sinks and the same 40 tokens of window, once early and once far out; rows differ, distances do not."""
     geometry, window = Geometry(4, 13, 6, slots=1), SessionWindow(4, 13)
-    sinks, tokens = random_tokens(4, 384), random_tokens(40, 384, seed=1)
+    near, out = (_at(lab.fresh_engine("grouped", geometry), window, start) for start in (4 + 13, far))
+    assert _apart(near, out) <= lab.tolerance
 
-    def run_at(start: int) -> dict[int, FloatArray]:
-        engine = lab.fresh_engine("grouped", geometry)
-        engine.step((Feed(0, 0, window, tuple(sinks)),))
-        logits, done = {}, 0
-        while done < len(tokens):
-            size = min(linear_run(geometry, 4, start + done), 3 if done < 15 else 1)
-            (logits[done + size],) = engine.step((Feed(0, start + done, window, tuple(tokens[done : done + size])),))
-            done += size
-        return logits
 
-    near, out = run_at(4 + 13), run_at(far)
-    compared = [fed for fed in near if fed in out]  # the two split their steps at different tokens
+def _at(engine: Engine, window: SessionWindow, start: int) -> dict[int, FloatArray]:
+    """Sinks, then 40 tokens from `start` on; logits by how many of these were fed."""
+    sinks, tokens = random_tokens(window.sinks, 384), random_tokens(40, 384, seed=1)
+    engine.clear(0)
+    engine.step((Feed(0, 0, window, tuple(sinks)),))
+    logits, done = {}, 0
+    while done < len(tokens):
+        size = min(linear_run(engine.geometry, window.sinks, start + done), 3 if done < 15 else 1)
+        (logits[done + size],) = engine.step((Feed(0, start + done, window, tuple(tokens[done : done + size])),))
+        done += size
+    return logits
+
+
+def _apart(near: dict[int, FloatArray], out: dict[int, FloatArray]) -> float:
+    """Largest error of two runs that split their steps at different tokens."""
+    compared = {fed: logits for fed, logits in out.items() if fed in near}
     assert len(compared) >= 25
-    for fed in compared:
-        assert np.abs(near[fed] - out[fed]).max() <= lab.tolerance * np.abs(near[fed]).max()
+    return max(largest_error({0: logits}, [near[fed]]) for fed, logits in compared.items())
 
 
 def test_i5_ten_thousand_tokens_leave_no_drift(lab: Lab) -> None:
@@ -249,17 +254,34 @@ def test_i5_ten_thousand_tokens_leave_no_drift(lab: Lab) -> None:
     assert np.abs(end - want).max() <= lab.tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize(("precision", "block"), [("int8", 32), ("int4", 32), ("int4", 64), ("int4", 128)])
-def test_quantized_engines_keep_i2_and_i3_within_a_rounding(lab: Lab, precision: str, block: int) -> None:
-    """Measured: 1e-6 mostly, up to 2e-2 where an activation falls on the other side of a rounding."""
+QUANTIZED = [
+    *((Target.ONNXRUNTIME, *form) for form in (("int8", 32), ("int4", 32), ("int4", 64), ("int4", 128))),
+    *((Target.TENSORRT, *form) for form in (("int8", 32), ("int4", 32), ("fp8", 32))),
+]
+
+
+@pytest.mark.parametrize(("target", "precision", "block"), QUANTIZED)
+def test_quantized_engines_keep_i2_to_i5_within_a_rounding(
+    lab: Lab, target: Target, precision: str, block: int
+) -> None:
+    """Measured: 1e-6 mostly, up to 2e-2 where an activation falls on the other side of a rounding.
+
+    On a GPU they round as bf16 does, which at another position is 4e-2; where float8 rounds, 1.3e-1.
+    """
     geometry, window = Geometry(4, 11, 9, slots=3), SessionWindow(4, 11)
-    bound, engine = 5e-2, build_engine(lab.checkpoint("grouped"), geometry, precision, int4_block=block)
+    rounding = 2**-7 if precision == "fp8" else 2**-8
+    bound = 5e-2 if target is Target.ONNXRUNTIME else 32 * rounding
+    engine = build_engine(lab.checkpoint("grouped"), geometry, precision, target=target, int4_block=block)
     tokens = random_tokens(80, 384)
     single = feed_all(engine, 0, window, tokens, [1])
     engine.clear(0)
     assert largest_error(feed_all(engine, 0, window, tokens, [9, 2]), [single[p] for p in range(80)]) < bound
+    engine.import_slot(2, engine.export_slot(0, 80, window))
+    kept, moved = (engine.step((Feed(slot, 80, window, (7,)),))[0] for slot in (0, 2))
+    assert largest_error({0: moved}, [kept]) < bound
     run = _beside(engine, window, tokens)
     assert largest_error(run, [single[p] for p in range(80)]) < bound
+    assert _apart(_at(engine, window, 4 + 11), _at(engine, window, 10_000_000)) < bound
     engine.close()
 
 

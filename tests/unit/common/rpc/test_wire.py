@@ -16,18 +16,15 @@ from common.spec.model_spec import (
     PRECISIONS,
     BuildOptions,
     CacheGeometry,
-    HardwareCompatibility,
     ModelSpec,
-    OnnxRuntimeOptions,
     Precision,
     Source,
     Target,
     TargetHardware,
-    TensorRtLlmOptions,
-    TensorRtOptions,
 )
 from common.spec.published_engine import PublishedEngine
-from common.spec.rtx_gpus import RTX_GPUS, TensorRtRtxOptions
+from common.spec.rtx_gpus import RTX_GPUS, TensorRtRtxOptions, unable
+from common.spec.target_options import HardwareCompatibility, OnnxRuntimeOptions, TensorRtLlmOptions, TensorRtOptions
 from sinkserve.engine.v1 import engine_pb2
 from tests.samples.drafts import draft
 from tests.samples.whole_manifests import HARDWARE
@@ -59,7 +56,7 @@ OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
         tensorrt_rtx=st.builds(
             TensorRtRtxOptions,
             compute_capabilities=st.sets(
-                st.sampled_from([name for name in RTX_GPUS if name != "sm75"]), min_size=1
+                st.sampled_from([name for name in RTX_GPUS if not unable((name,), "fp8")]), min_size=1
             ).map(tuple),
         ),
     ),
@@ -145,6 +142,20 @@ def test_a_block_that_is_unset_is_the_default_and_another_number_is_refused() ->
     message.options.onnxruntime.int4_block = 16
     with pytest.raises(InvalidArgument, match=r"spec\.options\.onnxruntime\.int4_block: 16 is wrong.*32, 64 or 128"):
         spec_from_wire(message)
+
+
+def test_a_block_for_gpus_goes_both_ways_beside_what_they_are() -> None:
+    message = engine_pb2.ModelSpec(name="demo", source=engine_pb2.Source(uri="/m"), precision=engine_pb2.PRECISION_INT4)
+    message.target = engine_pb2.TARGET_TENSORRT_RTX
+    message.options.tensorrt_rtx.compute_capabilities.append("sm89")
+    assert spec_from_wire(message).int4_block == 32
+    message.options.tensorrt_rtx.int4_block = 128
+    spec = spec_from_wire(message)
+    assert (spec.int4_block, spec.options.tensorrt_rtx.compute_capabilities) == (128, ("sm89",))
+    assert spec_to_wire(spec).options.tensorrt_rtx == message.options.tensorrt_rtx
+    message.options.ClearField("tensorrt_rtx")
+    message.target, message.options.tensorrt.int4_block = engine_pb2.TARGET_TENSORRT, 128
+    assert spec_to_wire(spec_from_wire(message)).options.tensorrt.int4_block == 128
 
 
 def test_a_share_of_zero_is_not_taken_for_unset() -> None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from common.errors import FailedPrecondition, Reason, ResourceExhausted
 from common.spec.hardware import GpuMachine, Hardware, check_asked, check_runs, fitting_slots, warnings
-from common.spec.model_spec import HardwareCompatibility, TargetHardware
+from common.spec.model_spec import TargetHardware
+from common.spec.target_options import HardwareCompatibility
 from tests.samples.whole_manifests import HARDWARE, RTX_HARDWARE
 
 HERE = GpuMachine(

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import InvalidArgument, Reason
 from common.spec.checks import check_spec
-from common.spec.model_spec import CacheGeometry, HardwareCompatibility, ModelSpec, Precision, Target, TensorRtOptions
+from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Target
+from common.spec.target_options import HardwareCompatibility, TensorRtOptions
 
 LEAST: dict[str, Any] = {"name": "demo", "source": {"uri": "/models/demo"}}
 GPU: dict[str, Any] = {"target": "tensorrt", "precision": "bf16"}
@@ -55,7 +56,7 @@ def test_names_that_do_not_fit(name: str) -> None:
         ({"precision": "fp8"}, "spec.precision"),
         ({"target": "cuda"}, "spec.target"),
         ({"precision": "fp16"}, "spec.precision"),
-        ({"target": "tensorrt", "precision": "int8"}, "spec.precision"),
+        ({"target": "tensorrt", "precision": "keep"}, "spec.precision"),
         ({"source": {"uri": ""}}, "spec.source.uri"),
         ({"source": {}}, "spec.source.uri"),
         ({"name": None}, "spec.name"),
@@ -92,6 +93,13 @@ def test_names_that_do_not_fit(name: str) -> None:
         (RTX | {"options": {"tensorrt_rtx": {"compute_capabilities": ["sm75", "sm86"]}}}, RTX_GPUS),
         (RTX | {"options": {"tensorrt": {"workspace_mib": 512}}}, "spec.options.tensorrt.workspace_mib"),
         (RTX | {"hardware": {"compute_capability": "8.6"}}, "spec.hardware"),
+        (RTX | {"precision": "fp8"}, RTX_GPUS),
+        (RTX | {"precision": "int4", "options": {"tensorrt_rtx": {"compute_capabilities": ["sm75"]}}}, RTX_GPUS),
+        (RTX | {"options": {"tensorrt_rtx": {"int4_block": 64}}}, "spec.options.tensorrt_rtx.int4_block"),
+        (GPU | {"options": {"tensorrt": {"int4_block": 128}}}, "spec.options.tensorrt.int4_block"),
+        (GPU | INT4 | {"options": {"tensorrt": {"int4_block": 32}}}, "spec.options.tensorrt.int4_block"),
+        (GPU | {"precision": "fp8", "hardware": {"compute_capability": "8.6"}}, "spec.hardware"),
+        (GPU | {"precision": "bf16", "hardware": {"compute_capability": "7.5"}}, "spec.hardware"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(change: dict[str, Any], field: str) -> None:
@@ -115,15 +123,26 @@ def test_a_gpu_that_cannot_run_a_precision_is_named_with_what_it_can() -> None:
         check_spec(LEAST | RTX | {"precision": "fp32", "options": options})
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_tensorrt_is_built_in_floats(precision: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int4", "fp8"])
+def test_gpus_are_built_for_in_floats_and_in_few_bits(precision: str) -> None:
     spec = check_spec(LEAST | {"target": "tensorrt", "precision": precision})
     assert (spec.target, spec.precision) == (Target.TENSORRT, Precision(precision))
+    able = {"tensorrt_rtx": {"compute_capabilities": ["sm89", "sm120"]}}
+    assert check_spec(LEAST | RTX | {"precision": precision, "options": able}).precision is Precision(precision)
 
 
 def test_a_precision_of_another_target_says_what_there_is() -> None:
-    with pytest.raises(InvalidArgument, match=r"'int4' is wrong: target tensorrt is built in one of fp32, fp16, bf16"):
-        check_spec(LEAST | {"target": "tensorrt", "precision": "int4"})
+    said = "'keep' is wrong: target tensorrt is built in one of fp32, fp16, bf16, int8, int4, fp8"
+    with pytest.raises(InvalidArgument, match=said):
+        check_spec(LEAST | {"target": "tensorrt", "precision": "keep"})
+
+
+def test_a_gpu_that_is_asked_for_and_cannot_run_a_precision_is_named_with_the_first_that_can() -> None:
+    said = "a GPU of 8.6 cannot run precision fp8, which needs 8.9 or newer"
+    with pytest.raises(InvalidArgument, match=said):
+        check_spec(LEAST | {"target": "tensorrt", "precision": "fp8", "hardware": {"compute_capability": "8.6"}})
+    spec = check_spec(LEAST | {"target": "tensorrt", "precision": "fp8", "hardware": {"compute_capability": "10.0"}})
+    assert spec.hardware.compute_capability == "10.0"
 
 
 def test_a_target_without_the_default_precision_asks_for_one() -> None:
@@ -141,8 +160,9 @@ def test_a_target_takes_its_own_options() -> None:
 
 @pytest.mark.parametrize("block", [32, 64, 128])
 def test_int4_takes_its_block(block: int) -> None:
-    spec = check_spec(LEAST | INT4 | {"options": {"onnxruntime": {"int4_block": block}}})
-    assert spec.options.onnxruntime.int4_block == block
+    for target in ("onnxruntime", "tensorrt_rtx", *(["tensorrt"] if block != 32 else [])):
+        spec = check_spec(LEAST | INT4 | {"target": target, "options": {target: {"int4_block": block}}})
+        assert spec.int4_block == block
 
 
 def test_a_block_is_refused_where_it_would_do_nothing_and_it_says_why() -> None:

@@ -61,7 +61,7 @@ async def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1.1b", choices=SHAPES)
-    parser.add_argument("--precision", default="int8", choices=("fp32", "fp16", "bf16", "int8", "int4"))
+    parser.add_argument("--precision", default="int8", choices=("fp32", "fp16", "bf16", "int8", "int4", "fp8"))
     parser.add_argument("--target", default="onnxruntime", choices=("onnxruntime", "tensorrt_rtx"))
     parser.add_argument("--limit-mib", type=int, default=1000)
     parser.add_argument("--scratch", help="folder with room for the checkpoint and two engines")

@@ -15,7 +15,7 @@ from cuda.bindings import runtime as cudart
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.tensors import ModelTensors
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import ROUNDED, WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from builder_service.pipeline.export import write_model
 from builder_service.tensorrt.compiler import TensorRtCompiler
@@ -46,15 +46,20 @@ class Bench:
         checkpoint = open_checkpoint(folder)
         model, plan = read_model(checkpoint.config), out / PLAN_PATH
         tensors = ModelTensors(checkpoint.tensors, model)
-        write_model(model, tensors, geometry, WeightFormat(precision), out, lambda _: None, target=Target.TENSORRT)
+        weight_format = WeightFormat(precision, on_gpu=True)
+        write_model(model, tensors, geometry, weight_format, out, lambda _: None, target=Target.TENSORRT)
         toolchain = TensorRtCompiler(geometry, precision, TensorRtOptions(), lambda _: None, _to_stderr)
         seconds = _seconds(lambda: toolchain.compile(out / GRAPH_PATH, plan, b""))
         shapes = model.architecture
         engine = TensorRtEngine(plan, shapes, read_rope(model, geometry), geometry)
         # Of an embedding that is not the output matrix too, a step reads next to nothing.
-        unread = 0 if model.tied else shapes.vocabulary * shapes.hidden * (4 if precision is Precision.FP32 else 2)
+        unread = (
+            0
+            if model.tied and precision not in ROUNDED
+            else shapes.vocabulary * shapes.hidden * (4 if precision is Precision.FP32 else 2)
+        )
         weights = (out / WEIGHTS_PATH).stat().st_size - unread
-        return cls(engine, weights, kv_bytes_per_slot(shapes, geometry, precision), seconds)
+        return cls(engine, weights, kv_bytes_per_slot(shapes, geometry, weight_format.arithmetic), seconds)
 
     def moved_bytes(self, slots: int) -> int:
         """What a step over `slots` slots has to read."""

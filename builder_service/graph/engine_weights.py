@@ -156,7 +156,7 @@ class EngineWeights:
         scales, on_gpu = self._read(f"{place.stem}.scale"), self._on_gpu(place.stem)
         for start in range(place.rows.start, place.rows.stop, _ROWS):
             rows = slice(start, min(start + _ROWS, place.rows.stop))
-            values = self._on_a_gpu(place.stem, rows) if on_gpu else self._values(place.stem, rows)
+            values = (self._symmetric if on_gpu else self._with_zeros)(place.stem, rows)
             scale = scales[rows].astype(np.float64).reshape(len(values.numbers), -1, 1)
             low = np.full_like(values.numbers, -FLOAT8_LARGEST) if values.floating else -values.zeros
             high = low + values.most
@@ -171,7 +171,7 @@ class EngineWeights:
         """Whether a matrix is held as a GPU takes it, by rows and without zero points."""
         return f"{stem}.zero" not in self._stored and self._stored[f"{stem}.scale"].data_type == TensorProto.BFLOAT16
 
-    def _on_a_gpu(self, stem: str, rows: slice) -> _Values:
+    def _symmetric(self, stem: str, rows: slice) -> _Values:
         blocks = self._read(f"{stem}.scale")[rows].reshape(rows.stop - rows.start, -1).shape
         if f"{stem}.fp8" in self._stored:
             numbers = self._read(f"{stem}.fp8")[rows].view(FLOAT8).astype(np.float64)
@@ -182,7 +182,7 @@ class EngineWeights:
         numbers = int4_values(self._read(f"{stem}.int4")[rows] ^ np.uint8(0x88)).astype(np.float64)
         return _Values(numbers.reshape(*blocks, -1), np.full((1, 1, 1), float(INT4_ZERO)), INT4_LARGEST, 4)
 
-    def _values(self, stem: str, rows: slice) -> _Values:
+    def _with_zeros(self, stem: str, rows: slice) -> _Values:
         if f"{stem}.zero" not in self._stored:  # rows of int8, stored by column
             numbers = self._read(f"{stem}.int8")[:, rows].T[:, None].astype(np.float64) + INT8_LARGEST
             return _Values(numbers, np.full((1, 1, 1), float(INT8_LARGEST)), 2 * INT8_LARGEST, 8)

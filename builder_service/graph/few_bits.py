@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from builder_service.checkpoint.checkpoint import BlockFormat, KeptTensors, Tensors
-from builder_service.graph.graph import INT4, Array, Graph, Weight, WeightGroup, onnx_type
+from builder_service.graph.graph import INT4, Array, Weight, WeightGroup, onnx_type
 from builder_service.graph.kept import BFLOAT16, KeptLinear
 from builder_service.graph.linear import INT8, Activation, Matrix
 from builder_service.graph.quantize import FLOAT8
@@ -27,10 +27,6 @@ _KINDS: Mapping[tuple[int, bool], tuple[str, np.dtype[Any]]] = {
 
 class FewBitLinear(KeptLinear):
     """`Linear` over a format for each matrix, all of them `on_gpu`."""
-
-    def __init__(self, graph: Graph, formats: Mapping[str, BlockFormat], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        super().__init__(graph, formats, shapes)
-        self._read: dict[tuple[str, str], str] = {}  # rows in float8, by the scale that they have
 
     def _multiply(self, activation: Activation, found: BlockFormat | None, matrix: Matrix) -> str:
         assert found is not None, matrix

@@ -101,7 +101,7 @@ class _Rounding(FakeQuantized):
 
     def _read(self, name: str, rows: Array) -> _Read:
         floating = name in self.formats and self.formats[name].floating
-        if self._last is None or self._last[0] is not rows or self._last[1] is not floating:
+        if self._last is None or self._last[0] is not rows or self._last[1] != floating:
             self._last = rows, floating, _Read.of(rows.astype(np.float32), floating=floating)
         return self._last[2]
 

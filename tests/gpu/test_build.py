@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from builder_service.model.weight_format import ROUNDED
 from builder_service.pipeline.messages import Order
 from builder_service.pipeline.pipeline import run_build
 from builder_service.tensorrt.timing_cache import TimingCaches
 from common.errors import FailedPrecondition, Reason
+from common.spec.capabilities import lacks
 from common.spec.hardware import GpuMachine, Hardware
 from common.spec.manifest import GOLDEN_PATH, PLAN_PATH, REPORT_PATH, TOKENIZER_PATH, Manifest
-from common.spec.model_spec import PRECISIONS, BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
+from common.spec.model_spec import BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
 from common.spec.published_engine import PublishedEngine
 from common.spec.target_options import HardwareCompatibility, TensorRtOptions
 from common.store.blob_store import open_store
@@ -28,6 +30,7 @@ from tests.fakes.gpu import TensorRtEngine
 from tests.gpu.findings import Findings
 from tests.gpu.golden import compare, greedy
 from tests.gpu.machine import FAKE
+from tests.gpu.tolerances import TOLERANCES
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine
 from tests.samples.streams import feed_all, random_tokens
@@ -38,7 +41,7 @@ pytestmark = pytest.mark.gpu
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=12, chunk_tokens=4, max_slots=3)
 WINDOW = SessionWindow(4, 12)
 # The builder writes no stand-in beside its graph, and the fake runs no graph in 16 bits.
-BUILT = [Precision.FP32] if FAKE else list(PRECISIONS[Target.TENSORRT])
+BUILT = [Precision.FP32] if FAKE else list(TOLERANCES)
 
 
 @dataclass
@@ -105,6 +108,20 @@ def test_what_the_builder_stores_is_loaded_and_says_what_the_cpu_engine_says(mod
         assert engine.geometry == manifest.geometry
         closeness = compare(feed_all(engine, 1, WINDOW, golden.tokens, [1, 4]), golden)
     assert closeness.within(manifest.tolerance), closeness
+
+
+@pytest.mark.skipif(FAKE, reason="the fake runs no graph in 16 bits")
+@pytest.mark.parametrize("precision", sorted(ROUNDED))
+def test_weights_in_few_bits_are_verified_on_this_gpu_and_loaded(
+    model: Path, precision: Precision, machine: GpuMachine
+) -> None:
+    if lacks(machine.compute_capability, precision):
+        pytest.skip(f"compute capability {machine.compute_capability} has no {precision}")
+    build = Built(model, precision)
+    manifest = build.run()
+    assert manifest.verified_on == machine.gpu
+    with closing(build.load(manifest)) as engine:
+        assert engine.geometry == manifest.geometry
 
 
 def test_the_manifest_says_what_the_engine_was_built_on_and_for(model: Path, machine: GpuMachine) -> None:

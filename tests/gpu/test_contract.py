@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.engine.engine import FloatArray
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision
 from tests.contract import test_engine as contract
 from tests.fakes.gpu import build_tensorrt_engine
 from tests.gpu.borrowed import public_names
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 globals().update(public_names(contract, but={"make", "close"}))
 
 
-@pytest.fixture(scope="module", params=PRECISIONS[Target.TENSORRT])
+@pytest.fixture(scope="module", params=list(TOLERANCES))
 def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> contract.MakeEngine:
     """Makers of engines of one precision.
 

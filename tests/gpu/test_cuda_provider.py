@@ -19,7 +19,7 @@ from common.engine.batch import Batch, plan_batch
 from common.engine.engine import Feed
 from common.engine.step_inputs import StepInputs
 from common.spec.manifest import GRAPH_PATH, STAND_IN_PATH
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
 from tests.gpu.findings import Findings
 from tests.gpu.machine import CUDA_PROVIDER, FAKE, Here
@@ -51,7 +51,7 @@ def provider(here: Here) -> str:
     return CUDA_PROVIDER
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT])
+@pytest.mark.parametrize("precision", list(TOLERANCES))
 @pytest.mark.parametrize("name", ON_EVERY_TARGET)
 def test_the_graph_computes_on_cuda_what_the_cpu_computes(
     tmp_path: Path, name: str, precision: Precision, provider: str, findings: Findings

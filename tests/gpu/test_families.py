@@ -16,11 +16,12 @@ from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.listen import hear
 from builder_service.verify.verify import verify
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision
 from common.window import Geometry, SessionWindow
 from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.findings import FamilyRow, Findings
 from tests.gpu.golden import Golden, compare, greedy
+from tests.gpu.tolerances import TOLERANCES
 from tests.samples.engines import build_engine
 from tests.samples.families import ON_EVERY_TARGET, write_family
 from tests.samples.streams import feed_all, random_tokens
@@ -68,7 +69,7 @@ def engine(families: Families, name: str, precision: Precision, row: FamilyRow) 
 
 
 every_family = pytest.mark.parametrize("name", ON_EVERY_TARGET)
-every_precision = pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT])
+every_precision = pytest.mark.parametrize("precision", list(TOLERANCES))
 
 
 @every_family

@@ -18,7 +18,7 @@ import pytest
 
 from common.engine.cuda_device import find_gpu
 from common.engine.engine import Engine, Feed
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision, Target
 from common.window import Geometry, SessionWindow
 from tests.fakes.gpu import TensorRtEngine, build_tensorrt_engine
 from tests.gpu.borrowed import public_names
@@ -53,7 +53,7 @@ class GpuLab(invariants.Lab):
         return self.made[-1]
 
 
-@pytest.fixture(scope="module", params=PRECISIONS[Target.TENSORRT])
+@pytest.fixture(scope="module", params=list(TOLERANCES))
 def any_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuLab]:
     precision: Precision = request.param
     folder: Path = tmp_path_factory.mktemp("invariants")
@@ -68,7 +68,7 @@ def lab(any_lab: GpuLab) -> GpuLab:
     return any_lab
 
 
-@pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT])
+@pytest.mark.parametrize("precision", list(TOLERANCES))
 def test_i6_a_step_far_out_takes_no_more_device_memory_than_an_early_one(
     tmp_path: Path, precision: Precision, findings: Findings
 ) -> None:

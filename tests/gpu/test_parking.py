@@ -16,7 +16,7 @@ import pytest
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
-from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.model_spec import Precision
 from common.window import Geometry, SessionWindow
 from tests.fakes.gpu import TensorRtEngine, compile_plan
 from tests.gpu.tolerances import TOLERANCES
@@ -48,7 +48,7 @@ class Parking:
         return TOLERANCES[self.precision]
 
 
-@pytest.fixture(scope="module", params=PRECISIONS[Target.TENSORRT])
+@pytest.fixture(scope="module", params=list(TOLERANCES))
 def precision(request: pytest.FixtureRequest) -> Precision:
     return Precision(request.param)
 

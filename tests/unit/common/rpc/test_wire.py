@@ -72,6 +72,7 @@ OPTIONS: dict[Target, st.SearchStrategy[BuildOptions]] = {
         ),
     ),
 }
+IN_BLOCKS = (Target.ONNXRUNTIME, Precision.INT4)
 INT4_OPTIONS = st.builds(
     BuildOptions,
     ignore_config_fields=FIELDS,
@@ -101,7 +102,7 @@ def specs(draw: st.DrawFn) -> ModelSpec:
         template_variables=draw(
             st.sampled_from([{}, {"a": True, "b": "x", "c": 0.5}, {"a": (True, False), "b": (1, 2.5, "x"), "c": -3}])
         ),
-        options=draw(OPTIONS[target] if precision is not Precision.INT4 else INT4_OPTIONS),
+        options=draw(INT4_OPTIONS if (target, precision) == IN_BLOCKS else OPTIONS[target]),
         hardware=draw(HARDWARE_OF.get(target, st.just(TargetHardware()))),
     )
 

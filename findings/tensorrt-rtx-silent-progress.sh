@@ -5,7 +5,7 @@
 # end; between two of them lies most of the time, when kernels are made. A display that goes by phases stands still there, and
 # a cancel is not heard before its end: whoever wants one has to end the process.
 #
-# Seen: 257 calls, and 81% of the time between two of them (76% in a second build).
+# Seen: 257 calls, and 69 to 81% of the time between two of them.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -56,16 +56,11 @@ def cause(build: pb.Build, state: int = FAILED) -> SinkServeError:
     return error
 
 
-async def failed(
-    client: BuilderClient,
-    act: Act | None = None,
-    stage: pb.Build.Stage.ValueType = pb.Build.STAGE_QUANTIZE,
-    **changes: Any,
-) -> SinkServeError:
-    """Why a build failed; `act` is done to its process when `stage` begins: when the first weights are written."""
+async def failed(client: BuilderClient, act: Act | None = None, **changes: Any) -> SinkServeError:
+    """Why a build failed; `act` is done to its process when that begins to write weights."""
     build = await client.submit(client.spec(**changes))
     async for event in client.watch(build.name):
-        if act is not None and event.progress.stage == stage:
+        if act is not None and event.progress.stage == pb.Build.STAGE_QUANTIZE:
             act(_child())
             act = None
     return cause(await client.get(build.name))

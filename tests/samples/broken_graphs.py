@@ -67,7 +67,15 @@ def _mixed_types(model: onnx.ModelProto) -> None:
 
 def _mixed_scale(model: onnx.ModelProto) -> None:
     """RMSNormalization is the one operator here whose schema lets its inputs differ; inference does not."""
-    node = _node(model, "RMSNormalization")
+    _narrow_input(model, _node(model, "RMSNormalization"))
+
+
+def _mixed_sum(model: onnx.ModelProto) -> None:
+    of_floats = (node for node in model.graph.node if node.op_type == "Add" and node.output[0].startswith("residual"))
+    _narrow_input(model, next(of_floats))
+
+
+def _narrow_input(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
     index = list(model.graph.node).index(node)
     cast = helper.make_node("Cast", [node.input[0]], ["narrowed"], name="narrowing", to=TensorProto.FLOAT16)
     node.input[0] = "narrowed"
@@ -145,9 +153,10 @@ BROKEN = (
         _foreign_domain, "", "opset ai.example 1 is not one of ONNX's own", why="the parser looks at names, not domains"
     ),
     Broken(_new_opset, "", "25 is not one of ONNX's own, of 9 to 24", why="TensorRT 10.15 documents up to 24"),
-    Broken(_mixed_types, "", "contradict one another", why="it is cast silently, and rounded where no graph says so"),
+    Broken(_mixed_types, "", "contradict one another", why="a norm casts silently, and rounds where no graph says so"),
+    Broken(_mixed_sum, "", "contradict one another", "parser"),
     Broken(_integer_product, "", "contradict one another", "parser"),
-    Broken(_mixed_scale, "", "contradict one another", why="it is cast silently, and rounded where no graph says so"),
+    Broken(_mixed_scale, "", "contradict one another", why="a norm casts silently, and rounds where no graph says so"),
     Broken(_wrong_axis, "TensorScatter", "axis must be -2", why="the same axis by another name; one name is enough"),
     Broken(_circular, "TensorScatter", "mode linear", "parser"),
     Broken(_no_rows_to_write, "TensorScatter", "rows to write to are not given", why="it writes to row 0, always"),

@@ -15,7 +15,7 @@ from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import FAMILIES, read_model, read_rope
 from builder_service.model.model import Activation, Experts, Model, Scales, check_geometry
 from builder_service.model.tensors import ModelTensors
-from builder_service.model.weight_format import WeightFormat
+from builder_service.model.weight_format import ROUNDED, WeightFormat
 from builder_service.pipeline.export import weight_bytes
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Stream
@@ -26,7 +26,7 @@ from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry, SessionWindow
 from tests.nightly import by_turns, one_in
 from tests.samples.engines import build_engine, gather
-from tests.samples.families import CONFIGS, write_family
+from tests.samples.families import CONFIGS, ON_EVERY_TARGET, write_family
 from tests.samples.streams import feed_all, largest_error, random_tokens
 
 GEOMETRY = Geometry(4, 17, 8, slots=2)
@@ -83,6 +83,14 @@ def test_every_precision_passes_verification(tmp_path: Path, name: str, precisio
     evidence = gather(folder, GEOMETRY, precision.value)
     figures = verify(evidence, SecondReading(folder, model), model, read_rope(model, GEOMETRY), WeightFormat(precision))
     assert figures["margin"] >= 1.2  # in matrices as small as these, chance counts
+
+
+@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, sorted(ROUNDED)))
+def test_every_precision_in_few_bits_passes_for_gpus_too(tmp_path: Path, name: str, precision: Precision) -> None:
+    folder, model = write_family(tmp_path / name, name), _model(name)
+    form, evidence = WeightFormat(precision, on_gpu=True), gather(folder, GEOMETRY, precision.value, Target.TENSORRT)
+    figures = verify(evidence, SecondReading(folder, model), model, read_rope(model, GEOMETRY), form)
+    assert figures["margin"] >= 1.2
 
 
 DIFFERENT = {

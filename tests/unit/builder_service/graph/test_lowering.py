@@ -39,7 +39,7 @@ def _random(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, PRECISIONS[Target.TENSORRT]))
+@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, list(TOLERANCES)))
 def test_every_family_says_for_tensorrt_what_it_says_for_onnx_runtime(
     tmp_path: Path, name: str, precision: Precision
 ) -> None:

@@ -10,7 +10,11 @@ from helm_python.chart import Chart
 
 DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 CHART = DEPLOY / "helm" / "sinkserve"
-LEAST: dict[str, Any] = {"database": {"existingSecret": "database"}, "store": {"url": "s3://engines/store"}}
+LEAST: dict[str, Any] = {
+    "database": {"existingSecret": "database"},
+    "store": {"url": "s3://engines/store"},
+    "auth": {"anonymous": "allow"},
+}
 """What every installation says."""
 
 Objects = dict[tuple[str, str], dict[str, Any]]

@@ -108,6 +108,7 @@ def _prefix(model: type[Settings]) -> str:
         ({"gateway": {"enabled": True}, "envoy": {"enabled": False}}, "gateway.enabled: needs envoy.enabled"),
         ({"gateway": {"enabled": True}}, "gateway.parents: name the Gateway"),
         ({"auth": {"anonymous": "maybe"}}, "/auth/anonymous"),
+        ({"auth": {}}, "auth: say in auth.env how callers are known, or auth.anonymous=allow"),
         ({"envoy": {"origins": ["*"]}}, "/envoy/origins/0"),
     ],
 )

@@ -44,6 +44,7 @@ capabilities: {drop: [ALL]}
 
 {{/* Database, store and logs, by settings of both services. */}}
 {{- define "sinkserve.env" -}}
+{{- if not (or .Values.auth.anonymous .Values.auth.env) }}{{ fail "auth: say in auth.env how callers are known, or auth.anonymous=allow" }}{{ end -}}
 - name: SINKSERVE_DATABASE_URL
   valueFrom:
     secretKeyRef:

@@ -62,10 +62,13 @@ OTHER: dict[str, Any] = {
 WHERE = ("name", "source", "hardware")
 SILENT = {
     "alembic": "the database's schema",
+    "cryptography": "reads the keys that sign engines",
     "grpc": "the wire",
     "grpc_health": "the wire",
     "grpc_reflection": "the wire",
     "grpc_status": "the wire",
+    "jwt": "says who calls",
+    "opentelemetry": "traces",
     "huggingface_hub": "fetches files, which are digested",
     "obstore": "moves bytes, which are digested",
     "prometheus_client": "counts",
@@ -75,6 +78,7 @@ SILENT = {
     "pydantic_core": "likewise",
     "pydantic_settings": "the services' settings",
     "safetensors": "reads the weights once more, to check how they were read",
+    "securesystemslib": "signs engines",
     "sqlalchemy": "the queue and the catalog",
     "structlog": "the log",
     "yaml": "reads specs, which are part of the key",

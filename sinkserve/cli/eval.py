@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.markup import escape
@@ -21,6 +21,8 @@ from common.settings import SettingsError, SharedSettings
 from common.spec.yaml_file import model_instead, read_spec_file
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli.build.submit import build_here, readable_root
+from sinkserve.cli.chat import options
+from sinkserve.cli.chat.chat import given
 from sinkserve.cli.eval_view import Measured, print_held, print_measured, tracked
 from sinkserve.cli.services.embedded import Addresses, embedded_services
 from sinkserve.cli.terminal import console
@@ -135,17 +137,22 @@ def conversations(  # noqa: PLR0917 - likewise
     max_new_tokens: Annotated[
         int | None, typer.Option("--max-new-tokens", min=1, help="Longest reply; else the engine's.")
     ] = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
     output: Output = None,
     json: Json = False,
 ) -> None:
     """Replies to the turns of a file, and by round the time to the first token and tokens a second."""
+    generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    generation |= given(repetition_penalty=repetition_penalty, seed=_SEED)
     with explained():
         _check_plots(output)
         dialogues = _dialogues(questions, first, rounds)
-        generation = GenerationOptions(seed=_SEED)
-        if max_new_tokens is not None:
-            generation["max_new_tokens"] = max_new_tokens
-        measured = _held(engine, dialogues, generation, (lambda _: None) if json else print_held)
+        tell = (lambda _: None) if json else print_held
+        measured = _held(engine, dialogues, cast("GenerationOptions", generation), tell)
     _tell(measured, "conversations", output, json=json)
 
 

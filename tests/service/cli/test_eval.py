@@ -214,6 +214,11 @@ def test_conversations_are_held_through_the_services_and_timed_by_round(home: Pa
     assert (document["engine"], list(document["skipped"])) == ("talks@1", ["question long"])
     replies = [[exchange["reply"] for exchange in found["held"][0]["exchanges"]] for found in (document, written)]
     assert replies[0] == replies[1]
+    drawn = sinkserve("eval", "conversations", "talks", *asked, "--json", "--temperature", "2", "--top-p", "0.99")
+    sampled = [exchange["reply"] for exchange in json.loads(drawn.stdout)["held"][0]["exchanges"]]
+    assert sampled != replies[0], "greedy unless it is asked otherwise"
+    refused = sinkserve("eval", "conversations", "talks", *asked, "--top-p", "2")
+    assert "top_p is 2" in " ".join(refused.stderr.split())
     (held,) = document["held"]
     positions = [exchange["position"] for exchange in held["exchanges"]]
     assert positions == sorted(positions)

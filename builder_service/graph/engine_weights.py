@@ -1,8 +1,4 @@
-"""The matrices that an engine was given, read from its own files, and how far they are from the checkpoint's.
-
-What a matrix was rounded to depends on a text, so it cannot be computed anew. It is judged instead: each weight has to
-be where its own step allows, and the matrix as large as it was.
-"""
+"""The matrices that an engine was given, read from its own files."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from builder_service.checkpoint.checkpoint import Tensors
 from builder_service.graph.quantize import (
     FLOAT8,
     FLOAT8_LARGEST,
@@ -32,25 +27,9 @@ from builder_service.model.model import EMBEDDING, EXPERTS, HEAD, Model, tensor_
 
 Array = npt.NDArray[np.float64]
 UINT8_LARGEST = 255
-_EDGE = 1.5  # steps
-_RUN = 64  # rows, as many as a head has: one row may be far off for good reason, a head may not
 _ROWS = 512  # of a matrix, at a time
 _LEAST_EXPONENT, _MANTISSA = -6, 3  # of float8 (e4m3)
 _KINDS = (".int8", ".int4", ".fp8")  # how the names of values end
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """A matrix beside the checkpoint's."""
-
-    name: str
-    distance: float
-    """Root mean square, in steps, of the run of _RUN rows that is furthest off."""
-    gain: float
-    """How much larger it is, 0 for as large; by weights that cannot have been cut to what their block can be."""
-    gain_error: float
-    """The standard error of that, if weights were rounded without regard to each other."""
-    bits: int
 
 
 @dataclass(frozen=True)
@@ -60,25 +39,7 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Some rows of a matrix, [rows, in]."""
-
-    weights: Array
-    steps: Array
-    """From a weight to the next that it could be; of float8 the root mean square in its row, for one makes up for
-    another."""
-    low: Array
-    """The least that it could be."""
-    high: Array
-    bits: int
-
-    def inside(self, exact: Array) -> npt.NDArray[np.bool_]:
-        """Where a weight lies so far inside what its block can be that it cannot have been cut."""
-        return (exact > self.low + _EDGE * self.steps) & (exact < self.high - _EDGE * self.steps)
-
-
-@dataclass(frozen=True)
-class _Values:
+class StoredValues:
     """What rows are stored as: numbers [rows, blocks, block], the zero points of blocks, and what a number can be."""
 
     numbers: Array
@@ -86,6 +47,11 @@ class _Values:
     most: int
     bits: int
     floating: bool = False
+
+    @property
+    def least(self) -> float:
+        """The least of the numbers."""
+        return -FLOAT8_LARGEST if self.floating else 0.0
 
     @property
     def spacing(self) -> Array:
@@ -96,6 +62,54 @@ class _Values:
         steps = np.exp2(np.maximum(exponents, _LEAST_EXPONENT) - _MANTISSA)
         spacing: Array = np.sqrt(np.square(steps).mean(axis=2, keepdims=True))
         return spacing
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Some rows of a matrix with a scale for each block, [rows, blocks, 1]; `inputs` of a row are weights, the others
+    fill its last block.
+    """
+
+    values: StoredValues
+    scales: Array
+    inputs: int
+    on_gpu: bool
+    """Held as a GPU takes it: without zero points of its own, weights rounded to bfloat16."""
+
+    @property
+    def weights(self) -> Array:
+        """[rows, in]."""
+        weights = (self.values.numbers - self.values.zeros) * self.scales
+        return self._flat(bfloat16(weights) if self.on_gpu else weights)
+
+    @property
+    def steps(self) -> Array:
+        """From a weight to the next that it could be; of float8 the root mean square in its row, for one makes up for
+        another. [rows, in].
+        """
+        return self._flat(self.values.spacing * self.scales)
+
+    @property
+    def low(self) -> Array:
+        """The least that each weight could be, [rows, in]."""
+        return self._flat((self.values.least - self.values.zeros) * self.scales)
+
+    @property
+    def high(self) -> Array:
+        """The largest, likewise."""
+        return self._flat((self.values.least + self.values.most - self.values.zeros) * self.scales)
+
+    def nearest(self, exact: Array) -> Array:
+        """What the weights `exact` are rounded to if each is by itself, [rows, in]; of float8 they themselves."""
+        if self.values.floating:
+            return exact
+        scales, zeros = self._flat(self.scales), self._flat(self.values.zeros)
+        nearest: Array = (np.rint(exact / scales + zeros) - zeros) * scales
+        return nearest
+
+    def _flat(self, blocks: Array) -> Array:
+        shape = self.values.numbers.shape
+        return np.broadcast_to(blocks, shape).reshape(len(self.scales), -1)[:, : self.inputs]
 
 
 class EngineWeights:
@@ -114,32 +128,17 @@ class EngineWeights:
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
     def rows(self, name: str) -> Iterator[Array]:
         """Its weights, a block of rows at a time."""
-        return (found.weights for found in self._blocks(name))
+        return (found.weights for found in self.stored(name))
 
     def read_scale(self, name: str) -> float | None:
         """Of what a matrix in float8 multiplies; None where that is not in float8."""
         stem = f"{self._places[name].stem}.read"
         return float(self._read(stem)) if stem in self._stored else None
-
-    def weigh(self, tensors: Tensors) -> Iterator[Weighed]:
-        """Every matrix beside that of `tensors`, which are held as the engine holds them."""
-        for name in self._places:
-            exact = np.concatenate(list(tensors.blocks(name)))
-            start, furthest, sums, bits = 0, 0.0, np.zeros(3), 8
-            for found in self._blocks(name):
-                rows = exact[start : start + len(found.weights)].astype(np.float64)
-                start += len(rows)
-                off = found.weights - rows
-                steps = np.square(off / found.steps).mean(axis=1)
-                runs = [float(steps[at : at + _RUN].mean()) for at in range(0, len(steps), _RUN)]
-                furthest, bits = max(furthest, *runs), found.bits
-                rows[~found.inside(rows)] = 0
-                more = off * rows
-                sums += more.sum(), np.square(more).sum(), np.square(rows).sum()
-            own = max(float(sums[2]), 1e-30)
-            yield Weighed(name, furthest**0.5, float(sums[0]) / own, float(sums[1]) ** 0.5 / own, bits)
 
     def _place(self, stem: str) -> None:
         """Where the tensors that one multiplication reads lie in the matrix `stem`, whose name lists them."""
@@ -151,48 +150,42 @@ class EngineWeights:
                 self._places[name] = _Place(stem, range(start, start + self._shapes[name][0]))
                 start += self._shapes[name][0]
 
-    def _blocks(self, name: str) -> Iterator[_Rows]:
+    def stored(self, name: str) -> Iterator[StoredRows]:
+        """Its rows as they are stored, some at a time."""
         place = self._places[name]
         scales, on_gpu = self._read(f"{place.stem}.scale"), self._on_gpu(place.stem)
         for start in range(place.rows.start, place.rows.stop, _ROWS):
             rows = slice(start, min(start + _ROWS, place.rows.stop))
             values = (self._symmetric if on_gpu else self._with_zeros)(place.stem, rows)
-            scale = scales[rows].astype(np.float64).reshape(len(values.numbers), -1, 1)
-            low = np.full_like(values.numbers, -FLOAT8_LARGEST) if values.floating else -values.zeros
-            high = low + values.most
-            weights = (values.numbers - values.zeros) * scale
-            weights = bfloat16(weights) if on_gpu else weights
-            wanted = (weights, values.spacing * scale, low * scale, high * scale)
-            parts = (np.broadcast_to(each, weights.shape).reshape(len(weights), -1) for each in wanted)
-            whole, steps, least, most = (each[:, : self._shapes[name][1]] for each in parts)
-            yield _Rows(whole, steps, least, most, values.bits)
+            steps = scales[rows].astype(np.float64).reshape(len(values.numbers), -1, 1)
+            yield StoredRows(values, steps, self._shapes[name][1], on_gpu)
 
     def _on_gpu(self, stem: str) -> bool:
         """Whether a matrix is held as a GPU takes it, by rows and without zero points."""
         return f"{stem}.zero" not in self._stored and self._stored[f"{stem}.scale"].data_type == TensorProto.BFLOAT16
 
-    def _symmetric(self, stem: str, rows: slice) -> _Values:
+    def _symmetric(self, stem: str, rows: slice) -> StoredValues:
         blocks = self._read(f"{stem}.scale")[rows].reshape(rows.stop - rows.start, -1).shape
         if f"{stem}.fp8" in self._stored:
             numbers = self._read(f"{stem}.fp8")[rows].view(FLOAT8).astype(np.float64)
-            return _Values(numbers.reshape(*blocks, -1), np.zeros((1, 1, 1)), 2 * FLOAT8_LARGEST, 8, floating=True)
+            return StoredValues(numbers.reshape(*blocks, -1), np.zeros((1, 1, 1)), 2 * FLOAT8_LARGEST, 8, floating=True)
         if f"{stem}.int8" in self._stored:
             numbers = self._read(f"{stem}.int8")[rows].astype(np.float64) + UINT8_ZERO
-            return _Values(numbers.reshape(*blocks, -1), np.full((1, 1, 1), float(UINT8_ZERO)), UINT8_LARGEST, 8)
+            return StoredValues(numbers.reshape(*blocks, -1), np.full((1, 1, 1), float(UINT8_ZERO)), UINT8_LARGEST, 8)
         numbers = int4_values(self._read(f"{stem}.int4")[rows] ^ np.uint8(0x88)).astype(np.float64)
-        return _Values(numbers.reshape(*blocks, -1), np.full((1, 1, 1), float(INT4_ZERO)), INT4_LARGEST, 4)
+        return StoredValues(numbers.reshape(*blocks, -1), np.full((1, 1, 1), float(INT4_ZERO)), INT4_LARGEST, 4)
 
-    def _with_zeros(self, stem: str, rows: slice) -> _Values:
+    def _with_zeros(self, stem: str, rows: slice) -> StoredValues:
         if f"{stem}.zero" not in self._stored:  # rows of int8, stored by column
             numbers = self._read(f"{stem}.int8")[:, rows].T[:, None].astype(np.float64) + INT8_LARGEST
-            return _Values(numbers, np.full((1, 1, 1), float(INT8_LARGEST)), 2 * INT8_LARGEST, 8)
+            return StoredValues(numbers, np.full((1, 1, 1), float(INT8_LARGEST)), 2 * INT8_LARGEST, 8)
         zeros = self._read(f"{stem}.zero")[rows]
         if f"{stem}.int8" in self._stored:
             numbers = self._read(f"{stem}.int8")[rows].astype(np.float64)
-            return _Values(numbers, zeros[:, :, None].astype(np.float64), UINT8_LARGEST, 8)
+            return StoredValues(numbers, zeros[:, :, None].astype(np.float64), UINT8_LARGEST, 8)
         numbers = int4_values(self._read(f"{stem}.int4")[rows]).astype(np.float64)
         points = int4_values(zeros)[:, : numbers.shape[1], None].astype(np.float64)
-        return _Values(numbers, points, INT4_LARGEST, 4)
+        return StoredValues(numbers, points, INT4_LARGEST, 4)
 
     def _read(self, name: str) -> npt.NDArray[Any]:
         """A tensor; bytes of two values each for one of 4 bits."""

@@ -16,6 +16,7 @@ from builder_service.graph.quantize import (
     INT8_LARGEST,
     LEAST_SCALE,
     PAIR_LARGEST,
+    SHARES,
     bfloat16,
     factor_scales,
     float8,
@@ -23,8 +24,6 @@ from builder_service.graph.quantize import (
 )
 
 FloatArray = npt.NDArray[np.float32]
-NARROWER = (0.95, 0.9, 0.85, 0.8, 0.75)
-"""Shares of a block's range that are tried: what lies outside is cut, and what is inside has more digits."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def block_grid(
     if importance is not None:
         counted = in_blocks(importance[None], block)
         least = _lost(blocks, scales, zeros, most, counted)
-        for share in NARROWER:
+        for share in SHARES[1:]:
             tried = _scales(share * low, share * high, most, symmetric=symmetric)
             lost = _lost(blocks, *tried, most, counted)
             better = lost < least

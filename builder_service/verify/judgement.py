@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.graph.engine_weights import Weighed
+from builder_service.graph.weighing import Weighed
 from builder_service.verify.listen import Heard
 from builder_service.verify.reference_model import Part
 from common.errors import FailedPrecondition, Reason
@@ -35,6 +35,10 @@ WIDE = 192
 """Of a residual stream that is narrower, one activation is a larger share."""
 
 
+SCALE_ALLOWED = 0.001
+"""Relative: a scale is what its block's range gives, but for the last digit."""
+ZERO_ALLOWED = 0.25
+"""Likewise a zero point, but for one that lies between two."""
 GAIN_ALLOWED = 6.0
 """Standard errors of the size of a matrix: in one of a thousand weights chance counts, and ranges that are cut."""
 
@@ -85,14 +89,17 @@ def judge_part(number: int, part: Part, probed: tuple[Heard, ...], precision: Pr
     return Judged(f"the error of the {part.name}", float(np.concatenate(errors).mean()), allowed, "part_error")
 
 
-def judge_weights(found: Weighed) -> tuple[Judged, Judged]:
-    """A matrix: how far its rows are from the checkpoint's, and how much larger or smaller it is on the whole."""
+def judge_weights(found: Weighed) -> tuple[Judged, ...]:
+    """A matrix: its scales and zero points, how far its rows are from the checkpoint's, and how large it is on the
+    whole.
+    """
     bounds = WEIGHTS[found.bits]
-    distance = f"the distance of rows of {found.name}, in steps,"
-    gain = f"the change in size of {found.name}"
+    gain = max(bounds.gain, GAIN_ALLOWED * found.gain_error)
     return (
-        Judged(distance, found.distance, bounds.distance, "weight_distance"),
-        Judged(gain, abs(found.gain), max(bounds.gain, GAIN_ALLOWED * found.gain_error), "weight_gain"),
+        Judged(f"the error of scales of {found.name}", found.scale, SCALE_ALLOWED, "weight_scale"),
+        Judged(f"the error of zero points of {found.name}", found.zero, ZERO_ALLOWED, "weight_zero"),
+        Judged(f"the distance of rows of {found.name}, in steps,", found.distance, bounds.distance, "weight_distance"),
+        Judged(f"the change in size of {found.name}", abs(found.gain), gain, "weight_gain"),
     )
 
 

@@ -11,8 +11,8 @@ So **every part by itself** is judged too, where the engine's residual stream ca
 of every layer on the very numbers that the engine gave them. There a wrong scale of 2% stands out in every precision.
 
 **Weights** were rounded to suit a text, and cannot be computed anew. The reference takes the engine's own, once each
-matrix has been found where the checkpoint has it: within steps of its own scale, and neither larger nor smaller on
-the whole.
+matrix has been found where the checkpoint has it: with scales that its blocks may have, within steps of them, and
+neither larger nor smaller on the whole.
 
 Last, the engine is held against the reference with the checkpoint's own weights, which are neither rounded nor turned
 into another basis: that says what the precision costs, and whether the other basis is one of the same model.
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from builder_service.checkpoint.checkpoint import Tensors
+from builder_service.graph.weighing import weigh
 from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import ROUNDED, WeightFormat
@@ -62,8 +63,8 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     """Figures of an engine that says what it ought to; `progress` gets the share done, `recorder` golden streams.
 
     `divergence` is in nats a token, `part_error` that of the part that is nearest to its bound, relative to what the
-    part adds; `weight_distance` (in steps) and `weight_gain` are those of the matrix nearest to its bound; `allowed_*`
-    are the bounds, `margin` says how many times as far off the engine might be, and what `judge_loss` finds its cost.
+    part adds; `weight_*` are those of the matrix nearest to its bound (`weight_distance` in steps); `allowed_*` are the
+    bounds, `margin` says how many times as far off the engine might be, and what `judge_loss` finds its cost.
     `sink_attention*` say how much attention the sinks get from queries that are past their window.
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
@@ -102,7 +103,7 @@ def _weights(
     held, inner = held_tensors(tensors, model, weight_format), inner_basis(model, weight_format)
     if weight_format.precision not in ROUNDED or evidence.weights is None:
         return FakeQuantized(held, weight_format, inner), []
-    judged = [one for found in evidence.weights.weigh(held) for one in judge_weights(found)]
+    judged = [one for found in weigh(evidence.weights, held) for one in judge_weights(found)]
     if judged:
         check(min(judged, key=lambda one: one.margin), weight_format.precision)
     return FakeQuantized(held, weight_format, inner, evidence.weights), judged
@@ -119,11 +120,9 @@ def _figures(predictions: Judged, parts: list[Judged], sinks: SinkAttention) -> 
         "allowed_divergence": predictions.allowed,
         "margin": min(judged.margin for judged in (predictions, *parts)),
     }
-    for name in ("part_error", "weight_distance", "weight_gain"):
-        kind = [judged for judged in parts if judged.kind == name]
-        if kind:
-            worst = min(kind, key=lambda judged: judged.margin)
-            figures |= {name: worst.figure, f"allowed_{name}": worst.allowed}
+    for name in dict.fromkeys(judged.kind for judged in parts):
+        worst = min((judged for judged in parts if judged.kind == name), key=lambda judged: judged.margin)
+        figures |= {name: worst.figure, f"allowed_{name}": worst.allowed}
     return figures | sinks.figures()
 
 

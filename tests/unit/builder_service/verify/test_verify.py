@@ -14,6 +14,7 @@ import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
+from builder_service.graph.engine_weights import EngineWeights, StoredRows
 from builder_service.model import turned_tensors
 from builder_service.model.basis import Basis, Number, mixing
 from builder_service.model.weight_format import WeightFormat
@@ -208,8 +209,54 @@ def test_a_scale_that_is_off_by_two_percent_in_one_matrix_is_stopped(folder: Pat
     with pytest.raises(FailedPrecondition, match=NOT_THE_MODEL) as caught:
         run(evidence_of(folder, precision), folder, precision, tensors=Altered(folder, name, louder))
     part = "logits" if "head" in name else "layer 1"
-    assert (part if precision == "fp32" else f"the change in size of {name}") in caught.value.message
-    assert float(caught.value.metadata["value"]) > float(caught.value.metadata["bound"])
+    assert (part if precision == "fp32" else f"the error of scales of {name}") in caught.value.message
+    assert float(caught.value.metadata["value"]) > 2 * float(caught.value.metadata["bound"])
+
+
+def larger_scales(rows: StoredRows) -> StoredRows:
+    return replace(rows, scales=rows.scales * 1.02)
+
+
+def larger_scales_of_a_head(rows: StoredRows) -> StoredRows:
+    return replace(rows, scales=rows.scales * np.where(np.arange(len(rows.scales)) < 16, 1.02, 1)[:, None, None])
+
+
+def scales_of_the_next_row(rows: StoredRows) -> StoredRows:
+    return replace(rows, scales=np.roll(rows.scales, 1, axis=0))
+
+
+def other_zeros(rows: StoredRows) -> StoredRows:
+    return replace(rows, values=replace(rows.values, zeros=rows.values.zeros + 1))
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["q_proj", "v_proj"])  # in int4 the one has 4 bits, the other 8
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        (larger_scales, "scales"),
+        (larger_scales_of_a_head, "scales"),
+        (scales_of_the_next_row, "scales"),
+        (other_zeros, "zero points"),
+    ],
+)
+def test_matrices_that_were_stored_otherwise_are_stopped(  # noqa: PLR0917 - a fault, and where it is
+    folder: Path,
+    precision: str,
+    name: str,
+    fault: Callable[[StoredRows], StoredRows],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensor, stored = f"model.layers.0.self_attn.{name}.weight", EngineWeights.stored
+    monkeypatch.setattr(
+        EngineWeights,
+        "stored",
+        lambda self, name: map(fault, stored(self, name)) if name == tensor else stored(self, name),
+    )
+    with pytest.raises(FailedPrecondition, match=f"the error of {what} of {tensor}") as caught:
+        run(evidence_of(folder, precision), folder, precision)
+    assert float(caught.value.metadata["value"]) > 2 * float(caught.value.metadata["bound"])
 
 
 @pytest.mark.parametrize("precision", EVERY)
@@ -219,7 +266,7 @@ def test_heads_in_another_order_in_one_layer_are_stopped(
     folder: Path, precision: str, name: str, change: Callable[[FloatArray], FloatArray]
 ) -> None:
     tensor = f"model.layers.1.self_attn.{name}.weight"
-    altered, wrong = Altered(folder, tensor, change), f"(distance of rows|change in size) of {tensor}"
+    altered, wrong = Altered(folder, tensor, change), f"the error of (scales|zero points) of {tensor}"
     with pytest.raises(FailedPrecondition, match=wrong if precision != "fp32" else "attention of layer 1"):
         run(evidence_of(folder, precision), folder, precision, tensors=altered)
 

@@ -12,7 +12,14 @@ from contextlib import suppress
 from itertools import product
 
 from builder_service.chat.chat_template import TemplateFailed
-from builder_service.chat.turn_segments import ROLES, TemplateTokenizer, TurnSegments, Unsplittable, with_system
+from builder_service.chat.turn_segments import (
+    ROLES,
+    TemplateTokenizer,
+    TurnSegments,
+    Unsplittable,
+    derive_parts,
+    with_system,
+)
 from common.spec.manifest import TurnForm, TurnTemplate
 from common.text.wrapping import Said
 
@@ -45,12 +52,30 @@ def prove(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
     Raises Unsplittable if ordinary conversations give other tokens than the template's rendering. System prompts and
     forms of turns for which that is so are left out.
     """
-    for roles in ("u", "uau", "uauau"):
-        _check(tokenizer, parts.template, roles)
-    template, warnings = _with_system(tokenizer, parts.template)
+    template, warnings = _with_system(tokenizer, _proven_users(tokenizer, parts.template))
     template = template.model_copy(update={"unproven": tuple(_unproven(tokenizer, template))})
     found = (*warnings, *_refused(template), *_rewritten(tokenizer, template), *_edges(tokenizer, template))
     return TurnSegments(template, (*parts.warnings, *found))
+
+
+def _proven_users(tokenizer: TemplateTokenizer, template: TurnTemplate) -> TurnTemplate:
+    """Encode what users say alone; if that gives other tokens, together with the text that the template puts behind.
+
+    Raises TemplateFailed and Unsplittable: what is wrong with it alone.
+    """
+    try:
+        return _checked(tokenizer, template)
+    except Unsplittable as error:
+        suffix, alone = tokenizer.text_after_user(), error
+    with suppress(Unsplittable):
+        return _checked(tokenizer, derive_parts(tokenizer, suffix).template)
+    raise alone
+
+
+def _checked(tokenizer: TemplateTokenizer, template: TurnTemplate) -> TurnTemplate:
+    for roles in ("u", "uau", "uauau"):
+        _check(tokenizer, template, roles)
+    return template
 
 
 def _with_system(tokenizer: TemplateTokenizer, template: TurnTemplate) -> tuple[TurnTemplate, tuple[str, ...]]:

@@ -16,10 +16,12 @@ has another token for the same text at the beginning, or because a system prompt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer
 
@@ -31,6 +33,9 @@ from common.text.wrapping import Said, Tokens, Wrapping
 
 ROLES = {"s": "system", "u": "user", "a": "assistant"}
 WORDS = ("Quokka", "Narwhal", "Axolotl", "Pangolin", "Okapi", "Ibex")
+
+Suffixes: TypeAlias = Mapping[str, str]
+NONE: Suffixes = MappingProxyType({})
 
 
 class Unsplittable(Exception):
@@ -70,15 +75,15 @@ class TemplateTokenizer:
         return Wrapping(template, self._encode, self._encode_unspaced)
 
     def cut(
-        self, roles: str, *, generation: bool = False, system_suffix: str = "", unspaced: bool = False
+        self, roles: str, *, generation: bool = False, suffixes: Suffixes = NONE, unspaced: bool = False
     ) -> list[Tokens]:
         """The tokens before, between and after the contents of a conversation such as `uau`.
 
-        `system_suffix` is text behind the system's content that belongs to it. Contents may have no space before them
+        `suffixes` are texts behind the contents of a role that belong to them. Contents may have no space before them
         (`unspaced`) although the tokenizer puts one before texts. Raises TemplateFailed and Unsplittable.
         """
         encode = self._encode_unspaced if unspaced else self._encode
-        said = [(ROLES[role], word) for role, word in zip(roles, WORDS, strict=False)]
+        said = _said(roles)
         text = self.template.render(said, generation=generation)
         for role, word in said:
             if text.count(word) != 1:
@@ -86,7 +91,7 @@ class TemplateTokenizer:
         rest = self.whole(said, generation=generation)
         found = []
         for role, word in said:
-            content = encode(word + system_suffix if role == "system" else word)
+            content = encode(word + suffixes.get(role, ""))
             at = _find(rest, content)
             if at is None:
                 raise Unsplittable(f"behind the chat template, what the {role} says becomes other tokens than alone")
@@ -101,14 +106,24 @@ class TemplateTokenizer:
             self._encode_unspaced = ContentEncoder(without_prefix_space(self._contents), self.control).encode
 
     def text_after_system(self) -> str:
-        """The text between a system prompt and the control token or message that follows. Raises TemplateFailed."""
-        system, user = WORDS[:2]
-        text = self.template.render([("system", system), ("user", user)])
-        start = text.index(system) + len(system)
+        """The text behind a system prompt. Raises TemplateFailed."""
+        return self._text_after("su")
+
+    def text_after_user(self) -> str:
+        """The text that stands behind every message of the user. Raises TemplateFailed."""
+        alone, last, earlier = self._text_after("u"), self._text_after("u", generation=True), self._text_after("ua")
+        ends = range(len(alone), -1, -1)
+        return next(alone[:end] for end in ends if last.startswith(alone[:end]) and earlier.startswith(alone[:end]))
+
+    def _text_after(self, roles: str, *, generation: bool = False) -> str:
+        """The text between the first content and the control token or content that follows."""
+        said = _said(roles)
+        text = self.template.render(said, generation=generation)
+        start = text.index(WORDS[0]) + len(WORDS[0])
         encoded = self._whole.encode(text, add_special_tokens=False)
         found = zip(encoded.ids, encoded.offsets, strict=True)
         borders = [begin for token, (begin, _) in found if token in self.control and begin >= start]
-        return text[start : min([text.index(user), *borders])]
+        return text[start : min([*borders, *(text.index(word) for _, word in said[1:])], default=len(text))]
 
 
 @dataclass(frozen=True)
@@ -119,34 +134,37 @@ class TurnSegments:
     warnings: tuple[str, ...] = ()
 
 
-def derive_parts(tokenizer: TemplateTokenizer) -> TurnSegments:
-    """Segments of the turn template, without system prompts.
+def derive_parts(tokenizer: TemplateTokenizer, user_suffix: str = "") -> TurnSegments:
+    """Segments of the turn template, without system prompts, if what a user says is encoded together with the text
+    `user_suffix` behind it.
 
     Raises Unsplittable, also for a template that refuses plain conversations.
     """
     try:
-        return TurnSegments(_derive(tokenizer))
+        return TurnSegments(_derive(tokenizer, user_suffix))
     except TemplateFailed as error:
         raise Unsplittable(f"the chat template refuses a conversation: {error}") from None
 
 
-def _derive(tokenizer: TemplateTokenizer) -> TurnTemplate:
-    first, alone = tokenizer.cut("u")
-    prompt = tokenizer.cut("u", generation=True)[1]
-    _, header, between, _ = tokenizer.cut("uau")
-    if tokenizer.cut("uauau")[:-1] != [first, header, between, header, between]:
+def _derive(tokenizer: TemplateTokenizer, user_suffix: str) -> TurnTemplate:
+    cut = partial(tokenizer.cut, suffixes={"user": user_suffix})
+    first, alone = cut("u")
+    prompt = cut("u", generation=True)[1]
+    _, header, between, _ = cut("uau")
+    if cut("uauau")[:-1] != [first, header, between, header, between]:
         raise Unsplittable("the chat template does not wrap all turns alike")
-    user_after, user_before = _user_borders(_common_prefix(alone, prompt), first, _between_users(tokenizer, first))
+    user_after, user_before = _user_borders(_common_prefix(alone, prompt), first, _between_users(cut, first))
     earlier_before, assistant_before = (_without_prefix(tokens, user_after) for tokens in (header, prompt))
     if earlier_before is None or assistant_before is None:
         raise Unsplittable("the chat template ends what a user says otherwise when a reply follows")
-    user_before, assistant_after = _reply_borders(between, first, tokenizer.cut("ua")[-1], user_before)
+    user_before, assistant_after = _reply_borders(between, first, cut("ua")[-1], user_before)
     opening, first_user_before = _first_borders(tokenizer, first, user_before)
     return TurnTemplate(
         opening=opening,
         system_before=None,
         user_before=user_before,
         first_user_before=first_user_before,
+        user_suffix=user_suffix,
         user_after=user_after,
         assistant_before=assistant_before,
         earlier_before=None if earlier_before == assistant_before else earlier_before,
@@ -155,10 +173,10 @@ def _derive(tokenizer: TemplateTokenizer) -> TurnTemplate:
     )
 
 
-def _between_users(tokenizer: TemplateTokenizer, first: Tokens) -> Tokens | None:
+def _between_users(cut: Callable[[str], list[Tokens]], first: Tokens) -> Tokens | None:
     """What stands between two messages of the user in a row; None if the template has no such conversations."""
     try:
-        found = tokenizer.cut("uu")
+        found = cut("uu")
     except (TemplateFailed, Unsplittable):
         return None
     return found[1] if found[0] == first else None
@@ -209,7 +227,8 @@ def with_system(tokenizer: TemplateTokenizer, template: TurnTemplate, suffix: st
 
     Raises TemplateFailed and Unsplittable.
     """
-    before, between, _ = tokenizer.cut("su", system_suffix=suffix, unspaced=unspaced)
+    suffixes = {"system": suffix, "user": template.user_suffix}
+    before, between, _ = tokenizer.cut("su", suffixes=suffixes, unspaced=unspaced)
     size = len(between) - len(template.user_before)
     inside = between[size:] != template.user_before if size >= 0 else True
     return template.model_copy(
@@ -227,6 +246,10 @@ def _strips(template: ChatTemplate) -> bool:
     """Whether the template strips white space around contents."""
     plain, padded = (template.render([("user", text)]) for text in (WORDS[0], f" \n{WORDS[0]}\n "))
     return plain == padded
+
+
+def _said(roles: str) -> list[tuple[str, str]]:
+    return [(ROLES[role], word) for role, word in zip(roles, WORDS, strict=False)]
 
 
 def _find(tokens: Tokens, part: Tokens) -> int | None:

@@ -140,6 +140,8 @@ class TurnTemplate(_Part):
     system_unspaced: bool = False
     """The system prompt and the first message behind it are encoded without the space that the tokenizer puts before
     texts."""
+    user_suffix: str = ""
+    """Text behind what a user says that is encoded together with it."""
     user_after: tuple[int, ...]
     """Tokens after what a user says."""
     assistant_before: tuple[int, ...]

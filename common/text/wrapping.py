@@ -65,7 +65,7 @@ class Wrapping:
     def _message(self, role: str, content: str) -> Tokens:
         template = self.template
         if role == "user":
-            return (*template.user_before, *self.content(content), *template.user_after)
+            return (*template.user_before, *self._of_user(content, self._encode), *template.user_after)
         before = template.assistant_before if template.earlier_before is None else template.earlier_before
         return (*before, *self.content(content), *template.assistant_after)
 
@@ -79,7 +79,10 @@ class Wrapping:
         else:
             before, encode = template.system_user_before, self._encode_by_system
         before = template.user_before if before is None else before
-        return (*before, *encode(self.stripped(content)), *template.user_after)
+        return (*before, *self._of_user(content, encode), *template.user_after)
+
+    def _of_user(self, content: str, encode: Encode) -> Tokens:
+        return encode(self.stripped(content) + self.template.user_suffix)
 
 
 def unproven_forms(template: TurnTemplate, roles: Sequence[str], *, no_reply: bool) -> Iterator[TurnForm]:

@@ -106,6 +106,13 @@ SMOL = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """The text behind a system prompt becomes one token with the end of it."""
+ALPACA = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{{ '### Response:\n' + message['content'] + eos_token + '\n\n' }}{% else %}"
+    "{{ ('### Instruction:\n' if message['role'] == 'user' else '') + message['content'] + '\n\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+"""The text behind what a user says becomes one token with the end of it."""
 CONTROL = ("<|begin|>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>", "<|endoftext|>")
 
 

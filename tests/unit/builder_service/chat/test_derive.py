@@ -37,7 +37,8 @@ KINDS = {
     "llama_2": (sentencepiece, LLAMA_2),
     "zephyr": (sentencepiece, ZEPHYR),
 }
-WORDS = st.lists(st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=8), min_size=1)
+LETTERS = st.characters(categories=("L", "N", "P", "S"), exclude_characters="<")  # with it, a control token is written
+WORDS = st.lists(st.text(LETTERS, min_size=1, max_size=8), min_size=1)
 
 
 @cache
@@ -237,7 +238,9 @@ def test_what_cannot_be_split_takes_token_ids_only_and_says_why(tmp_path: Path, 
 
 
 def test_punctuation_that_merges_with_the_template_is_refused(tmp_path: Path) -> None:
-    """`there!` before a line break is another token than `!`: every second message would come out otherwise."""
+    """`there!` before a line break is another token than `!`; behind a reply, whose tokens the model chose, there is no
+    way to join the two.
+    """
     template = sends_back(r"'<|start|>' + message['content'] + '\n\n'")
     assert byte_level(tmp_path, template).derive().model is None
 

@@ -17,6 +17,7 @@ from runtime_service.decoding.text import Text
 from runtime_service.domain.turn import Message
 from tests.samples import vocabularies
 from tests.samples.chat_templates import (
+    ALPACA,
     ALWAYS_APPENDS,
     CHATML,
     GEMMA_3,
@@ -48,6 +49,7 @@ KINDS = {
     "smol": (byte_level, SMOL),
     "appends": (byte_level, ALWAYS_APPENDS),
     "reasoning": (byte_level, REASONING),
+    "alpaca": (byte_level, ALPACA),
 }
 
 
@@ -119,7 +121,16 @@ def test_a_reply_that_is_given_as_a_message_gets_no_open_reasoning(tmp_path: Pat
     assert think in text.assistant_before
 
 
-@pytest.mark.parametrize("kind", ["llama 2", "gemma 3", "mistral 3", "smol"])
+def test_what_a_user_says_is_encoded_with_the_text_behind_it_where_the_two_merge(tmp_path: Path) -> None:
+    checkpoint = byte_level(tmp_path, ALPACA)
+    parts = checkpoint.parts()
+    assert (parts.user_suffix, parts.user_after) == ("\n\n", ())
+    merged = ids(checkpoint, "Hello there!\n\n")
+    assert merged[: len(ids(checkpoint, "Hello there!"))] != ids(checkpoint, "Hello there!")
+    assert runtime(checkpoint.derive()).messages([Message("user", "Hello there!")]) == (*parts.user_before, *merged)
+
+
+@pytest.mark.parametrize("kind", ["llama 2", "gemma 3", "mistral 3", "smol", "alpaca"])
 def test_a_system_prompt_is_carried_as_the_template_does(tmp_path: Path, kind: str) -> None:
     write, template = KINDS[kind]
     checkpoint = write(tmp_path, template)

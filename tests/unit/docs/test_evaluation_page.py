@@ -48,8 +48,15 @@ def ppl(name: str = "ppl") -> str:
     return table(["perplexity at", *heads, "past the cache", "to recomputation"], rows)
 
 
-def streameval() -> str:
-    found = measured("streameval")
+def dense() -> str:
+    found = measured("dense-smol")
+    heads = [f"{start} to {end - 1}" for start, end in found["ranges"]]
+    rows = [[row["mode"], *map(figure, row["by_range"])] for row in found["rows"]]
+    return table(["perplexity at", *heads], rows)
+
+
+def streameval(name: str = "streameval") -> str:
+    found = measured(name)
     columns = found["columns"]
     rows = [
         [str(lines), str(tokens), str(columns[0]["by_distance"][index]["asked"])]
@@ -102,8 +109,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed": speed,
     "speed-135m": partial(speed, "speed-135m"),
     "ppl-smol": partial(ppl, "ppl-smol"),
+    "ppl-int4-smol": partial(ppl, "ppl-int4-smol"),
+    "streameval-smol": partial(streameval, "streameval-smol"),
+    "speed-smol": partial(speed, "speed-smol"),
 }
-UNDRAWN: dict[str, Callable[[], str]] = {"quality-smol": quality, "conversations-smol": conversations}
+UNDRAWN: dict[str, Callable[[], str]] = {
+    "dense-smol": dense,
+    "quality-smol": quality,
+    "conversations-smol": conversations,
+}
 """Tables without a plot."""
 
 

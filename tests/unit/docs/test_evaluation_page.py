@@ -65,8 +65,12 @@ def streameval(name: str = "streameval") -> str:
     ]
     for view in ("inside", "beyond"):
         parts = [column[view] for column in columns]
-        rows.append([f"**{view}**", "", "", *(f"**{part['share']:.0%}** of {part['asked']}" for part in parts)])
+        rows.append([f"**{view}**", "", "", *map(counted, parts)])
     return table(["lines back", "tokens back", "asked", *(column["name"] for column in columns)], rows)
+
+
+def counted(part: dict[str, Any]) -> str:
+    return f"**{part['share']:.0%}** of {part['asked']}" if part["asked"] else "none asked"
 
 
 def speed(name: str = "speed") -> str:
@@ -111,7 +115,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "ppl-smol": partial(ppl, "ppl-smol"),
     "ppl-int4-smol": partial(ppl, "ppl-int4-smol"),
     "streameval-smol": partial(streameval, "streameval-smol"),
-    "speed-smol": partial(speed, "speed-smol"),
 }
 UNDRAWN: dict[str, Callable[[], str]] = {
     "dense-smol": dense,

@@ -95,7 +95,7 @@ def test_the_stand_in_of_a_gpu_passes_in_few_bits_and_with_weights_of_another_mo
     assert figures["margin"] >= 1.5
     assert 0 < figures["lost_divergence"] < 0.5
     other = write_checkpoint(tmp_path, hidden=64, tokenizer=False, seed=1)
-    with pytest.raises(FailedPrecondition, match=f"{NOT_THE_MODEL} in {precision}: the distance of rows of"):
+    with pytest.raises(FailedPrecondition, match=f"{NOT_THE_MODEL} in {precision}: the error of scales of"):
         verify(evidence, SecondReading(other, model), model, rope, form)
 
 

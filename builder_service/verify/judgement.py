@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from builder_service.graph.weighing import Weighed
+from builder_service.graph.engine_weights import Weighed
 from builder_service.verify.listen import Heard
 from builder_service.verify.reference_model import Part
 from common.errors import FailedPrecondition, Reason

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from builder_service.checkpoint.checkpoint import Tensors
-from builder_service.graph.weighing import weigh
+from builder_service.graph.engine_weights import weigh
 from builder_service.model.model import Model
 from builder_service.model.turned_tensors import held_tensors, inner_basis
 from builder_service.model.weight_format import ROUNDED, WeightFormat

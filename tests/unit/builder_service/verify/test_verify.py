@@ -213,47 +213,27 @@ def test_a_scale_that_is_off_by_two_percent_in_one_matrix_is_stopped(folder: Pat
     assert float(caught.value.metadata["value"]) > 2 * float(caught.value.metadata["bound"])
 
 
-def larger_scales(rows: StoredRows) -> StoredRows:
-    return replace(rows, scales=rows.scales * 1.02)
-
-
-def larger_scales_of_a_head(rows: StoredRows) -> StoredRows:
+def a_head_larger(rows: StoredRows) -> StoredRows:
     return replace(rows, scales=rows.scales * np.where(np.arange(len(rows.scales)) < 16, 1.02, 1)[:, None, None])
 
 
-def scales_of_the_next_row(rows: StoredRows) -> StoredRows:
-    return replace(rows, scales=np.roll(rows.scales, 1, axis=0))
-
-
-def other_zeros(rows: StoredRows) -> StoredRows:
-    return replace(rows, values=replace(rows.values, zeros=rows.values.zeros + 1))
+FAULTS: dict[str, Callable[[StoredRows], StoredRows]] = {
+    "scales, all": lambda rows: replace(rows, scales=rows.scales * 1.02),
+    "scales, of a head": a_head_larger,
+    "scales, of the next row": lambda rows: replace(rows, scales=np.roll(rows.scales, 1, axis=0)),
+    "zero points": lambda rows: replace(rows, values=replace(rows.values, zeros=rows.values.zeros + 1)),
+}
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("name", ["q_proj", "v_proj"])  # in int4 the one has 4 bits, the other 8
-@pytest.mark.parametrize(
-    ("fault", "what"),
-    [
-        (larger_scales, "scales"),
-        (larger_scales_of_a_head, "scales"),
-        (scales_of_the_next_row, "scales"),
-        (other_zeros, "zero points"),
-    ],
-)
-def test_matrices_that_were_stored_otherwise_are_stopped(  # noqa: PLR0917 - a fault, and where it is
-    folder: Path,
-    precision: str,
-    name: str,
-    fault: Callable[[StoredRows], StoredRows],
-    what: str,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("fault", FAULTS)
+def test_matrices_that_were_stored_otherwise_are_stopped(
+    folder: Path, precision: str, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensor, stored = f"model.layers.0.self_attn.{name}.weight", EngineWeights.stored
-    monkeypatch.setattr(
-        EngineWeights,
-        "stored",
-        lambda self, name: map(fault, stored(self, name)) if name == tensor else stored(self, name),
-    )
+    kept, (what, *_) = {tensor: FAULTS[fault]}, fault.split(",")
+    monkeypatch.setattr(EngineWeights, "stored", lambda self, name: map(kept.get(name, replace), stored(self, name)))
     with pytest.raises(FailedPrecondition, match=f"the error of {what} of {tensor}") as caught:
         run(evidence_of(folder, precision), folder, precision)
     assert float(caught.value.metadata["value"]) > 2 * float(caught.value.metadata["bound"])

@@ -82,13 +82,10 @@ def test_threads_change_nothing_but_speed(folder: Path) -> None:
         np.testing.assert_allclose(two[position], logits, rtol=0, atol=1e-5 * np.abs(logits).max())
 
 
-@pytest.mark.parametrize(
-    "other", [replace(GEOMETRY, window=11), replace(GEOMETRY, sinks=3), replace(GEOMETRY, chunk=9)]
-)
-def test_a_graph_of_another_geometry_is_refused_with_both_shapes(folder: Path, other: Geometry) -> None:
-    graph = export_graph(folder, GEOMETRY) / GRAPH_PATH
-    with pytest.raises(FailedPrecondition, match=rf"\(2, {GEOMETRY.rows}, 8\).*\(2, {other.rows}, 8\)") as caught:
-        load(folder, other, graph)
+def test_a_graph_of_another_model_is_refused_with_both_shapes(folder: Path, tmp_path: Path) -> None:
+    other = write_checkpoint(tmp_path, tokenizer=False, kv_heads=4, heads=4)
+    with pytest.raises(FailedPrecondition, match=r"key_cache_0 of \(4, 'rows', 8\).*\(2, \d+, 8\)") as caught:
+        load(folder, GEOMETRY, export_graph(other, GEOMETRY) / GRAPH_PATH)
     assert caught.value.reason is Reason.ENGINE_INCOMPATIBLE
 
 
@@ -153,3 +150,29 @@ def test_an_engine_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str
     feed_all(engine, 0, SessionWindow(2, 12), random_tokens(30, 384), [3])
     engine.close()
     assert capfd.readouterr() == ("", "")
+
+
+LONG = replace(GEOMETRY, window=500, chunk=40)
+
+
+def conversation(engine: OnnxRuntimeEngine) -> list[np.ndarray]:
+    """What a session says: read alone, then stepped beside another one, then read on alone past the window's end."""
+    window, tokens = SessionWindow(2, 500), random_tokens(700, 384)
+    said = [*feed_all(engine, 1, window, tokens[:150], [40, 1, 3]).values()]
+    for position in range(150, 153):
+        own = Feed(1, position, window, (tokens[position],))
+        said.append(engine.step((own, Feed(2, position - 150, window, (7,))))[0])
+    said += feed_all(engine, 1, window, tokens, [40], start=153).values()
+    return said
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_a_session_says_the_same_however_few_rows_are_read(
+    folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = build_engine(folder, LONG, precision)
+    said = conversation(few)
+    assert {place.rows for place, *_ in few._bindings} == {128, 192, 256, 384, 512, LONG.rows}
+    monkeypatch.setattr("common.engine.slot_layout.LEAST_ROWS", LONG.rows)
+    for found, expected in zip(said, conversation(build_engine(folder, LONG, precision)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -109,13 +109,13 @@ class KvPool:
         taken = []
         for slot, (old, _) in moves.items():
             rows = self._by_row(array, old, columns=columns)[:, : held[slot]]
-            taken.append(rows.copy())
+            taken.append(rows.copy("K"))
             rows[:] = 0.0
         for rows, (_, new) in zip(taken, moves.values(), strict=True):
             self._by_row(array, new, columns=columns)[:, : rows.shape[1]] = rows
 
     def _by_row(self, array: FloatArray, place: Place, *, columns: bool = False) -> FloatArray:
-        slot = self._cut(array, place, 1, columns=columns)[0]
+        (slot,) = self._cut(array, place, 1, columns=columns)
         return slot.swapaxes(1, 2) if columns else slot
 
     def _cut(self, array: FloatArray, first: Place, size: int, *, columns: bool = False) -> FloatArray:

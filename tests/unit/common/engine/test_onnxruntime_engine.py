@@ -150,29 +150,3 @@ def test_an_engine_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str
     feed_all(engine, 0, SessionWindow(2, 12), random_tokens(30, 384), [3])
     engine.close()
     assert capfd.readouterr() == ("", "")
-
-
-LONG = replace(GEOMETRY, window=500, chunk=40)
-
-
-def conversation(engine: OnnxRuntimeEngine) -> list[np.ndarray]:
-    """What a session says: read alone, then stepped beside another one, then read on alone past the window's end."""
-    window, tokens = SessionWindow(2, 500), random_tokens(700, 384)
-    said = [*feed_all(engine, 1, window, tokens[:150], [40, 1, 3]).values()]
-    for position in range(150, 153):
-        own = Feed(1, position, window, (tokens[position],))
-        said.append(engine.step((own, Feed(2, position - 150, window, (7,))))[0])
-    said += feed_all(engine, 1, window, tokens, [40], start=153).values()
-    return said
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_a_session_says_the_same_however_few_rows_are_read(
-    folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = build_engine(folder, LONG, precision)
-    said = conversation(few)
-    assert {place.rows for place, *_ in few._bindings} == {128, 192, 256, 384, 512, LONG.rows}
-    monkeypatch.setattr("common.engine.slot_layout.LEAST_ROWS", LONG.rows)
-    for found, expected in zip(said, conversation(build_engine(folder, LONG, precision)), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
@@ -111,14 +112,14 @@ def steps(form: Form, sessions: int, group: int) -> list[Callable[[], object]]:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = ort.InferenceSession(graph.model("narrow", []).SerializeToString(), options)
-    calls = []
+    calls: list[Callable[[], object]] = []
     for _ in range(max(1, CACHES // sessions)):
         binding = session.io_binding()
         for port in session.get_inputs():
             kind = {"tensor(float)": F32, "tensor(float16)": F16, "tensor(uint8)": U8}.get(port.type, S8)
             binding.bind_cpu_input(port.name, random.integers(1, 100, port.shape).astype(kind))
         binding.bind_output("result", "cpu")
-        calls.append(lambda binding=binding: session.run_with_iobinding(binding))
+        calls.append(partial(session.run_with_iobinding, binding))
     return calls
 
 

@@ -115,7 +115,7 @@ class KvPool:
             self._by_row(array, new, columns=columns)[:, : rows.shape[1]] = rows
 
     def _by_row(self, array: FloatArray, place: Place, *, columns: bool = False) -> FloatArray:
-        (slot,) = self._cut(array, place, 1, columns=columns)
+        slot: FloatArray = self._cut(array, place, 1, columns=columns)[0]
         return slot.swapaxes(1, 2) if columns else slot
 
     def _cut(self, array: FloatArray, first: Place, size: int, *, columns: bool = False) -> FloatArray:

@@ -31,7 +31,7 @@ class KvPool:
         self, architecture: Architecture, geometry: Geometry, *, value_columns: bool = False, varies: bool = False
     ) -> None:
         self.geometry = geometry
-        self._layout = SlotLayout(geometry.slots, geometry.rows, varies=varies)
+        self._layout = SlotLayout(geometry, varies=varies)
         self._heads, self._dim = architecture.kv_heads, architecture.head_dim
         shape = (geometry.slots, self._heads, geometry.rows, self._dim)
         self._columns = value_columns

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.window import Geometry
+
 LEAST_ROWS = 128
 """Of a slot, a power of two. More are 192, 256, 384 and so on, then all: few shapes are bound, slots are moved seldom,
 and sums have the same order in each."""
@@ -30,10 +32,14 @@ class Place:
 
 
 class SlotLayout:
-    """Places of `slots` slots. A slot holds rows before its end, which is where its session has written."""
+    """Places of all slots. A slot holds rows before its end, which is where its session has written.
 
-    def __init__(self, slots: int, rows: int, *, varies: bool) -> None:
-        self._rows, self._varies = rows, varies
+    The sinks' rows are always read, since the graph has as many; with `varies` False, so are all.
+    """
+
+    def __init__(self, geometry: Geometry, *, varies: bool) -> None:
+        slots, rows = geometry.slots, geometry.rows
+        self._rows, self._least = rows, geometry.sinks if varies else rows
         self._places = [self._own(slot) for slot in range(slots)]
         self._groups = [range(slot, slot + 1) for slot in range(slots)]
         self._ends = [0] * slots
@@ -84,8 +90,8 @@ class SlotLayout:
         return range(self._groups[slots.start].start, self._groups[slots[-1]].stop)
 
     def _fitting(self, needed: int) -> int:
-        rows = LEAST_ROWS if self._varies else self._rows
-        while rows < needed:
+        rows = LEAST_ROWS
+        while rows < max(needed, self._least):
             rows += rows // (3 if rows & (rows - 1) else 2)  # 128, 192, 256, 384
         return min(rows, self._rows)
 

@@ -16,7 +16,7 @@ from tests.samples.engines import build_engine
 from tests.samples.streams import feed_all, random_tokens
 
 LONG = Geometry(sinks=2, window=500, chunk=40, slots=4)
-SHORT = Geometry(sinks=2, window=100, chunk=10, slots=4)
+SHORT = Geometry(sinks=20, window=100, chunk=10, slots=4)
 VOCABULARY = 384
 
 
@@ -38,7 +38,7 @@ def conversation(engine: OnnxRuntimeEngine) -> list[FloatArray]:
 
 def crowd(engine: OnnxRuntimeEngine, seed: int) -> Iterator[FloatArray]:
     """What sessions say that come, read, decode together, are copied and go."""
-    window, positions = SessionWindow(2, 100), [0] * SHORT.slots
+    window, positions = SessionWindow(SHORT.sinks, 100), [0] * SHORT.slots
     random = np.random.default_rng(seed)
     for _ in range(80):
         slot, other, act = (int(number) for number in random.integers(0, (4, 4, 8)))
@@ -50,7 +50,7 @@ def crowd(engine: OnnxRuntimeEngine, seed: int) -> Iterator[FloatArray]:
             positions[other] = positions[slot]
         else:
             busy = {slot} if act < 6 else {slot, other, 0}
-            most = 1 if act == 7 else min(linear_run(SHORT, 2, positions[each]) for each in busy)
+            most = 1 if act == 7 else min(linear_run(SHORT, SHORT.sinks, positions[each]) for each in busy)
             count = int(random.integers(1, most + 1))
             tokens = {each: random_tokens(count, VOCABULARY, each) if each in busy else [] for each in range(4)}
             yield engine.step(tuple(Feed(n, positions[n], window, tuple(tokens[n])) for n in range(4)))

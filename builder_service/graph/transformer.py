@@ -69,7 +69,6 @@ class _Builder:
     def __init__(self, model: Model, geometry: Geometry, weight_format: WeightFormat, *, value_columns: bool) -> None:
         self.model = model
         self.shapes = model.architecture
-        self.geometry = geometry
         self.graph = Graph()
         self.tensors = tensor_shapes(model)
         self.formats = block_formats(model, weight_format)

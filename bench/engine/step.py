@@ -2,9 +2,9 @@
 
     python bench/engine/step.py CHECKPOINT --precision int8
 
-The limit counts the weights once and the rows of every slot in the batch once, at the bandwidth of summing 1 GiB on
-as many threads in the same run. "host" is the part of a step that is Python's. Machines are noisy: the ratio is that of
-the least times.
+The limit counts the weights once and the rows that every slot in the batch holds once, at the bandwidth of summing
+1 GiB on as many threads in the same run. "host" is the part of a step that is Python's. Machines are noisy: the ratio
+is that of the least times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
         bandwidth = measure_bandwidth(arguments.threads or os.cpu_count() or 1)
         weights = (out / WEIGHTS_PATH).stat().st_size - embedding_bytes(architecture, arguments.precision)
         kinds = ((1, 1), (geometry.slots, 1), (1, geometry.chunk))
-        rows = [measure(engine, architecture, weights, bandwidth, *kind, arguments.steps) for kind in kinds]
+        rows = [measure(engine, architecture, weights, bandwidth, *kind, arguments) for kind in kinds]
     if arguments.json:
         print(json.dumps([asdict(row) for row in rows]))
         return
@@ -75,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--position", type=int, default=0, help="of every session; past its window unless given")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -93,14 +94,15 @@ def measure(  # noqa: PLR0917 - one line of the table
     bandwidth: float,
     slots: int,
     step: int,
-    count: int,
+    arguments: argparse.Namespace,
 ) -> Row:
-    window = SessionWindow(engine.geometry.sinks, engine.geometry.window)
-    position = full_position(engine.geometry, step)
+    geometry = engine.geometry
+    window = SessionWindow(geometry.sinks, geometry.window)
+    position = arguments.position or full_position(geometry, step)
     feeds = tuple(Feed(slot, position, window, (1,) * step) for slot in range(slots))
-    times = milliseconds(lambda: engine.step(feeds), count)
-    host = min(milliseconds(lambda: engine._prepare(feeds), count))  # noqa: SLF001 - the part that is Python's
-    rows = engine.geometry.rows * architecture.kv_heads * architecture.head_dim * 4
+    times = milliseconds(lambda: engine.step(feeds), arguments.steps)
+    host = min(milliseconds(lambda: engine._prepare(feeds), arguments.steps))  # noqa: SLF001 - the part that is Python's
+    rows = min(position + step, geometry.rows) * architecture.kv_heads * architecture.head_dim * 4
     limit = 1e3 * (weights + slots * architecture.layers * 2 * rows) / bandwidth
     return Row(slots, step, min(times), statistics.median(times), host, limit)
 

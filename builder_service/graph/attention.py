@@ -22,7 +22,6 @@ import numpy as np
 from builder_service.graph.graph import CONTRIB, Graph
 from builder_service.graph.inputs import Inputs, Rotation
 from common.spec.manifest import Architecture
-from common.window import Geometry
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ class Attention:
 
     graph: Graph
     shapes: Architecture
-    geometry: Geometry
+    sinks: int
+    rows: int | str  # of a cache; a word where it varies
     inputs: Inputs
     rotary_dim: int = 0
     interleaved: bool = False
@@ -99,7 +99,7 @@ class Attention:
         The cache's rows are its `axis`, the numbers of a head the other one.
         """
         kv_heads, dim = self.shapes.kv_heads, self.shapes.head_dim
-        extents = (self.geometry.rows, dim) if axis == -2 else (dim, self.geometry.rows)
+        extents = (self.rows, dim) if axis == -2 else (dim, self.rows)
         cache_shape = ("batch", kv_heads, *extents)
         self.graph.input(name, np.float32, cache_shape)
         self.graph.output(f"{name}_out", np.float32, cache_shape)
@@ -110,17 +110,17 @@ class Attention:
     def _all_scores(self, query: str, keys: str, rotation: Rotation) -> str:
         """Scores against every row, the sinks' at their own angle: [batch, kv_heads, group * step, rows]."""
         ring_query = self._rotate(query, rotation.cos, rotation.sin, self.shapes.heads)
-        scores = self._scores(ring_query, keys, self.geometry.rows)
+        scores = self._scores(ring_query, keys, self.rows)
         if not rotation.sink_cos:  # no sinks, no angles, or distances that are in the bias
             return scores
         sink_query = self._rotate(query, rotation.sink_cos, rotation.sink_sin, self.shapes.heads)
-        start, end, axis = self._integers(0), self._integers(self.geometry.sinks), self._integers(2)
+        start, end, axis = self._integers(0), self._integers(self.sinks), self._integers(2)
         sink_keys = self.graph.node("Slice", keys, start, end, axis)
-        sink_scores = self._scores(sink_query, sink_keys, self.geometry.sinks)
+        sink_scores = self._scores(sink_query, sink_keys, self.sinks)
         merged = self.graph.node("TensorScatter", scores, sink_scores, axis=3)  # over the first columns, in place
-        return self._shaped(merged, self.geometry.rows)
+        return self._shaped(merged, self.rows)
 
-    def _scores(self, query: str, keys: str, rows: int) -> str:
+    def _scores(self, query: str, keys: str, rows: int | str) -> str:
         """[batch, step, query width] and [batch, kv_heads, rows, dim] to [batch, kv_heads, group * step, rows]."""
         split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
         heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
@@ -134,17 +134,16 @@ class Attention:
         """Scores that were divided by their cap, held within it; the shape stays."""
         if self.cap is None:
             return scores
-        bent = self._shaped(self.graph.node("Tanh", scores), self.geometry.rows)
+        bent = self._shaped(self.graph.node("Tanh", scores), self.rows)
         capped = self.graph.node("Mul", bent, self.graph.constant(self.cap, np.float32))
-        return self._shaped(capped, self.geometry.rows)
+        return self._shaped(capped, self.rows)
 
     def _softmax(self, scores: str) -> str:
         """Masked softmax over the rows; the shape stays."""
-        split = self._integers(0, 0, self.group, -1, self.geometry.rows)
-        scores = self._grouped(self.graph.node("Reshape", scores, split))
+        scores = self._grouped(self.graph.node("Reshape", scores, self._grouped_shape))
         masked = self._grouped(self.graph.node("Add", scores, self.bias))
         weights = self._grouped(self.graph.node("Softmax", masked, axis=-1))
-        return self.graph.node("Reshape", weights, self._integers(0, 0, -1, self.geometry.rows))
+        return self.graph.node("Reshape", weights, self._stacked_shape)
 
     def _merge_heads(self, stacked: str) -> str:
         """[batch, kv_heads, group * step, dim] to [tokens, query width]."""
@@ -177,11 +176,27 @@ class Attention:
         normed = self.graph.node("RMSNormalization", split, scale, axis=-1, epsilon=norms.epsilon)
         return self.graph.node("Reshape", normed, self._integers(0, 0, heads * self.shapes.head_dim))
 
-    def _shaped(self, scores: str, rows: int) -> str:
+    @cached_property
+    def _grouped_shape(self) -> str:
+        """[batch, kv_heads, group, step, rows], for a Reshape."""
+        return self._by_row(0, 0, self.group, -1)
+
+    @cached_property
+    def _stacked_shape(self) -> str:
+        """[batch, kv_heads, group * step, rows], likewise."""
+        return self._by_row(0, 0, -1)
+
+    def _by_row(self, *extents: int) -> str:
+        if isinstance(self.rows, int):
+            return self._integers(*extents, self.rows)
+        rows = self.graph.node("Shape", self.inputs.mask, start=4)
+        return self.graph.node("Concat", self._integers(*extents), rows, axis=0)
+
+    def _shaped(self, scores: str, rows: int | str) -> str:
         return self.graph.shaped(scores, np.float32, ("batch", self.shapes.kv_heads, "stacked", rows))
 
     def _grouped(self, scores: str) -> str:
-        shape = ("batch", self.shapes.kv_heads, self.group, "step", self.geometry.rows)
+        shape = ("batch", self.shapes.kv_heads, self.group, "step", self.rows)
         return self.graph.shaped(scores, np.float32, shape)
 
     def _integers(self, *values: int) -> str:

@@ -11,6 +11,7 @@ from builder_service.model.model import Model
 from common.window import Geometry
 
 OUTPUTS = "outputs"  # an extent: the tokens whose logits are wanted
+ROWS = "rows"  # an extent: the rows of cache that a step reads, where it does not read all
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Inputs:
         return self.rotations[1 if layer in model.local_layers else 0]
 
 
-def declare_inputs(graph: Graph, model: Model, geometry: Geometry) -> Inputs:
-    """Declare them in the order in which they are listed."""
-    per_row: Shape = ("batch", 1, 1, "step", geometry.rows)
+def declare_inputs(graph: Graph, model: Model, geometry: Geometry, rows: int | str) -> Inputs:
+    """Declare them in the order in which they are listed; `rows` of every slot are read."""
+    per_row: Shape = ("batch", 1, 1, "step", rows)
     return Inputs(
         tokens=graph.input("token_ids", np.int64, ("batch", "step")),
         write_rows=graph.input("write_rows", np.int64, ("batch",)),

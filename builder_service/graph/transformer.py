@@ -18,7 +18,7 @@ from builder_service.graph.attention import Attention, HeadNorms
 from builder_service.graph.experts import Mixture
 from builder_service.graph.few_bits import FewBitLinear
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
-from builder_service.graph.inputs import OUTPUTS, declare_inputs
+from builder_service.graph.inputs import OUTPUTS, ROWS, declare_inputs
 from builder_service.graph.kept import KeptLinear
 from builder_service.graph.linear import FLOAT, LINEAR, Linear, Matrix, float_weight, int8_weight
 from builder_service.model.model import (
@@ -56,7 +56,10 @@ class Rows:
 
 
 def build_graph(model: Model, geometry: Geometry, weight_format: WeightFormat, *, value_columns: bool = True) -> Graph:
-    """The whole graph; its weights are described, not read. `value_columns`: how the cache holds values."""
+    """The whole graph; its weights are described, not read.
+
+    `value_columns`: the cache holds values by column, and has as many rows as a step reads.
+    """
     return _Builder(model, geometry, weight_format, value_columns=value_columns).build()
 
 
@@ -66,7 +69,6 @@ class _Builder:
     def __init__(self, model: Model, geometry: Geometry, weight_format: WeightFormat, *, value_columns: bool) -> None:
         self.model = model
         self.shapes = model.architecture
-        self.geometry = geometry
         self.graph = Graph()
         self.tensors = tensor_shapes(model)
         self.formats = block_formats(model, weight_format)
@@ -76,12 +78,14 @@ class _Builder:
         self.turned = weight_format.turned
         self.inner = inner_basis(model, weight_format)
         self.quantized = EMBEDDING in self.formats if self.kept else weight_format.turned
-        self.inputs = declare_inputs(self.graph, model, geometry)
+        rows = ROWS if value_columns else geometry.rows
+        self.inputs = declare_inputs(self.graph, model, geometry, rows)
         self.batch_step = self.graph.node("Shape", self.inputs.tokens)
         self.attention = Attention(
             self.graph,
             self.shapes,
-            geometry,
+            geometry.sinks,
+            rows,
             self.inputs,
             rotary_dim=model.rope.head_dim if model.rope else 0,
             interleaved=model.interleaved,

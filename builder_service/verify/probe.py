@@ -16,6 +16,7 @@ from builder_service.model.model import Model
 from common.engine.batch import Batch
 from common.engine.engine import Feed
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
+from common.engine.slot_layout import Place
 from common.spec.manifest import Rope
 from common.window import Geometry
 
@@ -54,7 +55,7 @@ class Probe(OnnxRuntimeEngine):
         self._batch, binding = super()._prepare(feeds)
         return self._batch, binding
 
-    def _bind(self, first: int, size: int, step: int, outputs: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    def _bind(self, first: Place, size: int, step: int, outputs: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
         binding = super()._bind(first, size, step, outputs)
         for state in range(self.states):
             binding.bind_output(f"{RESIDUAL}_{state}", "cpu")

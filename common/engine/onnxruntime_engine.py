@@ -17,6 +17,7 @@ from common.engine.batch import Batch, plan_batch
 from common.engine.denormals import flushed_denormals
 from common.engine.engine import Feed, FloatArray, SlotState, check_tokens
 from common.engine.kv_pool import KvPool, aligned_zeros
+from common.engine.slot_layout import Place
 from common.engine.step_inputs import StepInputs
 from common.errors import FailedPrecondition, Internal, Reason
 from common.spec.manifest import Architecture, Rope
@@ -55,10 +56,11 @@ class OnnxRuntimeEngine:
         self._vocabulary = architecture.vocabulary
         self._session = _load(graph, threads)
         self._inputs = StepInputs(geometry, Angles.of(rope))
-        columns = any(put.name == "value_columns_0" for put in self._session.get_inputs())
-        self._pool = KvPool(architecture, geometry, value_columns=columns)
+        ports = {put.name: put.shape for put in self._session.get_inputs()}
+        varies = isinstance(ports["mask"][-1], str)
+        self._pool = KvPool(architecture, geometry, value_columns="value_columns_0" in ports, varies=varies)
         self._logits = aligned_zeros((max(geometry.slots, DRAFT_ROWS), architecture.vocabulary))
-        self._bindings: OrderedDict[tuple[int, int, int, int], Any] = OrderedDict()
+        self._bindings: OrderedDict[tuple[Place, int, int, int], Any] = OrderedDict()
         self._check_shapes()
 
     @property
@@ -79,7 +81,6 @@ class OnnxRuntimeEngine:
 
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         batch, binding = self._prepare(feeds)
-        self._pool.mark_written(batch.first, batch.size)
         self._run(binding)
         self._wipe_poisoned_padding(batch)
         return self._logits[batch.answers(feeds)]
@@ -101,8 +102,10 @@ class OnnxRuntimeEngine:
         """Everything of a step before onnxruntime runs: its layout, the inputs' numbers, and pointers to them."""
         check_tokens(feeds, self._vocabulary)
         batch = plan_batch(self._geometry, feeds, draft_rows=DRAFT_ROWS)
-        self._inputs.fill(batch)
-        return batch, self._binding(batch)
+        ends = tuple(row + batch.step for row in batch.rows)
+        place = self._pool.lay_out(batch.first, ends, batch.step)
+        self._inputs.fill(batch, place.rows)
+        return batch, self._binding(batch, place)
 
     def _run(self, binding: Any) -> None:  # noqa: ANN401 - onnxruntime publishes no types
         try:
@@ -111,8 +114,8 @@ class OnnxRuntimeEngine:
         except Exception as error:
             raise Internal(Reason.INTERNAL, f"onnxruntime failed in a step: {error}") from error
 
-    def _binding(self, batch: Batch) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
-        key = (batch.first, batch.size, batch.step, len(batch.outputs))
+    def _binding(self, batch: Batch, place: Place) -> Any:  # noqa: ANN401 - onnxruntime publishes no types
+        key = (place, batch.size, batch.step, len(batch.outputs))
         if key not in self._bindings:
             self._bindings[key] = self._bind(*key)
             if len(self._bindings) > BINDINGS_KEPT:
@@ -120,14 +123,13 @@ class OnnxRuntimeEngine:
         self._bindings.move_to_end(key)
         return self._bindings[key]
 
-    def _bind(self, first: int, size: int, step: int, outputs: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    def _bind(self, first: Place, size: int, step: int, outputs: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
         binding = self._session.io_binding()
         wanted = {put.name for put in self._session.get_inputs()}
-        for name, array in self._inputs.views(size, step, outputs).named().items():
+        for name, array in self._inputs.views(size, step, outputs, first.rows).named().items():
             if name in wanted:
                 binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        for name, pool in self._pool.named():
-            part = pool[first : first + size]
+        for name, part in self._pool.part(first, size):
             binding.bind_input(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
             binding.bind_output(f"{name}_out", "cpu", 0, np.float32, part.shape, part.ctypes.data)
         logits = self._logits[:outputs]
@@ -146,11 +148,16 @@ class OnnxRuntimeEngine:
             message = f"the graph takes {', '.join(unknown)}, which this version does not give; build the engine again"
             raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message)
         for name, pool in self._pool.named():
-            if found.get(name) != pool.shape[1:]:
+            if not _fits(found.get(name, ()), pool.shape[1:]):
                 raise FailedPrecondition(
                     Reason.ENGINE_INCOMPATIBLE,
                     f"the graph has {name} of {found.get(name)}, the manifest says {pool.shape[1:]}",
                 )
+
+
+def _fits(extents: tuple[int | str, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` is one of `extents`, of which words may be anything."""
+    return len(extents) == len(shape) and all(isinstance(e, str) or e == s for e, s in zip(extents, shape, strict=True))
 
 
 def _load(graph: Path, threads: int) -> ort.InferenceSession:

@@ -58,22 +58,22 @@ class StepInputs:
         self._token_ids = allocate((tokens,), np.int64)
         self._write_rows = allocate((geometry.slots,), np.int64)
         self._outputs = allocate((tokens,), np.int64)
-        self._views: dict[tuple[int, int, int], Views] = {}
+        self._views: dict[tuple[int, int, int, int], Views] = {}
 
-    def views(self, size: int, step: int, outputs: int) -> Views:
+    def views(self, size: int, step: int, outputs: int, rows: int = 0) -> Views:
         """The buffers as a step of `size` slots and `step` tokens, `outputs` of which lead to logits, sees them.
 
-        Always the same objects.
+        It reads `rows` of each slot; 0: all. Always the same objects.
         """
-        key = (size, step, outputs)
+        key = (size, step, outputs, rows or self.geometry.rows)
         if key not in self._views:
             self._views[key] = self._cut(*key)
         return self._views[key]
 
-    def fill(self, batch: Batch) -> Views:
-        """Write the inputs of `batch`."""
+    def fill(self, batch: Batch, rows: int = 0) -> Views:
+        """Write the inputs of `batch`, which reads `rows` of each slot; 0: all."""
         outputs = batch.outputs
-        views = self.views(batch.size, batch.step, len(outputs))
+        views = self.views(batch.size, batch.step, len(outputs), rows)
         views.write_rows[:] = batch.rows
         views.outputs[:] = outputs
         views.mask.fill(MASKED)
@@ -86,19 +86,19 @@ class StepInputs:
             self._fill_distances(views, batch)
         return views
 
-    def _cut(self, size: int, step: int, outputs: int) -> Views:
+    def _cut(self, size: int, step: int, outputs: int, rows: int) -> Views:
         tokens, half = size * step, self._half
         cos, sin, sink_cos, sink_sin = (x[: tokens * half].reshape(size, step, half) for x in self._trigonometry)
         return Views(
             token_ids=self._token_ids[:tokens].reshape(size, step),
             write_rows=self._write_rows[:size],
             outputs=self._outputs[:outputs],
-            mask=self._mask[: tokens * self.geometry.rows].reshape(size, 1, 1, step, self.geometry.rows),
+            mask=self._mask[: tokens * rows].reshape(size, 1, 1, step, rows),
             cos=cos,
             sin=sin,
             sink_cos=sink_cos,
             sink_sin=sink_sin,
-            distance=self._distance[: tokens * self.geometry.rows].reshape(size, 1, 1, step, self.geometry.rows),
+            distance=self._distance[: tokens * rows].reshape(size, 1, 1, step, rows),
         )
 
     def _fill_mask(self, mask: FloatArray, feed: Feed, first_row: int) -> None:  # mask: [step, rows]
@@ -132,9 +132,9 @@ def row_distances(geometry: Geometry, window: SessionWindow, position: int, out:
     sinks = np.arange(window.sinks)
     out[: window.sinks] = window.cache_index(position) - sinks
     if position >= window.sinks:
-        rows = np.arange(geometry.ring)
+        ring = out[geometry.sinks : geometry.sinks + geometry.ring]  # or its beginning, where no more is read
         newest = row(geometry, window.sinks, position) - geometry.sinks
-        out[geometry.sinks : geometry.sinks + geometry.ring] = (newest - rows) % geometry.ring
+        ring[:] = (newest - np.arange(len(ring))) % geometry.ring
 
 
 def _fill_tokens(ids: Integers, feed: Feed) -> None:

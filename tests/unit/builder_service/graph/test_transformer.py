@@ -35,12 +35,12 @@ def _ports(folder: Path, geometry: Geometry) -> tuple[dict[str, list[object]], d
 
 def test_inputs_and_outputs_are_those_of_the_contract(tmp_path: Path) -> None:
     inputs, outputs = _ports(write_checkpoint(tmp_path / "c", layers=2), GEOMETRY)
-    extents = {"key_cache": [ROWS, 8], "value_columns": [8, ROWS]}
+    extents = {"key_cache": ["rows", 8], "value_columns": [8, "rows"]}
     caches = {f"{kind}_{layer}": ["batch", 2, *inner] for layer in range(2) for kind, inner in extents.items()}
     assert inputs == caches | {
         "token_ids": ["batch", "step"],
         "write_rows": ["batch"],
-        "mask": ["batch", 1, 1, "step", ROWS],
+        "mask": ["batch", 1, 1, "step", "rows"],
         **{name: ["batch", "step", 4] for name in ("cos", "sin", "sink_cos", "sink_sin")},
         "outputs": ["outputs"],
     }
@@ -117,7 +117,7 @@ def test_caches_and_scores_are_written_in_place(
     options = ort.SessionOptions()
     options.log_severity_level = 2  # warnings
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    extents = {"batch": 2, "step": 3, "outputs": 2}
+    extents = {"batch": 2, "step": 3, "outputs": 2, "rows": ROWS}
     arrays = {}
     for port in session.get_inputs():
         shape = [extents.get(extent, extent) for extent in port.shape]

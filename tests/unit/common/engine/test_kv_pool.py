@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.engine.kv_pool import ALIGNMENT, KvPool, aligned_zeros
 from common.spec.manifest import Architecture
@@ -32,9 +34,10 @@ def pool(request: pytest.FixtureRequest) -> KvPool:
 
 def write(pool: KvPool, slot: int, position: int, sinks: int) -> None:
     """Mark the row of `position` with the position itself."""
-    pool.mark_written(slot, 1)
+    at = row(GEOMETRY, sinks, position)
+    pool.lay_out(slot, (at + 1,), 1)
     for array in (*pool.keys, *pool.values):
-        array[slot, :, row(GEOMETRY, sinks, position)] = position
+        array[slot, :, at] = position
 
 
 @pytest.mark.parametrize(("columns", "values"), [(False, "value_cache"), (True, "value_columns")])
@@ -107,3 +110,41 @@ def test_a_state_of_another_model_is_refused(pool: KvPool) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         pool.import_slot(0, state)
     assert not np.concatenate([array.reshape(-1) for _, array in pool.named()]).any()
+
+
+LONG = Geometry(sinks=2, window=500, chunk=40, slots=4)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@given(data=st.data())
+def test_sessions_keep_their_rows_wherever_they_are_moved(columns: bool, data: st.DataObject) -> None:
+    pool, ends = KvPool(SHAPES, LONG, value_columns=columns, varies=True), [0] * LONG.slots
+    for number in range(1, data.draw(st.integers(2, 12))):
+        first = data.draw(st.integers(0, 3))
+        size, step = data.draw(st.integers(1, 4 - first)), data.draw(st.sampled_from((1, 40, 90)))
+        if data.draw(st.integers(0, 5)) == 0:
+            pool.clear(first)
+            ends[first] = 0
+        slots = range(first, first + size)
+        step = min(step, *(LONG.rows - ends[slot] for slot in slots))
+        place = pool.lay_out(first, tuple(ends[slot] + step for slot in slots), step)
+        for _, array in pool.part(place, size):
+            by_row = array.swapaxes(2, 3) if array.shape[3] == place.rows else array
+            for index, slot in enumerate(slots):
+                held = np.array([row % 7 + slot + 1 for row in range(ends[slot])])
+                assert np.array_equal(by_row[index, 1, : ends[slot], 0], held), number
+                assert not by_row[index, :, ends[slot] :].any()
+                new = np.arange(ends[slot], ends[slot] + step) % 7 + slot + 1
+                by_row[index, :, ends[slot] : ends[slot] + step] = new[:, None]
+        for slot in slots:
+            ends[slot] += step
+
+
+def test_what_was_cleared_is_zero_wherever_it_was() -> None:
+    pool = KvPool(SHAPES, LONG, value_columns=True, varies=True)
+    for first, size in ((1, 1), (1, 2), (0, 3)):
+        for _, array in pool.part(pool.lay_out(first, (256,) * size, 20), size):
+            array[:] = 1
+    for slot in range(3):
+        pool.clear(slot)
+    assert not any(array.any() for _, array in pool.named())

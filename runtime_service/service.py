@@ -25,6 +25,7 @@ from common.store.blob_store import open_store
 from common.tracing.traces import open_traces
 from runtime_service.api.conversation_servicer import ConversationServicer
 from runtime_service.api.engine_servicer import EngineServicer
+from runtime_service.api.usage_servicer import UsageServicer
 from runtime_service.collector import RuntimeCollector
 from runtime_service.engines.loader import Loaded, Loader
 from runtime_service.engines.registry import EngineRegistry
@@ -40,6 +41,7 @@ from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
 from runtime_service.storage.updates import SessionUpdates
+from runtime_service.storage.usage import UsageRecords
 from runtime_service.tasks.background import Background, Writer
 from runtime_service.tasks.periodic import Periodic
 from runtime_service.turns.cache_tiers import CacheTiers
@@ -48,6 +50,7 @@ from runtime_service.turns.shared import Shared
 from sinkserve.runtime.v1.conversation_service_pb2 import DESCRIPTOR as _CONVERSATION_FILE
 from sinkserve.runtime.v1.conversation_service_pb2_grpc import add_ConversationServiceServicer_to_server
 from sinkserve.runtime.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
+from sinkserve.runtime.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 Load = Callable[[PublishedEngine], Loaded | LoadedGenerator]
 _METRICS_LISTEN = "SINKSERVE_RUNTIME_METRICS_LISTEN"
@@ -116,8 +119,10 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await membership.start()
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
-        servicers = (conversations, EngineServicer(engines, sessions, common.background))
-        server = await _serve(running, settings, entrance, health, meter.calls, *servicers)
+        services = _registrations(
+            conversations, EngineServicer(engines, sessions, common.background), UsageServicer(UsageRecords(database))
+        )
+        server = await _serve(running, settings, entrance, health, meter.calls, services)
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
@@ -150,10 +155,8 @@ async def _serve(  # noqa: PLR0917 - each is something else
     entrance: Entrance,
     health: HealthServicer,
     calls: CallLog,
-    conversations: ConversationServicer,
-    engines: EngineServicer,
+    registrations: tuple[Registration, ...],
 ) -> RunningServer:
-    registrations = _registrations(conversations, engines)
     admin = AdminListener(settings.admin_listen, _ADMIN_LISTEN)
     age_s = _CONNECTION_AGE_SHARE * settings.max_stream_age_s
     server = await start_server(
@@ -227,7 +230,9 @@ def _is_gone(alive: set[str], holder: str) -> bool:
     return holder.startswith(_HOLDER) and holder.removeprefix(_HOLDER) not in alive
 
 
-def _registrations(conversations: ConversationServicer, engines: EngineServicer) -> tuple[Registration, ...]:
+def _registrations(
+    conversations: ConversationServicer, engines: EngineServicer, usage: UsageServicer
+) -> tuple[Registration, ...]:
     return (
         Registration(
             "sinkserve.runtime.v1.ConversationService",
@@ -238,5 +243,10 @@ def _registrations(conversations: ConversationServicer, engines: EngineServicer)
             "sinkserve.runtime.v1.EngineService",
             lambda server: add_EngineServiceServicer_to_server(engines, server),
             _ENGINES,
+        ),
+        Registration(
+            "sinkserve.runtime.v1.UsageService",
+            lambda server: add_UsageServiceServicer_to_server(usage, server),
+            {"ListUsage": Access.TALK},
         ),
     )

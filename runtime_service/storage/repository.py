@@ -32,6 +32,7 @@ from runtime_service.storage.rows import (
     unpack,
 )
 from runtime_service.storage.tables import sessions, turns
+from runtime_service.storage.usage import add_usage
 
 _TURNS_AT_ONCE = 64
 _ROW_BYTES = 512  # of a message, for names, numbers and times
@@ -101,7 +102,10 @@ class SessionRepository:
             connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
-        """Keep how a turn ended, the `tokens` that it added, and the session's new position, all at once."""
+        """Keep how a turn ended, the `tokens` that it added, where the session is, and what was used, all at once.
+
+        The same again changes nothing: a turn that has ended is not counted again.
+        """
         assert turn.result is not None, turn
         values = {
             "result": result_to_json(turn.result),
@@ -117,13 +121,27 @@ class SessionRepository:
         }
         with self._database.write_rows() as connection:
             change_owned(connection, session, **new)
-            connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
+            unended = _numbered(session.key, turn) & turns.c.result.is_(None)
+            if connection.execute(update(turns).where(unended).values(values)).rowcount:
+                add_usage(connection, session, turn)
 
-    def note_progress(self, session: Session) -> None:
-        """Keep how long a session is, of which nothing else is kept."""
-        counts = {"position": session.position, "turns": session.turns, "last_active_at": session.last_active_at}
+    def check_owned(self, session: Session) -> None:
+        """Raise Aborted (SESSION_TAKEN_OVER) if another has the session."""
         with self._database.write_rows() as connection:
-            change_owned(connection, session, **counts)
+            change_owned(connection, session, epoch=session.epoch)
+
+    def note_progress(self, session: Session, turn: Turn) -> None:
+        """Keep how long a session is after a turn, of which nothing else is kept, and what was used.
+
+        The same again changes nothing, as its turns tell.
+        """
+        counts = {"position": session.position, "turns": session.turns, "last_active_at": session.last_active_at}
+        before = _owned(session) & (sessions.c.turns < session.turns)
+        with self._database.write_rows() as connection:
+            if connection.execute(update(sessions).where(before).values(counts)).rowcount:
+                add_usage(connection, session, turn)
+            else:
+                change_owned(connection, session, epoch=session.epoch)
 
     def set_expiry(self, session: Session) -> None:
         """Write when the session is deleted if it is not used until then."""

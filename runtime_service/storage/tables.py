@@ -1,4 +1,4 @@
-"""Tables of sessions, their turns and snapshots, and of the runtimes that have them.
+"""Tables of sessions, their turns and snapshots, of what was used, and of the runtimes that have them.
 
 Whoever creates something owns it: every look-up names the principal.
 """
@@ -78,6 +78,20 @@ turns = Table(
     Column("result", Text),
     Column("tokens", LargeBinary),
     UniqueConstraint("session_key", "turn_id"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("principal", String(255), primary_key=True),
+    Column("day", String(10), primary_key=True),  # YYYY-MM-DD, of UTC
+    Column("engine", String(127), primary_key=True),  # NAME@VERSION; it outlives the engine
+    Column("turns", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("generated_tokens", BigInteger, nullable=False),
+    Column("minute", BigInteger, nullable=False),  # since 1970: the latest of which there is a turn
+    Column("minute_prompt_tokens", BigInteger, nullable=False),
+    Column("minute_generated_tokens", BigInteger, nullable=False),
 )
 
 replicas = Table(

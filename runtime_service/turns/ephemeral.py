@@ -33,9 +33,11 @@ class TurnHistory(Protocol):
 
 
 class Counts(Protocol):
-    """What the database may know of such a session: how long it is, and not what was said."""
+    """What the database may know of such a session: how long it is and what was used, not what was said."""
 
-    def note_progress(self, session: Session) -> None: ...
+    def check_owned(self, session: Session) -> None: ...
+
+    def note_progress(self, session: Session, turn: Turn) -> None: ...
 
 
 class EphemeralTurns:
@@ -56,7 +58,7 @@ class EphemeralTurns:
 
     def add_turn(self, session: Session, turn: Turn) -> None:
         """Remember a turn before it runs; raises Aborted (SESSION_TAKEN_OVER) if another has the session."""
-        self._counts.note_progress(session)
+        self._counts.check_owned(session)
         self._remember(turn)
 
     def note_attempt(self, session: Session, turn: Turn) -> None:
@@ -64,7 +66,7 @@ class EphemeralTurns:
 
     def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
         """Remember how a turn ended, and the tokens that it added."""
-        self._counts.note_progress(session)
+        self._counts.note_progress(session, turn)
         self._remember(turn)
         self._sinks += tokens[: session.window.sinks - len(self._sinks)]
         self._recent.extend(tokens)

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, Entry] = {
     "builds": Entry("build.builds", "app", "What the builder does and did."),
     "engines": Entry("engines", "app", "Published engines, and what the runtime has loaded."),
     "sessions": Entry("sessions", "app", "Conversations that the runtime holds."),
+    "usage": Entry("usage", "usage", "Turns and tokens by principal, day and engine."),
     "eval": Entry("eval", "app", "The paper's measurements on an engine: tables, JSON and plots."),
     "keys": Entry("services.keys", "app", "API keys of callers."),
     "db": Entry("services.db", "app", "The database that both services share, and its schema."),

@@ -68,7 +68,7 @@ class Client:
         self.engines = Engines(self._builder, builder_admin_peer, self._runtime, runtime_admin_peer)
         """Engines: get, list, verify, delete, aliases; load, unload, loaded."""
         self.sessions = Sessions(self._runtime)
-        """Sessions: create, get, list, update, turns, cancel_turn, fork, rewind, delete."""
+        """Sessions: create, get, list, update, turns, cancel_turn, fork, rewind, delete, usage."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,6 +13,8 @@ from sinkserve.client.requests import SessionOptions
 from sinkserve.client.stream import SESSION_KEY
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
+from sinkserve.runtime.v1 import usage_service_pb2 as usage_pb
+from sinkserve.runtime.v1 import usage_service_pb2_grpc as usage_pb_grpc
 
 PREFIX = "sessions/"
 
@@ -106,6 +108,23 @@ class Sessions:
         """
         request = pb.RewindSessionRequest(name=name, turn_id=turn_id, drop_turn=drop_turn)
         return (await answer(self._stub.RewindSession(request, metadata=routing(name)), self._address)).session
+
+    async def usage(
+        self, *, principal: str = "", from_day: str = "", to_day: str = ""
+    ) -> AsyncIterator[usage_pb.DayUsage]:
+        """What was used by day (YYYY-MM-DD of UTC, bounds included) and engine: your own, or an admin's choice of all.
+
+        Raises PermissionDenied for another principal's.
+        """
+        stub: usage_pb_grpc.UsageServiceAsyncStub = usage_pb_grpc.UsageServiceStub(self._runtime.channel)
+        only = usage_pb.ListUsageRequest(principal=principal, from_day=from_day, to_day=to_day, page_size=PAGE_SIZE)
+
+        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[usage_pb.ListUsageRequest, usage_pb.ListUsageResponse]:
+            only.page_token = token
+            return stub.ListUsage(only)
+
+        async for each in pages(fetch, lambda page: page.usage, self._address):
+            yield each
 
     async def delete(self, name: str) -> None:
         """Delete a session: a running turn is cancelled, a stream on it ends. Raises NotFound."""

@@ -62,7 +62,10 @@ class MemoryRepository:
     def finish_turn(self, _session: Session, turn: Turn, _tokens: Sequence[int]) -> None:
         self._write(f"finish {turn.turn_id}", turn)
 
-    def note_progress(self, _session: Session) -> None:
+    def check_owned(self, _session: Session) -> None:
+        self.writes.append("check")
+
+    def note_progress(self, _session: Session, _turn: Turn) -> None:
         self.writes.append("progress")
 
     def history(self, _session: Session, count: int) -> tuple[list[int], int, list[int]]:

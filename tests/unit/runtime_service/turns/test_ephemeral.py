@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runtime_service.domain.session import Session
-from runtime_service.domain.turn import TOKEN_BYTES
+from runtime_service.domain.turn import TOKEN_BYTES, Turn
 from runtime_service.turns.ephemeral import MOST_BYTES, EphemeralTurns
 from tests.samples.session_examples import SESSION, turn
 
 
 class Nowhere:
-    def note_progress(self, session: Session) -> None:
+    def check_owned(self, session: Session) -> None:
+        """Nothing."""
+
+    def note_progress(self, session: Session, turn: Turn) -> None:
         """Nothing."""
 
 

@@ -99,6 +99,7 @@ class Reason(StrEnum):
     IDENTITY_PROVIDER_UNAVAILABLE = "IDENTITY_PROVIDER_UNAVAILABLE"
     ROLE_MISSING = "ROLE_MISSING"
     ENGINE_NAME_TAKEN = "ENGINE_NAME_TAKEN"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ RETRY: Mapping[tuple[type[SinkServeError], Reason], Retry] = {
     (Unavailable, Reason.INTERNAL): Retry.SAME,
     (ResourceExhausted, Reason.CAPACITY_EXHAUSTED): Retry.SAME,
     (ResourceExhausted, Reason.TURN_QUEUE_FULL): Retry.SAME,
+    (ResourceExhausted, Reason.QUOTA_EXCEEDED): Retry.SAME,
     (Unavailable, Reason.DRAINING): Retry.REOPEN,
     (Unavailable, Reason.ENGINE_NOT_LOADED): Retry.REOPEN,
     (OutOfRange, Reason.EVENTS_EXPIRED): Retry.REOPEN,

@@ -37,6 +37,7 @@ from runtime_service.sessions.registry import SessionRegistry
 from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.cache_files import CacheFiles
 from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.quotas import QuotaChecks
 from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
@@ -119,10 +120,8 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await membership.start()
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
-        services = _registrations(
-            conversations, EngineServicer(engines, sessions, common.background), UsageServicer(UsageRecords(database))
-        )
-        server = await _serve(running, settings, entrance, health, meter.calls, services)
+        servicers = (conversations, EngineServicer(engines, sessions, common.background), UsageRecords(database))
+        server = await _serve(running, settings, entrance, health, meter.calls, _registrations(*servicers))
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
         periodic = _start_periodic(running, common, sessions, engines)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
@@ -146,7 +145,8 @@ def _shared(
     traces = open_traces("sinkserve-runtime", shared.traces_endpoint, shared.traces_share)
     running.push_async_callback(asyncio.to_thread, traces.close)
     repository = SessionRepository(database)
-    return Shared(repository, claims, updates, writer, Background(), caches, settings, meter, traces=traces)
+    quotas = QuotaChecks(database)
+    return Shared(repository, claims, updates, quotas, writer, Background(), caches, settings, meter, traces=traces)
 
 
 async def _serve(  # noqa: PLR0917 - each is something else
@@ -231,7 +231,7 @@ def _is_gone(alive: set[str], holder: str) -> bool:
 
 
 def _registrations(
-    conversations: ConversationServicer, engines: EngineServicer, usage: UsageServicer
+    conversations: ConversationServicer, engines: EngineServicer, usage: UsageRecords
 ) -> tuple[Registration, ...]:
     return (
         Registration(
@@ -246,7 +246,7 @@ def _registrations(
         ),
         Registration(
             "sinkserve.runtime.v1.UsageService",
-            lambda server: add_UsageServiceServicer_to_server(usage, server),
+            lambda server: add_UsageServiceServicer_to_server(UsageServicer(usage), server),
             {"ListUsage": Access.TALK},
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -43,10 +44,10 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         check_name(request.request_id, "request_id", LONGEST_REQUEST_ID)
         spec = spec_from_wire(request.spec)
         read_place(spec.source)
-        owner = await asyncio.to_thread(self._owner, current_call().principal, spec.name)
-        build = await asyncio.to_thread(
-            self._builds.submit, owner, spec, request.request_id, new_version=request.new_version
-        )
+        caller = current_call().principal
+        owner = await asyncio.to_thread(self._owner, caller, spec.name)
+        submit = partial(self._builds.submit, new_version=request.new_version, quotas=caller.quotas)
+        build = await asyncio.to_thread(submit, owner, spec, request.request_id)
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 
     def _owner(self, principal: Principal, name: str) -> str:

@@ -16,6 +16,7 @@ from builder_service.queue.build import Build, State
 from builder_service.queue.events import StoredEvent, event_from_json
 from builder_service.queue.rows import cancel_build, find_build, insert_build, to_build
 from builder_service.queue.tables import builds, events
+from common.auth.quotas import UNBOUNDED, Quotas, check_quota
 from common.db.database import Database, stream, utc_now
 from common.db.paging import Page, text_bytes
 from common.errors import AlreadyExists, Reason, ResourceExhausted
@@ -50,17 +51,26 @@ class BuildRepository:
         self._most = most
         self._ended = ended
 
-    def submit(self, principal: str, spec: ModelSpec, request_id: str = "", *, new_version: bool = False) -> Build:
+    def submit(
+        self,
+        principal: str,
+        spec: ModelSpec,
+        request_id: str = "",
+        *,
+        new_version: bool = False,
+        quotas: Quotas = UNBOUNDED,
+    ) -> Build:
         """Create a build, or return the one that this request id created.
 
         Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
-        (CAPACITY_EXHAUSTED) while too many wait.
+        (CAPACITY_EXHAUSTED, QUOTA_EXCEEDED) while too many wait.
         """
         build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version)
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
                 return _same_request(earlier, build, request_id)
             self._check_room(connection)
+            _check_quota(connection, principal, quotas)
             insert_build(connection, build, request_id=request_id, builder=self._builder)
         self._changed(build.build_id)
         return build
@@ -122,6 +132,13 @@ class BuildRepository:
             self._changed(heir)
         self._ended(build)
         return build
+
+
+def _check_quota(connection: Connection, principal: str, quotas: Quotas) -> None:
+    if quotas.queued_builds is not None:
+        mine = and_(builds.c.principal == principal, builds.c.state == State.QUEUED.value)
+        waiting = connection.execute(select(func.count()).select_from(builds).where(mine)).scalar_one()
+        check_quota("queued_builds", quotas.queued_builds, waiting, FULL_RETRY_S)
 
 
 def _of_request(connection: Connection, principal: str, request_id: str) -> Build | None:

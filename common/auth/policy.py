@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from common.auth.principal import Principal, Role
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.watched import Watched
 
 _ENGINES = re.compile(r"\*|[a-z0-9][a-z0-9._-]*\*?")
@@ -23,7 +24,7 @@ def _check_engines(name: str) -> str:
 
 
 class Rule(BaseModel):
-    """Roles and engines of some principals."""
+    """Roles, engines and quotas of some principals."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,6 +33,8 @@ class Rule(BaseModel):
     roles: tuple[Role, ...]
     engines: tuple[Annotated[str, AfterValidator(_check_engines)], ...] = ()
     """Engines of others that they may use."""
+    quotas: Quotas = UNBOUNDED
+    """Of each of them."""
 
     def names(self, principal: str) -> bool:
         """Whether the rule is about a principal."""
@@ -50,7 +53,7 @@ class Policy(BaseModel):
         rule = next((rule for rule in self.rules if rule.names(name)), None)
         if rule is None:
             return Principal(name, authenticated=authenticated)
-        return Principal(name, frozenset(rule.roles), rule.engines, authenticated)
+        return Principal(name, frozenset(rule.roles), rule.engines, authenticated, rule.quotas)
 
 
 def read_policy(data: bytes) -> Policy:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from common.auth.quotas import UNBOUNDED, Quotas
+
 LOCAL_PRINCIPAL = "local"
 """Whoever calls without credentials, where that is allowed; owner of all that was made so."""
 LONGEST_NAME = 255
@@ -48,6 +50,7 @@ class Principal:
     engines: tuple[str, ...] = ()
     """Engines of others that it may use: names, or beginnings of names that end in `*`."""
     authenticated: bool = True
+    quotas: Quotas = UNBOUNDED
 
     def has(self, role: Role) -> bool:
         """Whether it may do what needs a role; an admin may do all."""

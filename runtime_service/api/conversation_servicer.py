@@ -54,7 +54,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         self, request_iterator: AsyncIterator[pb.ConverseRequest], context: Context
     ) -> None:
         caller = current_call().principal
-        stream = ConversationStream(self._sessions, caller.name, caller.usable_engines)
+        stream = ConversationStream(self._sessions, caller.name, caller.usable_engines, caller.quotas)
         await self._hold(stream, request_iterator, context)
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
@@ -68,7 +68,8 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
     ) -> None:
         with _fields_without_open():
             caller = current_call().principal
-            conversation = ConversationStream(self._sessions, caller.name, caller.usable_engines, one_turn=True)
+            may = (caller.usable_engines, caller.quotas)
+            conversation = ConversationStream(self._sessions, caller.name, *may, one_turn=True)
             await self._hold(conversation, _as_stream(request), context)
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
@@ -106,7 +107,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         session_id = session_id_of(request.name, "name")
         asked = (turn_id_of(request.turn_id, "turn_id"), request.session_id, request.engine)
         caller = current_call().principal
-        fork = self._branches.fork(caller.name, session_id, *asked, caller.usable_engines)
+        fork = self._branches.fork(caller.name, session_id, *asked, caller.usable_engines, caller.quotas)
         session = await self._sessions.complete(fork, f"fork of {request.name}")
         return pb.ForkSessionResponse(session=session_to_wire(session, Residence.STORED))
 
@@ -148,7 +149,7 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         reader.add_done_callback(self._readers.discard)
 
     async def _create(self, caller: Principal, asked: NewSession) -> LiveSession:
-        live, _ = await self._sessions.create(caller.name, asked, caller.usable_engines)
+        live, _ = await self._sessions.create(caller.name, asked, caller.usable_engines, caller.quotas)
         live.update_expiry()
         return live
 

@@ -11,6 +11,7 @@ from collections import deque
 from contextlib import suppress
 
 from common.auth.principal import EVERY_ENGINE, EngineScope
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, SinkServeError
 from runtime_service.api.outbox import Outbox
 from runtime_service.api.reader_pace import ReaderPace
@@ -32,11 +33,18 @@ class ConversationStream:
     """One stream. With `one_turn` it ends with its turn, or with the error for which that was not accepted."""
 
     def __init__(
-        self, sessions: SessionRegistry, principal: str, scope: EngineScope = EVERY_ENGINE, *, one_turn: bool = False
+        self,
+        sessions: SessionRegistry,
+        principal: str,
+        scope: EngineScope = EVERY_ENGINE,
+        quotas: Quotas = UNBOUNDED,
+        *,
+        one_turn: bool = False,
     ) -> None:
         self._sessions = sessions
         self._principal = principal
         self._scope = scope
+        self._quotas = quotas
         self._one_turn = one_turn
         self._settings = sessions.settings
         self.outbox = Outbox(self._settings.unread_events, self._note_full)
@@ -204,7 +212,7 @@ class ConversationStream:
 
     async def _find(self, target: NewSession | str) -> tuple[LiveSession, bool]:
         if isinstance(target, NewSession):
-            return await self._sessions.create(self._principal, target, self._scope)
+            return await self._sessions.create(self._principal, target, self._scope, self._quotas)
         session_id = session_id_of(target, "open.session")
         return await self._sessions.open(self._principal, session_id, self._scope), True
 
@@ -215,7 +223,7 @@ class ConversationStream:
             if self._age.asked:
                 raise too_old()
             request = request.with_id()
-            accept = live.accept_turn(request, self)
+            accept = live.accept_turn(request, self, self._quotas)
             await self._sessions.complete(accept, f"turn {request.turn_id}")
         except SinkServeError as error:
             self._refuse(request.turn_id, error)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from sqlalchemy.exc import IntegrityError
 
 from common.auth.principal import EVERY_ENGINE, EngineScope
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.catalog.rows import not_found
 from common.db.database import Database, utc_now
 from common.errors import Aborted, FailedPrecondition, InvalidArgument, Reason
@@ -56,12 +57,13 @@ class Branches:
         new_id: str,
         engine: str,
         scope: EngineScope = EVERY_ENGINE,
+        quotas: Quotas = UNBOUNDED,
     ) -> Session:
         """A new session that begins as another is, or was at the end of a turn; that one goes on untouched.
 
         With `engine` it goes on with another version, which has to have the same tokens and template. The same
         request again finds the session. Raises NotFound (SESSION_NOT_FOUND, TURN_NOT_FOUND, ENGINE_NOT_FOUND),
-        AlreadyExists, FailedPrecondition (TURN_NOT_FINISHED, ENGINE_INCOMPATIBLE).
+        AlreadyExists, FailedPrecondition (TURN_NOT_FINISHED, ENGINE_INCOMPATIBLE), ResourceExhausted (QUOTA_EXCEEDED).
         """
         if new_id and not SESSION_ID.fullmatch(new_id):
             what = f"session_id is not 1 to 64 lower-case letters, digits and '-'; it is {new_id[:100]!r}"
@@ -80,7 +82,7 @@ class Branches:
             last_active_at=now,
             expires_at=source.expiry(now),
         )
-        return await self._fork(source, turn_id, target)
+        return await self._fork(source, turn_id, target, quotas)
 
     async def _existing(self, principal: str, session_id: str, digest: bytes) -> Session | None:
         found = await self._store.find((principal, session_id))
@@ -102,9 +104,9 @@ class Branches:
             options=_fitting(source, after),
         )
 
-    async def _fork(self, source: Session, turn_id: str, target: Session) -> Session:
+    async def _fork(self, source: Session, turn_id: str, target: Session, quotas: Quotas) -> Session:
         try:
-            kept = await self._store.write(self._branches.fork, source, turn_id, target)
+            kept = await self._store.write(self._branches.fork, source, turn_id, target, quotas)
         except IntegrityError:
             existing = await self._existing(target.principal, target.session_id, target.digest)
             if existing is None:

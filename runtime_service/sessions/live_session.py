@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.db.database import utc_now
 from common.engine.engine import SlotState
 from common.errors import Aborted, Reason, SinkServeError
@@ -147,13 +148,13 @@ class LiveSession:
         if self._subscriber is subscriber:
             self.turns.pause(paused=paused)
 
-    async def accept_turn(self, request: TurnRequest, subscriber: Subscriber) -> None:
+    async def accept_turn(self, request: TurnRequest, subscriber: Subscriber, quotas: Quotas = UNBOUNDED) -> None:
         """Take a turn, durably; one that is known is not run again. `subscriber` is told which it is.
 
         Raises what `TurnIntake.accept` does.
         """
         try:
-            await self._intake.accept(request, subscriber.on_accepted, cancelled=self._cancels_turns)
+            await self._intake.accept(request, subscriber.on_accepted, cancelled=self._cancels_turns, quotas=quotas)
         except Aborted as error:
             self._on_broken(error)
             raise

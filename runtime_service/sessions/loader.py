@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from common.auth.principal import EngineScope
+from common.auth.quotas import Quotas
 from common.errors import SinkServeError
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.session import NewSession, Session, begin
@@ -30,9 +31,13 @@ class SessionLoader:
         self._table = table
         self._ownership = Ownership(shared.claims, shared.writer)
 
-    async def create(self, key: Key, asked: NewSession, scope: EngineScope) -> LiveSession:
-        """A new session; raises why its engine cannot be had, and what is wrong with its options."""
+    async def create(self, key: Key, asked: NewSession, scope: EngineScope, quotas: Quotas) -> LiveSession:
+        """A new session; raises why its engine cannot be had, and what is wrong with its options.
+
+        Nobody else's session makes room for one that is beyond a quota.
+        """
         self._table.check_open()
+        await self._store.check_room(key[0], quotas)
         published = await self._engines.named(asked.engine, "open.new_session.engine", scope)
         engine = await self._engines.serving(published)
         variables = engine.text.settle(asked.options.template_variables)
@@ -40,7 +45,7 @@ class SessionLoader:
         durability = self._shared.settings.durability
         session = begin(asked, key, published, engine.manifest.geometry, opening, variables, durability)
         async with self._table.room(key[0]):
-            return self._enter(await self._store.create(session), engine, 1)
+            return self._enter(await self._store.create(session, quotas), engine, 1)
 
     async def open(self, key: Key) -> LiveSession:
         """A session that exists; raises NotFound (SESSION_NOT_FOUND), and why its engine or cache cannot be had."""

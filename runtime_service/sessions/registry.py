@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from common.auth.principal import EVERY_ENGINE, EngineScope, Principal
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.catalog.rows import not_found
 from common.db.database import utc_now
 from common.db.paging import Page
@@ -67,7 +68,7 @@ class SessionRegistry:
         return await self.shared.background.complete(work, name)
 
     async def create(
-        self, principal: str, asked: NewSession, scope: EngineScope = EVERY_ENGINE
+        self, principal: str, asked: NewSession, scope: EngineScope = EVERY_ENGINE, quotas: Quotas = UNBOUNDED
     ) -> tuple[LiveSession, bool]:
         """A new session, or the one that the same request created before; tells whether it existed.
 
@@ -78,7 +79,7 @@ class SessionRegistry:
         async with self._table.locked(key):
             existing = await self.store.find(key) if asked.session_id else None
             if existing is None:
-                return await self._loader.create(key, asked, scope), False
+                return await self._loader.create(key, asked, scope, quotas), False
             if existing.digest != asked.digest():
                 raise session_exists(asked.session_id)
             return _checked(await self._loader.open(key), scope), True

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
+from common.auth.quotas import Quotas
 from common.db.paging import Page
 from common.engine.engine import SlotState
 from runtime_service.domain.durability import Durability
@@ -39,10 +40,15 @@ class SessionStore:
         """A session, if there is one."""
         return await self.write(self._shared.repository.find, *key)
 
-    async def create(self, session: Session) -> Session:
+    async def check_room(self, principal: str, quotas: Quotas) -> None:
+        """Raise ResourceExhausted (QUOTA_EXCEEDED) if a principal may have no more sessions."""
+        if quotas.sessions is not None:
+            await asyncio.to_thread(self._shared.quotas.check_sessions, principal, quotas)
+
+    async def create(self, session: Session, quotas: Quotas) -> Session:
         """Write a new session, which this replica owns; raises what `SessionRepository.create` does."""
         row = session if session.is_kept else replace(session, opening=())
-        written = await self.write(self._shared.repository.create, row, self._shared.claims.replica)
+        written = await self.write(self._shared.repository.create, row, self._shared.claims.replica, quotas)
         return replace(written, opening=session.opening)
 
     async def owners(self, session_id: str) -> list[str]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, literal, select
 
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.catalog.catalog import add_hold
 from common.db.database import Database
 from common.errors import FailedPrecondition, NotFound, Reason
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import index_labels
+from runtime_service.storage.quotas import check_sessions
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
 from runtime_service.storage.rows import session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns
@@ -48,14 +50,16 @@ class SessionBranches:
             connection.execute(delete(snapshots).where(past))
         return replace(session, position=cut.position, turns=cut.turns), gone
 
-    def fork(self, source: Session, turn_id: str, target: Session) -> Session:
+    def fork(self, source: Session, turn_id: str, target: Session, quotas: Quotas = UNBOUNDED) -> Session:
         """Keep `target` with the turns of `source` up to a turn, all that have ended if none is named.
 
         Its id, engine and times are its own, its epoch the one that `source` has now. Raises NotFound
         (TURN_NOT_FOUND, SESSION_NOT_FOUND), FailedPrecondition
-        (TURN_NOT_FINISHED), and IntegrityError for an id that is taken or an engine that has gone.
+        (TURN_NOT_FINISHED), ResourceExhausted (QUOTA_EXCEEDED), and IntegrityError for an id that is taken or an engine
+        that has gone.
         """
         with self._database.write() as connection:
+            check_sessions(connection, target.principal, quotas)
             cut = _cut(connection, source, turn_id) if turn_id else _end(connection, source)
             named = _ended(connection, source, cut.number)
             if turn_id and named is None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.catalog.catalog import add_hold, drop_hold
 from common.catalog.rows import not_found
 from common.db.database import Database, stream
@@ -22,6 +23,7 @@ from runtime_service.domain.session import Session
 from runtime_service.domain.session_filter import EVERY_SESSION, SessionFilter
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import has_labels, index_labels
+from runtime_service.storage.quotas import check_sessions
 from runtime_service.storage.rows import (
     pack,
     result_to_json,
@@ -44,13 +46,14 @@ class SessionRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, session: Session, owner: str | None = None) -> Session:
+    def create(self, session: Session, owner: str | None = None, quotas: Quotas = UNBOUNDED) -> Session:
         """Keep a new session, of `owner`, and hold its engine.
 
-        Raises NotFound if the engine has gone, AlreadyExists by id.
+        Raises NotFound if the engine has gone, AlreadyExists by id, ResourceExhausted (QUOTA_EXCEEDED).
         """
         try:
             with self._database.write() as connection:
+                check_sessions(connection, session.principal, quotas)
                 values = {**session_to_row(session), "owner": owner}
                 key = connection.execute(insert(sessions).values(values).returning(sessions.c.key)).scalar_one()
                 index_labels(connection, key, session.labels)

@@ -32,7 +32,8 @@ def add_usage(connection: Connection, session: Session, turn: Turn) -> None:
     sums = {name: usage.c[name] + new[name] for name in _SUMS}
     of_minute = {name: _in_minute(new, name) for name in _OF_MINUTE}
     minute = case((new.minute > usage.c.minute, new.minute), else_=usage.c.minute)
-    connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_={**sums, **of_minute, "minute": minute}))
+    changed = {**sums, **of_minute, "minute": minute}
+    connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changed))
 
 
 def _row_of(session: Session, turn: Turn) -> dict[str, object]:
@@ -59,6 +60,14 @@ def _in_minute(new: Any, name: str) -> ColumnElement[int]:  # noqa: ANN401 - the
     return case((later, new[name]), (same, usage.c[name] + new[name]), else_=usage.c[name])
 
 
+def used_in_minute(connection: Connection, principal: str, now: datetime) -> tuple[int, int]:
+    """Tokens of input and of replies of a principal's turns that have ended in the minute of `now`."""
+    mine = (usage.c.principal == principal) & (usage.c.day == now.astimezone(UTC).date().isoformat())
+    query = select(*(func.coalesce(func.sum(usage.c[name]), 0) for name in _OF_MINUTE))
+    prompt, generated = connection.execute(query.where(mine & (usage.c.minute == _minute(now)))).one()
+    return int(prompt), int(generated)
+
+
 class UsageRecords:
     """What was used, for whom it is told."""
 
@@ -82,14 +91,6 @@ class UsageRecords:
         with self._database.read() as connection, stream(connection, query) as rows:
             kept, token = page.fill(rows, _size_of, lambda row: (row["principal"], row["day"], row["engine"]))
         return [_usage_of(row) for row in kept], token
-
-    def in_minute(self, principal: str, now: datetime) -> tuple[int, int]:
-        """Tokens of input and of replies of a principal's turns that have ended in the minute of `now`."""
-        mine = (usage.c.principal == principal) & (usage.c.day == now.astimezone(UTC).date().isoformat())
-        query = select(*(func.coalesce(func.sum(usage.c[name]), 0) for name in _OF_MINUTE))
-        with self._database.read() as connection:
-            prompt, generated = connection.execute(query.where(mine & (usage.c.minute == _minute(now)))).one()
-        return int(prompt), int(generated)
 
 
 def _minute(time: datetime) -> int:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from common.auth.quotas import UNBOUNDED, Quotas
+from common.db.database import utc_now
 from common.errors import Aborted, Reason, ResourceExhausted
 from common.tracing.span import caller_span
 from runtime_service.domain.turn import TurnRequest
@@ -37,17 +39,24 @@ class TurnIntake:
         """No turn is being accepted."""
         return not self._waiting
 
-    async def accept(self, request: TurnRequest, on_accepted: OnAccepted, *, cancelled: Callable[[], bool]) -> None:
+    async def accept(
+        self,
+        request: TurnRequest,
+        on_accepted: OnAccepted,
+        *,
+        cancelled: Callable[[], bool],
+        quotas: Quotas = UNBOUNDED,
+    ) -> None:
         """Take a turn, durably; one that is known is not run again. It does not run if it is `cancelled` by then.
 
         Raises what is wrong with it, its length first, which costs nothing; AlreadyExists (TURN_ID_REUSED);
-        ResourceExhausted (TURN_QUEUE_FULL, CAPACITY_EXHAUSTED); Aborted (SESSION_TAKEN_OVER).
+        ResourceExhausted (TURN_QUEUE_FULL, CAPACITY_EXHAUSTED, QUOTA_EXCEEDED); Aborted (SESSION_TAKEN_OVER).
         """
         check_length(request, self._state.session, self._state.engine.text)
         self._waiting += 1
         try:
             async with self._lock:
-                await self._accept(request, on_accepted, cancelled)
+                await self._accept(request, on_accepted, cancelled, quotas)
         finally:
             self._waiting -= 1
 
@@ -57,11 +66,21 @@ class TurnIntake:
             async with self._lock:
                 pass
 
-    async def _accept(self, request: TurnRequest, on_accepted: OnAccepted, cancelled: Callable[[], bool]) -> None:
+    async def _accept(
+        self, request: TurnRequest, on_accepted: OnAccepted, cancelled: Callable[[], bool], quotas: Quotas
+    ) -> None:
         await self._settle_doubt()
         if (known := await self._known(request)) is not None:
             on_accepted(request.turn_id, known)
             return
+        principal = self._state.session.principal
+        if quotas.has_tokens:
+            check = partial(self._state.shared.quotas.check_tokens, principal, quotas, utc_now())
+            await self._state.write(check)
+        with self._state.shared.turn_counts.taken_in(principal, quotas):
+            await self._take(request, on_accepted, cancelled)
+
+    async def _take(self, request: TurnRequest, on_accepted: OnAccepted, cancelled: Callable[[], bool]) -> None:
         pending = await self._prepare(request)
         with self._state.engine.in_use():
             self._doubtful = pending

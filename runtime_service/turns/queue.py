@@ -124,9 +124,10 @@ class TurnQueue:
             self.task = None
 
     def _count(self, pending: PendingTurn, count: int) -> None:
-        """Note a turn among those of the engine and of the server, or that it is no more."""
+        """Note a turn among those of the engine, of the server and of the principal, or that it is no more."""
         self._state.engine.add_turns(count)
         self._state.shared.waiting.add(count * pending.size_bytes)
+        self._state.shared.turn_counts.add(self._state.session.principal, count)
 
     async def _keep_snapshot(self) -> None:
         """Copy the cache now and then, before the next turn changes it, and store it beside that."""

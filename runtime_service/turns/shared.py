@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from common.tracing.traces import NoTraces, Traces
+from runtime_service.domain.turn_counts import TurnCounts
 from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.claims import SessionClaims
+from runtime_service.storage.quotas import QuotaChecks
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.updates import SessionUpdates
 from runtime_service.tasks.background import Background, Writer
@@ -22,10 +24,12 @@ class Shared:
     repository: SessionRepository
     claims: SessionClaims
     updates: SessionUpdates
+    quotas: QuotaChecks
     writer: Writer
     background: Background
     caches: CacheTiers
     settings: RuntimeSettings
     meter: TurnMetrics = field(default_factory=TurnMetrics)
     waiting: WaitingBytes = field(default_factory=WaitingBytes)
+    turn_counts: TurnCounts = field(default_factory=TurnCounts)
     traces: Traces = field(default_factory=NoTraces)

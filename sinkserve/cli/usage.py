@@ -20,7 +20,10 @@ def usage(
     json: Json = False,
     runtime: Runtime = None,
 ) -> None:
-    """List turns and tokens by principal, day and engine: your own, or, for an admin, everybody's."""
+    """Turns and tokens by principal, day and engine.
+
+    Your own, or, for an admin, everybody's.
+    """
 
     async def command(client: Client) -> None:
         found = client.sessions.usage(principal=principal, from_day=from_day, to_day=to_day)

@@ -19,8 +19,10 @@ from common.rpc.server import Registration, RunningServer, start_server
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_pb_grpc
+from sinkserve.runtime.v1 import usage_service_pb2_grpc as usage_pb_grpc
 from tests.fakes.scripted_engines import ScriptedEngines
 from tests.fakes.scripted_session import Loss, ScriptedSession, turn_id_of, words_of
+from tests.fakes.scripted_usage import ScriptedUsage
 
 
 class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
@@ -281,10 +283,14 @@ async def start_scripted_runtime(runtime: ScriptedRuntime, listen: str = "127.0.
     def add_engines(server: grpc.aio.Server) -> None:
         engine_pb_grpc.add_EngineServiceServicer_to_server(ScriptedEngines(), server)
 
+    def add_usage(server: grpc.aio.Server) -> None:
+        usage_pb_grpc.add_UsageServiceServicer_to_server(ScriptedUsage(), server)
+
     return await start_server(
         listen,
         [
             Registration("sinkserve.runtime.v1.ConversationService", add_conversations),
             Registration("sinkserve.runtime.v1.EngineService", add_engines),
+            Registration("sinkserve.runtime.v1.UsageService", add_usage),
         ],
     )

@@ -77,6 +77,7 @@ class SessionParts:
             repository=cast("Any", self.repository),
             claims=cast("Any", self.claims),
             updates=cast("Any", MemoryUpdates(self.repository)),
+            quotas=cast("Any", None),
             writer=cast("Any", DirectWriter()),
             background=Background(),
             caches=cast("Any", self.caches),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from common.auth.quotas import UNBOUNDED, Quotas
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
 from runtime_service.domain.session import Session
@@ -39,7 +40,7 @@ class MemoryRepository:
     def find(self, principal: str, session_id: str) -> Session | None:
         return self.sessions.get((principal, session_id))
 
-    def create(self, session: Session, _owner: str | None = None) -> Session:
+    def create(self, session: Session, _owner: str | None = None, _quotas: Quotas = UNBOUNDED) -> Session:
         created = replace(session, key=len(self.sessions) + 1, epoch=1)
         self.sessions[session.principal, session.session_id] = created
         return created

@@ -39,6 +39,22 @@ async def test_every_listing_is_a_table_and_a_document(shell: Shell) -> None:
         assert item
 
 
+async def test_usage_is_a_table_and_a_document_of_the_days_asked_for(shell: Shell) -> None:
+    for options, days in (
+        ("", ["2026-11-29", "2026-11-30"]),
+        ("--principal key:ann --from 2026-11-30", ["2026-11-30"]),
+        ("--to 2026-11-29", ["2026-11-29"]),
+        ("--principal key:bob", []),
+    ):
+        document = (await shell.run("usage", *options.split(), "--json")).document
+        assert [each["day"] for each in document["usage"]] == days
+        table = await shell.run("usage", *options.split())
+        assert [day for day in ("2026-11-29", "2026-11-30") if day in table.out] == days
+    table = await shell.run("usage")
+    assert all(word in table.out for word in ("key:ann", "demo@1", "1,200", "34,567", "GENERATED TOKENS"))
+    assert (await shell.run("usage", "--principal", "key:bob")).err == "nothing was used\n"
+
+
 async def test_an_empty_listing_says_so_and_is_an_empty_document(shell: Shell) -> None:
     ran = await shell.run("sessions", "list")
     assert (ran.out, ran.err) == ("", "no sessions\n")

@@ -33,7 +33,9 @@ def test_the_first_rule_that_names_a_principal_holds() -> None:
     [
         (b"rules: [{principals: [a], roles: [root]}]", "rules.0.roles.0"),
         (b"rules: [{principals: [], roles: [talk]}]", "rules.0.principals"),
-        (b"rules: [{principals: [a], roles: [talk], quotas: {sessions: 3}}]", "rules.0.quotas"),
+        (b"rules: [{principals: [a], roles: [talk], quotas: {bytes: 3}}]", "rules.0.quotas.bytes"),
+        (b"rules: [{principals: [a], roles: [talk], quotas: {sessions: -1}}]", "rules.0.quotas.sessions"),
+        (b"rules: [{principals: [a], roles: [talk], quotas: {waiting_turns: many}}]", "rules.0.quotas.waiting_turns"),
         (b"rules: [{principals: [a], roles: [talk], engines: ['a*b']}]", "rules.0.engines.0"),
         (b"rule: []", "rules"),
         (b"", "valid dictionary"),

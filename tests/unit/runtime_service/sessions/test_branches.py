@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.auth.quotas import Quotas
 from common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Reason
 from common.spec.published_engine import PublishedEngine
 from common.window import Geometry
@@ -32,7 +33,7 @@ class Rows:
         self.rewound.append((session.session_id, turn_id, drop_turn))
         return replace(session, position=2), ["gone"]
 
-    def fork(self, _source: Session, _turn_id: str, target: Session) -> Session:
+    def fork(self, _source: Session, _turn_id: str, target: Session, _quotas: Quotas) -> Session:
         return self._parts.repository.create(target)
 
 

@@ -35,7 +35,7 @@ def test_the_methods_are_these() -> None:
     assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
     changes = {"cancel_turn", "create", "delete", "fork", "rewind", "update"}
-    assert public(Sessions) == changes | {"get", "list", "turns"}
+    assert public(Sessions) == changes | {"get", "list", "turns", "usage"}
     catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
     assert public(Engines) == catalog | {"load", "loaded", "refused", "unload"}
     assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
@@ -22,7 +22,7 @@ from runtime_service.domain.usage import DayUsage
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
-from runtime_service.storage.usage import UsageRecords
+from runtime_service.storage.usage import UsageRecords, used_in_minute
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
 from tests.samples.whole_manifests import make_manifest
 
@@ -139,15 +139,20 @@ def test_replicas_that_write_at_once_lose_nothing(repository: SessionRepository,
     assert _sums(records) == [(40, 80, 40)]
 
 
-def test_tokens_of_a_minute(repository: SessionRepository, records: UsageRecords) -> None:
+def test_tokens_of_a_minute(repository: SessionRepository, database: Database) -> None:
     minute = timedelta(minutes=1)
+
+    def used(principal: str, now: datetime) -> tuple[int, int]:
+        with database.read() as connection:
+            return used_in_minute(connection, principal, now)
+
     one = repository.create(SESSION)
     other = repository.create(replace(SESSION, session_id="b", engine_version=2))
     one, _ = _run(repository, one, 1, ended_at=NOON)
     one, _ = _run(repository, one, 2, ended_at=NOON + minute / 2)
     _run(repository, other, 1, ended_at=NOON)
-    assert records.in_minute("local", NOON) == (6, 3)
-    assert records.in_minute("local", NOON + minute) == records.in_minute("you", NOON) == (0, 0)
+    assert used("local", NOON) == (6, 3)
+    assert used("local", NOON + minute) == used("you", NOON) == (0, 0)
     one, _ = _run(repository, one, 3, ended_at=NOON + minute)
     _run(repository, one, 4, ended_at=NOON)  # by another server, late
-    assert records.in_minute("local", NOON + minute) == (2, 1)
+    assert used("local", NOON + minute) == (2, 1)

@@ -40,5 +40,5 @@ def check_quota(name: str, most: int | None, used: int, retry_after_s: float) ->
     """Raise ResourceExhausted (QUOTA_EXCEEDED) if a principal has `used` all that it may of one field of Quotas."""
     if most is None or used < most:
         return
-    what = f"quota {name}: {used} are in use, and {most} are what the caller may have; try again when there are fewer"
+    what = f"quota {name}: the caller may have {most} and has {used}; try again when that is less"
     raise ResourceExhausted(Reason.QUOTA_EXCEEDED, what, retry_after_s=retry_after_s, quota=name, used=used, most=most)

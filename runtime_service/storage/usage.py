@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, case, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.db.database import Database, stream
@@ -26,14 +26,7 @@ _NUMBERS_BYTES = 64  # of a message
 
 def add_usage(connection: Connection, session: Session, turn: Turn) -> None:
     """Count a turn that has ended. The last statement of its transaction: its row is locked until that commits."""
-    make: Any = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = make(usage).values(_row_of(session, turn))
-    new = statement.excluded
-    sums = {name: usage.c[name] + new[name] for name in _SUMS}
-    of_minute = {name: _in_minute(new, name) for name in _OF_MINUTE}
-    minute = case((new.minute > usage.c.minute, new.minute), else_=usage.c.minute)
-    changed = {**sums, **of_minute, "minute": minute}
-    connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changed))
+    connection.execute(_ADD[connection.dialect.name], _row_of(session, turn))
 
 
 def _row_of(session: Session, turn: Turn) -> dict[str, object]:
@@ -66,6 +59,23 @@ def used_in_minute(connection: Connection, principal: str, now: datetime) -> tup
     query = select(*(func.coalesce(func.sum(usage.c[name]), 0) for name in _OF_MINUTE))
     prompt, generated = connection.execute(query.where(mine & (usage.c.minute == _minute(now)))).one()
     return int(prompt), int(generated)
+
+
+def _add_with(insert: Any) -> Executable:  # noqa: ANN401 - of a dialect
+    """Insert a row, or add it to the one that is there."""
+    statement = insert(usage)
+    new = statement.excluded
+    sums = {name: usage.c[name] + new[name] for name in _SUMS}
+    of_minute = {name: _in_minute(new, name) for name in _OF_MINUTE}
+    minute = case((new.minute > usage.c.minute, new.minute), else_=usage.c.minute)
+    added: Executable = statement.on_conflict_do_update(
+        index_elements=_KEY, set_={**sums, **of_minute, "minute": minute}
+    )
+    return added
+
+
+_ADD = {"sqlite": _add_with(sqlite.insert), "postgresql": _add_with(postgresql.insert)}
+"""Made once: it takes longer to make than to carry out."""
 
 
 class UsageRecords:

@@ -104,7 +104,7 @@ def test_too_many_waiting_builds_are_refused_until_fewer_wait(database: Database
 def test_a_principal_may_have_as_many_waiting_builds_as_its_quota(database: Database, queue: BuildQueue) -> None:
     builds, one = BuildRepository(database, "here"), Quotas(queued_builds=1)
     builds.submit("ann", SPEC, "r1", quotas=one)
-    with pytest.raises(ResourceExhausted, match="quota queued_builds: 1") as caught:
+    with pytest.raises(ResourceExhausted, match="quota queued_builds: the caller may have 1 and has 1") as caught:
         builds.submit("ann", SPEC, quotas=one)
     assert (caught.value.reason, caught.value.metadata["quota"]) == (Reason.QUOTA_EXCEEDED, "queued_builds")
     assert caught.value.retry_after_s

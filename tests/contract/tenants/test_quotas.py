@@ -36,7 +36,7 @@ def test_sessions_beyond_a_quota_are_refused_until_there_are_fewer(
     first = repository.create(SESSION, None, TWO)
     repository.create(replace(SESSION, session_id="b"), None, TWO)
     third = replace(SESSION, session_id="c")
-    with pytest.raises(ResourceExhausted, match="quota sessions: 2") as caught:
+    with pytest.raises(ResourceExhausted, match="quota sessions: the caller may have 2 and has 2") as caught:
         repository.create(third, None, TWO)
     error = caught.value
     assert (error.reason, error.retry, error.retry_after_s) == (Reason.QUOTA_EXCEEDED, Retry.SAME, 1.0)

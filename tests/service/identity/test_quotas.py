@@ -27,11 +27,12 @@ rules:
 
 @dataclass(frozen=True)
 class Replicas:
-    """Clients of each tenant by replica."""
+    """Two that hold three sessions each in memory, and clients of each tenant by replica."""
 
     ann: tuple[Client, Client]
     bob: tuple[Client, Client]
     ops: Client
+    first: Bench
 
 
 @pytest.fixture(params=KINDS)
@@ -40,7 +41,10 @@ async def replicas(request: pytest.FixtureRequest, tmp_path: Path, callers: Call
     keys = {name: callers.key(name) for name in ("ann", "bob", "ops")}
     with new_database_url(request.param, tmp_path, with_schema=True) as url:
         async with AsyncExitStack() as running:
-            benches = [Bench(tmp_path / "home", {}, database_url=url, shared_settings=callers.settings) for _ in "12"]
+            benches = [
+                Bench(tmp_path / "home", {"max_sessions": 3}, database_url=url, shared_settings=callers.settings)
+                for _ in "12"
+            ]
             benches[0].publish()
             for bench in benches:
                 await bench.start()
@@ -51,7 +55,7 @@ async def replicas(request: pytest.FixtureRequest, tmp_path: Path, callers: Call
 
             one, two = benches
             ann, bob = [(await client(name, one), await client(name, two)) for name in ("ann", "bob")]
-            yield Replicas(ann, bob, await client("ops", one))
+            yield Replicas(ann, bob, await client("ops", one), one)
 
 
 async def _say(client: Client, **options: Any) -> tuple[int, int]:
@@ -99,6 +103,15 @@ async def test_sessions_count_at_all_replicas_and_not_for_others(replicas: Repli
     await bob[1].sessions.create("demo")
     await ann[0].sessions.delete(names[0])
     await ann[1].sessions.create("demo")
+
+
+async def test_asking_for_too_many_sessions_takes_no_room_from_others(replicas: Replicas) -> None:
+    bobs = await replicas.bob[0].sessions.create("demo", session_id="bobs")
+    for client in (*replicas.ann, replicas.ann[0]):
+        await client.sessions.create("demo")
+    for _ in range(3):
+        await _refused(replicas.ann[0].sessions.create("demo"), "sessions")
+    assert bobs.name in [live.session.name for live in replicas.first.handle.sessions.live]
 
 
 async def test_turns_of_one_leave_room_for_those_of_the_other(replicas: Replicas) -> None:

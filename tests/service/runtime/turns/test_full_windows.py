@@ -52,11 +52,11 @@ async def test_an_input_far_too_long_is_refused_without_encoding_it(
 ) -> None:
     encoded: list[str] = []
 
-    def noted(_: Wrapping, content: str) -> tuple[int, ...]:
+    def noted(_wrapping: Wrapping, content: str, _encode: object) -> tuple[int, ...]:
         encoded.append(content)
         return (7,) * 21
 
-    monkeypatch.setattr(Wrapping, "content", noted)
+    monkeypatch.setattr(Wrapping, "_of_user", noted)
     stream = await bench.opened(options=WINDOW)
     said = pb.ChatMessages(messages=[pb.ChatMessage(role="user", content="a b " * 25_000)])
     for turn in ({"text": "a b " * 25_000}, {"messages": said}):

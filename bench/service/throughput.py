@@ -84,7 +84,10 @@ def runtime(slots: int, profile: str | None) -> Iterator[tuple[str, psutil.Proce
     with tempfile.TemporaryDirectory(prefix="sinkserve-service-") as home:
         command = [sys.executable, *how, str(RUNTIME), home, str(slots)]
         pipe, log = subprocess.PIPE, Path(home) / "log"
-        with log.open("w") as said, subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process:
+        with (
+            log.open("w") as said,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
+        ):
             assert process.stdin is not None
             assert process.stdout is not None
             while not (line := process.stdout.readline()).startswith("127."):

@@ -107,7 +107,7 @@ def not_an_engine(why: str) -> DataLoss:
 def _layer(data: Mapping[str, Any]) -> Layer:
     layer = Layer(data["annotations"][FILE], data["digest"], data["size"], data["mediaType"])
     if not isinstance(layer.path, str):
-        raise ValueError(f"{str(layer.path)[:100]!r} is no path")
+        raise TypeError(f"{str(layer.path)[:100]!r} is no path")
     if not is_digest(layer.digest):
         raise ValueError(f"{str(layer.digest)[:100]!r} is no digest such as sha256:0123...")
     return layer

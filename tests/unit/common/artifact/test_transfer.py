@@ -157,7 +157,9 @@ def test_a_field_that_this_release_does_not_know_is_told(exported: Path, other_p
         take(other_press, exported)
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "[" * 100_000, '{"manifests": []}', '{"manifests": [{"digest": "sha256:00"}]}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "[" * 100_000, '{"manifests": []}', '{"manifests": [{"digest": "sha256:00"}]}']
+)
 def test_another_folder_is_refused(tmp_path: Path, other_press: Press, text: str | None) -> None:
     if text is not None:
         (tmp_path / "index.json").write_text(text)

@@ -19,6 +19,7 @@ from common.engine.engine import Feed, FloatArray, SlotState
 from common.settings import SharedSettings
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
+from common.telemetry import configure_logging
 from common.window import Geometry, SessionWindow
 from runtime_service.decoding.text import Text
 from runtime_service.engines.loader import Loaded
@@ -90,4 +91,5 @@ def publish(shared: SharedSettings, geometry: Geometry) -> None:
 
 
 if __name__ == "__main__":
+    configure_logging(json=True)  # as a service: to standard error, since nobody reads on after the address
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 32))

@@ -83,12 +83,16 @@ def runtime(slots: int, profile: str | None) -> Iterator[tuple[str, psutil.Proce
     how = ["-m", "cProfile", "-o", profile] if profile else []
     with tempfile.TemporaryDirectory(prefix="sinkserve-service-") as home:
         command = [sys.executable, *how, str(RUNTIME), home, str(slots)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        pipe, log = subprocess.PIPE, Path(home) / "log"
+        with (
+            log.open("w") as said,
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
+        ):
             assert process.stdin is not None
             assert process.stdout is not None
             while not (line := process.stdout.readline()).startswith("127."):
                 if not line:
-                    raise SystemExit("the runtime did not start")
+                    raise SystemExit(f"the runtime did not start: {log.read_text()}")
             yield line.strip(), psutil.Process(process.pid)
             process.stdin.close()
             process.stdout.read()

@@ -92,7 +92,7 @@ def read_layers(artifact: bytes) -> dict[str, Layer]:
     try:
         data = json.loads(artifact)
         kind, layers = data.get("artifactType"), [_layer(each) for each in data["layers"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise not_an_engine(f"its OCI manifest cannot be read: {error}") from None
     if kind != ARTIFACT:
         raise not_an_engine(f"its artifactType is {str(kind)[:100]!r}, not {ARTIFACT}")
@@ -106,6 +106,8 @@ def not_an_engine(why: str) -> DataLoss:
 
 def _layer(data: Mapping[str, Any]) -> Layer:
     layer = Layer(data["annotations"][FILE], data["digest"], data["size"], data["mediaType"])
+    if not isinstance(layer.path, str):
+        raise TypeError(f"{str(layer.path)[:100]!r} is no path")
     if not is_digest(layer.digest):
         raise ValueError(f"{str(layer.digest)[:100]!r} is no digest such as sha256:0123...")
     return layer

@@ -5,6 +5,7 @@ Source: opencontainers/image-spec, image-layout.md, 1.1.
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -26,10 +27,14 @@ class OciLayout:
 
     def create(self) -> None:
         """Make the folder. Raises InvalidArgument if something is in it."""
-        if self._folder.exists() and any(self._folder.iterdir()):
-            what = f"{self._folder} is not empty; name a folder that is, or does not exist"
-            raise InvalidArgument(Reason.INVALID_FIELD, what, field="folder")
-        (self._folder / "blobs" / "sha256").mkdir(parents=True)
+        try:
+            if self._folder.exists() and any(self._folder.iterdir()):
+                what = f"{self._folder} is not empty; name a folder that is, or does not exist"
+                raise InvalidArgument(Reason.INVALID_FIELD, what, field="folder")
+            (self._folder / "blobs" / "sha256").mkdir(parents=True)
+        except OSError as error:
+            what = f"{self._folder} cannot be made: {error.strerror}; name a folder that is empty, or does not exist"
+            raise InvalidArgument(Reason.INVALID_FIELD, what, field="folder") from None
 
     def path(self, digest: str) -> Path:
         """Where the blob of a digest is, or is to be."""
@@ -57,9 +62,9 @@ class OciLayout:
     def artifact(self) -> bytes:
         """The artifact that the index names. Raises DataLoss unless it is one, and right."""
         try:
-            index = json.loads((self._folder / "index.json").read_bytes())
+            index = json.loads(_regular(self._folder / "index.json").read_bytes())
             digests = [str(each["digest"]) for each in index["manifests"]]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise not_an_engine(f"{self._folder} is no folder in the layout of OCI images: {error}") from None
         if len(digests) != 1:
             raise not_an_engine(f"{self._folder} names {len(digests)} artifacts; one is taken")
@@ -68,7 +73,7 @@ class OciLayout:
     def read(self, digest: str) -> bytes:
         """A small blob. Raises DataLoss unless it is there, and right."""
         try:
-            path = self.path(digest)
+            path = _regular(self.path(digest))
             if (size := path.stat().st_size) > _LARGEST:
                 raise not_an_engine(f"{digest} has {size} bytes; what describes an engine has at most {_LARGEST}")
             data = path.read_bytes()
@@ -77,3 +82,10 @@ class OciLayout:
         if digest_of(data) != digest:
             raise not_an_engine(f"{digest} is not what its name says")
         return data
+
+
+def _regular(path: Path) -> Path:
+    """Raises OSError for what is no file: a pipe would be waited for."""
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
+    return path

@@ -86,6 +86,8 @@ def _manifest(layout: OciLayout, layers: Mapping[str, Layer]) -> Manifest:
             raise not_an_engine(f"{file.path} of {MANIFEST_FILE} is not among its layers")
         if not layout.path(file.digest).is_file():
             raise not_an_engine(f"the blob of {file.path} is missing")
+        if (size := layout.path(file.digest).stat().st_size) != file.size_bytes:
+            raise not_an_engine(f"{file.path} has {size} bytes, and {MANIFEST_FILE} says {file.size_bytes}")
     return manifest.model_copy(update={"name": manifest.spec.name})
 
 

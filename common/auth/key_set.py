@@ -33,7 +33,7 @@ def read_key_set(data: bytes, algorithms: Sequence[str]) -> KeySet:
     try:
         found = json.loads(data)["keys"]
         each = [dict(key) for key in found[:MOST_KEYS]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError('it is no JWKS: {"keys": [...]}') from None
     keys = {}
     for key in each:

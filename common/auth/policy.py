@@ -60,11 +60,11 @@ def read_policy(data: bytes) -> Policy:
     """A policy from YAML; raises ValueError naming the field."""
     try:
         return Policy.model_validate(yaml.safe_load(data))
-    except yaml.YAMLError as error:
-        raise ValueError(f"it is not YAML: {error}") from None
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         raise ValueError(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # all by the library
+        raise ValueError(f"it is not YAML: {error}") from None
 
 
 def policy_of(setting: str, path: Path | None, otherwise: Policy) -> Callable[[], Policy]:

@@ -125,7 +125,7 @@ class _Loader(yaml.SafeLoader):
 def _value(name: str, text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none are a ValueError
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # all by the library
         raise InvalidArgument(Reason.INVALID_SPEC, f"{name}: {text[:80]!r} is not YAML: {error}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from threading import Timer
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -16,6 +17,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from common.tracing.span import PARENT, Span
 
 NANOSECONDS = 10**9
+CLOSE_S = 2.0
+"""How long what is left at the end may take to be sent; the SDK would try each of its batches for as long as it can."""
 
 
 def open_collector(service: str, endpoint: str, share: float) -> CollectedTraces:
@@ -35,6 +38,7 @@ class CollectedTraces:
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(share), resource=resource, shutdown_on_exit=False
         )
+        self._exporter = exporter
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("sinkserve", release)
 
@@ -55,5 +59,9 @@ class CollectedTraces:
         made.end(end_time=int(span.end_s * NANOSECONDS))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, as far as that goes within `CLOSE_S`."""
+        enough = Timer(CLOSE_S, self._exporter.shutdown)  # ends what is under way, and takes nothing more
+        enough.daemon = True
+        enough.start()
         self._provider.shutdown()
+        enough.cancel()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-_TO_A_SERVICE = frozenset({"builder", "runtime"})
+_TO_A_SERVICE = frozenset({"builder", "runtime", "admin"})
 """Parameters of commands that talk to one."""
 _PANEL = "Connection"
 

@@ -17,17 +17,21 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 @dataclass
 class Collector(rpc.TraceServiceServicer):
-    """`endpoint` is what the services are told."""
+    """`endpoint` is what the services are told. Calls get no answer before `answers` is set."""
 
     endpoint: str = ""
+    asked: int = 0
+    answers: threading.Event = field(default_factory=threading.Event)
     spans: list[Span] = field(default_factory=list)
     _came: threading.Condition = field(default_factory=threading.Condition)
 
     def Export(self, request: Any, context: Any) -> Any:
         found = [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
         with self._came:
+            self.asked += 1
             self.spans += found
             self._came.notify_all()
+        self.answers.wait()
         return pb.ExportTraceServiceResponse()
 
     def wait_for(self, name: str) -> Span:
@@ -54,6 +58,7 @@ def _value(value: Any) -> Any:
 def collecting() -> Iterator[Collector]:
     """A collector on a port of its own."""
     collector, server = Collector(), grpc.server(ThreadPoolExecutor(2))
+    collector.answers.set()
     rpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

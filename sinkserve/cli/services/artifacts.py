@@ -31,7 +31,10 @@ def export_to(reference: str, folder: Path, config: Path | None) -> None:
     """Write an engine to a folder."""
     with _opened(config) as here:
         engine = here.catalog.resolve(reference)
-        export_engine(engine, here.store, folder)
+        try:
+            export_engine(engine, here.store, folder)
+        except OSError as error:
+            raise Failure(f"cannot write to {folder}: {error.strerror}; what is there of it is not whole") from None
         size = console.size(engine.manifest.size_bytes)
         console.out.print(
             f"{escape(engine.reference)}, {size}, is in {escape(str(folder))}, in the layout of OCI images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +86,10 @@ def _write(path: Path, keys: Iterable[ApiKey]) -> None:
         part = path.with_name(f".{path.name}.{os.getpid()}")
         with open(part, "w", opener=open_private) as file:
             file.writelines(key.line for key in keys)
+            if path.exists():  # services that read it by its group, or as its owner, still can
+                found = path.stat()
+                os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
+                os.fchown(file.fileno(), found.st_uid, found.st_gid)
         part.replace(path)
     except OSError as error:
         raise Failure(f"cannot write {path}: {error.strerror}") from None

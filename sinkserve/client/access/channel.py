@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc
 
 from sinkserve.client.access.credentials import Token
+from sinkserve.client.errors import InvalidArgument
 
 
 class AuthorizedChannel:
@@ -26,12 +27,20 @@ class AuthorizedChannel:
             method = make(*args, **named)
 
             def call(*args: object, metadata: tuple[tuple[str, str], ...] | None = None, **named: object) -> object:
-                token = ("authorization", f"Bearer {self._token()}")
+                token = ("authorization", f"Bearer {_sendable(self._token())}")
                 return method(*args, metadata=(*(metadata or ()), token), **named)
 
             return call
 
         return callable_of
+
+
+def _sendable(token: str) -> str:
+    """Raises InvalidArgument for what gRPC would not send, without telling any of it."""
+    if not (token.isascii() and token.isprintable()):
+        what = "the token has characters that are none of a token's: line ends, control characters, or not of ASCII"
+        raise InvalidArgument(grpc.StatusCode.INVALID_ARGUMENT, what)
+    return token
 
 
 _CALLABLES = frozenset({"unary_unary", "unary_stream", "stream_unary", "stream_stream"})

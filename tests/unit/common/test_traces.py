@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from common.errors import InvalidArgument
+from common.tracing import collector as collector_module
 from common.tracing.span import Span
 from common.tracing.traces import NoTraces, open_traces
 from tests.servers.otlp_collector import Collector, attributes, collecting
@@ -22,6 +23,7 @@ TREE = Span(
     error="NON_FINITE_LOGITS",
     serves=True,
 )
+BATCH = 512  # spans that the SDK sends at once
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
@@ -68,6 +70,20 @@ def test_who_does_not_want_a_trace_gets_none_and_whoever_wants_all_gets_them(col
     assert not collector.spans
     record(collector, f"00-{TRACE}-{CALLER}-01", share=0.0)
     assert collector.spans
+
+
+def test_a_collector_that_does_not_answer_is_not_waited_for_at_the_end(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "CLOSE_S", 0.1)
+    collector.answers.clear()
+    traces = open_traces("sinkserve-runtime", collector.endpoint, 1.0)
+    for _ in range(3 * BATCH):
+        traces.record(Span("chat demo@1", 100.0, 101.0))
+    collector.wait_for("chat")
+    traces.close()
+    collector.answers.set()
+    assert collector.asked == 1, "the batches that were left would each have waited as long"
 
 
 def test_off_nothing_of_opentelemetry_is_imported() -> None:

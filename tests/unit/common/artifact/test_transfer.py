@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,7 @@ def test_a_path_that_leads_outside_is_refused(exported: Path, other_press: Press
         (lambda artifact: artifact.pop("layers"), "its OCI manifest cannot be read"),
         (lambda artifact: artifact["layers"][0].update(digest="../../etc"), "is no digest"),
         (lambda artifact: artifact["layers"].pop(0), "is not among its layers"),
+        (lambda artifact: artifact["layers"][0]["annotations"].update({FILE: ["a"]}), "is no path"),
     ],
 )
 def test_what_is_no_engine_is_refused(exported: Path, other_press: Press, edit: Edit, message: str) -> None:
@@ -155,12 +157,36 @@ def test_a_field_that_this_release_does_not_know_is_told(exported: Path, other_p
         take(other_press, exported)
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", '{"manifests": []}', '{"manifests": [{"digest": "sha256:00"}]}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "[" * 100_000, '{"manifests": []}', '{"manifests": [{"digest": "sha256:00"}]}']
+)
 def test_another_folder_is_refused(tmp_path: Path, other_press: Press, text: str | None) -> None:
     if text is not None:
         (tmp_path / "index.json").write_text(text)
     with pytest.raises(DataLoss, match="this is no engine"):
         take(other_press, tmp_path)
+
+
+def test_another_size_than_the_manifest_says_is_refused(exported: Path, other_press: Press) -> None:
+    rewrite_manifest(exported, lambda manifest: manifest["files"][0].update(size_bytes=-1))
+    with pytest.raises(DataLoss, match="manifest.json says -1"):
+        take(other_press, exported)
+
+
+def test_a_pipe_is_not_waited_for(exported: Path, other_press: Press) -> None:
+    (exported / "index.json").unlink()
+    os.mkfifo(exported / "index.json")
+    with pytest.raises(DataLoss, match="no such file"):
+        take(other_press, exported)
+
+
+def test_what_is_no_folder_and_cannot_be_one_is_refused(press: Press, tmp_path: Path) -> None:
+    engine = press.publish(files=FILES)
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "under", Path("/proc/nowhere/under")):
+        with pytest.raises(InvalidArgument, match="cannot be made"):
+            export_engine(engine, press.store, place)
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_folder_with_something_in_it_is_left_alone(press: Press, tmp_path: Path) -> None:

@@ -40,6 +40,11 @@ def test_the_first_rule_that_names_a_principal_holds() -> None:
         (b"rule: []", "rules"),
         (b"", "valid dictionary"),
         (b"rules: [", "not YAML"),
+        (b"[" * 100_000, "not YAML"),
+        (b'rules: !!int ""', "not YAML"),
+        (b"!!bool x", "not YAML"),
+        (b"!!timestamp x", "not YAML"),
+        (b"rules: 2024-99-99", "not YAML"),
     ],
 )
 def test_what_is_wrong_is_named(text: bytes, said: str) -> None:

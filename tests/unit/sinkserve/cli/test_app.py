@@ -28,7 +28,18 @@ def test_every_command_has_help(name: str) -> None:
     assert COMMANDS[name].summary in " ".join(ran.stdout.split())
 
 
-@pytest.mark.parametrize(("words", "talks"), [("engines list", True), ("chat", True), ("db show", False)])
+COMMANDS_THAT_TALK = [
+    ("engines list", True),
+    ("engines gc", True),
+    ("engines load", True),
+    ("builds cancel", True),
+    ("chat", True),
+    ("db show", False),
+    ("engines export", False),
+]
+
+
+@pytest.mark.parametrize(("words", "talks"), COMMANDS_THAT_TALK)
 def test_whatever_talks_to_a_service_can_be_told_how_to_connect(words: str, talks: bool) -> None:
     for _ in range(2):
         ran = CliRunner().invoke(make_app(words.split()), [*words.split(), "--help"])

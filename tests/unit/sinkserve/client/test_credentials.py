@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from common.settings import SettingsError
-from sinkserve.client import Client, tls_credentials, token_file
+from sinkserve.client import Client, InvalidArgument, tls_credentials, token_file
 from sinkserve.client.settings import ClientSettings
 
 NOBODY = "127.0.0.1:1"
@@ -58,3 +58,11 @@ def test_options_replace_the_token_of_the_environment(tmp_path: Path) -> None:
         assert token() == "option"
     plain = settings.with_options({"tls": False, "ca": None, "cert": None, "key": None, "token": ""})
     assert (plain.credentials(), plain.authorization()) == (None, None)
+
+
+@pytest.mark.parametrize("token", ["a\nb", "a\x07", "clé", "a\x00"])
+async def test_a_token_that_cannot_be_sent_is_refused_and_not_told(token: str) -> None:
+    async with Client(NOBODY, NOBODY, token=token) as client:
+        with pytest.raises(InvalidArgument, match="the token has characters") as caught:
+            await client.engines.get("demo")
+    assert token not in str(caught.value)

@@ -58,3 +58,11 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     ran = keys("new", "ann", "--file", str(path))
     assert (ran.exit_code, "line 1 is not HASH NAME CREATED" in ran.stderr) == (1, True)
     assert path.read_text() == "not keys\n"
+
+
+def test_whoever_could_read_the_file_still_can(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    keys("new", "ann", "--file", str(path))
+    path.chmod(0o640)
+    keys("revoke", path.read_text()[:12], "--file", str(path))
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("", 0o640), "else a service goes on with the old"

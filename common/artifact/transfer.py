@@ -20,8 +20,11 @@ from common.artifact.model_pack import (
     read_layers,
 )
 from common.artifact.oci_layout import OciLayout
+from common.auth.principal import LONGEST_NAME
 from common.catalog.blob_claims import claim_blobs
 from common.catalog.catalog import Catalog
+from common.catalog.signature import is_of
+from common.controls import check_name
 from common.db.database import Database
 from common.spec.manifest import Manifest
 from common.spec.published_engine import PublishedEngine
@@ -53,11 +56,15 @@ def export_engine(engine: PublishedEngine, store: BlobStore, folder: Path) -> No
 def import_engine(folder: Path, database: Database, catalog: Catalog, store: BlobStore, owner: str) -> PublishedEngine:
     """Publish the engine in a folder under the next version of its name; one that is there already is returned.
 
-    Raises DataLoss (STORE_CORRUPT) for what is no engine, or is damaged; then nothing was published.
+    Raises DataLoss (STORE_CORRUPT) for what is no engine, or is damaged, and InvalidArgument for what is no name of an
+    owner; then nothing was published.
     """
     layout = OciLayout(folder)
     layers = read_layers(layout.artifact())
+    check_name(owner, "owner", LONGEST_NAME, least=1)
     draft, signature = _manifest(layout, layers), _signature(layout, layers)
+    if signature and not is_of(draft, signature):
+        raise not_an_engine(f"{SIGNATURE_FILE} is no signature of this engine")
     holder = f"imports/{secrets.token_hex(16)}"
     try:
         claim_blobs(database, {file.digest for file in draft.files}, holder)

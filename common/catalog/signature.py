@@ -70,6 +70,14 @@ def sign_manifest(manifest: Manifest, signer: Signer) -> str:
     return json.dumps(envelope.to_dict())
 
 
+def is_of(manifest: Manifest, signature: str) -> bool:
+    """Whether a signature says that it is of this engine, whoever's it is."""
+    try:
+        return _says(Envelope.from_dict(json.loads(signature)), manifest)
+    except _UNREADABLE:
+        return False
+
+
 def check_signature(manifest: Manifest, signature: str, trusted: Sequence[SSlibKey]) -> None:
     """Raise FailedPrecondition (ENGINE_UNTRUSTED) unless one of the `trusted` keys vouches for this engine."""
     if not signature:
@@ -77,13 +85,21 @@ def check_signature(manifest: Manifest, signature: str, trusted: Sequence[SSlibK
     try:
         envelope = Envelope.from_dict(json.loads(signature))
         envelope.verify(list(trusted), 1)
-        subjects = [each["digest"].get("sha256") for each in json.loads(envelope.payload)["subject"]]
+        right = _says(envelope, manifest)
     except (UnverifiedSignatureError, VerificationError):
         raise _untrusted(manifest.reference, "none of SINKSERVE_RUNTIME_TRUSTED_KEYS has signed it") from None
-    except (AttributeError, FormatError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _untrusted(manifest.reference, f"its signature cannot be read: {error}") from None
-    if envelope.payload_type != PAYLOAD or subjects != [content_digest(manifest)]:
+    if not right:
         raise _untrusted(manifest.reference, "its signature is that of another engine")
+
+
+_UNREADABLE = (AttributeError, FormatError, KeyError, TypeError, ValueError, RecursionError)
+
+
+def _says(envelope: Envelope, manifest: Manifest) -> bool:
+    subjects = [each["digest"].get("sha256") for each in json.loads(envelope.payload)["subject"]]
+    return bool(envelope.payload_type == PAYLOAD) and subjects == [content_digest(manifest)]
 
 
 def _untrusted(reference: str, why: str) -> FailedPrecondition:

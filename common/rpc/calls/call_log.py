@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from common.rpc.calls.call import Call
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-_LOOKS = ("Get", "List", "Watch", "Check", "Verify", "ServerReflection")
-"""How the names of methods begin that change nothing."""
+_NOT_AUDITED = ("Get", "List", "Watch", "Check", "Verify", "ServerReflection", "Converse", "RunTurn")
+"""How the names of methods begin that look, or talk: every turn has a line of its own."""
 _PROBES = ("Health.", "ServerReflection.")
 
 log = structlog.get_logger()
@@ -40,5 +40,5 @@ class CallLog:
         failed = {"reason": reason, "cause": cause} if reason else {}
         moved = {"received": call.received_bytes, "sent": call.sent_bytes}
         log.info("call.ended", **said, **failed, peer=call.peer, seconds=round(seconds, 4), **moved)
-        if not call.method.partition(".")[2].startswith(_LOOKS):
+        if not call.method.partition(".")[2].startswith(_NOT_AUDITED):
             log.info("audit", **said)

@@ -109,6 +109,22 @@ def test_a_signature_goes_along_and_holds_under_another_version(
     check_signature(taken.manifest, taken.signature, [read_public(key, tmp_path)])
 
 
+@pytest.mark.parametrize("of", [b"another graph", None])
+def test_what_is_no_signature_of_the_engine_is_refused(
+    press: Press, other_press: Press, tmp_path: Path, of: bytes | None
+) -> None:
+    other = draft(files={"model.onnx": of or b""})
+    signature = "a" * 100 if of is None else sign_manifest(other, CryptoSigner(Ed25519PrivateKey.generate()))
+    export_engine(press.publish(files=FILES, signature=signature), press.store, tmp_path / "signed")
+    with pytest.raises(DataLoss, match=r"signature\.dsse\.json is no signature of this engine"):
+        take(other_press, tmp_path / "signed")
+
+
+def test_an_owner_that_nobody_can_be_is_refused(exported: Path, other_press: Press) -> None:
+    with pytest.raises(InvalidArgument, match="owner"):
+        import_engine(exported, other_press.database, other_press.catalog, other_press.store, "a\x1b")
+
+
 @pytest.mark.parametrize("path", ["model.onnx", "weights/0.bin", MANIFEST_FILE])
 def test_a_damaged_file_is_refused_and_nothing_is_published(exported: Path, other_press: Press, path: str) -> None:
     (layer,) = [each for each in artifact_of(exported)["layers"] if each["annotations"][FILE] == path]

@@ -11,7 +11,7 @@ import structlog
 from common.auth.principal import EVERY_ENGINE, EngineScope
 from common.catalog.catalog import Catalog
 from common.db.database import utc_now
-from common.errors import FailedPrecondition, NotFound, Reason, SinkServeError
+from common.errors import FailedPrecondition, NotFound, Reason, SinkServeError, Unavailable
 from common.spec.engine_reference import EngineReference, parse_reference
 from common.spec.published_engine import PublishedEngine
 from runtime_service.engines.loaded_engine import LoadedEngine, RefusedEngine, Spill, not_loaded, start_engine, unloaded
@@ -20,6 +20,8 @@ from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.settings import RuntimeSettings
 
 REFUSED_KEPT = 64
+REFUSED_AGAIN_S = 60.0
+"""How long an engine that was refused is left alone: to read it all again takes time and memory."""
 
 log = structlog.get_logger()
 
@@ -113,15 +115,21 @@ class EngineRegistry:
     async def follow(self) -> None:
         """Load what the settings' references name now, if that is another version; the ones before stay loaded.
 
-        Raises what `resolve` and `load` raise.
+        What was refused lately is not tried yet. Raises what `resolve` and `load` raise.
         """
         for reference, before in list(self._wanted.items()):
             now = await self.resolve(str(reference), "SINKSERVE_RUNTIME_ENGINES")
-            if now.digest != before.digest:
+            if now.digest != before.digest and not self._was_refused_lately(now):
                 await self.load(now)
                 self._wanted[reference] = now
                 self.changed()
                 log.info("engine.followed", reference=str(reference), engine=now.reference, before=before.reference)
+
+    def _was_refused_lately(self, published: PublishedEngine) -> bool:
+        found = self._refused.get(published.digest)
+        if found is None or isinstance(found.error, Unavailable):
+            return False
+        return (utc_now() - found.refused_at).total_seconds() < REFUSED_AGAIN_S
 
     async def prepare(self, references: Iterable[str]) -> None:
         """Load what the settings name; sessions that come meanwhile wait. Raises what `resolve` and `load` raise."""

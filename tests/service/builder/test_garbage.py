@@ -88,9 +88,7 @@ def test_unfinished_uploads_and_timing_caches_of_a_bucket_are_left_alone(
     assert len(bucket.unfinished()) == 1
 
 
-async def test_two_geometries_share_most_files_and_one_goes_without_them(
-    store_url: str, client: BuilderClient
-) -> None:
+async def test_two_geometries_share_most_files_and_one_goes_without_them(store_url: str, client: BuilderClient) -> None:
     wide = engine_pb2.CacheGeometry(sink_tokens=4, window_tokens=20, chunk_tokens=4, max_slots=2)
     await client.built()
     await client.built(client.spec(cache=wide))

@@ -148,6 +148,33 @@ async def test_new_sessions_get_another_version_once_it_is_loaded(bench: Bench) 
     assert [engine.published.version for engine in bench.engines.loaded] == [1, 2]
 
 
+async def test_a_new_version_that_is_refused_is_tried_again_after_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.publish(1)
+    await bench.engines.prepare(["demo"])
+    bench.publish(2)
+    bench.failure = FailedPrecondition(Reason.ENGINE_UNVERIFIED, "it computes something else")
+    with pytest.raises(FailedPrecondition):
+        await bench.engines.follow()
+    await bench.engines.follow()  # it would be loaded now
+    assert (await bench.engines.named("demo", "engine")).version == 1
+    monkeypatch.setattr("runtime_service.engines.registry.REFUSED_AGAIN_S", 0.0)
+    await bench.engines.follow()
+    assert (await bench.engines.named("demo", "engine")).version == 2
+
+
+async def test_a_new_version_for_which_the_store_was_away_is_tried_again_at_once(bench: Bench) -> None:
+    bench.publish(1)
+    await bench.engines.prepare(["demo"])
+    bench.publish(2)
+    bench.failure = Unavailable(Reason.STORE_UNAVAILABLE, "the store is away")
+    with pytest.raises(Unavailable):
+        await bench.engines.follow()
+    await bench.engines.follow()
+    assert (await bench.engines.named("demo", "engine")).version == 2
+
+
 async def test_who_comes_while_the_engines_of_the_settings_are_loaded_waits(bench: Bench) -> None:
     published = bench.publish()
     preparing = asyncio.create_task(bench.engines.prepare(["demo"]))

@@ -168,6 +168,12 @@ def _passes(error: BaseException) -> bool:
     return isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError, KeyboardInterrupt, SystemExit, GeneratorExit))
 
 
+def _code_of(error: BaseException, context: Context) -> str:
+    """How a call ends that gRPC itself ends: as a handler said when it aborted, or because its peer has left."""
+    said: Any = context.code() if isinstance(error, grpc.aio.AbortError) else grpc.StatusCode.CANCELLED
+    return next((code.name for code in grpc.StatusCode if said in (code, code.value[0])), "UNKNOWN")
+
+
 def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401
         call = method.arrive(request, context)
@@ -176,7 +182,7 @@ def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa
             response = await behavior(check(request), context)
         except BaseException as error:
             if _passes(error):
-                method.ended(call, "CANCELLED" if isinstance(error, asyncio.CancelledError) else "UNKNOWN")
+                method.ended(call, _code_of(error, context))
                 raise
             await method.end(call, context, error)
         else:
@@ -198,7 +204,7 @@ def _guard_generator(behavior: Any, method: _Method, check: Any) -> Any:  # noqa
             method.ended(call, "OK")
         except BaseException as error:
             if _passes(error):
-                method.ended(call, "CANCELLED" if isinstance(error, asyncio.CancelledError) else "UNKNOWN")
+                method.ended(call, _code_of(error, context))
                 raise
             await method.end(call, context, error)
 

@@ -36,6 +36,10 @@ class _Builder(pb_grpc.BuilderServiceServicer):
             raise ValueError("the password is hunter2")
         if request.name == "panic":
             panic()
+        if request.name == "abort":
+            await context.abort(grpc.StatusCode.ABORTED, "as gRPC has it")
+        if request.name == "endless":
+            await asyncio.Event().wait()
         raise NotFound(Reason.BUILD_NOT_FOUND, f"no build {request.name!r}")
 
     async def WatchBuild(self, request: pb.WatchBuildRequest, context: Any) -> AsyncIterator[pb.WatchBuildResponse]:
@@ -164,6 +168,22 @@ async def test_each_call_leaves_a_line_with_its_id_and_a_count_by_method_and_cod
     assert told[1:] == [(method, "NOT_FOUND", "BUILD_NOT_FOUND", name) for name in ("builds/1", "builds/2")]
     assert all(line["received"] > 0 and line["peer"] and line["seconds"] >= 0 for line in lines)
     assert not [entry for entry in logged if entry["event"] == "audit"]  # nothing was to be changed
+
+
+async def test_a_call_that_grpc_ends_itself_has_its_code() -> None:
+    registry = CollectorRegistry()
+    add = partial(pb_grpc.add_BuilderServiceServicer_to_server, _Builder())  # type: ignore[abstract]  # enough for this
+    running = await start_server("127.0.0.1:0", [Registration(SERVICE, add)], calls=CallLog("test", registry))
+    async with grpc.aio.insecure_channel(running.address) as channel:
+        ask = pb_grpc.BuilderServiceStub(channel).GetBuild
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(pb.GetBuildRequest(name="abort"))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(pb.GetBuildRequest(name="endless"), timeout=0.3)
+    await running.stop(0)
+    count = partial(registry.get_sample_value, "sinkserve_test_calls_total")
+    method = "BuilderService.GetBuild"
+    assert [count({"method": method, "code": code}) for code in ("ABORTED", "CANCELLED", "UNKNOWN")] == [1, 1, None]
 
 
 def test_a_second_interrupt_ends_at_once_without_a_traceback() -> None:

@@ -152,7 +152,7 @@ def test_runtimes_are_reached_through_envoy_alone() -> None:
 
 
 def test_envoy_runs_the_file_that_is_tested_with_the_runtimes_of_the_release() -> None:
-    assert (CHART / "files" / "envoy.yaml").read_text() == (DEPLOY / "envoy.yaml").read_text(), "copy it"
+    assert (CHART / "files" / "envoy.yaml").read_text() == (DEPLOY / "envoy.yaml").read_text(), "link it"
     objects = render(envoy={"origins": ["https://a.example"]})
     text = objects["ConfigMap", "sinkserve-envoy"]["data"]["envoy.yaml"]
     (cluster,) = yaml.safe_load(text)["static_resources"]["clusters"]

@@ -17,7 +17,6 @@ from common.db.database import Database
 from common.db.paging import Page
 from common.errors import Aborted, FailedPrecondition, NotFound, Reason
 from common.store.blob_store import open_store
-from common.window import Geometry
 from runtime_service.domain.session import Session
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.claims import SessionClaims
@@ -25,15 +24,8 @@ from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.tables import snapshots
 from tests.nightly import examples
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
-from tests.samples.whole_manifests import make_manifest
 
 EVERY = Page(1000, None, "turns")
-
-
-@pytest.fixture
-def repository(database: Database, tmp_path: Path) -> SessionRepository:
-    Catalog(database, open_store(str(tmp_path / "store"))).publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    return SessionRepository(database)
 
 
 @pytest.fixture

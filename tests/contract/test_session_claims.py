@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
-from common.catalog.catalog import Catalog
 from common.db.database import Database, database_time, utc_now
 from common.errors import Aborted, NotFound, Reason
-from common.store.blob_store import open_store
-from common.window import Geometry
 from runtime_service.domain.session import Session
 from runtime_service.storage import tables
 from runtime_service.storage.claims import Claimed, SessionClaims
 from runtime_service.storage.repository import SessionRepository
 from tests.samples.session_examples import SESSION, after, finished, turn
-from tests.samples.whole_manifests import make_manifest
 
 IDLE_S = 60.0
 
@@ -29,12 +24,6 @@ IDLE_S = 60.0
 def processes() -> set[str]:
     """The replicas whose processes run."""
     return {"here", "there"}
-
-
-@pytest.fixture
-def repository(database: Database, tmp_path: Path) -> SessionRepository:
-    Catalog(database, open_store(str(tmp_path / "store"))).publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    return SessionRepository(database)
 
 
 @pytest.fixture

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.catalog.catalog import Catalog
 from common.db.database import Database, utc_now
 from common.db.paging import Page, read_page
 from common.errors import NotFound
 from common.spec.engine_reference import EngineReference
-from common.store.blob_store import open_store
-from common.window import Geometry
 from runtime_service.domain.session import IDLE_FIELD, Session
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.domain.session_update import LABELS_FIELD, SessionUpdate
@@ -26,20 +22,12 @@ from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.updates import SessionUpdates
 from tests.nightly import examples
 from tests.samples.session_examples import NOON, SESSION
-from tests.samples.whole_manifests import DIGEST, make_manifest
+from tests.samples.whole_manifests import DIGEST
 
 ALL = Page(1000, None, "sessions")
 KEY = ("local", "a")
 WORDS = st.text(st.sampled_from('ab", :{}\\\0é'), min_size=1, max_size=3)
 LABELS = st.dictionaries(WORDS, WORDS | st.just(""), max_size=2)
-
-
-@pytest.fixture
-def repository(database: Database, tmp_path: Path) -> SessionRepository:
-    catalog = Catalog(database, open_store(str(tmp_path / "store")))
-    for _ in range(2):
-        catalog.publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    return SessionRepository(database)
 
 
 @pytest.fixture

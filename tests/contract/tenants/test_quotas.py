@@ -5,29 +5,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from common.auth.quotas import UNBOUNDED, Quotas
-from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.errors import Reason, ResourceExhausted, Retry
-from common.store.blob_store import open_store
-from common.window import Geometry
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.quotas import QuotaChecks
 from runtime_service.storage.repository import SessionRepository
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
-from tests.samples.whole_manifests import make_manifest
 
 TWO = Quotas(sessions=2)
-
-
-@pytest.fixture
-def repository(database: Database, tmp_path: Path) -> SessionRepository:
-    Catalog(database, open_store(str(tmp_path / "store"))).publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    return SessionRepository(database)
 
 
 def test_sessions_beyond_a_quota_are_refused_until_there_are_fewer(

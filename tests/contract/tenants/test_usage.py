@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.paging import Page, read_page
 from common.errors import Aborted
-from common.store.blob_store import open_store
-from common.window import Geometry
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
@@ -24,18 +20,9 @@ from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.usage import UsageRecords, used_in_minute
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
-from tests.samples.whole_manifests import make_manifest
 
 ALL = Page(1000, None, "usage")
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def repository(database: Database, tmp_path: Path) -> SessionRepository:
-    catalog = Catalog(database, open_store(str(tmp_path / "store")))
-    for _ in range(2):
-        catalog.publish(make_manifest(Geometry(4, 8, 4, 2)), "test")
-    return SessionRepository(database)
 
 
 @pytest.fixture

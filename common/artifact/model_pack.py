@@ -37,8 +37,12 @@ class Layer:
 
     def descriptor(self) -> dict[str, Any]:
         """The layer as an OCI manifest names it."""
-        described = {"mediaType": self.media_type, "digest": self.digest, "size": self.size_bytes}
-        return described | {"annotations": {FILE: self.path}}
+        return {
+            "mediaType": self.media_type,
+            "digest": self.digest,
+            "size": self.size_bytes,
+            "annotations": {FILE: self.path},
+        }
 
     @classmethod
     def of_bytes(cls, path: str, data: bytes) -> Layer:
@@ -72,16 +76,14 @@ def config_bytes(manifest: Manifest, created: datetime, layers: Sequence[Layer])
     return _json(config)
 
 
-def artifact_bytes(config: Layer, layers: Sequence[Layer]) -> bytes:
+def artifact_bytes(config: bytes, layers: Sequence[Layer]) -> bytes:
     """The OCI manifest of the artifact."""
-    described = config.descriptor()
-    del described["annotations"]
     return _json(
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
             "artifactType": ARTIFACT,
-            "config": described,
+            "config": {"mediaType": CONFIG, "digest": digest_of(config), "size": len(config)},
             "layers": [layer.descriptor() for layer in layers],
         }
     )

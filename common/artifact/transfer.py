@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from common.artifact.model_pack import (
-    CONFIG,
     MANIFEST_FILE,
     SIGNATURE_FILE,
     Layer,
@@ -26,7 +25,7 @@ from common.catalog.catalog import Catalog
 from common.catalog.signature import is_of
 from common.controls import check_name
 from common.db.database import Database
-from common.spec.manifest import Manifest
+from common.spec.manifest import EngineFile, Manifest
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import BlobStore
 
@@ -48,9 +47,7 @@ def export_engine(engine: PublishedEngine, store: BlobStore, folder: Path) -> No
     config = config_bytes(manifest, engine.create_time, layers)
     for data in (*described.values(), config):
         layout.add(data)
-    size = Layer.of_bytes("", config)
-    artifact = artifact_bytes(Layer("", size.digest, size.size_bytes, CONFIG), layers)
-    layout.finish(artifact, f"{manifest.name}-{manifest.version}")
+    layout.finish(artifact_bytes(config, layers), f"{manifest.name}-{manifest.version}")
 
 
 def import_engine(folder: Path, database: Database, catalog: Catalog, store: BlobStore, owner: str) -> PublishedEngine:
@@ -86,16 +83,20 @@ def _manifest(layout: OciLayout, layers: Mapping[str, Layer]) -> Manifest:
         where = ".".join(map(str, first["loc"]))
         raise not_an_engine(f"{MANIFEST_FILE}: {where}: {first['msg']}; was it written by a newer release?") from None
     for file in manifest.files:
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise not_an_engine(f"{MANIFEST_FILE}: {file.path!r} is no path inside an engine")
-        if layers.get(file.path) is None or layers[file.path].digest != file.digest:
-            raise not_an_engine(f"{file.path} of {MANIFEST_FILE} is not among its layers")
-        if not layout.path(file.digest).is_file():
-            raise not_an_engine(f"the blob of {file.path} is missing")
-        if (size := layout.path(file.digest).stat().st_size) != file.size_bytes:
-            raise not_an_engine(f"{file.path} has {size} bytes, and {MANIFEST_FILE} says {file.size_bytes}")
+        _check_file(file, layout, layers)
     return manifest.model_copy(update={"name": manifest.spec.name})
+
+
+def _check_file(file: EngineFile, layout: OciLayout, layers: Mapping[str, Layer]) -> None:
+    path, blob = PurePosixPath(file.path), layout.path(file.digest)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise not_an_engine(f"{MANIFEST_FILE}: {file.path!r} is no path inside an engine")
+    if layers.get(file.path) is None or layers[file.path].digest != file.digest:
+        raise not_an_engine(f"{file.path} of {MANIFEST_FILE} is not among its layers")
+    if not blob.is_file():
+        raise not_an_engine(f"the blob of {file.path} is missing")
+    if (size := blob.stat().st_size) != file.size_bytes:
+        raise not_an_engine(f"{file.path} has {size} bytes, and {MANIFEST_FILE} says {file.size_bytes}")
 
 
 def _signature(layout: OciLayout, layers: Mapping[str, Layer]) -> str:

@@ -107,8 +107,7 @@ def insert_engine(
     text, key = manifest.canonical(), {"name": manifest.name, "version": manifest.version}
     engine = PublishedEngine(manifest, digest_of(text), utc_now(), (LATEST,), owner, signature)
     values = {"digest": engine.digest, "build_key": manifest.build_key, "create_time": engine.create_time}
-    values |= {"signature": signature}
-    connection.execute(insert(engines).values(**key, **values, manifest=text.decode()))
+    connection.execute(insert(engines).values(**key, **values, manifest=text.decode(), signature=signature))
     for file in manifest.files:
         row = {"path": file.path, "digest": file.digest, "size_bytes": file.size_bytes}
         connection.execute(insert(files).values(**key, **row))

@@ -38,6 +38,11 @@ def builder_definitions() -> list[Definition]:
     return _definitions(meter.registry)
 
 
+def all_definitions() -> dict[str, Definition]:
+    """Metrics of both, by name."""
+    return {found.name: found for found in (*runtime_definitions(), *builder_definitions())}
+
+
 def _definitions(registry: CollectorRegistry) -> list[Definition]:
     """What is of the service itself: collectors, each with families of its own."""
     collectors: list[Any] = [found for found in registry._collector_to_names if type(found) is not ProcessCollector]  # noqa: SLF001 - no other way to ask a registry

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deploy.grafana.definitions import Definition, builder_definitions, runtime_definitions
+from deploy.grafana.definitions import Definition, all_definitions
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 QUANTILES = (0.5, 0.95, 0.99)
 _OF_ENGINE = '{engine=~"$engine"}'
-_DEFINED = {found.name: found for found in (*runtime_definitions(), *builder_definitions())}
+_DEFINED = all_definitions()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import yaml
 
 from builder_service.queue.build import State
 from common.errors import Reason
-from deploy.grafana.definitions import builder_definitions, runtime_definitions
+from deploy.grafana.definitions import all_definitions
 from tests.servers.debian_programs import find_program
 from tests.unit.deploy.cluster import DEPLOY
 
@@ -41,10 +41,9 @@ def test_each_is_tested_to_fire_and_to_keep_quiet() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_each_asks_for_what_exists(rule: dict[str, Any]) -> None:
-    defined = {found.name for found in (*runtime_definitions(), *builder_definitions())}
     wanted = re.findall(r"sinkserve_[\w()|]*\w", rule["expr"].replace("(runtime|builder)", "runtime"))
     assert wanted
-    assert {name.removesuffix("_bucket") for name in wanted} <= defined
+    assert {name.removesuffix("_bucket") for name in wanted} <= set(all_definitions())
     for states in re.findall(r'state="(\w+)"', rule["expr"]):
         assert states in {state.value for state in State}
     for reasons in re.findall(r'reason=~"([\w|]+)"', rule["expr"]):

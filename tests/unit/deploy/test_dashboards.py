@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from deploy.grafana.boards import BOARDS, Board
-from deploy.grafana.definitions import builder_definitions, runtime_definitions
+from deploy.grafana.definitions import all_definitions
 from deploy.grafana.generate import FOLDER, files
 from deploy.grafana.panels import of
 from tests.servers.debian_programs import find_program
 
-DEFINED = {found.name: found for found in (*runtime_definitions(), *builder_definitions())}
+DEFINED = all_definitions()
 
 
 def _queries(board: Board) -> list[str]:

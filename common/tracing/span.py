@@ -11,6 +11,8 @@ PARENT = "traceparent"
 """Metadata key of W3C trace context: the span of the caller."""
 caller_span: ContextVar[str] = ContextVar("caller_span", default="")
 """The span of who makes the call that is answered here, as W3C trace context; empty: there is none."""
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the call that is answered here, which its lines in the log have; empty: this is no call."""
 
 
 @dataclass(frozen=True)

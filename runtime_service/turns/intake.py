@@ -9,7 +9,7 @@ from functools import partial
 from common.auth.quotas import UNBOUNDED, Quotas
 from common.db.database import utc_now
 from common.errors import Aborted, Reason, ResourceExhausted
-from common.tracing.span import caller_span
+from common.tracing.span import caller_span, request_id
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.turns.input import check_length, check_room, prepare_turn
 from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn, running_turn
@@ -133,7 +133,7 @@ class TurnIntake:
         prepare = partial(prepare_turn, request, self._next_number, state.session, state.engine, state.settings)
         with state.shared.waiting.taken_in(request.size_bytes):
             pending = await asyncio.to_thread(prepare) if request.size_bytes > _LONG else prepare()
-        pending.caller_span = caller_span.get()
+        pending.caller_span, pending.request_id = caller_span.get(), request_id.get()
         if not self._queue.pending:
             check_room(state.session, len(pending.work.prompt) + (not request.no_reply))
         state.check_open()

@@ -18,7 +18,7 @@ class PendingTurn:
     """`work` is what the scheduler gets of it. `discard` is None until it is cancelled.
 
     Of its events it has what a repeat cannot do without: how it started, and the text and tokens of the reply so far.
-    `outcome` is there once the scheduler has it. `caller_span` is that of the call that brought it, if it had one.
+    `outcome` is there once the scheduler has it. `caller_span` and `request_id` are those of the call that brought it.
     """
 
     turn: Turn
@@ -29,6 +29,7 @@ class PendingTurn:
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     outcome: asyncio.Future[Outcome] | None = None
     caller_span: str = ""
+    request_id: str = ""
     size_bytes: int = field(init=False)
     """About what its input took in memory when it was accepted."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from common.engine.engine import SlotState
 from common.errors import Internal, Reason, SinkServeError
@@ -104,7 +105,9 @@ class TurnQueue:
     async def _run_all(self) -> None:
         try:
             while self._waiting:
-                self._running = TurnRun(self._state, self._waiting.popleft(), self._publish)
+                pending = self._waiting.popleft()
+                bind_contextvars(request=pending.request_id)  # this task is that of the first turn's call
+                self._running = TurnRun(self._state, pending, self._publish)
                 finished = await self._running.run()
                 self._count(self._running.pending, -1)
                 self._running = None

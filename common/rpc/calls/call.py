@@ -12,7 +12,7 @@ import grpc
 
 from common.auth.principal import Principal
 from common.controls import is_name
-from common.tracing.span import PARENT, caller_span
+from common.tracing.span import PARENT, caller_span, request_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 REQUEST_ID = "x-request-id"
@@ -53,6 +53,7 @@ class Call:
         """Be the current call of this task."""
         _current.set(self)
         caller_span.set(self.parent)
+        request_id.set(self.request_id)
 
 
 _current: ContextVar[Call] = ContextVar("call")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from builder_service.service import start_builder
@@ -88,6 +89,25 @@ async def test_an_attempt_at_a_build_is_a_span_with_its_end(tmp_path: Path, coll
     build = collector.wait_for("build ")
     assert attributes(build)["sinkserve.build.id"] == ended.name
     assert build.status.message == "SOURCE_NOT_FOUND"
+
+
+async def test_each_turn_is_told_with_the_request_that_brought_it(bench: Bench) -> None:
+    new = pb.NewSession(engine="demo", session_id="a")
+    made = await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=new))
+
+    def call(name: str) -> AsyncIterator[pb.ConverseResponse]:
+        turn = pb.Turn(turn_id=name, text="hello", generation=pb.GenerationOptions(max_new_tokens=50, ignore_eos=True))
+        request = pb.RunTurnRequest(session=made.session.name, turn=turn)
+        return aiter(bench.stub.RunTurn(request, metadata=(("x-request-id", f"request of {name}"),)))
+
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
+        one = call("one")
+        await anext(one)
+        async for _ in call("two"):  # takes the session over, and waits for the turn that runs
+            pass
+        await bench.stop()
+    told = {entry["turn"]: entry["request"] for entry in logged if entry["event"] == "turn.ended"}
+    assert told == {name: f"request of {name}" for name in ("one", "two")}
 
 
 async def test_what_changes_something_is_audited_with_its_request(bench: Bench) -> None:

@@ -37,7 +37,7 @@ def home() -> Any:
 
 
 SessionsMachine.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 4),
+    max_examples=int(EXAMPLES or 2),
     stateful_step_count=80,
     derandomize=not EXAMPLES,
     phases=(Phase.generate,),  # what depends on times does not shrink well

@@ -22,6 +22,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.nightly
 def test_a_stream_that_was_stopped_goes_on_where_its_last_block_ended(tmp_path: Path, exported: Path) -> None:
     for name in ("whole", "stopped"):
         shutil.copytree(exported, tmp_path / name)

@@ -50,6 +50,7 @@ MISTAKES = {  # what is right and what is wrong: mypy must name the line, and no
 
 
 @needs_bindings
+@pytest.mark.nightly
 def test_the_committed_stubs_are_what_the_real_bindings_and_our_sources_give() -> None:
     command = [sys.executable, "typings/generate.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -85,6 +86,7 @@ def test_what_the_stubs_add_to_the_signatures_is_so() -> None:
 
 @needs_bindings
 @needs_rtx
+@pytest.mark.nightly
 def test_what_drives_tensorrt_and_tensorrt_rtx_finds_the_same_in_both() -> None:
     used = frozenset(name for path in FOR_BOTH for name in names_in(ROOT / path, "tensorrt"))
     plain, rtx = (_signatures(ast.parse(stub(used))) for stub in (tensorrt_stub, rtx_stub))

@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from sinkserve.client.errors import SinkServeError
+from sinkserve.engine.v1.engine_pb2 import Source
 from tests.service.builder.builder import BuilderClient
 from tests.service.builder.failures.causes import building, failed, linked
 
@@ -22,10 +23,12 @@ def _no_more_disk(process: int) -> None:
     resource.prlimit(process, resource.RLIMIT_FSIZE, (2**20, 2**20))
 
 
-async def test_a_file_that_may_not_grow_is_a_full_disk(busy: BuilderClient, tmp_path: Path) -> None:
+async def test_a_file_that_may_not_grow_is_a_full_disk(
+    busy: BuilderClient, client: BuilderClient, tmp_path: Path
+) -> None:
     error = await failed(busy, _no_more_disk)
     _check_disk(error, tmp_path / "home" / "work")
-    assert (await busy.built()).engine == "demo@1", "the next one succeeds"
+    assert (await client.built()).engine == "demo@1", "the next one succeeds"
 
 
 def _check_disk(error: SinkServeError, folder: Path) -> None:
@@ -49,13 +52,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_disk_that_others_fill_meanwhile_is_named_and_cleaned(
-    large: Path, tmp_path: Path, small_disk: Path
+    large: Path, model: Path, tmp_path: Path, small_disk: Path
 ) -> None:
     async with building(tmp_path, linked(large, tmp_path)) as client:
         error = await failed(client, lambda _process: _fill(small_disk))
         _check_disk(error, small_disk / "work")
         (small_disk / "filler").unlink()
-        assert (await client.built()).engine == "demo@1", "the next one succeeds"
+        built = await client.built(client.spec(source=Source(uri=str(model))))
+        assert built.engine == "demo@1", "the next one succeeds"
 
 
 def _fill(disk: Path) -> None:

@@ -35,11 +35,13 @@ def _no_more_memory(process: int) -> None:
     resource.prlimit(process, resource.RLIMIT_DATA, (used + 2**20, used + 2**20))
 
 
-async def test_a_build_that_gets_no_more_memory_fails_alone_with_the_figures(busy: BuilderClient) -> None:
+async def test_a_build_that_gets_no_more_memory_fails_alone_with_the_figures(
+    busy: BuilderClient, client: BuilderClient
+) -> None:
     error = await failed(busy, _no_more_memory)
     _check_memory(error)
     assert "ran out of memory" in error.message
-    assert (await busy.built()).engine == "demo@1", "the next one succeeds"
+    assert (await client.built()).engine == "demo@1", "the next one succeeds"
 
 
 def _check_memory(error: SinkServeError) -> None:
@@ -81,8 +83,10 @@ def _make_group(parent: Path, files: dict[str, int]) -> Path | None:
     return folder
 
 
-async def test_a_build_that_the_kernel_killed_for_memory_says_so(busy: BuilderClient, group: Path) -> None:
+async def test_a_build_that_the_kernel_killed_for_memory_says_so(
+    busy: BuilderClient, client: BuilderClient, group: Path
+) -> None:
     error = await failed(busy, lambda process: (group / "cgroup.procs").write_text(str(process)))
     _check_memory(error)
     assert "the kernel killed the build for want of memory" in error.message
-    assert (await busy.built()).engine == "demo@1", "the next one succeeds"
+    assert (await client.built()).engine == "demo@1", "the next one succeeds"

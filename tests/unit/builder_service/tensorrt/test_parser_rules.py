@@ -15,6 +15,7 @@ from builder_service.tensorrt.parser_rules import check_rules
 from common.errors import Internal
 from common.spec.model_spec import PRECISIONS, Precision, Target
 from common.window import Geometry
+from tests.nightly import by_turns
 from tests.samples.broken_graphs import BROKEN, Broken
 from tests.samples.families import CONFIGS, ON_EVERY_TARGET
 
@@ -34,10 +35,9 @@ def _model(name: str = "llama", precision: Precision = Precision.FP16) -> onnx.M
     return onnx.ModelProto.FromString(_bytes(name, precision))
 
 
-def test_every_family_passes_in_every_precision() -> None:
-    for name in ON_EVERY_TARGET:
-        for precision in PRECISIONS[Target.TENSORRT]:
-            check_rules(_model(name, precision))
+@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, PRECISIONS[Target.TENSORRT]))
+def test_every_family_passes_in_every_precision(name: str, precision: Precision) -> None:
+    check_rules(_model(name, precision))
 
 
 def test_a_graph_for_onnx_runtime_does_not() -> None:

@@ -24,7 +24,7 @@ from sinkserve.cli.build.submit import read_changes, shown_source
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
-from sinkserve.cli.terminal.suggest import SpecChoices, read_needs, source_of, suggest_spec
+from sinkserve.cli.terminal.suggest import SpecChoices, Suggestion, read_needs, source_of, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
 
@@ -70,8 +70,9 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     with explained():
         source = source_of(folder)
         with open_source(source, own_remote()) as checkpoint:
-            spec = suggest_spec(checkpoint, source, choices)
-            text = _written(spec, read_needs(checkpoint, spec), output.parent if output else Path())
+            suggestion = suggest_spec(checkpoint, source, choices)
+            needed = read_needs(checkpoint, suggestion.spec)
+            text = _written(suggestion, needed, output.parent if output else Path())
         if output is None:
             console.write(text)
             return
@@ -81,9 +82,10 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     console.err.print(f"wrote {escape(str(output))} [dim]· next: sinkserve build {escape(str(output))}[/]")
 
 
-def _written(spec: ModelSpec, needed: tuple[Architecture, Estimate], folder: Path) -> str:
+def _written(suggestion: Suggestion, needed: tuple[Architecture, Estimate], folder: Path) -> str:
     """The spec as YAML in a file of `folder`, with what a person would like to know beside each field."""
-    (shapes, needs), cache = needed, spec.cache
+    spec, (shapes, needs) = suggestion.spec, needed
+    cache = spec.cache
     size = console.size
     lines = (
         (f"name: {_scalar(spec.name)}", "what engines built from this are called"),
@@ -101,6 +103,7 @@ def _written(spec: ModelSpec, needed: tuple[Architecture, Estimate], folder: Pat
         f"# {shapes.family}, {console.parameters(shapes.parameters)} parameters, {shapes.layers} layers, trained with "
         f"{shapes.trained_context} tokens of context,\n# which sinks and window have to fit. In memory: weights about "
         f"{size(needs.weight_bytes)}, slots {size(needs.kv_bytes_per_slot * cache.max_slots)}.\n"
+        f"# Weights in {spec.precision}: {suggestion.precision_reason}.\n"
     )
     return head + "".join(f"{field:<{_COMMENT_COLUMN}} # {comment}\n" for field, comment in lines)
 

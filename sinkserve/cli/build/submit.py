@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -95,23 +96,25 @@ def shown_source(source: Source) -> str:
     return f"{source.uri}@{source.revision}" if source.revision else source.uri
 
 
-def announce(spec: ModelSpec) -> None:
-    """Say what is being built."""
+def announce(spec: ModelSpec, reasons: Sequence[str] = ()) -> None:
+    """Say what is being built, and why it is as it is."""
     cache = spec.cache
     precision = f"{spec.precision} · " if spec.says_precision else ""
     console.err.print(
         f"building [bold]{escape(spec.name)}[/] from {escape(shown_source(spec.source))}\n"
         f"[dim]{precision}{cache.sink_tokens} sinks + {cache.window_tokens} tokens · {cache.max_slots} slots[/]"
     )
+    for reason in reasons:
+        console.err.print(f"[dim]{escape(reason)}[/]")
 
 
-async def build_here(address: str, spec: ModelSpec) -> str:
+async def build_here(address: str, spec: ModelSpec, reasons: Sequence[str] = ()) -> str:
     """Build with the builder at `address`, and wait; a checkpoint that was built like this before is there at once.
 
     Returns NAME@VERSION; raises typer.Exit, having said why, where there is no engine.
     """
     async with make_client(builder=address) as client:
-        announce(spec)
+        announce(spec, reasons)
         submitted = await client.builds.submit(spec_to_wire(spec))
         build = await watch(client, submitted.name, goes_on=False)
         check_outcome(build)

@@ -16,6 +16,7 @@ from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, given, run_chat
 from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.services.embedded import embedded_services
+from sinkserve.cli.terminal.engine_choice import choose_target
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import own_remote
 from sinkserve.cli.terminal.suggest import SpecChoices, source_of, suggest_spec
@@ -31,7 +32,7 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     precision: Annotated[
         Precision | None,
-        typer.Option("--precision", help="How weights are held; else fp32 if small, int8 or int4 as the CPU likes."),
+        typer.Option("--precision", help="How weights are held; else as is fastest and loses next to nothing."),
     ] = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
@@ -67,13 +68,15 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
 
 
 def _build_and_chat(folder: str, choices: SpecChoices, asked: Chat) -> None:
-    source = source_of(folder)
+    source, target = source_of(folder), choose_target(choices.precision)
     with open_source(source, own_remote()) as checkpoint:
-        spec = suggest_spec(checkpoint, source, choices)
+        suggestion = suggest_spec(checkpoint, source, replace(choices, target=target.target))
+    spec = suggestion.spec
+    reasons = (f"{target.target}: {target.reason}", f"{spec.precision}: {suggestion.precision_reason}")
     try:
         with embedded_services(readable_root(spec.source)) as services:
             if asked.session is None:
-                asked = replace(asked, engine=asyncio.run(build_here(services.builder, spec)))
+                asked = replace(asked, engine=asyncio.run(build_here(services.builder, spec, reasons)))
             run_chat(asked, services.runtime)
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None

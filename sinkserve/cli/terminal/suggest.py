@@ -9,12 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from builder_service.checkpoint.checkpoint import BlockFormat, Checkpoint
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.gguf.names import is_gguf, model_name
-from builder_service.checkpoint.opened import is_quantized
 from builder_service.families.registry import read_architecture, read_model
 from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
@@ -25,12 +23,12 @@ from common.spec.checks import check_spec
 from common.spec.manifest import Architecture
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
 from common.spec.template_choices import Value
+from sinkserve.cli.terminal.engine_choice import PrecisionChoice, choose_precision
 
 PINNED_SINKS = 256  # room for a system prompt
 FEWEST_SINKS = 4  # what the paper's models need to stay fluent
 SINKS_SHARE = 8  # sinks take at most one part in so many of the context
 LONGEST_WINDOW = 4096
-SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talking pace
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,20 @@ class SpecChoices:
     """What the chat template gets by name."""
 
 
-def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -> ModelSpec:
+@dataclass(frozen=True)
+class Suggestion:
+    """A spec, and why its weights are held as they are."""
+
+    spec: ModelSpec
+    precision_reason: str
+
+
+def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -> Suggestion:
     """A spec for the checkpoint of a source. Raises what reading a checkpoint or checking a spec raises."""
     shapes = read_architecture(checkpoint.config)
+    chosen = choose_precision(choices.target, checkpoint, shapes)
+    if choices.precision is not None:
+        chosen = PrecisionChoice(choices.precision, "as asked for")
     sinks = suit_sinks(shapes.longest_context, choices.window or 0) if choices.sinks is None else choices.sinks
     window = choices.window or suit_window(shapes.longest_context, sinks)
     spec = check_spec(
@@ -57,14 +66,14 @@ def suggest_spec(checkpoint: Checkpoint, source: Source, choices: SpecChoices) -
             "name": choices.name or engine_name(source),
             "source": source.model_dump(),
             "target": choices.target,
-            "precision": choices.precision or _own_precision(checkpoint, choices.target, shapes),
+            "precision": chosen.precision,
             "cache": {"sink_tokens": sinks, "window_tokens": window, "max_slots": choices.slots or 8},
             "template_variables": choices.variables,
         },
         prefix="",
     )
     check_geometry(shapes, spec.geometry)
-    return spec
+    return Suggestion(spec, chosen.reason)
 
 
 def read_needs(checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Architecture, Estimate]:
@@ -117,18 +126,3 @@ def suit_sinks(context: int, window: int) -> int:
 def suit_window(context: int, sinks: int) -> int:
     """Tokens of window: what the sinks leave of the context, and not so much that a slot becomes huge."""
     return min(LONGEST_WINDOW, max(1, context - sinks))
-
-
-def _own_precision(checkpoint: Checkpoint, target: Target, shapes: Architecture) -> Precision:
-    """A quantized checkpoint keeps its weights where the target can hold them."""
-    if target is Target.ONNXRUNTIME and is_quantized(checkpoint):
-        return Precision.KEEP
-    return suit_precision(target, shapes, checkpoint.config)
-
-
-def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, Any]) -> Precision:
-    """On a processor fp32 for a small model, int8 for another; on a GPU 16 bits, with the checkpoint's own range."""
-    if target is Target.ONNXRUNTIME:
-        return Precision.FP32 if shapes.parameters < SMALL_MODEL else Precision.INT8
-    kept = config.get("dtype") or config.get("torch_dtype")
-    return Precision.BF16 if kept == "bfloat16" else Precision.FP16

@@ -202,6 +202,8 @@ def test_one_command_leads_from_a_folder_to_a_reply_and_builds_once(folder: Path
     runs = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout != ""
     assert "export" in runs[0].stderr
+    assert "onnxruntime: the processor" in runs[0].stderr
+    assert "fp32: exact" in runs[0].stderr
     assert "export" not in runs[1].stderr
 
 

@@ -19,27 +19,14 @@ from common.spec.model_spec import BuildOptions, ModelSpec, Precision, Source, T
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.app import make_app
 from sinkserve.cli.terminal.console import size
-from sinkserve.cli.terminal.suggest import SpecChoices, engine_name, read_needs, source_of, suggest_spec, suit_precision
+from sinkserve.cli.terminal.suggest import SpecChoices, engine_name, read_needs, source_of, suggest_spec
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
-
-SHAPES = Architecture(
-    family="llama",
-    layers=1,
-    hidden=1,
-    heads=1,
-    kv_heads=1,
-    head_dim=1,
-    intermediate=1,
-    vocabulary=1,
-    trained_context=1,
-    parameters=1,
-)
 
 
 def suggested(folder: Path, choices: SpecChoices) -> ModelSpec:
     with open_source(source := source_of(folder), Remote()) as checkpoint:
-        return suggest_spec(checkpoint, source, choices)
+        return suggest_spec(checkpoint, source, choices).spec
 
 
 def needed(spec: ModelSpec) -> tuple[Architecture, Estimate]:
@@ -108,6 +95,7 @@ def test_init_states_the_memory_of_a_slot_and_of_all(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "a", max_position=131_072)
     _, needs = needed(spec := suggested(folder, SpecChoices()))
     text = sinkserve("spec", "init", str(folder)).stdout
+    assert "\n# Weights in fp32: exact" in text
     assert re.search(rf"^cache: +# {size(needs.kv_bytes_per_slot)} of keys and values a slot$", text, re.MULTILINE)
     assert f"slots {size(needs.kv_bytes_per_slot * spec.cache.max_slots)}." in text
 
@@ -129,29 +117,6 @@ def test_wishes_come_true_or_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no checkpoint folder"):
         suggested(tmp_path / "none", SpecChoices())
-
-
-def test_small_models_stay_in_fp32_and_large_ones_take_eight_bits() -> None:
-    large = SHAPES.model_copy(update={"parameters": 1_100_000_000})
-    assert suit_precision(Target.ONNXRUNTIME, SHAPES, {}) is Precision.FP32
-    assert suit_precision(Target.ONNXRUNTIME, large, {"torch_dtype": "bfloat16"}) is Precision.INT8
-
-
-@pytest.mark.parametrize("target", [Target.TENSORRT, Target.TENSORRT_LLM])
-@pytest.mark.parametrize(
-    ("config", "precision"),
-    [
-        ({"torch_dtype": "bfloat16"}, Precision.BF16),
-        ({"dtype": "bfloat16"}, Precision.BF16),
-        ({"torch_dtype": "float16"}, Precision.FP16),
-        ({"dtype": "float32"}, Precision.FP16),
-        ({}, Precision.FP16),
-    ],
-)
-def test_a_gpu_takes_sixteen_bits_with_the_range_of_the_checkpoint(
-    target: Target, config: dict[str, str], precision: Precision
-) -> None:
-    assert suit_precision(target, SHAPES, config) is precision
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt_llm"])

@@ -21,7 +21,7 @@ from tests.samples.gguf.files import write_gguf
 def _suggested(path: Path, target: Target = Target.ONNXRUNTIME) -> tuple[ModelSpec, int]:
     source = source_of(path)
     with open_source(source, Remote()) as checkpoint:
-        spec = suggest_spec(checkpoint, source, SpecChoices(target=target))
+        spec = suggest_spec(checkpoint, source, SpecChoices(target=target)).spec
         return spec, read_needs(checkpoint, spec)[1].weight_bytes
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -81,7 +82,21 @@ class _Method:
     admit: Admit
     calls: CallLog | None
 
-    def arrive(self, request: Any, context: Context) -> Call:  # noqa: ANN401 - whatever the method takes
+    @asynccontextmanager
+    async def answering(self, request: Any, context: Context) -> AsyncIterator[Call]:  # noqa: ANN401
+        """Have a call admitted and noted; what is raised meanwhile becomes its status."""
+        call = self._arrive(request, context)
+        try:
+            await self.admit(self.path, context)
+            yield call
+        except BaseException as error:
+            if not _passes(error):
+                await self._fail(call, context, error)
+            self._ended(call, _code_of(error, context))
+            raise
+        self._ended(call, "OK")
+
+    def _arrive(self, request: Any, context: Context) -> Call:  # noqa: ANN401 - whatever the method takes
         """Know the call in this task, and in all that is logged in it."""
         call = Call.of(self.path, context)
         call.enter()
@@ -92,18 +107,17 @@ class _Method:
             call.received_bytes = request.ByteSize()
         return call
 
-    def ended(self, call: Call, code: str, reason: str = "", cause: str = "") -> None:
-        """Have it noted."""
+    def _ended(self, call: Call, code: str, reason: str = "", cause: str = "") -> None:
         if self.calls is not None:
             self.calls.ended(call, code, reason, cause, streams=self.streams)
 
-    async def end(self, call: Call, context: Context, error: BaseException) -> None:
+    async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
         """End a call with the status of what its handler raised."""
         if not isinstance(error, SinkServeError):
             log.error("call.failed", method=call.method, resource=call.resource or None, exc_info=error)
             error = errors.Internal(Reason.INTERNAL, "the server failed; its log has the details")
         error.metadata["request"] = call.request_id
-        self.ended(call, CODES[type(error)].name, error.reason, error.message)
+        self._ended(call, CODES[type(error)].name, error.reason, error.message)
         status = rpc_status.to_status(to_status(error))
         trailing = (*status.trailing_metadata, (REQUEST_ID, call.request_id))
         await context.abort(status.code, status.details, trailing)
@@ -176,19 +190,10 @@ def _code_of(error: BaseException, context: Context) -> str:
 
 def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401
-        call = method.arrive(request, context)
-        try:
-            await method.admit(method.path, context)
+        async with method.answering(request, context) as call:
             response = await behavior(check(request), context)
-        except BaseException as error:
-            if _passes(error):
-                method.ended(call, _code_of(error, context))
-                raise
-            await method.end(call, context, error)
-        else:
             if isinstance(response, Message):
                 call.sent_bytes = response.ByteSize()
-            method.ended(call, "OK")
             return response
 
     return answer
@@ -196,16 +201,8 @@ def _guard_coroutine(behavior: Any, method: _Method, check: Any) -> Any:  # noqa
 
 def _guard_generator(behavior: Any, method: _Method, check: Any) -> Any:  # noqa: ANN401 - any method's handler
     async def answer(request: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401
-        call = method.arrive(request, context)
-        try:
-            await method.admit(method.path, context)
+        async with method.answering(request, context):
             async for response in behavior(check(request), context):
                 yield response
-            method.ended(call, "OK")
-        except BaseException as error:
-            if _passes(error):
-                method.ended(call, _code_of(error, context))
-                raise
-            await method.end(call, context, error)
 
     return answer

@@ -47,6 +47,11 @@ def carry_out(*arguments: str, **environment: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
+def test_the_suite_finds_all_that_it_borrows() -> None:
+    done = carry_out("--collect-only", "-q", SINKSERVE_TEST_FAKE_GPU="1")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
 @pytest.mark.timeout(1200)  # it is a suite, whose tests each have a timeout of their own
 @pytest.mark.nightly
 def test_the_suite_passes_over_a_gpu_that_is_none_and_says_that_it_is_none() -> None:

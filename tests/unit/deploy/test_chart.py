@@ -55,6 +55,10 @@ VALUES: dict[str, dict[str, Any]] = {
             "env": [{"name": "SINKSERVE_AUTH_KEYS", "value": "/auth/keys"}],
         }
     },
+    "certificates": {
+        "tls": {"existingSecret": "certificates", "name": "sinkserve.chat.svc", "askClients": True},
+        "metrics": {"serviceMonitor": {"enabled": True}},
+    },
     "from a registry": {
         "image": {"registry": "registry.example.com/platform", "tag": "0.2.0-1", "pullSecrets": [{"name": "pull"}]},
         "serviceAccount": {"create": False, "name": "chat"},
@@ -107,6 +111,7 @@ def _prefix(model: type[Settings]) -> str:
         ({"runtime": {"durability": "tokens"}}, "/runtime/durability"),
         ({"gateway": {"enabled": True}, "envoy": {"enabled": False}}, "gateway.enabled: needs envoy.enabled"),
         ({"gateway": {"enabled": True}}, "gateway.parents: name the Gateway"),
+        ({"gateway": {"enabled": True, "parents": [{}]}, "tls": {"existingSecret": "a"}}, "a GRPCRoute speaks no TLS"),
         ({"auth": {"anonymous": "maybe"}}, "/auth/anonymous"),
         ({"auth": {}}, "auth: say in auth.env how callers are known, or auth.anonymous=allow"),
         ({"envoy": {"origins": ["*"]}}, "/envoy/origins/0"),
@@ -115,6 +120,24 @@ def _prefix(model: type[Settings]) -> str:
 def test_values_that_make_no_sense_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(HelmError, match=re.escape(message)):
         render(**values)
+
+
+@pytest.mark.parametrize("name", ["runtime", "builder"])
+def test_probes_ask_in_a_way_that_the_service_answers(name: str) -> None:
+    probes = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    plain = container(render(), f"sinkserve-{name}")
+    assert {probe: plain[probe]["grpc"]["service"] for probe in probes} == {
+        "startupProbe": "liveness",
+        "livenessProbe": "liveness",
+        "readinessProbe": "readiness",
+    }
+    encrypted = container(render(tls={"existingSecret": "certificates"}), f"sinkserve-{name}")
+    assert {probe: encrypted[probe]["httpGet"] for probe in probes} == {
+        probe: {"scheme": "HTTPS", "port": "metrics", "path": path} for probe, path in probes.items()
+    }
+    assert [plain[probe]["periodSeconds"] for probe in probes] == [
+        encrypted[probe]["periodSeconds"] for probe in probes
+    ]
 
 
 def test_pods_outlive_what_they_do_when_they_stop() -> None:

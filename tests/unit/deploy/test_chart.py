@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -15,6 +16,7 @@ from builder_service.settings import BuilderSettings
 from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
 from tests.unit.deploy.cluster import CHART, DEPLOY, LEAST, container, render, settings
+from tests.unit.deploy.of_others import OF_OTHERS, complaints
 
 VALUES: dict[str, dict[str, Any]] = {
     "least": {},
@@ -64,15 +66,29 @@ VALUES: dict[str, dict[str, Any]] = {
         "serviceAccount": {"create": False, "name": "chat"},
     },
 }
-ELSEWHERE = {"GRPCRoute", "ScaledObject", "ServiceMonitor"}
-"""Kinds of others than Kubernetes itself, whose schemas are not at hand."""
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_kubernetes_takes_what_the_chart_makes(name: str) -> None:
     for (kind, _), found in render(**VALUES[name]).items():
-        if kind not in ELSEWHERE:
+        if kind not in OF_OTHERS:
             kubernetes_validate.validate(found, "1.37", strict=True)
+
+
+def test_others_take_what_the_chart_makes_for_them(tmp_path: Path) -> None:
+    found = [each for values in VALUES.values() for (kind, _), each in render(**values).items() if kind in OF_OTHERS]
+    assert {each["kind"] for each in found} == set(OF_OTHERS)
+    assert complaints(found, tmp_path) == ""
+
+
+def test_what_others_do_not_know_is_found(tmp_path: Path) -> None:
+    objects = render(metrics={"serviceMonitor": {"enabled": True}}, autoscaling={"enabled": True, "kind": "keda"})
+    monitor, scaled = objects["ServiceMonitor", "sinkserve"], objects["ScaledObject", "sinkserve-runtime"]
+    monitor["spec"]["endpoints"][0]["ports"] = "metrics"
+    scaled["spec"]["maxReplicaCount"] = "8"
+    said = complaints([monitor, scaled], tmp_path)
+    assert """'"ports"' does not exist""" in said
+    assert "'string' is not assignable to type 'number'" in said
 
 
 @pytest.mark.parametrize("name", VALUES)

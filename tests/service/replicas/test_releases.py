@@ -16,9 +16,9 @@ from common.db.database import connect
 from common.db.schema import needed_version, open_database, upgrade, version_of
 from common.errors import FailedPrecondition, Reason
 from sinkserve.client import Client, Conversation
-from tests.samples.releases import NEXT, ROOT, run_in, unpack_last, upgrade_to_next
 from tests.servers.databases import KINDS, new_database_url
 from tests.service.replicas.behind_a_balancer import ENGINE
+from tests.service.replicas.releases import NEXT, ROOT, run_in, unpack_last, upgrade_to_next
 from tests.service.replicas.talking import NOBODY, SHORT
 from tests.service.runtime.runtime import Bench
 

@@ -14,7 +14,7 @@ import pytest
 
 from common.db.schema import needed_version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NEXT = f"{int(needed_version()) + 1:04}"
 EXPANDS = f'compatible_from = "{needed_version()}"\n'
 """What its step says if it only adds."""

@@ -33,6 +33,8 @@ class RegistryRepository:
     def __init__(self, link: RegistryLink) -> None:
         self._link = link
         self.name = link.name
+        self.digest = ""
+        """Of the artifact, once it is finished."""
 
     def add(self, data: bytes) -> str:
         """Send a small blob, unless it is there; returns its digest."""
@@ -51,6 +53,7 @@ class RegistryRepository:
     def finish(self, artifact: bytes, tag: str) -> None:
         """Name the artifact, whose blobs are all there: as the link is called, else by `tag`."""
         self.name = replace(self.name, reference=self.name.reference or tag)
+        self.digest = digest_of(artifact)
         where = self._link.url(f"manifests/{self.name.reference}")
         as_what = {"Content-Type": OCI_MANIFEST}
         self._link.call("PUT", where, f"{self.name}", right=(201,), body=lambda: artifact, headers=as_what)

@@ -53,7 +53,8 @@ def export_to(reference: str, where: str, config: Path | None, given: Given) -> 
             with RegistryLink(RegistryName.parse(where), _registry(given), "pull,push") as link:
                 repository = RegistryRepository(link)
                 export_engine(engine, here.store, repository)
-                console.out.print(f"{escape(engine.reference)}, {size}, is {escape(str(repository.name))}")
+                where = escape(str(repository.name))
+                console.out.print(f"{escape(engine.reference)}, {size}, is {where}, {repository.digest}")
             return
         layout = OciLayout(Path(where))
         layout.create()

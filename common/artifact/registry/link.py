@@ -52,13 +52,13 @@ class RegistryLink:
         self._patience_s = settings.timeout_s / 2  # for a try, of which there are two
         self._plain = settings.plain_http
         self._origin = f"{'http' if self._may_be_plain(name.host) and not settings.ca else 'https'}://{name.host}"
+        credentials = credentials_for(name.host, settings)
         self._client = httpx2.Client(
             verify=_trust(settings),
             timeout=httpx2.Timeout(self._patience_s, connect=min(self._patience_s, _MOST_TO_CONNECT_S)),
             event_hooks={"request": [self._check]},
             headers={"User-Agent": "sinkserve", "Accept-Encoding": "identity"},
         )
-        credentials = credentials_for(name.host, settings)
         self._login = Login(credentials, f"repository:{name.repository}:{actions}", self._ask_for_token)
 
     def __enter__(self) -> Self:

@@ -67,8 +67,14 @@ def export_to(reference: str, where: str, config: Path | None, given: Given) -> 
 
 def import_from(where: str, owner: str, config: Path | None, given: Given) -> None:
     """Publish the engine in a folder, or in a registry if `where` is oci://..."""
-    with _opened(config) as here, _layout(where, here.settings.home / "imports", given) as layout:
-        engine = import_engine(layout, here.database, here.catalog, here.store, owner or LOCAL_PRINCIPAL)
+    with _opened(config) as here:
+        arriving = here.settings.home / "imports"
+        try:
+            with _layout(where, arriving, given) as layout:
+                engine = import_engine(layout, here.database, here.catalog, here.store, owner or LOCAL_PRINCIPAL)
+        except OSError as error:
+            what = f"cannot write to the store, or to {arriving}: {error.strerror}"
+            raise Failure(what, hint="what has arrived is kept; nothing was published") from None
         signed = "signed" if engine.signature else "not signed"
         console.out.print(f"{escape(where)} is {escape(engine.reference)} here, {signed}")
 
@@ -78,13 +84,10 @@ def _layout(where: str, arriving: Path, given: Given) -> Iterator[OciLayout]:
     if not where.startswith(SCHEME):
         yield OciLayout(Path(where))
         return
-    try:
-        with RegistryLink(RegistryName.parse(where), _registry(given), "pull") as link:
-            make_private_folder(arriving)
-            with pulled(RegistryRepository(link), arriving) as layout:
-                yield layout
-    except OSError as error:
-        raise Failure(f"cannot write to {arriving}: {error.strerror}", hint="what has arrived is kept") from None
+    with RegistryLink(RegistryName.parse(where), _registry(given), "pull") as link:
+        make_private_folder(arriving)
+        with pulled(RegistryRepository(link), arriving) as layout:
+            yield layout
 
 
 def _registry(given: Given) -> RegistrySettings:

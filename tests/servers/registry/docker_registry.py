@@ -24,7 +24,7 @@ class DockerRegistry:
 
     def __init__(self, folder: Path, *, asks: bool = False, tls: Pair | None = None, **auth: Any) -> None:
         """`asks` for a name and a password; `auth` is that section of its configuration."""
-        program = find_program("usr/bin/docker-registry", "docker-registry", version="--version", required=False)
+        program = find_program("usr/bin/docker-registry", "docker-registry", version="--version", required=True)
         folder.mkdir()
         self._folder = folder
         self.address = free_address()

@@ -42,7 +42,9 @@ def nonsense(request: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def repository_of(answer: Answer, actions: str = "pull", timeout_s: float = 1) -> Iterator[RegistryRepository]:
+def served(answer: Answer) -> Iterator[int]:
+    """The port of a server that gives this answer to everything."""
+
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
@@ -50,15 +52,21 @@ def repository_of(answer: Answer, actions: str = "pull", timeout_s: float = 1) -
     for method in ("GET", "HEAD", "POST", "PATCH", "PUT"):
         setattr(Handler, f"do_{method}", answer)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    name = RegistryName.parse(f"oci://127.0.0.1:{server.server_port}/team/demo:1")
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
-        with RegistryLink(name, RegistrySettings(timeout_s=timeout_s), actions) as link:
-            yield RegistryRepository(link)
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def repository_of(answer: Answer, actions: str = "pull") -> Iterator[RegistryRepository]:
+    timeout_s = 1 if answer is hangs else 60
+    with served(answer) as port:
+        name = RegistryName.parse(f"oci://127.0.0.1:{port}/team/demo:1")
+        with RegistryLink(name, RegistrySettings(timeout_s=timeout_s), actions) as link:
+            yield RegistryRepository(link)
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +115,28 @@ def test_a_blob_that_does_not_come_as_it_should_is_not_kept(answer: Answer, said
     with repository_of(answer) as repository, pytest.raises(ArtifactError, match=said):
         repository.fetch(BLOB, 4, tmp_path / "blob")
     assert not (tmp_path / "blob").exists()
+
+
+def test_the_store_that_a_registry_sends_us_to_is_not_told_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINKSERVE_REGISTRY_USERNAME", "ann")
+    told: list[str | None] = []
+
+    def store(request: BaseHTTPRequestHandler) -> None:
+        told.append(request.headers["Authorization"])
+        says(200, b"blob")(request)
+
+    with served(store) as elsewhere:
+
+        def registry(request: BaseHTTPRequestHandler) -> None:
+            told.append(request.headers["Authorization"])
+            asks = says(401, WWW_Authenticate="Basic realm=registry")
+            (says(307, Location=f"http://localhost:{elsewhere}/blob") if told[-1] else asks)(request)
+
+        with repository_of(registry) as repository:
+            repository.fetch(BLOB, 4, tmp_path / "blob")
+    assert told == [None, "Basic YW5uOg==", None]
 
 
 def test_a_registry_that_takes_blobs_but_says_not_where_is_refused() -> None:

@@ -27,6 +27,20 @@ Pieces = Callable[[int], Iterable[bytes]]
 """The bytes of a blob from an offset on."""
 
 
+class _Patience:
+    """For a blob that breaks off again and again: how far it ever came, and how often it came no further since."""
+
+    def __init__(self, reached: int) -> None:
+        self._furthest = reached
+        self._fruitless = 0
+
+    def ends_at(self, reached: int) -> bool:
+        """Whether it is enough, after a try that ended here."""
+        self._fruitless = 0 if reached > self._furthest else self._fruitless + 1
+        self._furthest = max(self._furthest, reached)
+        return self._fruitless == _FRUITLESS
+
+
 class RegistryRepository:
     """What `link` leads to. All raise ArtifactError."""
 
@@ -77,14 +91,12 @@ class RegistryRepository:
         Raises NotAnEngine for a blob that is not what its digest says, and OSError if it cannot be written.
         """
         with Arriving(path) as arriving:
-            fruitless = 0
+            patience = _Patience(arriving.size_bytes)
             while arriving.size_bytes < size_bytes:
-                before = arriving.size_bytes
                 try:
                     self._get(digest, size_bytes, arriving)
                 except RegistrySilent:
-                    fruitless = 0 if arriving.size_bytes > before else fruitless + 1
-                    if fruitless == _FRUITLESS:
+                    if patience.ends_at(arriving.size_bytes):
                         raise
             arriving.finish(digest)
 
@@ -103,22 +115,26 @@ class RegistryRepository:
             raise RegistrySilent(f"{digest} ended after {arriving.size_bytes} of {size_bytes} bytes")
 
     def _upload(self, digest: str, size_bytes: int, pieces: Pieces) -> None:
-        there = self._link.call("HEAD", self._link.url(f"blobs/{digest}"), digest, right=(200, 404))
-        if there.status == 200:
+        if self._has(digest):
             return
         where, sent = self._begin(digest)
-        fruitless = 0
+        patience = _Patience(sent)
         while sent < size_bytes:
             try:
                 where, sent = self._send(where, digest, sent, size_bytes, pieces), size_bytes
             except RegistrySilent:
-                before = sent
                 where, sent = self._reached(where, digest)
-                fruitless = 0 if sent > before else fruitless + 1
-                if fruitless == _FRUITLESS:
+                if patience.ends_at(sent):
                     raise
         done = f"{where}{'&' if '?' in where else '?'}digest={digest}"
-        self._link.call("PUT", done, digest, right=(201,), headers={"Content-Type": _OCTETS})
+        try:
+            self._link.call("PUT", done, digest, right=(201,), headers={"Content-Type": _OCTETS})
+        except NotInRegistry:  # or it is done, and only the answer was lost
+            if not self._has(digest):
+                raise
+
+    def _has(self, digest: str) -> bool:
+        return self._link.call("HEAD", self._link.url(f"blobs/{digest}"), digest, right=(200, 404)).status == 200
 
     def _begin(self, digest: str) -> tuple[str, int]:
         """Where a blob is sent to, and how much of it is there: nothing."""

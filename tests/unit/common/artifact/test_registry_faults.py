@@ -177,6 +177,33 @@ def test_an_upload_that_broke_off_goes_on_if_the_registry_knows_how_far_it_came(
     assert patches == ["0-9", "4-9" if knows else "0-9"]
 
 
+def test_a_registry_that_comes_as_far_again_and_again_is_given_up(tmp_path: Path) -> None:
+    asked = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.headers["Range"])
+        says(416 if asked[-1] else 200, b"bl")(request)
+
+    with repository_of(answer) as repository, pytest.raises(RegistrySilent, match="ended after 2 of 4 bytes"):
+        repository.fetch(BLOB, 4, tmp_path / "blob")
+    assert asked == [None, "bytes=2-", None]
+
+
+def test_an_upload_whose_last_answer_was_lost_is_there() -> None:
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        request.rfile.read(int(request.headers.get("Content-Length", "0")))
+        there = asked.count("PUT") > 0
+        statuses = {"HEAD": 200 if there else 404, "POST": 202, "PATCH": 202, "PUT": 404}
+        says(statuses[request.command], Location="/v2/team/demo/blobs/uploads/1")(request)
+
+    with repository_of(answer, "pull,push") as repository:
+        repository.add(b"blob")
+    assert asked == ["HEAD", "POST", "PATCH", "PUT", "HEAD"]
+
+
 def test_an_authority_that_gives_no_token_is_refused() -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:
         host = request.headers["Host"]

@@ -82,7 +82,7 @@ test-gpu: .venv/ready ## all that only an NVIDIA GPU can show; needs TensorRT: .
 bench-gpu: .venv/ready ## measure: a step on an NVIDIA GPU against its memory bandwidth; needs TensorRT
 	$(BIN)/python bench/engine/gpu.py
 
-images: .venv/ready ## carry out the images' steps in fresh Debian roots; needs root and debootstrap
+images: .venv/ready ## carry out the images' steps in fresh Debian roots, and write what is in them; needs root and debootstrap
 	$(BIN)/python -m pytest -m images tests/images
 
 docs: .venv/ready ## the site of docs/, the protos and the SDK, into build/docs/site

@@ -14,7 +14,10 @@ from common.controls import harmless
 
 
 def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:
-    """Send logs to standard error: as JSON for machines, else for people. Called once by an entry point."""
+    """Send logs to standard error, warnings of libraries too: as JSON for machines, else for people.
+
+    Called once by an entry point.
+    """
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
@@ -23,18 +26,39 @@ def configure_logging(*, json: bool = False, level: int = logging.INFO) -> None:
             exception_formatter=_format_exception,
         )
     )
+    said: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    written: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info if json else _make_harmless,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if json else _make_harmless,
-            renderer,
-        ],
+        processors=[*said, *written],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    _take_over(said, written)
+
+
+class _Libraries(logging.StreamHandler[TextIO]):
+    """Writes what libraries tell Python's own logging as lines of ours: an exporter, say, whose collector is away."""
+
+
+def _take_over(said: list[structlog.typing.Processor], written: list[structlog.typing.Processor]) -> None:
+    handler = _Libraries(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *said],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *written],
+        )
+    )
+    for before in [each for each in logging.root.handlers if isinstance(each, _Libraries)]:
+        logging.root.removeHandler(before)
+    logging.root.addHandler(handler)
 
 
 def _make_harmless(_logger: object, _method: str, event: EventDict) -> EventDict:

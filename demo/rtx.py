@@ -12,7 +12,7 @@ from common.rpc.wire import spec_to_wire
 from common.spec.model_spec import ModelSpec
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.build.view import print_outcome, watch
-from sinkserve.cli.engines import facts
+from sinkserve.cli.engine_card import facts
 from sinkserve.cli.terminal.console import print_facts
 from sinkserve.client import Client
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from common.artifact.errors import NotAnEngine
 from common.digest import digest_of, is_digest
-from common.errors import DataLoss, Reason
 from common.spec.manifest import Manifest
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -90,20 +90,15 @@ def artifact_bytes(config: bytes, layers: Sequence[Layer]) -> bytes:
 
 
 def read_layers(artifact: bytes) -> dict[str, Layer]:
-    """Layers of an artifact by path. Raises DataLoss for what is no artifact of this kind."""
+    """Layers of an artifact by path. Raises NotAnEngine for what is no artifact of this kind."""
     try:
         data = json.loads(artifact)
         kind, layers = data.get("artifactType"), [_layer(each) for each in data["layers"]]
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise not_an_engine(f"its OCI manifest cannot be read: {error}") from None
+        raise NotAnEngine(f"its OCI manifest cannot be read: {error}") from None
     if kind != ARTIFACT:
-        raise not_an_engine(f"its artifactType is {str(kind)[:100]!r}, not {ARTIFACT}")
+        raise NotAnEngine(f"its artifactType is {str(kind)[:100]!r}, not {ARTIFACT}")
     return {layer.path: layer for layer in layers}
-
-
-def not_an_engine(why: str) -> DataLoss:
-    """The error for an artifact that holds no whole engine."""
-    return DataLoss(Reason.STORE_CORRUPT, f"this is no engine that could be imported: {why}")
 
 
 def _layer(data: Mapping[str, Any]) -> Layer:
@@ -112,6 +107,9 @@ def _layer(data: Mapping[str, Any]) -> Layer:
         raise TypeError(f"{str(layer.path)[:100]!r} is no path")
     if not is_digest(layer.digest):
         raise ValueError(f"{str(layer.digest)[:100]!r} is no digest such as sha256:0123...")
+    size: object = layer.size_bytes
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"{str(size)[:100]!r} is no size of {layer.path}")
     return layer
 
 

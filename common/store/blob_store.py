@@ -129,6 +129,15 @@ class BlobStore:
         """Read a blob and return its size in bytes; raises DataLoss if it is missing or not what it was."""
         return sum(len(data) for data in self._verified(digest, read))
 
+    def pieces(self, digest: str, start: int = 0) -> Iterator[bytes]:
+        """Bytes of a blob from `start` on, which is before its end; not verified. Raises DataLoss if it is missing."""
+        try:
+            with explained(self._name):
+                found = obstore.get(self._store, _key(digest), options={"range": {"offset": start}})
+                yield from map(bytes, found.stream(min_chunk_size=CHUNK_BYTES))
+        except FileNotFoundError:
+            raise _corrupt(digest, "is missing from the store") from None
+
     def local_path(self, digest: str) -> Path | None:
         """Where a blob lies as a file, for memory mapping; None in an object store. Not verified."""
         return self._root / _key(digest) if self._root else None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from sinkserve.cli.build.builds import precision, spec_facts
+from sinkserve.cli.build.builds import precision
+from sinkserve.cli.engine_card import facts
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import Builder, BuilderAdmin, Json, Runtime, RuntimeAdmin, ask
 from sinkserve.client import Client
-from sinkserve.engine.v1.engine_pb2 import Engine, Hardware
+from sinkserve.engine.v1.engine_pb2 import Engine
 from sinkserve.runtime.v1.engine_service_pb2 import LoadedEngine
 
 app = typer.Typer(help="Published engines, and what the runtime has loaded.")
@@ -57,28 +57,45 @@ def _row(engine: Engine) -> tuple[str, ...]:
 Config = Annotated[Path | None, typer.Option("--config", help="YAML with `database_url`, `store_url`; variables win.")]
 
 
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca", metavar="FILE", help="PEM: authorities of the registry's certificate. Else SINKSERVE_REGISTRY_CA."
+    ),
+]
+PlainHttp = Annotated[
+    bool, typer.Option("--plain-http", help="Speak to the registry without TLS. Else SINKSERVE_REGISTRY_PLAIN_HTTP.")
+]
+
+
 @app.command("export")
 def export_engine(
     reference: Reference,
-    folder: Annotated[Path, typer.Argument(help="A folder that is empty, or does not exist.")],
+    to: Annotated[str, typer.Argument(help="An empty or new folder, or oci://HOST[:PORT]/REPOSITORY[:TAG].")],
+    ca: Ca = None,
+    plain_http: PlainHttp = False,
     config: Config = None,
 ) -> None:
-    """Write an engine to a folder in the layout of OCI images, straight out of the store."""
+    """Write an engine to a folder in the layout of OCI images, or to a registry, straight out of the store."""
     from sinkserve.cli.services.artifacts import export_to  # noqa: PLC0415 - needs what services need
 
-    export_to(reference, folder, config)
+    export_to(reference, to, config, {"ca": ca, "plain_http": plain_http})
 
 
 @app.command("import")
 def import_engine(
-    folder: Annotated[Path, typer.Argument(help="A folder that `engines export` wrote, or a registry's tool pulled.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="A folder that `engines export` wrote, or oci://HOST/REPOSITORY:TAG.")
+    ],
     owner: Annotated[str, typer.Option("--owner", help="Principal whose engine it is to be.")] = "",
+    ca: Ca = None,
+    plain_http: PlainHttp = False,
     config: Config = None,
 ) -> None:
-    """Publish the engine in a folder, straight into the store, under the next version of its name."""
+    """Publish the engine in a folder or a registry, straight into the store, under the next version of its name."""
     from sinkserve.cli.services.artifacts import import_from  # noqa: PLC0415 - needs what services need
 
-    import_from(folder, owner, config)
+    import_from(source, owner, config, {"ca": ca, "plain_http": plain_http})
 
 
 @app.command()
@@ -93,59 +110,6 @@ def show(reference: Reference, json: Json = False, builder: Builder = None) -> N
         console.print_facts(facts(engine))
 
     ask(command, builder=builder)
-
-
-def facts(engine: Engine) -> tuple[tuple[str, str], ...]:
-    """What is said of an engine, name and value, in rich markup."""
-    manifest = engine.manifest
-    return (
-        ("engine", f"[bold]{escape(engine.reference)}[/]"),
-        ("aliases", escape(" ".join(engine.aliases))),
-        ("digest", engine.digest),
-        ("model", f"{manifest.family}, {console.parameters(manifest.parameters)}, {manifest.layers} layers"),
-        *spec_facts(engine.spec),
-        ("trained context", f"{manifest.trained_context_tokens} tokens"),
-        ("memory per slot", console.size(manifest.kv_bytes_per_slot)),
-        ("hardware", escape(_hardware(manifest.hardware)) if manifest.HasField("hardware") else ""),
-        ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
-        ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
-        ("compiled", _network(manifest.network)),
-        ("signed", "yes" if engine.signed else "no"),
-        ("verified on", escape(manifest.verified_on)),
-        ("verified", ", ".join(f"{name} {value:.3g}" for name, value in sorted(manifest.verification.items()))),
-        ("sinks get", _sinks(manifest.verification)),
-        ("warnings", escape("\n".join(manifest.warnings))),
-        ("published", console.local_time(engine.create_time)),
-    )
-
-
-def _sinks(figures: Mapping[str, float]) -> str:
-    """How much attention the first tokens get, where the build measured it: what keeping them buys."""
-    if "sink_attention" not in figures:
-        return ""
-    mean, largest, even = (figures[f"sink_attention{part}"] for part in ("", "_largest", "_even"))
-    return f"{mean:.0%} of the attention, {largest:.0%} in one layer; {even:.1%} if all tokens got the same"
-
-
-def _network(layers: Mapping[str, int]) -> str:
-    """The network that was compiled: its layers by kind, most first."""
-    kinds = sorted(layers.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{count} {kind.lower().replace('_', ' ')}" for kind, count in kinds)
-    return f"{sum(layers.values())} layers: {shown}" if layers else ""
-
-
-def _hardware(hardware: Hardware) -> str:
-    """What the engine was compiled on, or for; `--json` has what else it runs on."""
-    if hardware.compute_capabilities:
-        capabilities = ", ".join(hardware.compute_capabilities)
-        return (
-            f"compiled without a GPU, for compute capability {capabilities}; TensorRT-RTX {hardware.tensorrt_version}, "
-            f"a driver for CUDA {hardware.cuda_version.partition('.')[0]}, {hardware.platform}"
-        )
-    return (
-        f"{hardware.gpu}, compute capability {hardware.compute_capability}, TensorRT {hardware.tensorrt_version}, "
-        f"CUDA {hardware.cuda_version}, {hardware.platform}"
-    )
 
 
 @app.command()

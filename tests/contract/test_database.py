@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from inspect import getsource
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, inspect, select, text, update
 
 import builder_service.queue.tables  # noqa: F401 - its tables are compared too
@@ -22,7 +24,17 @@ import runtime_service.storage.tables  # noqa: F401 - its tables are compared to
 from common.catalog import tables
 from common.db.database import Database, connect, database_time, metadata, utc_now
 from common.db.paging import Page
-from common.db.schema import BEFORE, EMPTY, known_versions, needed_version, open_database, upgrade, version_of
+from common.db.schema import (
+    BEFORE,
+    COMPATIBILITY,
+    EMPTY,
+    compatible_from,
+    known_versions,
+    needed_version,
+    open_database,
+    upgrade,
+    version_of,
+)
 from common.errors import FailedPrecondition, Reason, Unavailable
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.storage.repository import SessionRepository
@@ -54,9 +66,24 @@ def _config() -> Config:
     return config
 
 
+STEPS = tuple(ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def test_steps_are_named_by_their_versions_in_their_order() -> None:
-    steps = ScriptDirectory.from_config(_config()).walk_revisions()
-    assert known_versions() == tuple(step.revision for step in steps)[::-1]
+    assert known_versions() == tuple(step.revision for step in STEPS)[::-1]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=[step.revision for step in STEPS])
+def test_a_step_that_older_programs_can_do_with_only_adds(step: Script) -> None:
+    oldest = getattr(step.module, "compatible_from", step.revision)
+    assert oldest in known_versions()
+    done = set(re.findall(r"\bop\.(\w+)", getsource(step.module)))
+    assert oldest == step.revision or done <= {"add_column", "create_table", "create_index", "f"}
+
+
+def test_what_is_kept_of_older_programs_is_what_the_strictest_step_says(database: Database) -> None:
+    with database.read() as connection:
+        assert connection.scalars(select(COMPATIBILITY.c.compatible_from)).all() == [compatible_from()] == ["0007"]
 
 
 def test_an_empty_database_gets_the_schema_that_the_tables_declare(empty: Database) -> None:
@@ -139,6 +166,7 @@ def test_two_upgrades_at_once_are_one_after_the_other(url: str) -> None:
 def test_a_schema_of_a_newer_program_is_refused(database: Database, url: str) -> None:
     with database.write() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE schema_compatibility SET compatible_from = '9999'"))
     for act in (lambda: open_database(url), lambda: upgrade(database)):
         with pytest.raises(FailedPrecondition, match="schema 9999 and this program needs .* a newer one") as caught:
             act()

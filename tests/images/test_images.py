@@ -6,6 +6,7 @@ Needs root, debootstrap, a Debian mirror and some minutes: `make images`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.sbom import bill_of
 from tests.images.rehearsal import Stage, rehearse
 
 pytestmark = [
@@ -24,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("debootstrap"), reason="needs root and debootstrap"),
 ]
 REPOSITORY = Path(__file__).resolve().parents[2]
+BILLS = REPOSITORY / "build" / "sbom"
 BUILDER, RUNTIME = "127.0.0.1:50061", "127.0.0.1:50071"
 SPEC = """
 name: demo
@@ -70,6 +73,16 @@ def test_the_runtime_lacks_what_only_the_builder_needs(images: dict[str, Stage])
     )
     found = {name: _output(image.command("python", "-c", probe)) for name, image in images.items()}
     assert found == {"builder": "['onnx', 'transformers', 'jinja2']", "runtime": "[]"}
+
+
+@pytest.mark.parametrize("name", ["builder", "runtime"])
+def test_an_image_has_a_bill_of_materials(images: dict[str, Stage], name: str) -> None:
+    """Kept in build/sbom/, for whoever ships the image."""
+    BILLS.mkdir(parents=True, exist_ok=True)
+    (BILLS / f"{name}.cdx.json").write_text(text := bill_of(images[name].root, f"sinkserve-{name}"))
+    found = {each["purl"].partition("@")[0] for each in json.loads(text)["components"]}
+    assert {"pkg:pypi/sinkserve", "pkg:pypi/grpcio", "pkg:deb/debian/libc6", "pkg:deb/debian/python3"} <= found
+    assert ("pkg:pypi/onnx" in found, "pkg:pypi/pip" in found) == (name == "builder", False)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,12 @@ class FlakyProxy:
     """Listens on `address`, forwards to `target`, and cuts a connection after so many bytes of answers.
 
     `target` may be changed. `limits` are for the connections in order; None and those beyond the list are not cut.
+    `of_requests`: they count bytes of requests.
     """
 
-    def __init__(self, target: str, limits: list[int | None]) -> None:
+    def __init__(self, target: str, limits: list[int | None], *, of_requests: bool = False) -> None:
         self.target = target
+        self._of_requests = of_requests
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -52,8 +54,8 @@ class FlakyProxy:
             writer.transport.abort()
             return
         tasks = [
-            asyncio.create_task(self._forward(reader, requests, None)),
-            asyncio.create_task(self._forward(answers, writer, limit)),
+            asyncio.create_task(self._forward(reader, requests, limit if self._of_requests else None)),
+            asyncio.create_task(self._forward(answers, writer, None if self._of_requests else limit)),
         ]
         self._tasks.update(tasks)
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

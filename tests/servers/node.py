@@ -1,4 +1,4 @@
-"""A client in Node for tests: gRPC's own library for it, installed once for a lock file, beside the Python packages.
+"""A client in Node for tests, and other packages for it: installed once for a lock file, beside the Python packages.
 
 Without `node` and `npm`, tests that need them are skipped by name, or fail where SINKSERVE_TEST_NODE_REQUIRED is set.
 """
@@ -66,13 +66,13 @@ class NodeClient:
             await process.wait()
 
 
-def link_packages(folder: Path) -> None:
-    """Give a folder `node_modules`; skips the test where there is no Node."""
+def link_packages(folder: Path, of: Path = _CLIENT) -> None:
+    """Give a folder `node_modules`, as the lock file in `of` says; skips the test where there is no Node."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             give_up = pytest.fail if os.environ.get(REQUIRED) else pytest.skip
             give_up(f"{program} is not installed")
-    (folder / "node_modules").symlink_to(_packages() / "node_modules")
+    (folder / "node_modules").symlink_to(_packages(of) / "node_modules")
 
 
 async def seen(process: asyncio.subprocess.Process) -> Any:
@@ -82,9 +82,9 @@ async def seen(process: asyncio.subprocess.Process) -> Any:
     return json.loads(out)
 
 
-def _packages() -> Path:
-    """A folder with the packages of the lock file, which another test run may be installing as well."""
-    lock = (_CLIENT / "package-lock.json").read_bytes()
+def _packages(of: Path) -> Path:
+    """A folder with the packages of a lock file, which another test run may be installing as well."""
+    lock = (of / "package-lock.json").read_bytes()
     folder = Path(sys.prefix) / "node" / hashlib.sha256(lock).hexdigest()[:16]
     if folder.exists():
         return folder
@@ -93,7 +93,7 @@ def _packages() -> Path:
         made = Path(temporary) / "made"
         made.mkdir()
         for name in _PACKAGES:
-            shutil.copy(_CLIENT / name, made)
+            shutil.copy(of / name, made)
         install = ("npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
         environment = users_environment()
         ran = subprocess.run(install, cwd=made, env=environment, capture_output=True, text=True, check=False)

@@ -23,7 +23,10 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML with `databa
 
 @app.command()
 def upgrade(config: Config = None) -> None:
-    """Bring the database of SINKSERVE_DATABASE_URL to this release's schema; stop all services before."""
+    """Bring the database of SINKSERVE_DATABASE_URL to this release's schema.
+
+    Where a step does more than add, services have to be stopped before: docs/operate/versions.md.
+    """
     with _opened(config) as database:
         before, after = schema.upgrade(database)
         said = f"has schema {after} already" if before == after else f"is upgraded from schema {before} to {after}"

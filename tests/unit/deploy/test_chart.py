@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -15,6 +16,7 @@ from builder_service.settings import BuilderSettings
 from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
 from tests.unit.deploy.cluster import CHART, DEPLOY, LEAST, container, render, settings
+from tests.unit.deploy.of_others import OF_OTHERS, complaints
 
 VALUES: dict[str, dict[str, Any]] = {
     "least": {},
@@ -55,20 +57,38 @@ VALUES: dict[str, dict[str, Any]] = {
             "env": [{"name": "SINKSERVE_AUTH_KEYS", "value": "/auth/keys"}],
         }
     },
+    "certificates": {
+        "tls": {"existingSecret": "certificates", "name": "sinkserve.chat.svc", "askClients": True},
+        "metrics": {"serviceMonitor": {"enabled": True}},
+    },
     "from a registry": {
         "image": {"registry": "registry.example.com/platform", "tag": "0.2.0-1", "pullSecrets": [{"name": "pull"}]},
         "serviceAccount": {"create": False, "name": "chat"},
     },
 }
-ELSEWHERE = {"GRPCRoute", "ScaledObject", "ServiceMonitor"}
-"""Kinds of others than Kubernetes itself, whose schemas are not at hand."""
 
 
 @pytest.mark.parametrize("name", VALUES)
 def test_kubernetes_takes_what_the_chart_makes(name: str) -> None:
     for (kind, _), found in render(**VALUES[name]).items():
-        if kind not in ELSEWHERE:
+        if kind not in OF_OTHERS:
             kubernetes_validate.validate(found, "1.37", strict=True)
+
+
+def test_others_take_what_the_chart_makes_for_them(tmp_path: Path) -> None:
+    found = [each for values in VALUES.values() for (kind, _), each in render(**values).items() if kind in OF_OTHERS]
+    assert {each["kind"] for each in found} == set(OF_OTHERS)
+    assert complaints(found, tmp_path) == ""
+
+
+def test_what_others_do_not_know_is_found(tmp_path: Path) -> None:
+    objects = render(metrics={"serviceMonitor": {"enabled": True}}, autoscaling={"enabled": True, "kind": "keda"})
+    monitor, scaled = objects["ServiceMonitor", "sinkserve"], objects["ScaledObject", "sinkserve-runtime"]
+    monitor["spec"]["endpoints"][0]["ports"] = "metrics"
+    scaled["spec"]["maxReplicaCount"] = "8"
+    said = complaints([monitor, scaled], tmp_path)
+    assert """'"ports"' does not exist""" in said
+    assert "'string' is not assignable to type 'number'" in said
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -107,6 +127,7 @@ def _prefix(model: type[Settings]) -> str:
         ({"runtime": {"durability": "tokens"}}, "/runtime/durability"),
         ({"gateway": {"enabled": True}, "envoy": {"enabled": False}}, "gateway.enabled: needs envoy.enabled"),
         ({"gateway": {"enabled": True}}, "gateway.parents: name the Gateway"),
+        ({"gateway": {"enabled": True, "parents": [{}]}, "tls": {"existingSecret": "a"}}, "a GRPCRoute speaks no TLS"),
         ({"auth": {"anonymous": "maybe"}}, "/auth/anonymous"),
         ({"auth": {}}, "auth: say in auth.env how callers are known, or auth.anonymous=allow"),
         ({"envoy": {"origins": ["*"]}}, "/envoy/origins/0"),
@@ -115,6 +136,24 @@ def _prefix(model: type[Settings]) -> str:
 def test_values_that_make_no_sense_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(HelmError, match=re.escape(message)):
         render(**values)
+
+
+@pytest.mark.parametrize("name", ["runtime", "builder"])
+def test_probes_ask_in_a_way_that_the_service_answers(name: str) -> None:
+    probes = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    plain = container(render(), f"sinkserve-{name}")
+    assert {probe: plain[probe]["grpc"]["service"] for probe in probes} == {
+        "startupProbe": "liveness",
+        "livenessProbe": "liveness",
+        "readinessProbe": "readiness",
+    }
+    encrypted = container(render(tls={"existingSecret": "certificates"}), f"sinkserve-{name}")
+    assert {probe: encrypted[probe]["httpGet"] for probe in probes} == {
+        probe: {"scheme": "HTTPS", "port": "metrics", "path": path} for probe, path in probes.items()
+    }
+    assert [plain[probe]["periodSeconds"] for probe in probes] == [
+        encrypted[probe]["periodSeconds"] for probe in probes
+    ]
 
 
 def test_pods_outlive_what_they_do_when_they_stop() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder_service.settings import BuilderSettings
+from common.artifact.registry.settings import RegistrySettings
 from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
 from sinkserve.client.settings import ClientSettings
@@ -17,6 +18,7 @@ CLASSES: dict[str, type[Settings]] = {
     "Builder": BuilderSettings,
     "Runtime": RuntimeSettings,
     "Clients": ClientSettings,
+    "Registries": RegistrySettings,
 }
 INTRODUCTION = """# Settings
 

@@ -57,6 +57,13 @@ capabilities: {drop: [ALL]}
 {{- with .Values.auth.env }}
 {{ toYaml . }}
 {{- end }}
+{{- if .Values.tls.existingSecret }}
+- {name: SINKSERVE_TLS_CERTIFICATE, value: /tls/tls.crt}
+- {name: SINKSERVE_TLS_KEY, value: /tls/tls.key}
+{{- if .Values.tls.askClients }}
+- {name: SINKSERVE_TLS_CLIENT_CA, value: /tls/ca.crt}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "sinkserve.envFrom" -}}
@@ -74,6 +81,9 @@ envFrom: [{secretRef: {name: {{ . }}}}]
 {{- if .Values.auth.existingSecret }}
 - {name: auth, mountPath: /auth, readOnly: true}
 {{- end }}
+{{- if .Values.tls.existingSecret }}
+- {name: tls, mountPath: /tls, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{- define "sinkserve.volumes" -}}
@@ -85,11 +95,29 @@ envFrom: [{secretRef: {name: {{ . }}}}]
 {{- with .Values.auth.existingSecret }}
 - {name: auth, secret: {secretName: {{ . }}, defaultMode: 0440}}
 {{- end }}
+{{- with .Values.tls.existingSecret }}
+- {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+{{- end }}
 {{- end }}
 
-{{/* Kubernetes asks the services' own health by gRPC. */}}
+{{/* Kubernetes asks the services' own health by gRPC; that speaks no TLS, and where they do their pages are asked. */}}
 {{- define "sinkserve.probes" -}}
-startupProbe: {grpc: {port: {{ .port }}, service: liveness}, periodSeconds: 2, failureThreshold: 150}
-livenessProbe: {grpc: {port: {{ .port }}, service: liveness}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
-readinessProbe: {grpc: {port: {{ .port }}, service: readiness}, periodSeconds: 2, timeoutSeconds: 3, failureThreshold: 1}
+startupProbe: {{ include "sinkserve.probe" (merge (dict "service" "liveness" "page" "/livez" "periodSeconds" 2 "timeoutSeconds" 1 "failureThreshold" 150) .) }}
+livenessProbe: {{ include "sinkserve.probe" (merge (dict "service" "liveness" "page" "/livez" "periodSeconds" 10 "timeoutSeconds" 5 "failureThreshold" 6) .) }}
+readinessProbe: {{ include "sinkserve.probe" (merge (dict "service" "readiness" "page" "/readyz" "periodSeconds" 2 "timeoutSeconds" 3 "failureThreshold" 1) .) }}
+{{- end }}
+
+{{- define "sinkserve.probe" -}}
+{{- $probe := pick . "periodSeconds" "timeoutSeconds" "failureThreshold" }}
+{{- if .root.Values.tls.existingSecret }}
+{{- $_ := set $probe "httpGet" (dict "scheme" "HTTPS" "port" "metrics" "path" .page) }}
+{{- else }}
+{{- $_ := set $probe "grpc" (dict "port" .port "service" .service) }}
+{{- end }}
+{{- toJson $probe }}
+{{- end }}
+
+{{/* What a port of gRPC speaks, for gateways and meshes. */}}
+{{- define "sinkserve.protocol" -}}
+{{ ternary "https" "kubernetes.io/h2c" (not (empty .Values.tls.existingSecret)) }}
 {{- end }}

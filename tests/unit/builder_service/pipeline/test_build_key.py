@@ -67,6 +67,7 @@ SILENT = {
     "grpc_health": "the wire",
     "grpc_reflection": "the wire",
     "grpc_status": "the wire",
+    "httpx2": "speaks to registries",
     "jwt": "says who calls",
     "opentelemetry": "traces",
     "huggingface_hub": "fetches files, which are digested",

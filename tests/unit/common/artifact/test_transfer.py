@@ -12,13 +12,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
+from common.artifact.errors import NotAnEngine
 from common.artifact.model_pack import ARTIFACT, CONFIG, FILE, MANIFEST_FILE, SIGNATURE_FILE
+from common.artifact.oci_layout import OciLayout
 from common.artifact.transfer import export_engine, import_engine
 from common.auth.principal import LOCAL_PRINCIPAL
 from common.catalog.signature import check_signature, sign_manifest
 from common.db.paging import Page
 from common.digest import digest_hex, digest_of
-from common.errors import DataLoss, InvalidArgument
+from common.errors import InvalidArgument
 from common.spec.published_engine import PublishedEngine
 from tests.samples.drafts import Press, draft
 from tests.samples.identity.keys import read_public
@@ -30,12 +32,18 @@ Edit = Callable[[Any], None]
 @pytest.fixture
 def exported(press: Press, tmp_path: Path) -> Path:
     folder = tmp_path / "artifact"
-    export_engine(press.publish(files=FILES), press.store, folder)
+    export(press, press.publish(files=FILES), folder)
     return folder
 
 
+def export(press: Press, engine: PublishedEngine, folder: Path) -> None:
+    layout = OciLayout(folder)
+    layout.create()
+    export_engine(engine, press.store, layout)
+
+
 def take(press: Press, folder: Path) -> PublishedEngine:
-    return import_engine(folder, press.database, press.catalog, press.store, LOCAL_PRINCIPAL)
+    return import_engine(OciLayout(folder), press.database, press.catalog, press.store, LOCAL_PRINCIPAL)
 
 
 def blob(folder: Path, digest: str) -> Path:
@@ -101,7 +109,7 @@ def test_a_signature_goes_along_and_holds_under_another_version(
 ) -> None:
     key = Ed25519PrivateKey.generate()
     engine = press.publish(files=FILES, signature=sign_manifest(draft(files=FILES), CryptoSigner(key)))
-    export_engine(engine, press.store, tmp_path / "signed")
+    export(press, engine, tmp_path / "signed")
     assert SIGNATURE_FILE in str(artifact_of(tmp_path / "signed"))
     other_press.publish(files={"model.onnx": b"another"}, build_key=digest_of(b"another"))
     taken = take(other_press, tmp_path / "signed")
@@ -115,14 +123,14 @@ def test_what_is_no_signature_of_the_engine_is_refused(
 ) -> None:
     other = draft(files={"model.onnx": of or b""})
     signature = "a" * 100 if of is None else sign_manifest(other, CryptoSigner(Ed25519PrivateKey.generate()))
-    export_engine(press.publish(files=FILES, signature=signature), press.store, tmp_path / "signed")
-    with pytest.raises(DataLoss, match=r"signature\.dsse\.json is no signature of this engine"):
+    export(press, press.publish(files=FILES, signature=signature), tmp_path / "signed")
+    with pytest.raises(NotAnEngine, match=r"signature\.dsse\.json is no signature of this engine"):
         take(other_press, tmp_path / "signed")
 
 
 def test_an_owner_that_nobody_can_be_is_refused(exported: Path, other_press: Press) -> None:
     with pytest.raises(InvalidArgument, match="owner"):
-        import_engine(exported, other_press.database, other_press.catalog, other_press.store, "a\x1b")
+        import_engine(OciLayout(exported), other_press.database, other_press.catalog, other_press.store, "a\x1b")
 
 
 @pytest.mark.parametrize("path", ["model.onnx", "weights/0.bin", MANIFEST_FILE])
@@ -130,7 +138,7 @@ def test_a_damaged_file_is_refused_and_nothing_is_published(exported: Path, othe
     (layer,) = [each for each in artifact_of(exported)["layers"] if each["annotations"][FILE] == path]
     blob(exported, layer["digest"]).chmod(0o600)
     blob(exported, layer["digest"]).write_bytes(b"something else")
-    with pytest.raises(DataLoss):
+    with pytest.raises(NotAnEngine):
         take(other_press, exported)
     assert other_press.catalog.list(Page(10, None, "engines")) == ([], "")
 
@@ -139,14 +147,14 @@ def test_a_damaged_file_is_refused_and_nothing_is_published(exported: Path, othe
 def test_a_missing_blob_is_named(exported: Path, other_press: Press, path: str) -> None:
     (layer,) = [each for each in artifact_of(exported)["layers"] if each["annotations"][FILE] == path]
     blob(exported, layer["digest"]).unlink()
-    with pytest.raises(DataLoss, match="missing"):
+    with pytest.raises(NotAnEngine, match="missing"):
         take(other_press, exported)
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/outside", "a/../../outside", ""])
 def test_a_path_that_leads_outside_is_refused(exported: Path, other_press: Press, path: str) -> None:
     rewrite_manifest(exported, lambda manifest: manifest["files"][0].update(path=path))
-    with pytest.raises(DataLoss, match="is no path inside an engine"):
+    with pytest.raises(NotAnEngine, match="is no path inside an engine"):
         take(other_press, exported)
 
 
@@ -163,13 +171,13 @@ def test_a_path_that_leads_outside_is_refused(exported: Path, other_press: Press
 )
 def test_what_is_no_engine_is_refused(exported: Path, other_press: Press, edit: Edit, message: str) -> None:
     rewrite(exported, edit)
-    with pytest.raises(DataLoss, match=message):
+    with pytest.raises(NotAnEngine, match=message):
         take(other_press, exported)
 
 
 def test_a_field_that_this_release_does_not_know_is_told(exported: Path, other_press: Press) -> None:
     rewrite_manifest(exported, lambda manifest: manifest.update(format=2))
-    with pytest.raises(DataLoss, match="format: .* was it written by a newer release"):
+    with pytest.raises(NotAnEngine, match="format: .* was it written by a newer release"):
         take(other_press, exported)
 
 
@@ -179,20 +187,20 @@ def test_a_field_that_this_release_does_not_know_is_told(exported: Path, other_p
 def test_another_folder_is_refused(tmp_path: Path, other_press: Press, text: str | None) -> None:
     if text is not None:
         (tmp_path / "index.json").write_text(text)
-    with pytest.raises(DataLoss, match="this is no engine"):
+    with pytest.raises(NotAnEngine, match="this is no engine"):
         take(other_press, tmp_path)
 
 
 def test_another_size_than_the_manifest_says_is_refused(exported: Path, other_press: Press) -> None:
     rewrite_manifest(exported, lambda manifest: manifest["files"][0].update(size_bytes=-1))
-    with pytest.raises(DataLoss, match="manifest.json says -1"):
+    with pytest.raises(NotAnEngine, match="manifest.json says -1"):
         take(other_press, exported)
 
 
 def test_a_pipe_is_not_waited_for(exported: Path, other_press: Press) -> None:
     (exported / "index.json").unlink()
     os.mkfifo(exported / "index.json")
-    with pytest.raises(DataLoss, match="no such file"):
+    with pytest.raises(NotAnEngine, match="no such file"):
         take(other_press, exported)
 
 
@@ -201,12 +209,12 @@ def test_what_is_no_folder_and_cannot_be_one_is_refused(press: Press, tmp_path: 
     (tmp_path / "file").write_text("kept")
     for place in (tmp_path / "file", tmp_path / "file" / "under", Path("/proc/nowhere/under")):
         with pytest.raises(InvalidArgument, match="cannot be made"):
-            export_engine(engine, press.store, place)
+            export(press, engine, place)
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_folder_with_something_in_it_is_left_alone(press: Press, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("kept")
     with pytest.raises(InvalidArgument, match="is not empty"):
-        export_engine(press.publish(files=FILES), press.store, tmp_path)
+        export(press, press.publish(files=FILES), tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["kept"]

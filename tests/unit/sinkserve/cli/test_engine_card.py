@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sinkserve.cli.engines import facts
+from sinkserve.cli.engine_card import facts
 from sinkserve.engine.v1.engine_pb2 import Engine, EngineManifest
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.auth.login import Doors, Setting, open_login
+from common.auth.quotas import QuotasOf
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.db.schema import open_database
@@ -108,7 +109,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
-        common = _shared(running, settings, shared, database, meter)
+        common = _shared(running, settings, shared, database, meter, entrance.login.quotas_of)
         load = load or Loader(store, shared.home.resolve() / "engines", settings).load
         load = trusting(load, settings.trusted_keys)
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
@@ -132,15 +133,20 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         return RuntimeHandle(server.address, server.admin_address, *parts, settings.drain_grace_s, running.pop_all())
 
 
-def _shared(
-    running: AsyncExitStack, settings: RuntimeSettings, shared: SharedSettings, database: Database, meter: TurnMetrics
+def _shared(  # noqa: PLR0917 - each is something else
+    running: AsyncExitStack,
+    settings: RuntimeSettings,
+    shared: SharedSettings,
+    database: Database,
+    meter: TurnMetrics,
+    quotas_of: QuotasOf,
 ) -> Shared:
     claims = SessionClaims(database, new_replica(), settings.lease_s)
     writer = Writer()
     running.push_async_callback(asyncio.to_thread, writer.close)
     files = CacheFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
     running.push_async_callback(asyncio.to_thread, files.close)
-    caches = CacheTiers(files, Snapshots(database, shared.store, shared.store_timeout_s))
+    caches = CacheTiers(files, Snapshots(database, shared.store, shared.store_timeout_s, quotas_of))
     updates = SessionUpdates(database, claims.replica)
     traces = open_traces("sinkserve-runtime", shared.traces_endpoint, shared.traces_share)
     running.push_async_callback(asyncio.to_thread, traces.close)

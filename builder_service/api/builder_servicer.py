@@ -46,7 +46,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         read_place(spec.source)
         caller = current_call().principal
         owner = await asyncio.to_thread(self._owner, caller, spec.name)
-        submit = partial(self._builds.submit, new_version=request.new_version, quotas=caller.quotas)
+        submit = partial(self._builds.submit, new_version=request.new_version)
         build = await asyncio.to_thread(submit, owner, spec, request.request_id)
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 

@@ -53,13 +53,21 @@ class BuildRepository:
         self._most = most
         self._ended = ended
 
-    def submit(self, principal: str, spec: ModelSpec, request_id: str = "", *, new_version: bool = False) -> Build:
+    def submit(
+        self,
+        principal: str,
+        spec: ModelSpec,
+        request_id: str = "",
+        *,
+        new_version: bool = False,
+        caller_span: str = "",
+    ) -> Build:
         """Create a build, or return the one that this request id created.
 
         Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
         (CAPACITY_EXHAUSTED, QUOTA_EXCEEDED) while too many wait.
         """
-        build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version)
+        build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version, caller_span=caller_span)
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
                 return _same_request(earlier, build, request_id)

@@ -232,6 +232,7 @@ class ConversationStream:
         if self._one_turn:
             self._part(error)
         else:
+            self._sessions.shared.meter.calls.refused(error)
             self.outbox.put(Event(0, TurnRejected(error), turn_id[:_SHOWN_ID]))
 
     def _remember(self, turn_id: str) -> None:

@@ -34,6 +34,11 @@ class Replicas:
     ops: Client
     first: Bench
 
+    def refusals(self, quota: str) -> float | None:
+        """At the first of them."""
+        registry = self.first.handle.shared.meter.registry
+        return registry.get_sample_value("sinkserve_runtime_quota_refusals_total", {"quota": quota})
+
 
 @pytest.fixture(params=KINDS)
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path, callers: Callers) -> AsyncIterator[Replicas]:
@@ -99,6 +104,8 @@ async def test_sessions_count_at_all_replicas_and_not_for_others(replicas: Repli
     names = [(await client.sessions.create("demo", session_id=str(n))).name for n, client in enumerate((*ann, ann[0]))]
     await _refused(ann[1].sessions.create("demo"), "sessions")
     await _refused(ann[1].sessions.fork(names[0]), "sessions")
+    await _refused(ann[0].sessions.create("demo"), "sessions")
+    assert replicas.refusals("sessions") == 1, "at the first"
     assert (await ann[1].sessions.create("demo", session_id="0")).name == names[0], "it is there already"
     await bob[1].sessions.create("demo")
     await ann[0].sessions.delete(names[0])
@@ -121,6 +128,7 @@ async def test_turns_of_one_leave_room_for_those_of_the_other(replicas: Replicas
         for turn in endless:
             await anext(aiter(turn))
         await _refused((await one.say("more")).wait(), "waiting_turns")
+        assert replicas.refusals("waiting_turns") == 1
         assert await _say(bob) == await _say(bob)
         for turn in endless:
             await turn.cancel()

@@ -77,7 +77,8 @@ class Snapshots:
             with self._database.write() if bounded else self._database.write_rows() as connection:
                 change_owned(connection, session, epoch=session.epoch)
                 superseded = superseded_snapshots(connection, session, len(data), quotas)
-                connection.execute(delete(snapshots).where(snapshots.c.object_key.in_(superseded)))
+                if superseded:
+                    connection.execute(delete(snapshots).where(snapshots.c.object_key.in_(superseded)))
                 connection.execute(insert(snapshots).values(**row, created_at=utc_now()))
         except BaseException:
             self.delete([key])

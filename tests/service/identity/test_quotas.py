@@ -121,6 +121,23 @@ async def test_asking_for_too_many_sessions_takes_no_room_from_others(replicas: 
     assert bobs.name in [live.session.name for live in replicas.first.handle.sessions.live]
 
 
+async def test_sessions_in_memory_leave_for_others_of_the_same_tenant_or_refuse_them(
+    replicas: Replicas, callers: Callers
+) -> None:
+    callers.policy.write_text(POLICY.replace("sessions: 3", "sessions: 3, sessions_in_memory: 1"))
+    ann = replicas.ann[0]
+    async with ann.conversation("demo", session_id="a"):
+        await _refused(ann.conversation("demo", session_id="b").open(), "sessions_in_memory")
+        await _say(replicas.bob[0])
+    await _say(ann, session_id="b")
+    mine = [
+        live.session.session_id for live in replicas.first.handle.sessions.live if live.session.principal == "key:ann"
+    ]
+    assert mine == ["b"]
+    async with ann.conversation(session="sessions/a") as conversation:
+        await (await conversation.say("hello", max_new_tokens=2)).wait()
+
+
 async def test_turns_of_one_leave_room_for_those_of_the_other(replicas: Replicas) -> None:
     ann, bob = replicas.ann[0], replicas.bob[0]
     async with ann.conversation("demo") as one, ann.conversation("demo") as other:

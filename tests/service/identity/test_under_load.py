@@ -53,6 +53,9 @@ async def test_two_tenants_under_load(platform: Estate, callers: Callers, load: 
     bob = Tenant(platform, "key:bob", lambda: platform.keys["bob"], certificates["bob"])
     sessions = [f"bob-{number}" for number in range(BOBS)]
 
+    for number in range(ANNS):  # all that she may have
+        async with ann.conversation(f"ann-{number}"):
+            pass
     over = asyncio.Event()
     greedy = [asyncio.create_task(ann.talk_until(over, f"ann-{number}", LONG)) for number in range(ANNS)]
     prying = asyncio.create_task(ann.pry_until(over, [f"sessions/{session}" for session in sessions]))

@@ -21,6 +21,7 @@ from builder_service.worker.context import WorkerContext
 from builder_service.worker.housekeeping import Housekeeping
 from builder_service.worker.worker import Worker
 from common.auth.login import Doors, Setting, open_login
+from common.auth.quotas import QuotasOf
 from common.catalog.aliases import Aliases
 from common.catalog.catalog import Catalog, Sign, unsigned
 from common.db.database import Database
@@ -91,8 +92,11 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
             running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
         )
         database = await _open_database(running, shared, meter)
-        context = await _worker_context(running, settings, shared, database, changes, meter)
-        builds = BuildRepository(database, this_process(), changes.notify, settings.queue_limit, meter.build_ended)
+        quotas_of = entrance.login.quotas_of
+        context = await _worker_context(running, settings, shared, database, changes, meter, quotas_of)
+        builds = BuildRepository(
+            database, this_process(), changes.notify, settings.queue_limit, meter.build_ended, quotas_of=quotas_of
+        )
         registrations = _registrations(
             BuilderServicer(builds, context.catalog, changes), CatalogServicer(context.catalog, Aliases(database))
         )
@@ -109,10 +113,7 @@ async def start_builder(settings: BuilderSettings, shared: SharedSettings) -> Bu
         worker = Worker(context, settings.concurrency, partial(server.health.set_ready, condition="queue"))
         running.push_async_callback(worker.stop, settings.stop_grace_s)
         await worker.start()
-        retention = BuildRetention(database, this_process(), settings.keep_builds_days, is_alive)
-        housekeeping = Housekeeping(retention, meter.builds_deleted)
-        running.push_async_callback(housekeeping.stop)
-        housekeeping.start()
+        _keep_house(running, settings, database, meter)
         running.callback(health.set_ready, False)
         health.set_ready(True)
         parts = (server, worker, database, changes, metrics)
@@ -139,6 +140,13 @@ async def _open_database(running: AsyncExitStack, shared: SharedSettings, meter:
     return database
 
 
+def _keep_house(running: AsyncExitStack, settings: BuilderSettings, database: Database, meter: BuildMetrics) -> None:
+    retention = BuildRetention(database, this_process(), settings.keep_builds_days, is_alive)
+    housekeeping = Housekeeping(retention, meter.builds_deleted)
+    running.push_async_callback(housekeeping.stop)
+    housekeeping.start()
+
+
 def _signing(key: Path | None) -> Sign:
     """Raises SettingsError for a file that holds no key."""
     if key is None:
@@ -159,6 +167,7 @@ async def _worker_context(  # noqa: PLR0917 - each is something else
     database: Database,
     changes: Changes,
     meter: BuildMetrics,
+    quotas_of: QuotasOf,
 ) -> WorkerContext:
     remote = settings.remote.model_copy(update={"store_timeout_s": shared.store_timeout_s})
     capability = await asyncio.to_thread(Capability.here, settings.roots, remote.roots)
@@ -172,7 +181,9 @@ async def _worker_context(  # noqa: PLR0917 - each is something else
         store_url=shared.store,
         store_timeout_s=shared.store_timeout_s,
         catalog=Catalog(database, store, _signing(settings.signing_key)),
-        queue=BuildQueue(database, this_process(), capability, changes.notify, ended=meter.build_ended),
+        queue=BuildQueue(
+            database, this_process(), capability, changes.notify, ended=meter.build_ended, quotas_of=quotas_of
+        ),
         changes=changes,
         work=shared.home.resolve() / "work",
         source_roots=settings.roots,

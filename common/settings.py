@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from common.loopback import is_loopback
 from common.timeouts import DATABASE_TIMEOUT_S, STORE_TIMEOUT_S
+from common.yaml_text import read_yaml
 
 SigningAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 """With public keys: with any other, who can verify a token could make one."""
@@ -168,8 +168,8 @@ def read_config(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None:
         return {"shared": {}, "builder": {}, "runtime": {}}
     try:
-        data = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = read_yaml(path.read_text()) or {}
+    except (OSError, ValueError) as error:
         raise SettingsError(f"--config {path}: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(data.get(key, {}), dict) for key in ("builder", "runtime")):
         raise SettingsError(f"--config {path}: expected a mapping with sections `builder` and `runtime`")

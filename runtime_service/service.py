@@ -8,9 +8,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from common.auth.login import Doors, Setting, open_login
+from common.auth.quotas import QuotasOf
 from common.catalog.catalog import Catalog
-from common.db.database import Database
+from common.db.database import Database, utc_now
 from common.db.schema import open_database
 from common.private import make_private_folder
 from common.rpc.calls.call_log import CallLog
@@ -42,7 +45,7 @@ from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
 from runtime_service.storage.updates import SessionUpdates
-from runtime_service.storage.usage import UsageRecords
+from runtime_service.storage.usage import UsageRecords, first_kept_day
 from runtime_service.tasks.background import Background, Writer
 from runtime_service.tasks.periodic import Periodic
 from runtime_service.turns.cache_tiers import CacheTiers
@@ -63,6 +66,7 @@ _ENGINES = {
     "ListLoadedEngines": Access.READ,
 }
 _HOLDER = "runtime "
+log = structlog.get_logger()
 SWEEP_S, LEASE_WATCH_S = 3600.0, 0.5
 _STREAM_END_S = 1.0  # for streams to end that the drain has ended
 _CONNECTION_AGE_SHARE = 0.9  # of a stream's age: the stream after an old one finds a new connection
@@ -108,7 +112,7 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
-        common = _shared(running, settings, shared, database, meter)
+        common = _shared(running, settings, shared, database, meter, entrance.login.quotas_of)
         load = load or Loader(store, shared.home.resolve() / "engines", settings).load
         load = trusting(load, settings.trusted_keys)
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
@@ -120,10 +124,11 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         await membership.start()
         await asyncio.to_thread(_release_gone, catalog, common.claims)
         conversations = ConversationServicer(sessions, Branches(sessions, engines, database))
-        servicers = (conversations, EngineServicer(engines, sessions, common.background), UsageRecords(database))
+        usage = UsageRecords(database)
+        servicers = (conversations, EngineServicer(engines, sessions, common.background), usage)
         server = await _serve(running, settings, entrance, health, meter.calls, _registrations(*servicers))
         running.push_async_callback(sessions.drain, settings.drain_grace_s)
-        periodic = _start_periodic(running, common, sessions, engines)
+        periodic = _start_periodic(running, common, sessions, engines, usage)
         periodic.start("lease watch", LEASE_WATCH_S, partial(_follow_lease, membership, server))
         meter.registry.register(_collector(common, engines, sessions, conversations))
         await engines.prepare(settings.engines)
@@ -132,15 +137,21 @@ async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load:
         return RuntimeHandle(server.address, server.admin_address, *parts, settings.drain_grace_s, running.pop_all())
 
 
-def _shared(
-    running: AsyncExitStack, settings: RuntimeSettings, shared: SharedSettings, database: Database, meter: TurnMetrics
+def _shared(  # noqa: PLR0917 - each is something else
+    running: AsyncExitStack,
+    settings: RuntimeSettings,
+    shared: SharedSettings,
+    database: Database,
+    meter: TurnMetrics,
+    quotas_of: QuotasOf,
 ) -> Shared:
     claims = SessionClaims(database, new_replica(), settings.lease_s)
     writer = Writer()
     running.push_async_callback(asyncio.to_thread, writer.close)
     files = CacheFiles(shared.home.resolve() / "parked" / claims.replica.partition("@")[0], settings.parked_file_bytes)
     running.push_async_callback(asyncio.to_thread, files.close)
-    caches = CacheTiers(files, Snapshots(database, shared.store, shared.store_timeout_s))
+    snapshots = Snapshots(database, shared.store, shared.store_timeout_s, quotas_of)
+    caches = CacheTiers(files, snapshots, refused=meter.calls.refused)
     updates = SessionUpdates(database, claims.replica)
     traces = open_traces("sinkserve-runtime", shared.traces_endpoint, shared.traces_share)
     running.push_async_callback(asyncio.to_thread, traces.close)
@@ -191,15 +202,22 @@ def _tell_readiness(running: AsyncExitStack, engines: EngineRegistry, health: He
 
 
 def _start_periodic(
-    running: AsyncExitStack, shared: Shared, sessions: SessionRegistry, engines: EngineRegistry
+    running: AsyncExitStack, shared: Shared, sessions: SessionRegistry, engines: EngineRegistry, usage: UsageRecords
 ) -> Periodic:
     settings, caches = shared.settings, shared.caches
     periodic = Periodic()
     running.push_async_callback(periodic.stop)
     periodic.start("session reaper", settings.reap_s, sessions.reap)
     periodic.start("engine follower", settings.follow_s, engines.follow)
+    if settings.keep_usage_days:
+        periodic.start("usage retention", SWEEP_S, partial(_forget_usage, usage, settings.keep_usage_days))
     periodic.start("snapshot sweeper", SWEEP_S, partial(caches.do, caches.snapshots.sweep))
     return periodic
+
+
+async def _forget_usage(usage: UsageRecords, keep_days: int) -> None:
+    if deleted := await asyncio.to_thread(usage.delete_before, first_kept_day(keep_days, utc_now())):
+        log.info("usage.deleted", rows=deleted, keep_days=keep_days)
 
 
 async def _follow_lease(membership: Membership, server: RunningServer) -> None:

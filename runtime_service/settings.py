@@ -89,5 +89,7 @@ class RuntimeSettings(Settings):
     """Lease: how long a server keeps sessions without renewing it; then others may claim them. The same for all."""
     reap_s: Annotated[float, Field(gt=0)] = 5.0
     """How often sessions are looked for whose `delete_after_idle_duration` has passed."""
+    keep_usage_days: Annotated[int, Field(ge=0)] = 400
+    """Days of which usage is kept, by principal and engine: a year, and time to bill it. 0: for ever."""
     drain_grace_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running turns may go on when the service stops."""

@@ -23,6 +23,7 @@ from common.db.paging import read_page
 from common.errors import InvalidArgument, NotFound, Reason
 from common.rpc.calls.call import current_call
 from common.rpc.wire import spec_from_wire
+from common.tracing.span import caller_span
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
 
@@ -46,7 +47,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         read_place(spec.source)
         caller = current_call().principal
         owner = await asyncio.to_thread(self._owner, caller, spec.name)
-        submit = partial(self._builds.submit, new_version=request.new_version, quotas=caller.quotas)
+        submit = partial(self._builds.submit, new_version=request.new_version, caller_span=caller_span.get())
         build = await asyncio.to_thread(submit, owner, spec, request.request_id)
         return pb.SubmitBuildResponse(build=build_to_wire(build))
 

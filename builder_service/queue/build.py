@@ -100,6 +100,8 @@ class Build:
     failure: Failure | None = None
     new_version: bool = False
     """Whether it publishes a version of its own where the same engine exists under its name."""
+    caller_span: str = ""
+    """Of the call that asked for it, as W3C trace context; empty: it had none."""
 
     @property
     def name(self) -> str:

@@ -67,7 +67,7 @@ _events: TypeAdapter[Changed | Progressed | Logged] = TypeAdapter(Event)
 
 def event_to_json(event: Changed | Progressed | Logged) -> str:
     """JSON for the database."""
-    return _events.dump_json(event, exclude={"build": {"spec"}}).decode()
+    return _events.dump_json(event, exclude={"build": {"spec", "caller_span"}}).decode()
 
 
 def event_from_json(text: str, spec: ModelSpec) -> Changed | Progressed | Logged:

@@ -18,8 +18,10 @@ from builder_service.queue.build import Build, StageProgress, State
 from builder_service.queue.capability import Capability
 from builder_service.queue.events import Logged, Progressed
 from builder_service.queue.failure import Failure
+from builder_service.queue.quotas import RunningBuilds, check_published
 from builder_service.queue.rows import append_event, change_build, set_columns, to_build
 from builder_service.queue.tables import builds, running_keys
+from common.auth.quotas import QuotasOf, unbounded
 from common.catalog.catalog import Catalog
 from common.db.database import Database, database_time, stream, utc_now
 from common.db.processes import is_alive
@@ -54,7 +56,9 @@ class BuildQueue:
         is_alive: Callable[[str], bool] = is_alive,
         *,
         ended: Callable[[Build], None] = lambda _build: None,
+        quotas_of: QuotasOf = unbounded,
     ) -> None:
+        self._quotas_of = quotas_of
         self._database = database
         self._worker = worker
         self._capability = capability
@@ -161,11 +165,13 @@ class BuildQueue:
     def succeed(self, build: Build, catalog: Catalog, draft: Manifest, holder: str) -> PublishedEngine:
         """Publish the engine and end the build, in one transaction; `holder` claims its blobs.
 
-        Where the same engine exists under its name, that is it, unless the build wants a version of its own.
+        Where the same engine exists under its name, that is it, unless the build wants a version of its own. Raises
+        ResourceExhausted (QUOTA_EXCEEDED) for one that is more than its owner may have.
         """
         ends: list[Build] = []
 
         def end(connection: Connection, engine: PublishedEngine) -> None:
+            check_published(connection, engine, self._quotas_of(engine.owner))
             ends[:] = [self._change(connection, build, lambda found: found.succeed(engine.reference, utc_now()))]
 
         engine = catalog.publish(draft, holder, end, new_version=build.new_version, owner=build.principal)
@@ -194,9 +200,12 @@ class BuildQueue:
 
     def _next(self, connection: Connection) -> Build | None:
         others: list[Capability] | None = None
+        bound = RunningBuilds(connection, self._quotas_of)
         with stream(connection, _waiting()) as waiting:
             for row in waiting:
                 build = to_build(row)
+                if bound.has_enough(build.principal):
+                    continue
                 if self._capability.can_build(build.spec):
                     return build
                 if row["builder"] != self._worker:

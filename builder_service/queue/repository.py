@@ -14,9 +14,10 @@ from sqlalchemy import Connection, RowMapping, and_, func, or_, select
 
 from builder_service.queue.build import Build, State
 from builder_service.queue.events import StoredEvent, event_from_json
+from builder_service.queue.quotas import FULL_RETRY_S, check_submission
 from builder_service.queue.rows import cancel_build, find_build, insert_build, to_build
 from builder_service.queue.tables import builds, events
-from common.auth.quotas import UNBOUNDED, Quotas, check_quota
+from common.auth.quotas import QuotasOf, unbounded
 from common.db.database import Database, stream, utc_now
 from common.db.paging import Page, text_bytes
 from common.errors import AlreadyExists, Reason, ResourceExhausted
@@ -24,8 +25,6 @@ from common.spec.model_spec import ModelSpec
 
 EVENT_PAGE = 200
 """Most events that one read returns."""
-FULL_RETRY_S = 30.0
-"""Seconds after which a client should try again when the queue is full."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 
@@ -44,7 +43,10 @@ class BuildRepository:
         changed: Callable[[str], None] = _nobody,
         most: int = 1000,
         ended: Callable[[Build], None] = _nobody,
+        *,
+        quotas_of: QuotasOf = unbounded,
     ) -> None:
+        self._quotas_of = quotas_of
         self._database = database
         self._builder = builder
         self._changed = changed
@@ -58,19 +60,19 @@ class BuildRepository:
         request_id: str = "",
         *,
         new_version: bool = False,
-        quotas: Quotas = UNBOUNDED,
+        caller_span: str = "",
     ) -> Build:
         """Create a build, or return the one that this request id created.
 
         Raises AlreadyExists (REQUEST_ID_REUSED) if that was made for another spec, and ResourceExhausted
         (CAPACITY_EXHAUSTED, QUOTA_EXCEEDED) while too many wait.
         """
-        build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version)
+        build = Build(uuid.uuid4().hex, principal, spec, utc_now(), new_version=new_version, caller_span=caller_span)
         with self._database.write() as connection:
             if earlier := _of_request(connection, principal, request_id):
                 return _same_request(earlier, build, request_id)
             self._check_room(connection)
-            _check_quota(connection, principal, quotas)
+            check_submission(connection, principal, self._quotas_of(principal))
             insert_build(connection, build, request_id=request_id, builder=self._builder)
         self._changed(build.build_id)
         return build
@@ -132,13 +134,6 @@ class BuildRepository:
             self._changed(heir)
         self._ended(build)
         return build
-
-
-def _check_quota(connection: Connection, principal: str, quotas: Quotas) -> None:
-    if quotas.queued_builds is not None:
-        mine = and_(builds.c.principal == principal, builds.c.state == State.QUEUED.value)
-        waiting = connection.execute(select(func.count()).select_from(builds).where(mine)).scalar_one()
-        check_quota("queued_builds", quotas.queued_builds, waiting, FULL_RETRY_S)
 
 
 def _of_request(connection: Connection, principal: str, request_id: str) -> Build | None:

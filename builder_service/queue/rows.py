@@ -44,6 +44,7 @@ def to_build(row: Mapping[Any, Any]) -> Build:
         stage=Stage(row["stage"]) if row["stage"] else None,
         failure=Failure.model_validate_json(row["failure"]) if row["failure"] else None,
         new_version=row["new_version"],
+        caller_span=row["caller_span"],
         **{name: row[name] for name in _AS_THEY_ARE},
     )
 
@@ -51,8 +52,9 @@ def to_build(row: Mapping[Any, Any]) -> Build:
 def insert_build(connection: Connection, build: Build, *, request_id: str, builder: str) -> None:
     """Store a new build that `builder` accepted, with its first event."""
     spec = {"name": build.spec.name, "spec": build.spec.model_dump_json()}
-    fixed = {"build_id": build.build_id, "builder": builder, "new_version": build.new_version} | spec
-    values = fixed | _state(build) | {"request_id": request_id or None, "last_sequence": 0}
+    fixed = {"build_id": build.build_id, "builder": builder} | spec
+    asked = {"new_version": build.new_version, "caller_span": build.caller_span}
+    values = fixed | asked | _state(build) | {"request_id": request_id or None, "last_sequence": 0}
     connection.execute(insert(builds).values(values))
     append_event(connection, build.build_id, Changed(build))
 

@@ -43,6 +43,7 @@ builds = Table(
     Column("waits_for_key", String(71)),  # queued until no other build runs with this key
     Column("last_sequence", BigInteger, nullable=False),
     Column("new_version", Boolean, nullable=False, server_default=false()),  # also where the same engine exists
+    Column("caller_span", String(55), nullable=False, server_default=""),  # W3C trace context of who asked for it
     UniqueConstraint("principal", "request_id"),
     Index("ix_builds_listing", "principal", "create_time", "build_id"),
     Index("ix_builds_name", "principal", "name", "create_time"),

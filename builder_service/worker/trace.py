@@ -26,7 +26,8 @@ class AttemptTrace:
     def end(self, build: Build, error: SinkServeError | None = None) -> None:
         """The attempt for `build` ended."""
         if self.traces.on:
-            self.traces.record(self._span(build, time.time(), "" if error is None else error.reason.value))
+            span = self._span(build, time.time(), "" if error is None else error.reason.value)
+            self.traces.record(span, build.caller_span)
 
     def _span(self, build: Build, end_s: float, error: str) -> Span:
         begins = [*self._stages.values(), end_s]

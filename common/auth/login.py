@@ -17,6 +17,7 @@ from common.auth.header import HeaderAuthenticator
 from common.auth.key_set import KeyFile, KeySource, KeyUrl
 from common.auth.policy import Policy, Rule, policy_of
 from common.auth.principal import LOCAL_PRINCIPAL, Principal, Role
+from common.auth.quotas import Quotas
 from common.auth.tokens import TokenRules, Tokens
 from common.errors import Reason, Unauthenticated
 from common.loopback import is_loopback
@@ -47,6 +48,10 @@ class Login:
         self._policy = policy
         self._anonymous = anonymous
         self._operator = operator
+
+    def quotas_of(self, name: str) -> Quotas:
+        """Of a principal who need not call now."""
+        return self._policy().principal(name).quotas
 
     async def principal(self, credentials: Credentials, *, at_admin: bool) -> Principal:
         """Who calls. Raises Unauthenticated, and Unavailable if that cannot be known now."""

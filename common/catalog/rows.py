@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, insert, or_, select, true, update
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, insert, not_, or_, select, true, update
 
 from common.auth.principal import EVERY_ENGINE, LOCAL_PRINCIPAL, EngineScope
 from common.catalog.tables import aliases, engines, files, holds, names
@@ -79,6 +79,16 @@ def to_engine(connection: Connection, row: Mapping[Any, Any]) -> PublishedEngine
 def owner_of(connection: Connection, name: str) -> str:
     """Whose a name is; empty for one that nobody has."""
     return connection.scalar(select(names.c.owner).where(names.c.name == name)) or ""
+
+
+def owned_bytes(connection: Connection, owner: str, but_for: PublishedEngine | None = None) -> int:
+    """Bytes of the files of an owner's engines, or of all but one of them; a file that several have counts once."""
+    its = select(files.c.digest, files.c.size_bytes).join(names, names.c.name == files.c.name)
+    its = its.where(names.c.owner == owner).distinct()
+    if but_for is not None:
+        its = its.where(not_(is_version(files, but_for.name, but_for.version)))
+    sizes = its.subquery().c.size_bytes
+    return int(connection.execute(select(func.coalesce(func.sum(sizes), 0))).scalar_one())
 
 
 def check_owner(connection: Connection, name: str, owner: str) -> None:

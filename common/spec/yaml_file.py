@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from common.errors import InvalidArgument, NotFound, Reason
 from common.spec.checks import check_spec
 from common.spec.model_spec import GGUF, ModelSpec
+from common.yaml_text import read_yaml
 
 MOST_BYTES = 1 << 20  # of a spec
 _URI = re.compile(r"(hf|s3|gs|az):/+(.+)", re.DOTALL)  # as a Path has it, one slash is left
@@ -93,40 +92,11 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     return data
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses input that the library accepts and that cannot be used: duplicate keys and half of a surrogate pair,
-    which YAML forbids, and anchors, which can expand without bound.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as the base has it
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "a spec has no aliases", mark)
-        return super().compose_node(parent, index)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:  # noqa: ANN401 - as the base has it
-        text = super().construct_scalar(node)
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            message = "half of a surrogate pair is no character"
-            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
-        return text
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[str, int] = {}
-        for key, _ in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in first:
-                message = f"{name!r} is given twice, in line {first[name]} and line {line}; keep one"
-                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
-            first[name] = line
-        return super().construct_mapping(node, deep)
-
-
 def _value(name: str, text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # all by the library
-        raise InvalidArgument(Reason.INVALID_SPEC, f"{name}: {text[:80]!r} is not YAML: {error}") from None
+        return read_yaml(text, aliases=False)
+    except ValueError as error:
+        raise InvalidArgument(Reason.INVALID_SPEC, f"{name}: {text[:80]!r} is {error}") from None
 
 
 def _resolve_source(data: dict[str, Any], folder: Path) -> None:

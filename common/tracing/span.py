@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 Attribute = str | bool | int | float | Sequence[str]
 PARENT = "traceparent"
 """Metadata key of W3C trace context: the span of the caller."""
+TRACE_CONTEXT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""What is said there, by its version 00."""
 caller_span: ContextVar[str] = ContextVar("caller_span", default="")
 """The span of who makes the call that is answered here, as W3C trace context; empty: there is none."""
 request_id: ContextVar[str] = ContextVar("request_id", default="")

@@ -7,45 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.grafana.panels import DATASOURCE, Panel, of, ratio
+from deploy.grafana.tables import SqlPanel, by_day, by_engine, most_of
 
 _WIDTH = 24
-
-
-@dataclass(frozen=True)
-class Board:
-    """A dashboard, `name` in its file and its address."""
-
-    name: str
-    title: str
-    panels: Sequence[Panel]
-
-    def drawn(self) -> dict[str, Any]:
-        """The dashboard as Grafana imports it."""
-        return {
-            "uid": f"sinkserve-{self.name}",
-            "title": self.title,
-            "tags": ["sinkserve"],
-            "schemaVersion": 39,
-            "editable": True,
-            "refresh": "30s",
-            "time": {"from": "now-3h", "to": "now"},
-            "templating": {"list": [_DATASOURCE, _ENGINE]},
-            "links": [{"type": "dashboards", "tags": ["sinkserve"], "title": "SinkServe", "asDropdown": True}],
-            "panels": _placed(self.panels),
-        }
-
-
-def _placed(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """From left to right, a new line where the next one does not fit."""
-    drawn, x, y = [], 0, 0
-    for number, panel in enumerate(panels, start=1):
-        if x + panel.width > _WIDTH:
-            x, y = 0, y + 8
-        drawn.append(panel.drawn(number, x, y))
-        x += panel.width
-    return drawn
-
-
 _DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
 _ENGINE = {
     "name": "engine",
@@ -59,6 +23,51 @@ _ENGINE = {
     "allValue": ".*",
     "current": {"text": "All", "value": "$__all"},
 }
+_DATABASE = {
+    "name": "database",
+    "type": "datasource",
+    "query": "grafana-postgresql-datasource",
+    "label": "PostgreSQL",
+}
+
+
+@dataclass(frozen=True)
+class Board:
+    """A dashboard, `name` in its file and its address."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel | SqlPanel]
+    variables: tuple[dict[str, Any], ...] = (_DATASOURCE, _ENGINE)
+    since: str = "now-3h"
+    refresh: str = "30s"
+
+    def drawn(self) -> dict[str, Any]:
+        """The dashboard as Grafana imports it."""
+        return {
+            "uid": f"sinkserve-{self.name}",
+            "title": self.title,
+            "tags": ["sinkserve"],
+            "schemaVersion": 39,
+            "editable": True,
+            "refresh": self.refresh,
+            "time": {"from": self.since, "to": "now"},
+            "templating": {"list": list(self.variables)},
+            "links": [{"type": "dashboards", "tags": ["sinkserve"], "title": "SinkServe", "asDropdown": True}],
+            "panels": _placed(self.panels),
+        }
+
+
+def _placed(panels: Sequence[Panel | SqlPanel]) -> list[dict[str, Any]]:
+    """From left to right, a new line where the next one does not fit."""
+    drawn, x, y = [], 0, 0
+    for number, panel in enumerate(panels, start=1):
+        if x + panel.width > _WIDTH:
+            x, y = 0, y + 8
+        drawn.append(panel.drawn(number, x, y))
+        x += panel.width
+    return drawn
+
 
 _TURNS = "sinkserve_runtime_turns_total"
 _LOAD = ratio(
@@ -82,6 +91,7 @@ OVERVIEW = Board(
         of("sinkserve_runtime_turn_errors_total", "Turns that failed, a second", "reason"),
         of("sinkserve_runtime_calls_total", "Calls at runtimes that ended, a second", "method", "code"),
         of("sinkserve_runtime_call_seconds", "Calls of one answer at runtimes", "method", unit="s"),
+        of("sinkserve_runtime_quota_refusals_total", "Refused by quotas at runtimes, a second", "quota"),
         of("sinkserve_runtime_streams", "Open streams"),
         of("sinkserve_builder_builds", "Builds", "state"),
     ),
@@ -137,8 +147,54 @@ BUILDS = Board(
         of("sinkserve_builder_builds_ended_total", "Builds that ended, a second", "state", "reason"),
         of("sinkserve_builder_build_seconds", "Time of a build", "state", unit="s"),
         of("sinkserve_builder_builds_deleted_total", "Builds that were deleted, a second"),
+        of("sinkserve_builder_quota_refusals_total", "Refused by quotas at builders, a second", "quota"),
         of("sinkserve_builder_calls_total", "Calls at builders that ended, a second", "method", "code"),
         of("sinkserve_builder_call_seconds", "Calls of one answer at builders", "method", unit="s"),
     ),
 )
-BOARDS = (OVERVIEW, ENGINES, SESSIONS, BUILDS)
+TENANTS = Board(
+    "tenants",
+    "SinkServe: tenants",
+    (
+        by_day("Tokens generated a day", "Of replies, by principal, as billed. Days are of UTC.", "generated_tokens"),
+        by_day("Tokens of input a day", "By principal, as billed. Days are of UTC.", "prompt_tokens"),
+        by_day("Turns a day", "That ended, by principal. Days are of UTC.", "turns"),
+        by_engine(
+            "Usage by principal and engine",
+            "Of the days that are shown, as `sinkserve usage` lists it.",
+            "turns",
+            "prompt_tokens",
+            "generated_tokens",
+        ),
+        most_of(
+            "Sessions",
+            "That there are, in memory or not. Quota: sessions.",
+            "SELECT principal, COUNT(*) AS sessions FROM sessions GROUP BY principal",
+        ),
+        most_of(
+            "Bytes of snapshots",
+            "In the store. Quota: snapshot_bytes.",
+            "SELECT principal, SUM(size_bytes) AS bytes FROM snapshots"
+            " JOIN sessions ON sessions.key = snapshots.session_key GROUP BY principal",
+            "bytes",
+        ),
+        most_of(
+            "Bytes of engines",
+            "Of those that one owns, each file once. Quota: engine_bytes.",
+            "SELECT owner AS principal, SUM(size_bytes) AS bytes FROM (SELECT DISTINCT owner, digest, size_bytes"
+            " FROM engine_files JOIN engine_names USING (name)) AS owned GROUP BY owner",
+            "bytes",
+        ),
+        most_of(
+            "Builds that wait or run",
+            "Quotas: queued_builds, running_builds.",
+            "SELECT principal, COUNT(*) FILTER (WHERE state = 'RUNNING') AS running,"
+            " COUNT(*) FILTER (WHERE state = 'QUEUED') AS queued"
+            " FROM builds WHERE state IN ('QUEUED', 'RUNNING') GROUP BY principal",
+        ),
+    ),
+    variables=(_DATABASE,),
+    since="now-30d",
+    refresh="5m",
+)
+BOARDS = (OVERVIEW, ENGINES, SESSIONS, BUILDS, TENANTS)

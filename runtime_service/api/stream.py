@@ -214,7 +214,7 @@ class ConversationStream:
         if isinstance(target, NewSession):
             return await self._sessions.create(self._principal, target, self._scope, self._quotas)
         session_id = session_id_of(target, "open.session")
-        return await self._sessions.open(self._principal, session_id, self._scope), True
+        return await self._sessions.open(self._principal, session_id, self._scope, self._quotas), True
 
     async def _turn(self, live: LiveSession, request: TurnRequest) -> None:
         try:
@@ -232,6 +232,7 @@ class ConversationStream:
         if self._one_turn:
             self._part(error)
         else:
+            self._sessions.shared.meter.calls.refused(error)
             self.outbox.put(Event(0, TurnRejected(error), turn_id[:_SHOWN_ID]))
 
     def _remember(self, turn_id: str) -> None:

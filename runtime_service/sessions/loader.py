@@ -44,10 +44,10 @@ class SessionLoader:
         opening = await asyncio.to_thread(engine.text.choosing(variables).opening, asked.system_prompt)
         durability = self._shared.settings.durability
         session = begin(asked, key, published, engine.manifest.geometry, opening, variables, durability)
-        async with self._table.room(key[0]):
+        async with self._table.room(key[0], quotas):
             return self._enter(await self._store.create(session, quotas), engine, 1)
 
-    async def open(self, key: Key) -> LiveSession:
+    async def open(self, key: Key, quotas: Quotas) -> LiveSession:
         """A session that exists; raises NotFound (SESSION_NOT_FOUND), and why its engine or cache cannot be had."""
         self._table.check_open()
         if (live := await self._in_memory(key)) is not None:
@@ -56,7 +56,7 @@ class SessionLoader:
         if session is None:
             raise session_not_found(key[1])
         engine = await self._engines.serving(await self._engines.resolve(session.engine, "open.session"))
-        async with self._table.room(key[0]):
+        async with self._table.room(key[0], quotas):
             claimed = await self.claim(key)
             try:
                 return await self._restore(claimed, engine)

@@ -82,12 +82,14 @@ class SessionRegistry:
                 return await self._loader.create(key, asked, scope, quotas), False
             if existing.digest != asked.digest():
                 raise session_exists(asked.session_id)
-            return _checked(await self._loader.open(key), scope), True
+            return _checked(await self._loader.open(key, quotas), scope), True
 
-    async def open(self, principal: str, session_id: str, scope: EngineScope = EVERY_ENGINE) -> LiveSession:
+    async def open(
+        self, principal: str, session_id: str, scope: EngineScope = EVERY_ENGINE, quotas: Quotas = UNBOUNDED
+    ) -> LiveSession:
         """A session that exists; raises NotFound (SESSION_NOT_FOUND), and why its engine or cache cannot be had."""
         async with self._table.locked((principal, session_id)):
-            return _checked(await self._loader.open((principal, session_id)), scope)
+            return _checked(await self._loader.open((principal, session_id), quotas), scope)
 
     async def owner_of(self, session_id: str, principal: Principal) -> str:
         """Whose session somebody means by an id: their own, else, if an admin asks, whose there is.

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
+from common.auth.quotas import UNBOUNDED, Quotas, quota_exceeded
 from common.errors import Reason, ResourceExhausted
 from runtime_service.domain.session import Session
 from runtime_service.sessions.live_session import LiveSession
 from runtime_service.sessions.ownership import draining
 from runtime_service.storage.claims import Key
+
+_RETRY_S = 1.0
 
 
 class SessionTable:
@@ -26,7 +29,7 @@ class SessionTable:
         self.draining = False
         self._most = most
         self._live: dict[Key, LiveSession] = {}  # the longest unopened first
-        self._entering = 0
+        self._entering: Counter[str] = Counter()  # by principal
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     @property
@@ -64,27 +67,52 @@ class SessionTable:
             yield
 
     @asynccontextmanager
-    async def room(self, principal: str) -> AsyncIterator[None]:
-        """Room for one more session of `principal`; raises ResourceExhausted (CAPACITY_EXHAUSTED)."""
-        if len(self._live) + self._entering >= self._most:
+    async def room(self, principal: str, quotas: Quotas = UNBOUNDED) -> AsyncIterator[None]:
+        """Room for one more session of `principal`; raises ResourceExhausted (QUOTA_EXCEEDED, CAPACITY_EXHAUSTED)."""
+        await self._keep_to_quota(principal, quotas)
+        if len(self._live) + self._entering.total() >= self._most:
             await self._unload_one(principal)
-        self._entering += 1
+        self._entering[principal] += 1
         try:
             yield
         finally:
-            self._entering -= 1
+            self._entering[principal] -= 1
+            if not self._entering[principal]:
+                del self._entering[principal]
+
+    async def _keep_to_quota(self, principal: str, quotas: Quotas) -> None:
+        """Nobody else's sessions leave for those of one who has all that it may."""
+        most = quotas.sessions_in_memory
+        while most is not None and (mine := self._count(principal)) >= most:
+            if (live := self._resting(principal)) is None:
+                raise quota_exceeded("sessions_in_memory", most, mine, _RETRY_S)
+            await self._park(live)
+
+    def _count(self, principal: str) -> int:
+        return sum(owner == principal for owner, _ in self._live) + self._entering[principal]
+
+    def _resting(self, principal: str | None = None) -> LiveSession | None:
+        """The longest unopened that is not busy, of a principal or of all."""
+        resting = (
+            live
+            for (owner, _), live in self._live.items()
+            if principal in (None, owner) and not live.busy and live.session.is_kept
+        )
+        return next(resting, None)
+
+    async def _park(self, live: LiveSession) -> None:
+        self.remove(live)
+        await live.unload(keep_cache=True)
 
     async def _unload_one(self, principal: str) -> None:
-        resting = (live for live in self._live.values() if not live.busy and live.session.is_kept)
-        if (live := next(resting, None)) is not None:
-            self.remove(live)
-            await live.unload(keep_cache=True)
+        if (live := self._resting()) is not None:
+            await self._park(live)
         elif (live := self._beyond_its_share(principal)) is not None:
             self.remove(live)
             await live.unload(_displaced(live.session), keep_cache=True)
         else:
             what = f"{self._most} sessions are in use, as many as this server holds (max_sessions)"
-            raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, max_sessions=self._most)
+            raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=_RETRY_S, max_sessions=self._most)
 
     def _beyond_its_share(self, principal: str) -> LiveSession | None:
         """The session that makes room for one of `principal`, if that has less than its share."""
@@ -100,7 +128,7 @@ class SessionTable:
 def _displaced(session: Session) -> ResourceExhausted:
     """Its principal has more than its share of the server."""
     what = f"{session.name} left the server, of which others have less than their share; open it again"
-    return ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0, session=session.name)
+    return ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=_RETRY_S, session=session.name)
 
 
 def key_of(session: Session) -> Key:

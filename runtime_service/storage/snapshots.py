@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from sqlalchemy import ColumnElement, and_, delete, insert, select
 
+from common.auth.quotas import QuotasOf, unbounded
 from common.db.database import Database, utc_now
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
@@ -25,6 +26,7 @@ from common.store.errors import explained
 from common.store.object_store import local_root, open_object_store, store_name
 from common.timeouts import STORE_TIMEOUT_S
 from runtime_service.domain.session import Session
+from runtime_service.storage.quotas import superseded_snapshots
 from runtime_service.storage.repository import change_owned
 from runtime_service.storage.snapshot_format import from_bytes, to_bytes
 from runtime_service.storage.tables import snapshots
@@ -41,7 +43,14 @@ log = structlog.get_logger()
 class Snapshots:
     """Those of all sessions, in the store at a URL."""
 
-    def __init__(self, database: Database, store_url: str, patience_s: float = STORE_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store_url: str,
+        patience_s: float = STORE_TIMEOUT_S,
+        quotas_of: QuotasOf = unbounded,
+    ) -> None:
+        self._quotas_of = quotas_of
         self._database = database
         self._store: ObjectStore = open_object_store(store_url, patience_s)
         self._name = store_name(store_url)
@@ -51,20 +60,30 @@ class Snapshots:
     def keep(self, session: Session, state: SlotState) -> None:
         """Store what a session's cache holds; the oldest of its snapshots go.
 
-        Raises Aborted (SESSION_TAKEN_OVER) if another has the session, and what the store does.
+        Raises Aborted (SESSION_TAKEN_OVER) if another has the session, ResourceExhausted (QUOTA_EXCEEDED) if its
+        principal may not have that much, and what the store does.
         """
         key = f"{_FOLDER}/{session.session_id}/{session.epoch}/{uuid.uuid4().hex}"
         data = to_bytes(session.engine_digest, state)
         row = {"object_key": key, "session_key": session.key, "position": state.position, "size_bytes": len(data)}
+        quotas = self._quotas_of(session.principal)
+        bounded = quotas.snapshot_bytes is not None
+        if bounded:  # before it is sent in vain
+            with self._database.read() as connection:
+                superseded_snapshots(connection, session, len(data), quotas)
         with explained(self._name):
             obstore.put(self._store, key, data)
         try:
-            with self._database.write_rows() as connection:
+            with self._database.write() if bounded else self._database.write_rows() as connection:
                 change_owned(connection, session, epoch=session.epoch)
+                superseded = superseded_snapshots(connection, session, len(data), quotas)
+                if superseded:
+                    connection.execute(delete(snapshots).where(snapshots.c.object_key.in_(superseded)))
                 connection.execute(insert(snapshots).values(**row, created_at=utc_now()))
         except BaseException:
             self.delete([key])
             raise
+        self.delete(superseded)
         self._prune(session)
 
     def has(self, session: Session) -> bool:

@@ -5,10 +5,10 @@ A turn is added in the transaction that writes its end, and only by the write th
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, case, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Executable, RowMapping, case, delete, func, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from common.db.database import Database, stream
@@ -22,6 +22,8 @@ _SUMS = ("turns", "prompt_tokens", "generated_tokens")
 _OF_MINUTE = ("minute_prompt_tokens", "minute_generated_tokens")
 _KEY = [usage.c.principal, usage.c.day, usage.c.engine]
 _NUMBERS_BYTES = 64  # of a message
+_AT_ONCE = 1000
+"""Rows that one transaction deletes: others write between two of them."""
 
 
 def add_usage(connection: Connection, session: Session, turn: Turn) -> None:
@@ -101,6 +103,23 @@ class UsageRecords:
         with self._database.read() as connection, stream(connection, query) as rows:
             kept, token = page.fill(rows, _size_of, lambda row: (row["principal"], row["day"], row["engine"]))
         return [_usage_of(row) for row in kept], token
+
+    def delete_before(self, day: str) -> int:
+        """Delete what was used on days before one, YYYY-MM-DD; returns of how many rows. Many may do so at once."""
+        old = select(*_KEY).where(usage.c.day < day).order_by(*_KEY).limit(_AT_ONCE)
+        deleted, some = 0, _AT_ONCE
+        while some == _AT_ONCE:
+            with self._database.read() as connection:  # first, since only one writing transaction may run at a time
+                some = len(connection.execute(old).all())
+            if some:
+                with self._database.write_rows() as connection:
+                    deleted += connection.execute(delete(usage).where(tuple_(*_KEY).in_(old))).rowcount
+        return deleted
+
+
+def first_kept_day(keep_days: int, now: datetime) -> str:
+    """The first of the days of which usage is kept."""
+    return (now.astimezone(UTC).date() - timedelta(days=keep_days)).isoformat()
 
 
 def _minute(time: datetime) -> int:

@@ -36,6 +36,8 @@ class CacheTiers:
     snapshots: Snapshots
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_THREADS, "caches"))
     """Their own, so that a store that hangs does not stop the heartbeats of this server."""
+    refused: Callable[[SinkServeError], None] = lambda _error: None
+    """Told why a snapshot was not kept."""
 
     async def do(self, act: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what blocks."""
@@ -86,6 +88,7 @@ class CacheTiers:
         except TimeoutError:
             log.warning("snapshot.not_kept", session=session.name, cause=_SLOW)
         except SinkServeError as error:
+            self.refused(error)
             log.warning("snapshot.not_kept", session=session.name, cause=error.message)
         else:
             return True

@@ -11,10 +11,11 @@ import obstore
 import pytest
 from sqlalchemy import select
 
+from common.auth.quotas import Quotas
 from common.catalog.catalog import Catalog
 from common.db.database import Database
 from common.engine.engine import SlotState
-from common.errors import Aborted, Reason, Unavailable
+from common.errors import Aborted, Reason, ResourceExhausted, Unavailable
 from common.store.blob_store import open_store
 from common.store.object_store import open_object_store
 from common.window import Geometry
@@ -87,6 +88,38 @@ def test_only_the_newest_are_kept(snapshots: Snapshots, session: Session, store_
     assert len(rows) == KEPT
     assert _objects(store_url) == rows
     assert _same(snapshots.load(session), slot_state(9 + 2 * KEPT))
+
+
+def test_those_beyond_a_quota_are_not_kept_and_the_oldest_of_the_session_go_first(
+    session: Session, repository: SessionRepository, store_url: str, database: Database
+) -> None:
+    def rows() -> list[int]:
+        with database.read() as connection:
+            return sorted(connection.scalars(select(table.c.position)))
+
+    most = [2**40]
+    snapshots = Snapshots(database, store_url, quotas_of=lambda _: Quotas(snapshot_bytes=most[0]))
+    snapshots.keep(session, slot_state(10))
+    with database.read() as connection:
+        size = connection.scalars(select(table.c.size_bytes)).one()
+    most[0] = 3 * size
+    other = replace(repository.create(replace(SESSION, session_id="other"), "here"), position=100)
+    theirs = replace(repository.create(replace(SESSION, principal="you"), "here"), position=100)
+    snapshots.keep(theirs, slot_state(99))
+    for position in (20, 30, 40):
+        snapshots.keep(session, slot_state(position))
+    assert rows() == [20, 30, 40, 99]
+    with pytest.raises(ResourceExhausted, match=f"may have {3 * size} and has {3 * size}, and this is") as caught:
+        snapshots.keep(other, slot_state(50))
+    assert caught.value.metadata["quota"] == "snapshot_bytes"
+    most[0] = size
+    snapshots.keep(session, slot_state(60))
+    assert rows() == [60, 99]
+    assert len(_objects(store_url)) == 2
+    most[0] = size - 1
+    with pytest.raises(ResourceExhausted):
+        snapshots.keep(session, slot_state(70))
+    assert _same(snapshots.load(session), slot_state(60)), "what is there stays"
 
 
 def test_who_lost_the_session_keeps_nothing(

@@ -10,11 +10,13 @@ import socket
 import subprocess
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from tests.servers.balancer_programs import find_envoy, find_haproxy, find_nginx
 from tests.servers.nameserver import NameServer
@@ -61,10 +63,15 @@ class Balancer(ABC):
 
 
 class Envoy(Balancer):
-    """It finds replicas by name, and asks how they are."""
+    """It finds replicas by name, and asks how they are.
 
-    def __init__(self, folder: Path) -> None:
+    `pieces` are those of `deploy/envoy/` that it has, by name, each with what is put in. Certificates are in `tls`.
+    """
+
+    def __init__(self, folder: Path, pieces: Mapping[str, dict[str, str]] | None = None) -> None:
         super().__init__(folder)
+        self.tls = folder / "tls"
+        self._pieces = pieces or {}
         self._program = find_envoy()
         self._names = NameServer()
         self.page_port = int(free_address().split(":")[1])
@@ -102,9 +109,21 @@ class Envoy(Balancer):
         listen, admin = self.address.split(":")[1], self._admin.split(":")[1]
         changes = {": 9901": f": {admin}", ": 50070": f": {listen}", ": 50071": f": {port}", "0.0.0.0": "127.0.0.1"}
         changes |= {"https://chat.example.com": origin}
+        whole = yaml.safe_load(_put_in((DEPLOY / "envoy.yaml").read_text(), changes))
+        for name, put_in in self._pieces.items():
+            piece = _put_in((DEPLOY / "envoy" / f"{name}.yaml").read_text(), put_in)
+            whole = _merged(whole, yaml.safe_load(piece.replace("/etc/envoy", str(self.folder))))
+        if "tls" in self._pieces:
+            self._write_secrets()
         path = self.folder / "envoy.yaml"
-        path.write_text(_put_in((DEPLOY / "envoy.yaml").read_text(), changes))
+        path.write_text(yaml.safe_dump(whole))
         return path
+
+    def _write_secrets(self) -> None:
+        (self.folder / "secrets").mkdir()
+        for path in (DEPLOY / "envoy" / "secrets").iterdir():
+            text = path.read_text().replace("/etc/envoy", str(self.folder))
+            (self.folder / "secrets" / path.name).write_text(text)
 
     def _resolver(self) -> dict[str, Any]:
         kind = "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig"
@@ -169,6 +188,15 @@ class HAProxy(Balancer):
         path = self.folder / "haproxy.cfg"
         path.write_text(_put_in((DEPLOY / "haproxy.cfg").read_text(), changes))
         return path
+
+
+def _merged(whole: Any, piece: Any) -> Any:
+    """A piece over the whole, as `yq '. *d load(...)'` does it: lists by place."""
+    if isinstance(whole, dict) and isinstance(piece, dict):
+        return whole | {key: _merged(whole.get(key), value) for key, value in piece.items()}
+    if isinstance(whole, list) and isinstance(piece, list):
+        return [_merged(mine, its) if its is not None else mine for mine, its in zip_longest(whole, piece)]
+    return piece
 
 
 def _takes_connections(worker: psutil.Process) -> bool:

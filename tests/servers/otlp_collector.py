@@ -34,11 +34,17 @@ class Collector(rpc.TraceServiceServicer):
         self.answers.wait()
         return pb.ExportTraceServiceResponse()
 
-    def wait_for(self, name: str) -> Span:
-        """The first span whose name begins so."""
+    def wait_for(self, name: str, span_id: bytes = b"") -> Span:
+        """The first span whose name begins so, or the one of an id."""
+
+        def found() -> Span | None:
+            fits = (span for span in self.spans if span.name.startswith(name) and span_id in (b"", span.span_id))
+            return next(fits, None)
+
         with self._came:
-            assert self._came.wait_for(lambda: any(span.name.startswith(name) for span in self.spans), timeout=60)
-            return next(span for span in self.spans if span.name.startswith(name))
+            span = self._came.wait_for(found, timeout=60)
+        assert span is not None, [each.name for each in self.spans]
+        return span
 
     def children(self, parent: Span) -> list[Span]:
         return [span for span in self.spans if span.parent_span_id == parent.span_id]

@@ -12,7 +12,7 @@ import grpc
 
 from common.auth.principal import Principal
 from common.controls import is_name
-from common.tracing.span import PARENT, caller_span, request_id
+from common.tracing.span import PARENT, TRACE_CONTEXT, caller_span, request_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 REQUEST_ID = "x-request-id"
@@ -45,7 +45,7 @@ class Call:
         for key, value in context.invocation_metadata() or ():
             if key == REQUEST_ID and isinstance(value, str) and 0 < len(value) <= _LONGEST_ID and is_name(value):
                 call.request_id = value
-            elif key == PARENT and isinstance(value, str):
+            elif key == PARENT and isinstance(value, str) and TRACE_CONTEXT.fullmatch(value):
                 call.parent = value
         return call
 

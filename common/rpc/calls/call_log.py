@@ -7,6 +7,8 @@ import time
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from common.auth.quotas import Quotas
+from common.errors import Reason, SinkServeError
 from common.rpc.calls.call import Call
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -26,6 +28,15 @@ class CallLog:
         self._calls = Counter(f"{name}s", what, ("method", "code"), registry=registry)
         what = "How long calls of one answer took, by method."
         self._seconds = Histogram(f"{name}_seconds", what, ("method",), buckets=SECONDS, registry=registry)
+        what = "What quotas have refused, by quota: calls, turns of a stream, snapshots that were not kept."
+        self._refused = Counter(f"sinkserve_{service}_quota_refusals", what, ("quota",), registry=registry)
+        for quota in Quotas.model_fields:
+            self._refused.labels(quota)
+
+    def refused(self, error: SinkServeError) -> None:
+        """Count what a quota has refused; of another error nothing."""
+        if error.reason is Reason.QUOTA_EXCEEDED:
+            self._refused.labels(error.metadata["quota"]).inc()
 
     def ended(self, call: Call, code: str, reason: str = "", cause: str = "", *, streams: bool = False) -> None:
         """A call ended with `code`, and if that is an error, with a reason and a cause."""

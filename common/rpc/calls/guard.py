@@ -117,6 +117,8 @@ class _Method:
             log.error("call.failed", method=call.method, resource=call.resource or None, exc_info=error)
             error = errors.Internal(Reason.INTERNAL, "the server failed; its log has the details")
         error.metadata["request"] = call.request_id
+        if self.calls is not None:
+            self.calls.refused(error)
         self._ended(call, CODES[type(error)].name, error.reason, error.message)
         status = rpc_status.to_status(to_status(error))
         trailing = (*status.trailing_metadata, (REQUEST_ID, call.request_id))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +35,8 @@ def new(
             key, entry = new_key(name)
         except ValueError as error:
             raise Failure(str(error), code=WRONG) from None
-        _write(path, [*_read(path), entry])
+        with _changing(path) as lines:
+            lines.append(entry.line)
         typer.echo(key)
         console.err.print(f"[dim]this is the only time that it is shown; {escape(str(path))} has its hash[/]")
 
@@ -42,7 +45,8 @@ def new(
 def list_keys(file: File = None) -> None:
     """List the keys: whose they are, and since when."""
     with explained():
-        rows = [(key.key_id, escape(key.name), key.created) for key in _read(_path(file))]
+        path = _path(file)
+        rows = [(key.key_id, escape(key.name), key.created) for key in _keys_of(path, _read(path))]
         console.print_table(("KEY", "NAME", "CREATED"), rows, "no keys yet")
 
 
@@ -53,11 +57,11 @@ def revoke(
     """Take a key back: services refuse it within a second."""
     with explained():
         path = _path(file)
-        keys = _read(path)
-        left = [key for key in keys if key.key_id != key_id]
-        if len(left) == len(keys):
-            raise Failure(f"there is no key {key_id} in {path}", code=NOT_FOUND)
-        _write(path, left)
+        with _changing(path) as lines:
+            left = [line for line in lines if not any(key.key_id == key_id for key in _keys_of(path, line))]
+            if len(left) == len(lines):
+                raise Failure(f"there is no key {key_id} in {path}", code=NOT_FOUND)
+            lines[:] = left
 
 
 def _path(file: Path | None) -> Path:
@@ -70,22 +74,53 @@ def _path(file: Path | None) -> Path:
     return found
 
 
-def _read(path: Path) -> list[ApiKey]:
+@contextmanager
+def _changing(path: Path) -> Iterator[list[str]]:
+    """The lines of the file, which are written as they are left; no other command changes it meanwhile."""
+    with _locked(path):
+        text = _read(path)
+        _keys_of(path, text)
+        yield (lines := [f"{line}\n" for line in text.splitlines()])
+        _write(path, lines)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """By the folder: the file itself is replaced."""
     try:
-        return list(read_keys(path.read_bytes()).values())
+        make_private_folder(path.parent) if not path.parent.exists() else None
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode(errors="replace")
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
+        return ""
+    except OSError as error:
         raise Failure(f"{path}: {error}") from None
 
 
-def _write(path: Path, keys: Iterable[ApiKey]) -> None:
+def _keys_of(path: Path, text: str) -> list[ApiKey]:
+    try:
+        return list(read_keys(text.encode()).values())
+    except ValueError as error:
+        raise Failure(f"{path}: {error}") from None
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
     """Whole or not at all: services read it meanwhile."""
     try:
-        make_private_folder(path.parent) if not path.parent.exists() else None
         part = path.with_name(f".{path.name}.{os.getpid()}")
         with open(part, "w", opener=open_private) as file:
-            file.writelines(key.line for key in keys)
+            file.writelines(lines)
             if path.exists():  # services that read it by its group, or as its owner, still can
                 found = path.stat()
                 os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))

@@ -9,7 +9,6 @@ import pytest
 from builder_service.queue.build import State
 from builder_service.queue.queue import BuildQueue
 from builder_service.queue.repository import BuildRepository
-from common.auth.quotas import Quotas
 from common.db.database import Database
 from common.db.paging import read_page
 from common.errors import AlreadyExists, NotFound, Reason, ResourceExhausted
@@ -99,16 +98,3 @@ def test_too_many_waiting_builds_are_refused_until_fewer_wait(database: Database
     assert builds.submit("local", SPEC, "r1").attempt == 0, "what was accepted is still there"
     take(queue)
     builds.submit("local", SPEC)
-
-
-def test_a_principal_may_have_as_many_waiting_builds_as_its_quota(database: Database, queue: BuildQueue) -> None:
-    builds, one = BuildRepository(database, "here"), Quotas(queued_builds=1)
-    builds.submit("ann", SPEC, "r1", quotas=one)
-    with pytest.raises(ResourceExhausted, match="quota queued_builds: the caller may have 1 and has 1") as caught:
-        builds.submit("ann", SPEC, quotas=one)
-    assert (caught.value.reason, caught.value.metadata["quota"]) == (Reason.QUOTA_EXCEEDED, "queued_builds")
-    assert caught.value.retry_after_s
-    builds.submit("bob", SPEC, quotas=one)
-    assert builds.submit("ann", SPEC, "r1", quotas=one).attempt == 0, "what was accepted is still there"
-    take(queue)
-    builds.submit("ann", SPEC, quotas=one)

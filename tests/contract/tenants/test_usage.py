@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from threading import Thread
@@ -18,7 +19,7 @@ from runtime_service.domain.usage import DayUsage
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.repository import SessionRepository
-from runtime_service.storage.usage import UsageRecords, used_in_minute
+from runtime_service.storage.usage import UsageRecords, first_kept_day, used_in_minute
 from tests.samples.session_examples import NOON, SESSION, after, finished, turn
 
 ALL = Page(1000, None, "usage")
@@ -43,6 +44,24 @@ def _run(repository: SessionRepository, session: Session, number: int, **ended: 
 def _sums(records: UsageRecords, principal: str | None = "local") -> list[tuple[int, int, int]]:
     found, _ = records.page(principal, "", "", ALL)
     return [(each.turns, each.prompt_tokens, each.generated_tokens) for each in found]
+
+
+def test_old_days_are_deleted_and_no_others(
+    repository: SessionRepository, records: UsageRecords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime_service.storage.usage._AT_ONCE", 2)
+    here = repository.create(SESSION)
+    other = repository.create(replace(SESSION, principal="you"))
+    for number in range(1, 6):
+        here, _ = _run(repository, here, number, ended_at=NOON + number * DAY)
+    _run(repository, other, 1, ended_at=NOON + DAY)
+    first = first_kept_day(2, NOON + 6 * DAY)
+    assert first == "2026-01-06"
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(records.delete_before, (first, first))) == 4
+    left, _ = records.page(None, "", "", ALL)
+    assert [(each.principal, each.day) for each in left] == [("local", "2026-01-06"), ("local", "2026-01-07")]
+    assert records.delete_before(first) == 0
 
 
 def test_turns_add_up_by_principal_day_and_engine(repository: SessionRepository, records: UsageRecords) -> None:

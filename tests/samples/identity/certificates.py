@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _DAY = timedelta(days=1)
+_LOCAL = ("127.0.0.1", "127.0.1.1", "127.0.1.2")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Pair:
         """Replace the files of another, as a rotation does."""
         other.key.write_bytes(self.key.read_bytes())
         other.certificate.write_bytes(self.certificate.read_bytes())
+
+    def move_to(self, folder: Path, name: str) -> None:
+        """Move to NAME.key and NAME.pem, each whole or not at all."""
+        self.key.rename(folder / f"{name}.key")
+        self.certificate.rename(folder / f"{name}.pem")
 
 
 class Authority:
@@ -43,9 +49,9 @@ class Authority:
         self.certificate.write_bytes(_pem(builder.sign(self._key, hashes.SHA256())))
 
     def server(self, name: str = "server") -> Pair:
-        """For 127.0.0.1 and localhost."""
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        return self._signed(name, name, [x509.DNSName("localhost"), address])
+        """For localhost and addresses that it may have."""
+        addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in _LOCAL]
+        return self._signed(name, name, [x509.DNSName("localhost"), *addresses])
 
     def client(self, common_name: str, uri: str = "", file: str = "") -> Pair:
         """For a client of that name; the files are called as it is, or as `file`."""

@@ -25,6 +25,10 @@ class Issuer:
             self._keys.clear()
         self._keys.append(ec.generate_private_key(ec.SECP256R1()))
 
+    def forget_old(self) -> None:
+        """Publish no key any more but that which signs."""
+        del self._keys[:-1]
+
     @property
     def jwks(self) -> bytes:
         """Its public keys."""

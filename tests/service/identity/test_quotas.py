@@ -34,6 +34,11 @@ class Replicas:
     ops: Client
     first: Bench
 
+    def refusals(self, quota: str) -> float | None:
+        """At the first of them."""
+        registry = self.first.handle.shared.meter.registry
+        return registry.get_sample_value("sinkserve_runtime_quota_refusals_total", {"quota": quota})
+
 
 @pytest.fixture(params=KINDS)
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path, callers: Callers) -> AsyncIterator[Replicas]:
@@ -99,6 +104,8 @@ async def test_sessions_count_at_all_replicas_and_not_for_others(replicas: Repli
     names = [(await client.sessions.create("demo", session_id=str(n))).name for n, client in enumerate((*ann, ann[0]))]
     await _refused(ann[1].sessions.create("demo"), "sessions")
     await _refused(ann[1].sessions.fork(names[0]), "sessions")
+    await _refused(ann[0].sessions.create("demo"), "sessions")
+    assert replicas.refusals("sessions") == 1, "at the first"
     assert (await ann[1].sessions.create("demo", session_id="0")).name == names[0], "it is there already"
     await bob[1].sessions.create("demo")
     await ann[0].sessions.delete(names[0])
@@ -114,6 +121,23 @@ async def test_asking_for_too_many_sessions_takes_no_room_from_others(replicas: 
     assert bobs.name in [live.session.name for live in replicas.first.handle.sessions.live]
 
 
+async def test_sessions_in_memory_leave_for_others_of_the_same_tenant_or_refuse_them(
+    replicas: Replicas, callers: Callers
+) -> None:
+    callers.policy.write_text(POLICY.replace("sessions: 3", "sessions: 3, sessions_in_memory: 1"))
+    ann = replicas.ann[0]
+    async with ann.conversation("demo", session_id="a"):
+        await _refused(ann.conversation("demo", session_id="b").open(), "sessions_in_memory")
+        await _say(replicas.bob[0])
+    await _say(ann, session_id="b")
+    mine = [
+        live.session.session_id for live in replicas.first.handle.sessions.live if live.session.principal == "key:ann"
+    ]
+    assert mine == ["b"]
+    async with ann.conversation(session="sessions/a") as conversation:
+        await (await conversation.say("hello", max_new_tokens=2)).wait()
+
+
 async def test_turns_of_one_leave_room_for_those_of_the_other(replicas: Replicas) -> None:
     ann, bob = replicas.ann[0], replicas.bob[0]
     async with ann.conversation("demo") as one, ann.conversation("demo") as other:
@@ -121,6 +145,7 @@ async def test_turns_of_one_leave_room_for_those_of_the_other(replicas: Replicas
         for turn in endless:
             await anext(aiter(turn))
         await _refused((await one.say("more")).wait(), "waiting_turns")
+        assert replicas.refusals("waiting_turns") == 1
         assert await _say(bob) == await _say(bob)
         for turn in endless:
             await turn.cancel()

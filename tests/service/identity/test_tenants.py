@@ -6,17 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
-from sinkserve.client import AlreadyExists, Client, InvalidArgument, NotFound, SinkServeError
+from sinkserve.client import AlreadyExists, Client, InvalidArgument, NotFound, ResourceExhausted, SinkServeError
 from sinkserve.engine.v1 import engine_pb2
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.databases import KINDS, new_database_url
+from tests.service.builder.builder import QUEUED
 from tests.service.identity.conftest import Callers
 from tests.service.runtime.runtime import Bench
+
+BOUNDED = """
+rules:
+  - {{principals: ["key:ann"], roles: [talk, build], quotas: {{running_builds: {running}, engine_bytes: 1}}}}
+  - {{principals: ["*"], roles: [talk, build]}}
+"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,41 @@ async def test_builds(tenants: Tenants) -> None:
     assert same.engine == "bobs@1"
     async for event in bob.builds.watch(same.name):
         assert "anns" not in event.log.text
+
+
+async def test_builds_beyond_a_quota_wait_or_fail_and_those_of_others_go_past_them(
+    tenants: Tenants, callers: Callers
+) -> None:
+    ann, bob = tenants.ann, tenants.bob
+    callers.policy.write_text(BOUNDED.format(running=0))
+    waits = await ann.builds.submit(tenants.spec("anns"))
+    assert (await bob.builds.wait((await bob.builds.submit(tenants.spec("bobs"))).name)).engine == "bobs@1"
+    assert (await ann.builds.get(waits.name)).state == QUEUED
+    callers.policy.write_text(BOUNDED.format(running=1))
+    with pytest.raises(ResourceExhausted, match="quota engine_bytes: the caller may have 1 and has 0") as caught:
+        await ann.builds.wait(waits.name)
+    assert (caught.value.reason, caught.value.metadata["quota"]) == ("QUOTA_EXCEEDED", "engine_bytes")
+    assert [engine.reference async for engine in ann.engines.list()] == []
+
+
+async def test_a_snapshot_beyond_a_quota_is_not_kept_and_the_session_goes_on(
+    tenants: Tenants, callers: Callers
+) -> None:
+    bounded = BOUNDED.format(running=1).replace("engine_bytes", "snapshot_bytes")
+    callers.policy.write_text(bounded.replace("key:ann", "key:bob"))
+
+    async def say(**target: Any) -> None:
+        async with tenants.bob.conversation(**target) as conversation:
+            await (await conversation.say("hello", max_new_tokens=3)).wait()
+
+    tenants.bench.publish("bobs", owner="key:bob")
+    await say(engine="bobs", session_id="mine", durability="tokens_and_kv")
+    await tenants.bench.handle.sessions.hand_over(("key:bob", "mine"))
+    registry = tenants.bench.handle.shared.meter.registry
+    refused = registry.get_sample_value("sinkserve_runtime_quota_refusals_total", {"quota": "snapshot_bytes"})
+    assert refused == 1
+    await say(session="sessions/mine")
+    assert [turn.turn_id async for turn in tenants.bob.sessions.turns("sessions/mine")]
 
 
 async def test_engines(tenants: Tenants) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -13,10 +17,13 @@ from structlog.testing import capture_logs
 from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
 from common.settings import SharedSettings
+from sinkserve.builder.v1.builder_service_pb2 import SubmitBuildRequest
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from sinkserve.runtime.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from tests.servers.balancers import Envoy
 from tests.servers.otlp_collector import Collector, attributes, collecting
 from tests.service.builder.builder import FAILED, BuilderClient
-from tests.service.runtime.runtime import Bench
+from tests.service.runtime.runtime import Bench, eventually
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 FROM = (("traceparent", f"00-{TRACE}-{CALLER}-01"), ("x-request-id", "request-7"))
@@ -38,18 +45,18 @@ async def bench(tmp_path: Path, collector: Collector) -> AsyncIterator[Bench]:
     await bench.stop()
 
 
-async def run_turn(bench: Bench, text: str = "hello", turn_id: str = "one") -> str:
+async def run_turn(stub: Any) -> str:
     """A session with one turn; returns its name."""
     new = pb.NewSession(engine="demo", session_id="a")
-    made = await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=new), metadata=FROM)
-    turn = pb.Turn(turn_id=turn_id, text=text, generation=pb.GenerationOptions(max_new_tokens=3, ignore_eos=True))
-    async for _ in bench.stub.RunTurn(pb.RunTurnRequest(session=made.session.name, turn=turn), metadata=FROM):
+    made = await stub.CreateSession(pb.CreateSessionRequest(new_session=new), metadata=FROM)
+    turn = pb.Turn(turn_id="one", text="hello", generation=pb.GenerationOptions(max_new_tokens=3, ignore_eos=True))
+    async for _ in stub.RunTurn(pb.RunTurnRequest(session=made.session.name, turn=turn), metadata=FROM):
         pass
     return str(made.session.name)
 
 
 async def test_a_turn_is_one_tree_under_the_span_of_its_caller(bench: Bench, collector: Collector) -> None:
-    name = await run_turn(bench)
+    name = await run_turn(bench.stub)
     await bench.stop()  # what is left is sent
     turn = collector.wait_for("chat demo@1")
     assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
@@ -63,6 +70,38 @@ async def test_a_turn_is_one_tree_under_the_span_of_its_caller(bench: Bench, col
     assert found["gen_ai.usage.output_tokens"] == 3
     assert found["gen_ai.response.finish_reasons"] == ["length"]
     assert "hello" not in str(turn)
+
+
+@pytest.fixture
+async def envoy(tmp_path_factory: pytest.TempPathFactory, bench: Bench, collector: Collector) -> AsyncIterator[Envoy]:
+    """Before the bench, and with spans of its own."""
+    port = urlsplit(collector.endpoint).port
+    put_in = {"address: collector, port_value: 4317": f"address: 127.0.0.1, port_value: {port}"}
+    envoy = Envoy(tmp_path_factory.mktemp("envoy"), {"traces": put_in})
+    try:
+        await envoy.serve([bench.handle.address])
+        await eventually(partial(_is_healthy, envoy))
+        yield envoy
+    finally:
+        envoy.stop()
+
+
+async def test_a_turn_through_envoy_is_one_tree(bench: Bench, envoy: Envoy, collector: Collector) -> None:
+    async with grpc.aio.insecure_channel(envoy.address) as channel:
+        stub: Any = ConversationServiceStub(channel)
+        name = await run_turn(stub)
+        for _ in range(3):  # Envoy sends five spans at once, or what it has every five seconds
+            await stub.GetSession(pb.GetSessionRequest(name=name))
+    await bench.stop()
+    turn = collector.wait_for("chat demo@1")
+    hop = await asyncio.to_thread(collector.wait_for, "", turn.parent_span_id)
+    assert hop.parent_span_id.hex() == CALLER
+    assert {span.trace_id.hex() for span in (hop, turn, *collector.children(turn))} == {TRACE}
+    assert [span.name for span in collector.children(turn)] == ["queue", "prefill", "decode"]
+
+
+async def _is_healthy(envoy: Envoy) -> bool:
+    return "healthy" in (await envoy.health()).values()
 
 
 async def test_a_conversation_that_has_lost_tokens_is_compacted(bench: Bench, collector: Collector) -> None:
@@ -83,10 +122,12 @@ async def test_an_attempt_at_a_build_is_a_span_with_its_end(tmp_path: Path, coll
     handle = await start_builder(settings, shared)
     async with grpc.aio.insecure_channel(handle.address) as channel:
         client = BuilderClient.on(channel, tmp_path / "nothing")
-        ended = await client.ended(await client.submit())
+        asked = await client.builds.SubmitBuild(SubmitBuildRequest(spec=client.spec()), metadata=FROM)
+        ended = await client.ended(asked.build)
         assert ended.state == FAILED
     await handle.stop()
     build = collector.wait_for("build ")
+    assert (build.trace_id.hex(), build.parent_span_id.hex()) == (TRACE, CALLER)
     assert attributes(build)["sinkserve.build.id"] == ended.name
     assert build.status.message == "SOURCE_NOT_FOUND"
 
@@ -112,7 +153,7 @@ async def test_each_turn_is_told_with_the_request_that_brought_it(bench: Bench) 
 
 async def test_what_changes_something_is_audited_with_its_request(bench: Bench) -> None:
     with capture_logs(processors=[]) as logged:
-        name = await run_turn(bench)
+        name = await run_turn(bench.stub)
         await bench.stub.GetSession(pb.GetSessionRequest(name=name))
         await bench.stub.DeleteSession(pb.DeleteSessionRequest(name=name), metadata=FROM)
         await bench.stop()

@@ -62,7 +62,7 @@ def test_config_file_has_sections(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["- a list", "builder: 3", "{unclosed"])
+@pytest.mark.parametrize("text", ["- a list", "builder: 3", "{unclosed", "home: /a\nhome: /b"])
 def test_a_config_file_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text)

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from deploy.grafana.boards import BOARDS, Board
 from deploy.grafana.definitions import all_definitions
 from deploy.grafana.generate import FOLDER, files
-from deploy.grafana.panels import of
+from deploy.grafana.panels import Panel, of
+from deploy.grafana.tables import SqlPanel
+from tests.servers.databases import new_database_url
 from tests.servers.debian_programs import find_program
 
 DEFINED = all_definitions()
 
 
 def _queries(board: Board) -> list[str]:
-    return [query for panel in board.panels for query, _ in panel.queries]
+    return [query for panel in board.panels if isinstance(panel, Panel) for query, _ in panel.queries]
 
 
 def test_the_files_are_what_the_code_writes() -> None:
@@ -60,3 +67,33 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     ran = subprocess.run((promtool, "check", "rules", file), capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Connection]:
+    """The role that draws, as `reader.sql` makes it, on a database with nothing in it."""
+    role = f"sinkserve_reader_{uuid4().hex}"
+    with new_database_url("postgresql", tmp_path, with_schema=True) as url:
+        engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.execute(text((FOLDER / "reader.sql").read_text().replace("sinkserve_reader", role)))
+        try:
+            with engine.connect() as connection:
+                connection.execute(text(f"SET ROLE {role}"))
+                yield connection
+        finally:
+            with engine.begin() as connection:
+                connection.execute(text(f"DROP OWNED BY {role}"))
+                connection.execute(text(f"DROP ROLE {role}"))
+
+
+def test_postgresql_answers_every_query_to_a_role_that_reads_no_words(reader: Connection) -> None:
+    panels = [panel for board in BOARDS for panel in board.panels if isinstance(panel, SqlPanel)]
+    assert panels
+    for panel in panels:
+        sql = re.sub(r"\$\{__(?:from|to):date:YYYY-MM-DD\}", "2026-11-30", panel.sql)
+        columns = list(reader.execute(text(sql)).keys())
+        assert columns == ["time", "metric", "value"] if panel.over_time else columns[0] == "principal", panel.title
+    for words in ("turns", "session_labels", "build_events"):
+        with pytest.raises(ProgrammingError, match="permission denied"), reader.begin_nested():
+            reader.execute(text(f"SELECT * FROM {words}"))

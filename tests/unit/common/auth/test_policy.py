@@ -38,6 +38,8 @@ def test_the_first_rule_that_names_a_principal_holds() -> None:
         (b"rules: [{principals: [a], roles: [talk], quotas: {waiting_turns: many}}]", "rules.0.quotas.waiting_turns"),
         (b"rules: [{principals: [a], roles: [talk], engines: ['a*b']}]", "rules.0.engines.0"),
         (b"rule: []", "rules"),
+        (b"rules: []\nrules: []", "'rules' is given twice, in line 1 and line 2"),
+        (b"rules: [{principals: [a], roles: [talk], quotas: {sessions: 1, sessions: 9}}]", "'sessions' is given twice"),
         (b"", "valid dictionary"),
         (b"rules: [", "not YAML"),
         (b"[" * 100_000, "not YAML"),

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.auth.quotas import Quotas
 from common.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound, Reason, ResourceExhausted, Unavailable
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import NewSession, SessionOptions
@@ -130,6 +131,35 @@ async def test_one_principal_cannot_fill_the_server_for_others() -> None:
             await bench.create("z", who, durability=Durability.NONE)
     await bench.create("z", "late")
     assert bench.ids == ["d", "x", "y", "z"]
+
+
+async def test_one_who_has_all_that_a_quota_allows_gets_room_from_itself_alone() -> None:
+    bench = Bench(max_sessions=9)
+    two = Quotas(sessions_in_memory=2)
+    await bench.create("x", "other")
+    for name in "abc":
+        await bench.registry.create(WHO, NewSession("demo", name), quotas=two)
+    assert bench.ids == ["x", "b", "c"]
+    live = await bench.registry.open(WHO, "a", quotas=two)
+    assert bench.ids == ["x", "c", "a"]
+    live.subscribe(Listening())
+    await bench.registry.open(WHO, "b", quotas=two)
+    assert bench.ids == ["x", "a", "b"], "the other one is busy"
+    bench.registry.live[-1].subscribe(Listening())
+    with pytest.raises(ResourceExhausted, match="quota sessions_in_memory: the caller may have 2 and has 2") as caught:
+        await bench.registry.open(WHO, "c", quotas=two)
+    assert (caught.value.reason, caught.value.retry_after_s) == (Reason.QUOTA_EXCEEDED, 1.0)
+    await bench.registry.open(WHO, "c")
+    assert bench.ids == ["x", "a", "b", "c"]
+
+
+async def test_opening_many_at_once_stays_within_a_quota() -> None:
+    bench = Bench(max_sessions=9)
+    two = Quotas(sessions_in_memory=2)
+    create = (bench.registry.create(WHO, NewSession("demo", name), quotas=two) for name in "abcdef")
+    ends = await asyncio.gather(*create, return_exceptions=True)
+    assert len(bench.ids) == 2
+    assert {end.metadata["quota"] for end in ends if isinstance(end, ResourceExhausted)} <= {"sessions_in_memory"}
 
 
 async def test_a_session_is_deleted_whoever_uses_it() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError, Thread
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 from common.auth.api_keys import ApiKeys
 from common.errors import Unauthenticated
 from sinkserve.cli.app import make_app
+from sinkserve.cli.services.keys import revoke
 
 
 def keys(*args: str) -> Result:
@@ -58,6 +61,34 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     ran = keys("new", "ann", "--file", str(path))
     assert (ran.exit_code, "line 1 is not HASH NAME CREATED" in ran.stderr) == (1, True)
     assert path.read_text() == "not keys\n"
+
+
+def test_commands_at_once_lose_nothing_and_comments_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys"
+    monkeypatch.setenv("SINKSERVE_AUTH_KEYS", str(path))
+    path.write_text("# ask ann before you revoke\n")
+    for name in ("ann", "bob", "eve"):
+        keys("new", name)
+    first = [line[:12] for line in path.read_text().splitlines()[1:]]
+    reading = Barrier(2)
+
+    def read_slowly(where: Path) -> bytes:
+        """Both commands would have read before either writes."""
+        found = read(where)
+        with suppress(BrokenBarrierError):
+            reading.wait(0.2)
+        return found
+
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", read_slowly)
+    threads = [Thread(target=revoke, args=(key_id,), kwargs={"file": path}) for key_id in first[:2]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    left = path.read_text().splitlines()
+    assert left[0] == "# ask ann before you revoke"
+    assert [line[:12] for line in left[1:]] == first[2:]
 
 
 def test_whoever_could_read_the_file_still_can(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
+compatible_from = "0007"
 
 
 def upgrade() -> None:

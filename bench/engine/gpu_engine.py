@@ -59,7 +59,7 @@ class Bench:
             else shapes.vocabulary * shapes.hidden * (4 if precision is Precision.FP32 else 2)
         )
         weights = (out / WEIGHTS_PATH).stat().st_size - unread
-        return cls(engine, weights, kv_bytes_per_slot(shapes, geometry, weight_format.arithmetic), seconds)
+        return cls(engine, weights, kv_bytes_per_slot(shapes, geometry, weight_format), seconds)
 
     def moved_bytes(self, slots: int) -> int:
         """What a step over `slots` slots has to read."""

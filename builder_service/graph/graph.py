@@ -6,7 +6,7 @@ Knows ONNX, but no model. Weights are only described here, with what will produc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,6 +102,27 @@ class Graph:
         self.nodes.append(helper.make_node(operator, inputs, names, name=stem, domain=domain, **attributes))
         return names
 
+    def choose(self, condition: str, first: Callable[[], str], second: Callable[[], str]) -> str:
+        """The float32 value that `first` makes where `condition`, a truth value, holds, else what `second` makes.
+
+        Only nodes of that one run; no node outside may read what a branch has made, but for its value.
+        """
+        stem = f"{self.prefix}If_{len(self.nodes)}"
+        branches = {
+            "then_branch": self._branch(f"{stem}_first_", first),
+            "else_branch": self._branch(f"{stem}_second_", second),
+        }
+        return self.node("If", condition, **branches)
+
+    def _branch(self, prefix: str, make: Callable[[], str]) -> onnx.GraphProto:
+        outer = self.prefix, self.nodes, self._shaped
+        self.prefix, self.nodes, self._shaped = prefix, [], []
+        try:
+            value = helper.make_tensor_value_info(make(), TensorProto.FLOAT, None)
+            return helper.make_graph(self.nodes, prefix, [], [value], value_info=self._shaped)
+        finally:
+            self.prefix, self.nodes, self._shaped = outer
+
     def derive(self, prefix: str) -> Graph:
         """A graph without nodes, of the same inputs, outputs, weights and constants, for a pass to fill."""
         derived = Graph(prefix, inputs=[*self.inputs], outputs=[*self.outputs], groups=[*self.groups])
@@ -145,9 +166,17 @@ class Graph:
         """The finished model; `external` are the weights' descriptions."""
         initializers = [*self._constants.values(), *external]
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, initializers, value_info=self._shaped)
-        used = {node.domain for node in self.nodes}
+        used = set(_domains(self.nodes))
         opsets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(CONTRIB, 1)] if CONTRIB in used else [])]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="sinkserve")
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Of nodes, and of those in their branches."""
+    for node in nodes:
+        yield node.domain
+        for attribute in node.attribute:
+            yield from _domains(attribute.g.node)
 
 
 def onnx_type(dtype: np.dtype[Any]) -> int:

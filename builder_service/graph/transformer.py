@@ -14,7 +14,8 @@ import numpy as np
 from onnx import TensorProto
 
 from builder_service.checkpoint.checkpoint import Tensors
-from builder_service.graph.attention import Attention, HeadNorms
+from builder_service.graph.attention.attention import Attention, HeadNorms
+from builder_service.graph.attention.narrow_attention import NarrowAttention
 from builder_service.graph.experts import Mixture
 from builder_service.graph.few_bits import FewBitLinear
 from builder_service.graph.graph import CONTRIB, Array, Graph, Weight, WeightGroup
@@ -81,7 +82,8 @@ class _Builder:
         rows = ROWS if value_columns else geometry.rows
         self.inputs = declare_inputs(self.graph, model, geometry, rows)
         self.batch_step = self.graph.node("Shape", self.inputs.tokens)
-        self.attention = Attention(
+        attention = NarrowAttention if weight_format.narrow_cache else Attention
+        self.attention = attention(
             self.graph,
             self.shapes,
             geometry.sinks,

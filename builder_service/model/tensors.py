@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -52,7 +53,8 @@ class ModelTensors:
         kept = dict(self._kept(self._stored))
         sizes = {name: math.prod(shape) for name, shape in self._shapes.items()}
         size_bytes = sum(size * (kept[name].bytes_each if name in kept else 4) for name, size in sizes.items())
-        return WeightFormat(spec.precision, kept=kept, kept_bytes_each=size_bytes / sum(sizes.values()))
+        each = size_bytes / sum(sizes.values())
+        return replace(WeightFormat.from_spec(spec), kept=kept, kept_bytes_each=each)
 
     def _kept(self, stored: BlockTensors) -> Iterator[tuple[str, BlockFormat]]:
         """Matrices and their formats; experts are float32, and an embedding is if its columns are not in order."""

@@ -1,4 +1,7 @@
-"""How an engine holds its weights: the precision, the block of inputs that share a scale, and what is kept as it is."""
+"""How an engine holds its weights: the precision, the block of inputs that share a scale, and what is kept as it is.
+
+And how it holds keys and values, which all who ask for the one need to know too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from builder_service.checkpoint.checkpoint import BlockFormat
 from builder_service.model.model import EMBEDDING, EXPERTS, HEAD, LAYER, ROUTER, Model, tensor_shapes
 from common.spec.model_spec import PLAN_TARGETS, ModelSpec, Precision
-from common.spec.target_options import INT4_BLOCK
+from common.spec.target_options import INT4_BLOCK, KvPrecision
 
 MOST_BYTES = 5 / 8
 """In int4: of a weight of a layer, on average, with its share of scales and zero points."""
@@ -31,6 +34,9 @@ class WeightFormat:
     on_gpu: bool = False
     """Whether a GPU runs the engine: where weights are rounded, they are symmetric, and their products bfloat16."""
 
+    narrow_cache: bool = False
+    """Whether keys and values are of 8 bits with a scale a token and head; else they are as `arithmetic` says."""
+
     @property
     def turned(self) -> bool:
         """Whether the model is held in another basis (`turned_tensors`)."""
@@ -41,10 +47,16 @@ class WeightFormat:
         """What products, keys and values are in, and so how far off an engine may be."""
         return Precision.BF16 if self.on_gpu and self.precision in ROUNDED else self.precision
 
+    @property
+    def judged(self) -> Precision:
+        """Whose bounds hold: keys and values of 8 bits round as much as activations of int8 do."""
+        return Precision.INT8 if self.narrow_cache and self.precision is Precision.FP32 else self.arithmetic
+
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> WeightFormat:
         """The format that a spec asks for, but for precision keep, for which the checkpoint is asked."""
-        return cls(spec.precision, spec.int4_block, on_gpu=spec.target in PLAN_TARGETS)
+        narrow = spec.options.onnxruntime.kv_precision is KvPrecision.INT8
+        return cls(spec.precision, spec.int4_block, on_gpu=spec.target in PLAN_TARGETS, narrow_cache=narrow)
 
 
 def block_formats(model: Model, weight_format: WeightFormat) -> Mapping[str, BlockFormat]:

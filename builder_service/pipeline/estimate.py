@@ -8,6 +8,7 @@ from pathlib import Path
 from builder_service.checkpoint.checkpoint import BlockFormat
 from builder_service.machine.out_of_memory import mib
 from builder_service.model.weight_format import ROUNDED, WeightFormat
+from common.engine.packed_rows import packed_dim
 from common.errors import Reason, ResourceExhausted
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PLAN_TARGETS, Precision, Target
@@ -55,7 +56,7 @@ def estimate(
     embedding = architecture.vocabulary * architecture.hidden
     each, looked_up = _bytes_each(weight_format)
     weights = round((architecture.parameters - embedding) * each + embedding * looked_up)
-    kv = kv_bytes_per_slot(architecture, geometry, weight_format.arithmetic)
+    kv = kv_bytes_per_slot(architecture, geometry, weight_format)
     text = _TEXT_BYTES * (5 * architecture.intermediate + 5 * architecture.hidden) if precision in ROUNDED else 0
     memory = max(_memory(target, weights, kv * geometry.slots), _PROCESS_BYTES + text)
     # In the work folder and, once published, in the store; a plan has weights of its own.
@@ -83,10 +84,12 @@ def _bytes_each(weight_format: WeightFormat) -> tuple[float, float]:
     return each, each
 
 
-def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, precision: Precision) -> int:
-    """Bytes of one slot's keys and values: 16-bit if weights are 16-bit floats, else float32."""
-    number_bytes = 2 if precision in (Precision.FP16, Precision.BF16) else 4
-    return 2 * number_bytes * architecture.layers * architecture.kv_heads * architecture.head_dim * geometry.rows
+def kv_bytes_per_slot(architecture: Architecture, geometry: Geometry, weight_format: WeightFormat) -> int:
+    """Bytes of one slot's keys and values: 8 bits and a scale, 16 bits if weights are 16-bit floats, else float32."""
+    number_bytes = 2 if weight_format.arithmetic in (Precision.FP16, Precision.BF16) else 4
+    head = architecture.head_dim * number_bytes
+    head = packed_dim(architecture.head_dim) if weight_format.narrow_cache else head
+    return 2 * architecture.layers * architecture.kv_heads * head * geometry.rows
 
 
 def check_fits(needs: Estimate, free_memory_bytes: int, free_disk_bytes: int, work: Path) -> None:

@@ -41,7 +41,7 @@ def describe_engine(
         end_token_ids=plan.end_token_ids,
         generation=plan.generation,
         text=plan.text.model,
-        kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry, plan.weight_format.arithmetic),
+        kv_bytes_per_slot=kv_bytes_per_slot(plan.architecture, plan.geometry, plan.weight_format),
         weight_bytes=_weight_bytes(source, plan),
         tolerance=figures.get("allowed_divergence"),
         build_key=source.key,

@@ -167,8 +167,8 @@ def _exact(rows: Array) -> Array:
     return rows
 
 
-def _per_token(rows: Array, largest: int = INT8_LARGEST) -> Array:
-    """Whole numbers up to `largest` with a scale for each token."""
+def per_token(rows: Array, largest: int = INT8_LARGEST) -> Array:
+    """Whole numbers up to `largest` with a scale for each token, [tokens, in]."""
     scales = np.maximum(np.abs(rows).max(axis=1, keepdims=True), 1e-8) / largest
     rounded: Array = np.rint(rows / scales) * scales
     return rounded
@@ -178,7 +178,7 @@ def per_block(rows: Array, block: int = BLOCK) -> Array:
     """int8 with a scale for each `block` inputs of each token, as `MatMulNBits` does at accuracy level 4."""
     padding = -rows.shape[1] % block
     blocks = np.pad(rows, ((0, 0), (0, padding))).reshape(-1, block)
-    return _per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
+    return per_token(blocks).reshape(len(rows), -1)[:, : rows.shape[1]]
 
 
 def _half(rows: npt.NDArray[np.floating]) -> Array:
@@ -204,5 +204,5 @@ _ACTIVATIONS: dict[Precision, Callable[[Array], Array]] = {
     Precision.FP32: _exact,
     Precision.FP16: _half,
     Precision.BF16: _short,
-    Precision.INT8: partial(_per_token, largest=FACTOR_LARGEST),
+    Precision.INT8: partial(per_token, largest=FACTOR_LARGEST),
 }

@@ -70,8 +70,9 @@ class GoldenRecorder:
         self._channels = _spread(shapes.kv_heads * shapes.head_dim)
         later = np.linspace(EARLY, shapes.layers - 1, LAYERS - EARLY).round()
         self.layers = tuple(sorted({*range(EARLY), *map(int, later)} & {*range(shapes.layers)}))
-        narrow = 1.0 if precision is Precision.FP32 else max(1.0, WIDE / shapes.hidden) ** 1.5
-        self._least = ROW_ERROR[precision] * narrow
+        judged = weight_format.judged
+        narrow = 1.0 if judged is Precision.FP32 else max(1.0, WIDE / shapes.hidden) ** 1.5
+        self._least = ROW_ERROR[judged] * narrow
         self._pair: tuple[Stream, ...] = ()
         self._rows: dict[tuple[int, int], tuple[Array, Array]] = {}  # by layer and the stream's identity
         self._logits: Sequence[Array] = ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from builder_service.graph.attention.narrow_attention import FEW_TOKENS
 from builder_service.graph.engine_weights import EngineWeights
 from builder_service.verify.golden_streams import plan_golden
 from builder_service.verify.probe import Probe
@@ -28,6 +29,8 @@ class Heard:
     tokens: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]  # [tokens, vocabulary]
     states: tuple[Array, ...] = ()
+    short: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """Of each token, whether it was read in a step of few tokens: of a probe."""
 
     def known(self, part: int) -> npt.NDArray[np.int64]:
         """Tokens of which it is known what part number `part` has made: a state, or behind all of them the logits."""
@@ -73,13 +76,16 @@ def _listen(engine: Engine, streams: tuple[Stream, ...]) -> tuple[Heard, ...]:
     tokens: list[list[int]] = [[] for _ in streams]
     logits: list[list[npt.NDArray[np.float32]]] = [[] for _ in streams]
     states = [_unknown(engine, len(stream.tokens)) for stream in streams]
+    short = [np.zeros(len(stream.tokens), bool) for stream in streams]
     for fed in run(engine, streams):
         tokens[fed.stream].append(fed.tokens[-1])
         logits[fed.stream].append(fed.logits)
         if isinstance(engine, Probe):
+            short[fed.stream][fed.tokens] = engine.step_tokens <= FEW_TOKENS
             for state, rows in zip(states[fed.stream], engine.residuals(fed.slot), strict=True):
                 state[fed.tokens.stop - len(rows) : fed.tokens.stop] = rows
-    return tuple(Heard(np.array(t), np.array(x), tuple(s)) for t, x, s in zip(tokens, logits, states, strict=True))
+    parts = zip(tokens, logits, states, short, strict=True)
+    return tuple(Heard(np.array(t), np.array(x), tuple(s), few) for t, x, s, few in parts)
 
 
 def _unknown(engine: Engine, tokens: int) -> list[Array]:

@@ -41,6 +41,11 @@ class Probe(OnnxRuntimeEngine):
         self._batch: Batch
         self._residuals: list[npt.NDArray[np.float32]] = []
 
+    @property
+    def step_tokens(self) -> int:
+        """Of each slot in the last step, padding included."""
+        return self._batch.step
+
     def residuals(self, slot: int) -> list[npt.NDArray[np.float32]]:
         """What a slot's tokens of the last step made of the stream: [tokens, hidden] for every state.
 

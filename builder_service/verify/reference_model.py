@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builder_service.model.model import Activation, Experts, Model
-from builder_service.verify.fake_quantize import Weights
+from builder_service.verify.fake_quantize import Weights, per_token
 from builder_service.verify.sink_attention import SinkAttention
 from common.spec.manifest import Architecture, Rope
 
@@ -77,6 +77,7 @@ class Part:
     name: str
     before: list[Array]
     after: list[Array]
+    attends: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ class ReferenceModel:
     """Where to collect how much attention the sinks get; streams with noise are left out."""
     kept: KeptRows | None = None
     """What is told of the keys and values."""
+    narrow_cache: bool = False
+    """Whether keys and values are rounded to 8 bits, as a cache holds them."""
 
     @property
     def architecture(self) -> Architecture:
@@ -107,7 +110,7 @@ class ReferenceModel:
         x = self._embed([token for stream in streams for token in stream.tokens]) * scales.embedding  # [token, hidden]
         for layer in range(self.architecture.layers):
             computed, normed = self._attention(layer, x, streams)
-            yield Part(f"attention of layer {layer}", _split(x, streams), _split(computed, streams))
+            yield Part(f"attention of layer {layer}", _split(x, streams), _split(computed, streams), attends=True)
             y = _given(computed, streams, 2 * layer)
             computed = y + self._feed_forward(layer, normed, y if not self.model.parallel else x, streams)
             yield Part(f"feed-forward of layer {layer}", _split(y, streams), _split(computed, streams))
@@ -198,8 +201,13 @@ class ReferenceModel:
         shapes = self.architecture
         query = query.reshape(len(query), shapes.heads, shapes.head_dim)
         key, value = (x.reshape(len(x), shapes.kv_heads, shapes.head_dim) for x in (key, value))
+        positions = np.array(stream.positions)
+        held = self._rotate(layer, key, positions)
+        if self.narrow_cache:  # a key is rounded as it is held, and every distance is told from there
+            held, value = (per_token(x.reshape(-1, shapes.head_dim)).reshape(x.shape) for x in (held, value))
+            key = self._rotate(layer, held, positions, back=True)
         if self.kept is not None and self.kept.wants(layer, stream):
-            self.kept.take(layer, stream, self._rotate(layer, key, np.array(stream.positions)), value)
+            self.kept.take(layer, stream, held, value)
         out = np.empty((len(query), shapes.heads * shapes.head_dim))
         for i, seen in enumerate(stream.seen):
             places = np.arange(len(seen))
@@ -224,14 +232,14 @@ class ReferenceModel:
         weights /= weights.sum(axis=-1, keepdims=True)
         return np.einsum("kgt,tkd->kgd", weights, values).reshape(shapes.heads, shapes.head_dim), weights
 
-    def _rotate(self, layer: int, x: Array, places: npt.NDArray[np.int64]) -> Array:  # x: [token, head, head_dim]
+    def _rotate(self, layer: int, x: Array, places: npt.NDArray[np.int64], *, back: bool = False) -> Array:
         if layer in self.model.unrotated_layers:
             return x
         frequencies, scale = self.rope.inverse_frequencies, self.rope.attention_scale
         if layer in self.model.local_layers:
             frequencies, scale = self.rope.local_inverse_frequencies, self.rope.local_attention_scale
         angle = (places[:, None] * np.array(frequencies, np.float32).astype(np.float64))[:, None, :]
-        turn = scale * np.exp(1j * angle)  # [token, 1, rotated / 2]
+        turn = (scale * np.exp(1j * angle)) ** (-1 if back else 1)  # [token, 1, rotated / 2]
         half = len(frequencies)
         pairs = np.s_[: 2 * half : 2], np.s_[1 : 2 * half : 2]
         first, second = pairs if self.model.interleaved else (np.s_[:half], np.s_[half : 2 * half])

@@ -69,28 +69,39 @@ def verify(  # noqa: PLR0917 - an engine, and all that it was made from
     Raises FailedPrecondition (VERIFICATION_FAILED) with figure and bound.
     """
     precision, arithmetic, sinks = weight_format.precision, weight_format.arithmetic, SinkAttention()
-    steps, share = 2 * model.architecture.layers + 1, 1.0 if precision is Precision.FP32 else _ROUNDED
+    judged, narrow = weight_format.judged, weight_format.narrow_cache
+    exact_already = precision is Precision.FP32 and not narrow
+    steps, share = 2 * model.architecture.layers + 1, 1.0 if exact_already else _ROUNDED
     weights, parts = _weights(evidence, tensors, model, weight_format)
-    reference = ReferenceModel(weights, model, rope, sinks, recorder)
+    reference = ReferenceModel(weights, model, rope, sinks, recorder, narrow)
     said = _shaken(evidence.streams, arithmetic)
     streams = (*said, *(recorder.attend(said) if recorder else ()), *_shaken(evidence.traced, arithmetic))
     for number, part in enumerate(reference.parts(streams)):
         if evidence.probed:
-            parts.append(judge_part(number, part, evidence.probed, precision))
-            check(parts[-1], precision)
+            for one in judge_part(number, part, evidence.probed, judged, narrow=narrow):
+                check(one, precision)
+                parts.append(one)
         progress(share * (number + 1) / steps)
-    predictions = judge_predictions(part.after, evidence.heard, arithmetic)
+    predictions = judge_predictions(part.after, evidence.heard, judged, narrow=narrow)
     check(predictions, precision)
     if recorder:
         recorder.hear(part.after[len(said) :], predictions.allowed)
     figures = _figures(predictions, parts, sinks)
-    if precision is Precision.FP32:
+    if exact_already:
         return _shortened(figures)
     exact = ReferenceModel(FakeQuantized(tensors, WeightFormat(Precision.FP32)), model, rope)
+    return _shortened(figures | _loss(exact, evidence, precision, lambda done: progress(share + (1 - share) * done)))
+
+
+def _loss(
+    exact: ReferenceModel, evidence: Evidence, precision: Precision, progress: Callable[[float], None]
+) -> dict[str, float]:
+    """What the engine's precision costs, by the checkpoint's own weights."""
+    steps = 2 * exact.architecture.layers + 1
     for number, part in enumerate(exact.parts(evidence.streams)):
         unrounded = part.after
-        progress(share + (1 - share) * (number + 1) / steps)
-    return _shortened(figures | judge_loss(unrounded, evidence.heard, precision))
+        progress((number + 1) / steps)
+    return judge_loss(unrounded, evidence.heard, precision)
 
 
 def _weights(

@@ -38,7 +38,7 @@ class SlotState:
     """The rows of one slot that its session can still see, oldest position first within sinks and ring.
 
     Bound to the position that it was exported at, and to the geometry but for its number of slots. Numbers are as the
-    engine keeps them: float32, float16, or uint16 with the bits of a bfloat16.
+    engine keeps them: float32, float16, uint16 with the bits of a bfloat16, or int8 with their scales (`packed_rows`).
     """
 
     position: int

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from common.engine.engine import FloatArray, SlotState
+from common.engine.engine import SlotState
+from common.engine.packed_rows import pack, packed_dim, unpack
 from common.engine.slot_layout import SHRINKS_FOR, Place, SlotLayout
 from common.spec.manifest import Architecture
 from common.window import Geometry, SessionWindow, held_rows
@@ -20,37 +22,65 @@ from common.window import Geometry, SessionWindow, held_rows
 ALIGNMENT = 64  # bytes: a cache line, and a vector of AVX-512
 
 
+@dataclass(frozen=True)
+class _Array:
+    """One kind of numbers of a layer, `heads` times `dim` of them a row; they lie by column where `columns` says so."""
+
+    name: str
+    heads: int
+    dim: int
+    dtype: type[np.generic] = np.float32
+    columns: bool = False
+
+
 class KvPool:
     """Arrays of [slots, kv_heads, rows, head_dim], zero until written; memory is taken when it is.
 
-    With `value_columns`, the values' are [slots, kv_heads, head_dim, rows] and have another name. `varies`: the graph
-    takes any number of rows, so that those of a young slot lie closer together (`slot_layout`).
+    With `value_columns`, the values' are [slots, kv_heads, head_dim, rows] and have another name. `narrow`: keys and
+    values are int8, the keys' by column, with float32 scales [slots, 2 * kv_heads, 1, rows], first those of keys.
+    `varies`: the graph takes any number of rows, so that those of a young slot lie closer together (`slot_layout`).
     """
 
     def __init__(
-        self, architecture: Architecture, geometry: Geometry, *, value_columns: bool = False, varies: bool = False
+        self,
+        architecture: Architecture,
+        geometry: Geometry,
+        *,
+        value_columns: bool = False,
+        narrow: bool = False,
+        varies: bool = False,
     ) -> None:
         self.geometry = geometry
         self._layout = SlotLayout(geometry, varies=varies)
         self._heads, self._dim = architecture.kv_heads, architecture.head_dim
-        shape = (geometry.slots, self._heads, geometry.rows, self._dim)
-        self._columns = value_columns
-        value_shape = (*shape[:2], shape[3], shape[2]) if value_columns else shape
-        self.keys = [aligned_zeros(shape) for _ in range(architecture.layers)]
-        self._stored_values = [aligned_zeros(value_shape) for _ in range(architecture.layers)]
-        self.values = [array.swapaxes(2, 3) if value_columns else array for array in self._stored_values]
-        """By row, however they are stored. As `keys`, of slots that have all their rows."""
+        self._narrow = narrow
+        forms = _narrow_forms(self._heads, self._dim) if narrow else _forms(self._heads, self._dim, value_columns)
+        self._arrays = [(form, self._zeros(form)) for _ in range(architecture.layers) for form in forms]
+        self._each = len(forms)
 
-    def named(self) -> Iterator[tuple[str, FloatArray]]:
+    @property
+    def keys(self) -> list[npt.NDArray[Any]]:
+        """By row, however they are stored, [slots, kv_heads, rows, head_dim]; of slots that have all their rows."""
+        return self._of_all(0)
+
+    @property
+    def values(self) -> list[npt.NDArray[Any]]:
+        """As `keys`."""
+        return self._of_all(1)
+
+    @property
+    def scales(self) -> list[npt.NDArray[Any]]:
+        """As `keys`, [slots, 2 * kv_heads, rows, 1]; none where numbers are float32."""
+        return self._of_all(2) if self._narrow else []
+
+    def named(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Every array as it is stored, with the name that the graph gives it; of slots that have all their rows."""
         return self.part(Place(0, self.geometry.rows), self.geometry.slots)
 
-    def part(self, first: Place, size: int) -> Iterator[tuple[str, FloatArray]]:
+    def part(self, first: Place, size: int) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """The same of `size` slots, the first of which lies at `first`; they have been laid out together."""
-        for layer, (keys, values) in enumerate(zip(self.keys, self._stored_values, strict=True)):
-            yield f"key_cache_{layer}", self._cut(keys, first, size)
-            name = "value_columns" if self._columns else "value_cache"
-            yield f"{name}_{layer}", self._cut(values, first, size, columns=self._columns)
+        for index, (form, array) in enumerate(self._arrays):
+            yield f"{form.name}_{index // self._each}", _cut(form, array, first, size)
 
     def lay_out(self, first: int, ends: tuple[int, ...], step: int) -> Place:
         """Make room for a step of `step` tokens over slots from `first` on, which writes rows before `ends`.
@@ -59,10 +89,8 @@ class KvPool:
         """
         if moves := self._layout.lay_out(first, ends, step):
             held = {slot: self._layout.end(slot) for slot in moves}
-            for array in self.keys:
-                self._move(array, moves, held)
-            for array in self._stored_values:
-                self._move(array, moves, held, columns=self._columns)
+            for form, array in self._arrays:
+                _move(form, array, moves, held)
         return self._layout.place(first)
 
     def clear(self, slot: int) -> None:
@@ -73,59 +101,84 @@ class KvPool:
 
     def clear_rows(self, slot: int, start: int, stop: int) -> None:
         """Zero the rows ``start .. stop - 1`` of `slot`."""
-        for array in (*self._keys_of(slot), *self._values_of(slot)):
-            array[:, start:stop] = 0.0
+        for array in self._of(slot):
+            array[:, start:stop] = 0
 
     def export_slot(self, slot: int, position: int, window: SessionWindow) -> SlotState:
         """Copy what the next query of a session at `position` will see, by position."""
         rows = self._rows(position, window)
-        keys = np.stack([array[:, rows] for array in self._keys_of(slot)])
-        values = np.stack([array[:, rows] for array in self._values_of(slot)])
+        held = [array[:, rows] for array in self._of(slot)]
+        keys, values = (np.stack(held[kind :: self._each]) for kind in range(2))
+        if self._narrow:
+            scales = np.stack(held[2 :: self._each])
+            keys, values = pack(keys, scales[:, : self._heads]), pack(values, scales[:, self._heads :])
         return SlotState(position, window, self.geometry, keys, values)
 
     def import_slot(self, slot: int, state: SlotState) -> None:
-        """Clear `slot`, then put every row where it was; raises ValueError for another geometry or model."""
+        """Clear `slot`, then put every row where it was; raises ValueError for another geometry, model or precision."""
         rows = self._rows(state.position, state.window)
-        state.check_fits(self.geometry, (len(self.keys), self._heads, len(rows), self._dim), np.float32)
+        layers, dtype = len(self._arrays) // self._each, self._arrays[0][0].dtype
+        dim = packed_dim(self._dim) if self._narrow else self._dim
+        state.check_fits(self.geometry, (layers, self._heads, len(rows), dim), dtype)
         self.clear(slot)
         self.lay_out(slot, (max(rows, default=-1) + 1,), SHRINKS_FOR)
-        for arrays, parts in ((self._keys_of(slot), state.keys), (self._values_of(slot), state.values)):
-            for array, part in zip(arrays, parts, strict=True):
-                array[:, rows] = part
+        parts = [state.keys, state.values]
+        if self._narrow:
+            (keys, key_scales), (values, value_scales) = map(unpack, parts)
+            parts = [keys, values, np.concatenate([key_scales, value_scales], axis=1)]
+        for index, array in enumerate(self._of(slot)):
+            array[:, rows] = parts[index % self._each][index // self._each]
 
-    def _keys_of(self, slot: int) -> list[FloatArray]:
-        """The keys of each layer, [kv_heads, rows, head_dim]."""
+    def _of(self, slot: int) -> list[npt.NDArray[Any]]:
+        """Every array of a slot by row, [heads, rows, dim]."""
         place = self._layout.place(slot)
-        return [self._by_row(array, place) for array in self.keys]
+        return [_by_row(form, array, place) for form, array in self._arrays]
 
-    def _values_of(self, slot: int) -> list[FloatArray]:
-        place = self._layout.place(slot)
-        return [self._by_row(array, place, columns=self._columns) for array in self._stored_values]
+    def _of_all(self, kind: int) -> list[npt.NDArray[Any]]:
+        return [array.swapaxes(2, 3) if form.columns else array for form, array in self._arrays[kind :: self._each]]
 
-    def _move(
-        self, array: FloatArray, moves: dict[int, tuple[Place, Place]], held: dict[int, int], *, columns: bool = False
-    ) -> None:
-        """Take every slot from its old place to its new one; new places may overlap the old ones of others."""
-        taken = []
-        for slot, (old, _) in moves.items():
-            rows = self._by_row(array, old, columns=columns)[:, : held[slot]]
-            taken.append(rows.copy("K"))
-            rows[:] = 0.0
-        for rows, (_, new) in zip(taken, moves.values(), strict=True):
-            self._by_row(array, new, columns=columns)[:, : rows.shape[1]] = rows
-
-    def _by_row(self, array: FloatArray, place: Place, *, columns: bool = False) -> FloatArray:
-        slot: FloatArray = self._cut(array, place, 1, columns=columns)[0]
-        return slot.swapaxes(1, 2) if columns else slot
-
-    def _cut(self, array: FloatArray, first: Place, size: int, *, columns: bool = False) -> FloatArray:
-        row = self._heads * self._dim
-        flat = array.reshape(-1)[first.start * row : (first.start + size * first.rows) * row]
-        inner = (self._dim, first.rows) if columns else (first.rows, self._dim)
-        return flat.reshape(size, self._heads, *inner)
+    def _zeros(self, form: _Array) -> npt.NDArray[Any]:
+        inner = (form.dim, self.geometry.rows) if form.columns else (self.geometry.rows, form.dim)
+        return aligned_zeros((self.geometry.slots, form.heads, *inner), form.dtype)
 
     def _rows(self, position: int, window: SessionWindow) -> list[int]:
         return [row for rows in held_rows(self.geometry, window, position) for row in rows]
+
+
+def _forms(heads: int, dim: int, value_columns: bool) -> tuple[_Array, ...]:
+    name = "value_columns" if value_columns else "value_cache"
+    return _Array("key_cache", heads, dim), _Array(name, heads, dim, columns=value_columns)
+
+
+def _narrow_forms(heads: int, dim: int) -> tuple[_Array, ...]:
+    return (
+        _Array("key_bytes", heads, dim, np.int8, columns=True),
+        _Array("value_bytes", heads, dim, np.int8),
+        _Array("kv_scales", 2 * heads, 1, columns=True),
+    )
+
+
+def _move(form: _Array, array: npt.NDArray[Any], moves: dict[int, tuple[Place, Place]], held: dict[int, int]) -> None:
+    """Take every slot from its old place to its new one; new places may overlap the old ones of others."""
+    taken = []
+    for slot, (old, _) in moves.items():
+        rows = _by_row(form, array, old)[:, : held[slot]]
+        taken.append(rows.copy("K"))
+        rows[:] = 0
+    for rows, (_, new) in zip(taken, moves.values(), strict=True):
+        _by_row(form, array, new)[:, : rows.shape[1]] = rows
+
+
+def _by_row(form: _Array, array: npt.NDArray[Any], place: Place) -> npt.NDArray[Any]:
+    slot: npt.NDArray[Any] = _cut(form, array, place, 1)[0]
+    return slot.swapaxes(1, 2) if form.columns else slot
+
+
+def _cut(form: _Array, array: npt.NDArray[Any], first: Place, size: int) -> npt.NDArray[Any]:
+    row = form.heads * form.dim
+    flat = array.reshape(-1)[first.start * row : (first.start + size * first.rows) * row]
+    inner = (form.dim, first.rows) if form.columns else (first.rows, form.dim)
+    return flat.reshape(size, form.heads, *inner)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:

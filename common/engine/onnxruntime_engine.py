@@ -58,7 +58,13 @@ class OnnxRuntimeEngine:
         self._inputs = StepInputs(geometry, Angles.of(rope))
         ports = {put.name: put.shape for put in self._session.get_inputs()}
         varies = isinstance(ports["mask"][-1], str)
-        self._pool = KvPool(architecture, geometry, value_columns="value_columns_0" in ports, varies=varies)
+        self._pool = KvPool(
+            architecture,
+            geometry,
+            value_columns="value_columns_0" in ports,
+            narrow="kv_scales_0" in ports,
+            varies=varies,
+        )
         self._logits = aligned_zeros((max(geometry.slots, DRAFT_ROWS), architecture.vocabulary))
         self._bindings: OrderedDict[tuple[Place, int, int, int], Any] = OrderedDict()
         self._check_shapes()
@@ -130,8 +136,8 @@ class OnnxRuntimeEngine:
             if name in wanted:
                 binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         for name, part in self._pool.part(first, size):
-            binding.bind_input(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
-            binding.bind_output(f"{name}_out", "cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_input(name, "cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
+            binding.bind_output(f"{name}_out", "cpu", 0, part.dtype.type, part.shape, part.ctypes.data)
         logits = self._logits[:outputs]
         binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         return binding

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.engine.engine import Engine, Feed, FloatArray
+from common.engine.packed_rows import as_floats
 from common.golden.golden import GoldenStep, GoldenStream
 from common.window import SessionWindow
 
@@ -65,8 +66,7 @@ def _answer(engine: Engine, slot: int, stream: GoldenStream, logits: list[FloatA
 
 
 def _by_token(array: npt.NDArray[np.generic]) -> FloatArray:
-    """[layer, kv_head, token, dim] as [layer, token, channel]; uint16 has the bits of a bfloat16."""
-    if array.dtype == np.uint16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
-    layers, heads, tokens, dim = array.shape
-    return array.astype(np.float32).swapaxes(1, 2).reshape(layers, tokens, heads * dim)
+    """[layer, kv_head, token, dim] as [layer, token, channel]."""
+    floats = as_floats(array)
+    layers, heads, tokens, dim = floats.shape
+    return floats.swapaxes(1, 2).reshape(layers, tokens, heads * dim)

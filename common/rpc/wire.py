@@ -99,9 +99,12 @@ def _options_from_wire(message: engine_pb2.BuildOptions) -> dict[str, Any]:
     if message.tensorrt.hardware_compatibility:
         word = _word(engine_pb2.HardwareCompatibility.DESCRIPTOR, message.tensorrt.hardware_compatibility)
         tensorrt["hardware_compatibility"] = word
+    onnxruntime = _given(message.onnxruntime)
+    if message.onnxruntime.kv_precision:
+        onnxruntime["kv_precision"] = _word(engine_pb2.KvPrecision.DESCRIPTOR, message.onnxruntime.kv_precision)
     return {
         "ignore_config_fields": tuple(message.ignore_config_fields),
-        "onnxruntime": _given(message.onnxruntime),
+        "onnxruntime": onnxruntime,
         "tensorrt": tensorrt,
         "tensorrt_rtx": {
             name: value if isinstance(value, int) else tuple(value)
@@ -126,7 +129,10 @@ def _options_to_wire(options: BuildOptions) -> engine_pb2.BuildOptions:
     tensorrt = options.tensorrt.model_dump(exclude={"hardware_compatibility"})
     return engine_pb2.BuildOptions(
         ignore_config_fields=options.ignore_config_fields,
-        onnxruntime=engine_pb2.OnnxRuntimeOptions(**options.onnxruntime.model_dump()),
+        onnxruntime=engine_pb2.OnnxRuntimeOptions(
+            int4_block=options.onnxruntime.int4_block,
+            kv_precision=engine_pb2.KvPrecision.Value(f"KV_PRECISION_{options.onnxruntime.kv_precision.name}"),
+        ),
         tensorrt=engine_pb2.TensorRtOptions(**tensorrt, hardware_compatibility=compatibility),
         tensorrt_rtx=engine_pb2.TensorRtRtxOptions(**options.tensorrt_rtx.model_dump()),
         tensorrt_llm=engine_pb2.TensorRtLlmOptions(**options.tensorrt_llm.model_dump()),

@@ -102,7 +102,7 @@ class BuildOptions(_Part):
     ignore_config_fields: tuple[str, ...] = ()
     """Fields of config.json that the builder does not know and that are safe to ignore for this checkpoint."""
     onnxruntime: OnnxRuntimeOptions = OnnxRuntimeOptions()
-    """How weights are held for ONNX Runtime; for target onnxruntime only."""
+    """How weights, keys and values are held for ONNX Runtime; for target onnxruntime only."""
     tensorrt: TensorRtOptions = TensorRtOptions()
     """How TensorRT compiles; for target tensorrt only."""
     tensorrt_rtx: TensorRtRtxOptions = TensorRtRtxOptions()

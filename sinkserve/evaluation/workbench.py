@@ -164,8 +164,8 @@ class Workbench:
         return write_resized(model, geometry, weight_format, out)
 
     def _check_memory(self, geometry: Geometry, weights: int) -> None:
-        shapes, precision = self.manifest.architecture, self.manifest.spec.precision
-        needed = weights + geometry.slots * kv_bytes_per_slot(shapes, geometry, precision)
+        shapes, weight_format = self.manifest.architecture, WeightFormat.from_spec(self.manifest.spec)
+        needed = weights + geometry.slots * kv_bytes_per_slot(shapes, geometry, weight_format)
         if needed > (available := available_memory_bytes()):
             message = f"a cache of {geometry.rows} rows needs about {needed >> 20} MiB with the weights, and "
             message += f"{available >> 20} MiB are available"

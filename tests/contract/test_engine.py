@@ -21,6 +21,7 @@ GEOMETRY = Geometry(sinks=4, window=13, chunk=6, slots=4)
 FULL = SessionWindow(4, 13)
 LESS = SessionWindow(1, 5)
 CLOSE = {"fake": 0.0, "fp32": 1e-5} | dict.fromkeys(("int8", "int4", "int4/64", "int4/128"), 5e-2)
+CLOSE |= dict.fromkeys(("fp32 narrow", "int8 narrow"), 5e-2)  # with a narrow cache
 CLOSE |= {"tensorrt-fp32": 1e-5, "tensorrt-fp16": 2**-6, "tensorrt-bf16": 2**-3}
 """How far off logits may be, of the largest logit, between other shapes of steps."""
 
@@ -37,7 +38,9 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     target, _, precision = kind.rpartition("-")
     folder: Path = write_checkpoint(tmp_path_factory.mktemp("checkpoint"), hidden=64, tokenizer=False)
     if not target:
-        yield lambda geometry: build_engine(folder, geometry, precision, int4_block=int(block or 32))
+        yield lambda geometry: build_engine(
+            folder, geometry, precision.split()[0], int4_block=int(block or 32), narrow_cache=" " in precision
+        )
         return
     with pytest.MonkeyPatch.context() as monkeypatch:
         cuda = install(monkeypatch)
@@ -68,7 +71,10 @@ def close(request: pytest.FixtureRequest) -> Callable[[FloatArray, FloatArray], 
 def poison(engine: Engine, slot: int, state: SlotState, value: float = np.nan) -> None:
     """Put `value` into one number of the slot's state."""
     values, keys = state.values.copy(), state.keys.copy()
-    values[0, 0, 0, 0] = keys[...] = np.float32(value).view(np.uint32) >> 16 if keys.dtype == np.uint16 else value
+    if keys.dtype == np.int8:  # where the last bytes of a row are its scale
+        values[0, 0, 0, -4:] = keys[..., -4:] = np.array([value], np.float32).view(np.int8)
+    else:
+        values[0, 0, 0, 0] = keys[...] = np.float32(value).view(np.uint32) >> 16 if keys.dtype == np.uint16 else value
     engine.import_slot(slot, replace(state, values=values, keys=keys))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from common.engine.cuda_device import CudaDevice, find_gpu
 from common.engine.engine import Engine, Feed
@@ -53,7 +54,9 @@ def make(folder: Path, memory_share: float = 0.9) -> TensorRtEngine:
 
 
 def slot_bytes(folder: Path) -> int:
-    return kv_bytes_per_slot(read_model(open_checkpoint(folder).config).architecture, GEOMETRY, Precision.FP32)
+    return kv_bytes_per_slot(
+        read_model(open_checkpoint(folder).config).architecture, GEOMETRY, WeightFormat(Precision.FP32)
+    )
 
 
 def free_bytes() -> int:

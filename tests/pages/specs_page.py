@@ -85,7 +85,7 @@ def _cached(precision: Precision) -> str:
     one = LLAMA.model_copy(update={"layers": 1, "kv_heads": 1, "head_dim": 1})
     takers = [target for target in Target if precision in PRECISIONS[target]]
     forms = {target: WeightFormat(precision, on_gpu=target in PLAN_TARGETS) for target in takers}
-    sizes = [kv_bytes_per_slot(one, Geometry(0, 1, 1, 1), form.arithmetic) // 2 for form in forms.values()]
+    sizes = [kv_bytes_per_slot(one, Geometry(0, 1, 1, 1), form) // 2 for form in forms.values()]
     return f"{', on GPUs '.join(map(str, dict.fromkeys(sizes)))} bytes"
 
 
@@ -150,7 +150,7 @@ def _worked(title: str, shapes: Architecture, geometry: Geometry, precision: Pre
     number = 2 if precision in (Precision.FP16, Precision.BF16) else 4
     rows = geometry.sinks + geometry.window + 2 * (geometry.chunk - 1)
     slot = 2 * number * shapes.layers * shapes.kv_heads * shapes.head_dim * rows
-    assert slot == kv_bytes_per_slot(shapes, geometry, precision)
+    assert slot == kv_bytes_per_slot(shapes, geometry, WeightFormat(precision))
     return (
         f"{title}\n"
         f"  rows of a slot = {geometry.sinks} + {geometry.window} + 2 * ({geometry.chunk} - 1) = {rows:,}\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder_service.checkpoint.checkpoint import BlockFormat, Checkpoint
@@ -95,7 +95,7 @@ def _kept_format(checkpoint: Checkpoint, model: Model, spec: ModelSpec) -> Weigh
     floats = shapes.vocabulary * shapes.hidden * (1 if model.tied else 2)
     each = BlockFormat(packing.bits, packing.group or shapes.hidden).bytes_each
     size_bytes = 4 * floats + each * (shapes.parameters - floats)
-    return WeightFormat(spec.precision, kept_bytes_each=size_bytes / shapes.parameters)
+    return replace(WeightFormat.from_spec(spec), kept_bytes_each=size_bytes / shapes.parameters)
 
 
 def source_of(where: Path | str) -> Source:

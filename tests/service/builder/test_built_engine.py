@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -22,7 +22,9 @@ from common.settings import SharedSettings
 from runtime_service.service import start_runtime
 from runtime_service.settings import RuntimeSettings
 from sinkserve.builder.v1 import builder_service_pb2 as builder_pb
+from sinkserve.builder.v1 import catalog_service_pb2 as catalog_pb
 from sinkserve.builder.v1.builder_service_pb2_grpc import BuilderServiceStub
+from sinkserve.builder.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.runtime.v1 import engine_service_pb2 as engine_pb
@@ -36,18 +38,22 @@ GREEDY = {"max_new_tokens": 12, "temperature": 0, "ignore_eos": True}
 CACHE = engine_pb2.CacheGeometry(sink_tokens=4, window_tokens=40, chunk_tokens=16, max_slots=2)
 
 
-async def _build(home: Path) -> None:
+async def _build(home: Path, options: engine_pb2.BuildOptions | None = None) -> engine_pb2.Engine:
     model = write_checkpoint(home / "model")
     settings = BuilderSettings.load({"listen": "127.0.0.1:0", "source_roots": (home,)})
     builder = await start_builder(settings, SharedSettings.load({"home": home}))
     async with grpc.aio.insecure_channel(builder.address) as channel:
         stub: Any = BuilderServiceStub(channel)
-        spec = engine_pb2.ModelSpec(name="tiny", source=engine_pb2.Source(uri=str(model)), cache=CACHE)
+        source = engine_pb2.Source(uri=str(model))
+        spec = engine_pb2.ModelSpec(name="tiny", source=source, cache=CACHE, options=options)
         build = (await stub.SubmitBuild(builder_pb.SubmitBuildRequest(spec=spec))).build
         async for event in stub.WatchBuild(builder_pb.WatchBuildRequest(name=build.name)):
             build = event.build if event.HasField("build") else build
+        assert build.engine == "tiny@1", build
+        catalog: Any = CatalogServiceStub(channel)
+        found = await catalog.GetEngine(catalog_pb.GetEngineRequest(reference=build.engine))
     await builder.stop()
-    assert build.engine == "tiny@1", build
+    return cast("engine_pb2.Engine", found.engine)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,22 @@ async def test_neighbours_and_parking_change_nothing(home: Path) -> None:
         _, alone = await talk(channel, TEXTS)
         together = await asyncio.gather(*(talk(channel, TEXTS) for _ in range(5)))
         assert all(replies == alone for _, replies in together)
+
+
+async def test_keys_and_values_of_8_bits_are_parked_and_go_on_after_a_restart(tmp_path: Path) -> None:
+    eight = engine_pb2.OnnxRuntimeOptions(kv_precision=engine_pb2.KV_PRECISION_INT8)
+    narrow = tmp_path / "narrow"
+    narrow.mkdir()
+    engine = await _build(narrow, engine_pb2.BuildOptions(onnxruntime=eight))
+    assert engine.spec.options.onnxruntime == engine_pb2.OnnxRuntimeOptions(
+        int4_block=32, kv_precision=engine_pb2.KV_PRECISION_INT8
+    )
+    async with serving(narrow) as channel:
+        _, whole = await talk(channel, TEXTS)
+        started = await asyncio.gather(*(talk(channel, TEXTS[:4]) for _ in range(3)))
+    async with serving(narrow) as channel:
+        rest = await asyncio.gather(*(talk(channel, TEXTS[4:], session) for session, _ in started))
+    assert [first + last for (_, first), (_, last) in zip(started, rest, strict=True)] == [whole] * 3
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.7, "seed": 5, "frequency_penalty": -0.5}])

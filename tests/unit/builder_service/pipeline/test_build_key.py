@@ -19,7 +19,7 @@ from common.digest import digest_of
 from common.spec.hardware import GpuMachine
 from common.spec.manifest import EngineFile
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
-from common.spec.target_options import HardwareCompatibility
+from common.spec.target_options import HardwareCompatibility, KvPrecision
 
 SPEC = ModelSpec(name="demo", source=Source(uri="/m"))
 KNOWN = {"onnx": "1.0", "numpy": "2.0"}
@@ -44,6 +44,7 @@ OTHER: dict[str, Any] = {
     "template_variables": {"enable_thinking": (True, False)},
     "options.ignore_config_fields": ("x",),
     "options.onnxruntime.int4_block": 64,
+    "options.onnxruntime.kv_precision": KvPrecision.INT8,
     "options.tensorrt.workspace_mib": 512,
     "options.tensorrt.optimization_level": 5,
     "options.tensorrt.hardware_compatibility": HardwareCompatibility.AMPERE_PLUS,

@@ -41,16 +41,18 @@ def test_larger_blocks_of_int4_have_fewer_scales_and_zero_points() -> None:
     np.testing.assert_allclose(np.diff(guesses), [numbers * (1 / 64 - 1 / 32), numbers * (1 / 128 - 1 / 64)], atol=2)
 
 
-def test_a_slot_takes_what_the_engine_allocates() -> None:
-    pool = KvPool(SHAPES, GEOMETRY)
-    assert estimate(SHAPES, GEOMETRY, WeightFormat(Precision.FP32)).kv_bytes_per_slot * GEOMETRY.slots == sum(
-        array.nbytes for arrays in (pool.keys, pool.values) for array in arrays
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_slot_takes_what_the_engine_allocates(narrow: bool) -> None:
+    pool = KvPool(SHAPES, GEOMETRY, narrow=narrow)
+    weight_format = WeightFormat(Precision.FP32, narrow_cache=narrow)
+    assert estimate(SHAPES, GEOMETRY, weight_format).kv_bytes_per_slot * GEOMETRY.slots == sum(
+        array.nbytes for _, array in pool.named()
     )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[Target.TENSORRT_LLM])
 def test_a_slot_in_sixteen_bits_takes_half(precision: Precision) -> None:
-    narrow, wide = (kv_bytes_per_slot(SHAPES, GEOMETRY, kind) for kind in (precision, Precision.FP32))
+    narrow, wide = (kv_bytes_per_slot(SHAPES, GEOMETRY, WeightFormat(kind)) for kind in (precision, Precision.FP32))
     assert 2 * narrow == wide
     assert estimate(SHAPES, GEOMETRY, WeightFormat(precision)).kv_bytes_per_slot == narrow
 

@@ -62,13 +62,13 @@ def check_same(found: list[FloatArray], expected: list[FloatArray]) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-def test_a_session_that_grows(folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = build_engine(folder, LONG, precision)
+@pytest.mark.parametrize(("precision", "narrow"), [("fp32", False), ("int8", False), ("int4", False), ("fp32", True)])
+def test_a_session_that_grows(folder: Path, precision: str, narrow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = build_engine(folder, LONG, precision, narrow_cache=narrow)
     said = conversation(few)
     assert {place.rows for place, *_ in few._bindings} == {128, 192, 256, 384, 512, LONG.rows}
     monkeypatch.setattr("common.engine.slot_layout.LEAST_ROWS", LONG.rows)
-    check_same(said, conversation(build_engine(folder, LONG, precision)))
+    check_same(said, conversation(build_engine(folder, LONG, precision, narrow_cache=narrow)))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -37,9 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), hidden=64, tokenizer=False)
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4", "fp32 narrow", "int8 narrow"])
 def loaded(request: pytest.FixtureRequest, folder: Path) -> Iterator[OnnxRuntimeEngine]:
-    engine = build_engine(folder, GEOMETRY, request.param)
+    precision, _, narrow = request.param.partition(" ")
+    engine = build_engine(folder, GEOMETRY, precision, narrow_cache=bool(narrow))
     yield engine
     engine.close()
 
@@ -59,8 +60,12 @@ def fed(engine: OnnxRuntimeEngine, slot: int, position: int) -> list[int]:
 
 
 def plant(engine: OnnxRuntimeEngine, slot: int, rows: list[int], value: float) -> None:
-    for array in (*engine._pool.keys, *engine._pool.values):
+    """In a narrow cache, as the scale of numbers that are as large as they may be."""
+    pool = engine._pool
+    for array in pool.scales or (*pool.keys, *pool.values):
         array[slot, :, rows] = value
+    for array in (*pool.keys, *pool.values) if pool.scales else ():
+        array[slot, :, rows] = 127
 
 
 def snapshot(engine: OnnxRuntimeEngine, slot: int) -> list[FloatArray]:
@@ -124,8 +129,11 @@ def test_one_number_that_is_not_finite_anywhere_in_a_slot_shows_in_its_logits(
     engine: OnnxRuntimeEngine, place: int, layer: int, kind: str, value: float
 ) -> None:
     tokens = fed(engine, 1, 10)
-    arrays = engine._pool.values if kind == "values" else engine._pool.keys
-    arrays[layer][1, 1, place, 5] = value if kind == "values" else np.nan  # an infinite key may count for nothing
+    pool, head = engine._pool, 1
+    arrays, number = pool.values if kind == "values" else pool.keys, 5
+    if pool.scales:  # those of keys, then those of values
+        arrays, number, head = pool.scales, 0, 1 if kind == "keys" else 3
+    arrays[layer][1, head, place, number] = value if kind == "values" else np.nan  # infinite keys may count for nothing
     logits = engine.step((Feed(0, 0, WINDOW, (1,)), Feed(1, 10, WINDOW, (tokens[10],))))
     assert np.isfinite(logits[0]).all()
     assert not np.isfinite(logits[1]).all()
@@ -140,9 +148,10 @@ def test_importing_heals_a_poisoned_slot(engine: OnnxRuntimeEngine) -> None:
     np.testing.assert_array_equal(engine.step((Feed(1, 10, WINDOW, (tokens[10],)),)), healthy)
 
 
-def test_padding_that_is_not_finite_does_not_reach_an_idle_session(folder: Path) -> None:
+@pytest.mark.parametrize("narrow", [False, True])
+def test_padding_that_is_not_finite_does_not_reach_an_idle_session(folder: Path, narrow: bool) -> None:
     """Padding of an idle slot feeds token 0; here token 0 is NaN in the embedding, as a broken weights file may be."""
-    engine = poisoned_engine(folder, token=0)
+    engine = poisoned_engine(folder, 0, narrow)
     tokens = [token or 1 for token in random_tokens(40, VOCABULARY)]
     want = feed_all(engine, 1, WINDOW, tokens, [1])
     engine.clear(1)
@@ -155,8 +164,9 @@ def test_padding_that_is_not_finite_does_not_reach_an_idle_session(folder: Path)
     engine.close()
 
 
-def test_a_token_that_is_not_finite_fails_its_own_session_alone(folder: Path) -> None:
-    engine = poisoned_engine(folder, token=7)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_token_that_is_not_finite_fails_its_own_session_alone(folder: Path, narrow: bool) -> None:
+    engine = poisoned_engine(folder, 7, narrow)
     tokens = [token if token != 7 else 8 for token in random_tokens(12, VOCABULARY)]
     want = [feed_all(engine, slot, WINDOW, tokens, [1])[11] for slot in range(3)]
     for slot in range(3):
@@ -172,13 +182,13 @@ def test_a_token_that_is_not_finite_fails_its_own_session_alone(folder: Path) ->
     engine.close()
 
 
-def poisoned_engine(folder: Path, token: int) -> OnnxRuntimeEngine:
+def poisoned_engine(folder: Path, token: int, narrow: bool) -> OnnxRuntimeEngine:
     """An fp32 engine whose weights file holds NaN in the embedding of `token`."""
-    copy = folder / f"poisoned-{token}"
+    copy = folder / f"poisoned-{token}-{narrow}"
     copy.mkdir()
     for file in ("config.json", "model.safetensors"):
         (copy / file).symlink_to(folder / file)
-    out = export_graph(copy, GEOMETRY, "fp32")
+    out = export_graph(copy, GEOMETRY, "fp32", narrow_cache=narrow)
     graph = onnx.load(out / GRAPH_PATH, load_external_data=False).graph
     (embedding,) = (weight for weight in graph.initializer if weight.name.startswith("embed_tokens"))
     place = {entry.key: entry.value for entry in embedding.external_data}
@@ -187,4 +197,4 @@ def poisoned_engine(folder: Path, token: int) -> OnnxRuntimeEngine:
     assert weights.shape == (VOCABULARY, hidden)
     weights[token] = np.nan
     weights.flush()
-    return build_engine(copy, GEOMETRY, "fp32")
+    return build_engine(copy, GEOMETRY, "fp32", narrow_cache=narrow)

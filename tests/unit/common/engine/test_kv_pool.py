@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.engine.kv_pool import ALIGNMENT, KvPool, aligned_zeros
+from common.engine.packed_rows import as_floats, unpack
 from common.spec.manifest import Architecture
 from common.window import Geometry, SessionWindow, held_positions, row
 
@@ -112,13 +113,48 @@ def test_a_state_of_another_model_is_refused(pool: KvPool) -> None:
     assert not np.concatenate([array.reshape(-1) for _, array in pool.named()]).any()
 
 
+def test_rows_of_eight_bits_come_and_go_with_their_scales() -> None:
+    pool, other = KvPool(SHAPES, GEOMETRY, narrow=True), KvPool(SHAPES, GEOMETRY, narrow=True)
+    names = dict(pool.named())
+    rows = GEOMETRY.rows
+    assert {name: array.shape for name, array in names.items() if name.endswith("_1")} == {
+        "key_bytes_1": (2, 2, 2, rows),
+        "value_bytes_1": (2, 2, rows, 2),
+        "kv_scales_1": (2, 4, 1, rows),
+    }
+    random = np.random.default_rng(0)
+    for _, array in pool.named():
+        array[0] = random.integers(-127, 128, array[0].shape)
+    state = pool.export_slot(0, 20, SessionWindow(2, 5))
+    assert state.keys.dtype == np.int8
+    assert state.keys.shape == (2, 2, 6, 2 + 4)
+    numbers, scales = unpack(state.keys)
+    held = [0, 1, *(row(GEOMETRY, 2, position) for position in range(16, 20))]
+    np.testing.assert_array_equal(numbers[1], names["key_bytes_1"][0].swapaxes(1, 2)[:, held])
+    np.testing.assert_array_equal(scales[1, :, :, 0], names["kv_scales_1"][0, :2, 0, held].T)
+    np.testing.assert_array_equal(as_floats(state.values), np.multiply(*unpack(state.values)))
+    other.import_slot(1, state)
+    again = other.export_slot(1, 20, state.window)
+    np.testing.assert_array_equal(again.keys, state.keys)
+    np.testing.assert_array_equal(again.values, state.values)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_a_state_of_another_precision_is_refused_and_says_both(narrow: bool) -> None:
+    pool, other = (KvPool(SHAPES, GEOMETRY, narrow=form) for form in (narrow, not narrow))
+    state = other.export_slot(0, 3, SessionWindow(2, 5))
+    found, wanted = ("float32", "int8") if narrow else ("int8", "float32")
+    with pytest.raises(ValueError, match=rf"{found}.*does not fit.*{wanted}"):
+        pool.import_slot(0, state)
+
+
 LONG = Geometry(sinks=2, window=500, chunk=40, slots=4)
 
 
-@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("form", [{}, {"value_columns": True}, {"narrow": True}])
 @given(data=st.data())
-def test_sessions_keep_their_rows_wherever_they_are_moved(columns: bool, data: st.DataObject) -> None:
-    pool, ends = KvPool(SHAPES, LONG, value_columns=columns, varies=True), [0] * LONG.slots
+def test_sessions_keep_their_rows_wherever_they_are_moved(form: dict[str, bool], data: st.DataObject) -> None:
+    pool, ends = KvPool(SHAPES, LONG, varies=True, **form), [0] * LONG.slots
     for number in range(1, data.draw(st.integers(2, 12))):
         first = data.draw(st.integers(0, 3))
         size, step = data.draw(st.integers(1, 4 - first)), data.draw(st.sampled_from((1, 40, 90)))

@@ -14,6 +14,7 @@ import pytest
 
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model, read_rope
+from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import kv_bytes_per_slot
 from common.engine.engine import Feed
 from common.errors import FailedPrecondition, Internal, Reason, ResourceExhausted
@@ -85,7 +86,7 @@ def test_it_has_as_many_slots_as_fit_and_says_so(
     cuda: FakeCuda, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shapes = read_model(open_checkpoint(folder).config).architecture
-    slot = kv_bytes_per_slot(shapes, GEOMETRY, Precision.FP16)
+    slot = kv_bytes_per_slot(shapes, GEOMETRY, WeightFormat(Precision.FP16))
     staging = 4 * GEOMETRY.slots * (2 * GEOMETRY.chunk * GEOMETRY.rows + shapes.vocabulary)
     cuda.total_bytes = int((2.5 * slot + staging) / 0.9)
     engine = make(folder)

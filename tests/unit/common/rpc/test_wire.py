@@ -24,7 +24,13 @@ from common.spec.model_spec import (
 )
 from common.spec.published_engine import PublishedEngine
 from common.spec.rtx_gpus import RTX_GPUS, TensorRtRtxOptions, unable
-from common.spec.target_options import HardwareCompatibility, OnnxRuntimeOptions, TensorRtLlmOptions, TensorRtOptions
+from common.spec.target_options import (
+    HardwareCompatibility,
+    KvPrecision,
+    OnnxRuntimeOptions,
+    TensorRtLlmOptions,
+    TensorRtOptions,
+)
 from sinkserve.engine.v1 import engine_pb2
 from tests.samples.drafts import draft
 from tests.samples.whole_manifests import HARDWARE
@@ -76,7 +82,9 @@ IN_BLOCKS = (Target.ONNXRUNTIME, Precision.INT4)
 INT4_OPTIONS = st.builds(
     BuildOptions,
     ignore_config_fields=FIELDS,
-    onnxruntime=st.builds(OnnxRuntimeOptions, int4_block=st.sampled_from([32, 64, 128])),
+    onnxruntime=st.builds(
+        OnnxRuntimeOptions, int4_block=st.sampled_from([32, 64, 128]), kv_precision=st.sampled_from(KvPrecision)
+    ),
 )
 HARDWARE_OF = {Target.TENSORRT: st.builds(TargetHardware, compute_capability=st.sampled_from(["", "9.0", "12.1"]))}
 
@@ -142,6 +150,18 @@ def test_a_block_that_is_unset_is_the_default_and_another_number_is_refused() ->
     assert spec_from_wire(message).options.onnxruntime == OnnxRuntimeOptions(int4_block=32)
     message.options.onnxruntime.int4_block = 16
     with pytest.raises(InvalidArgument, match=r"spec\.options\.onnxruntime\.int4_block: 16 is wrong.*32, 64 or 128"):
+        spec_from_wire(message)
+
+
+def test_a_precision_of_keys_and_values_goes_both_ways() -> None:
+    message = engine_pb2.ModelSpec(name="demo", source=engine_pb2.Source(uri="/m"))
+    assert spec_from_wire(message).options.onnxruntime.kv_precision is KvPrecision.FLOAT32
+    message.options.onnxruntime.kv_precision = engine_pb2.KV_PRECISION_INT8
+    spec = spec_from_wire(message)
+    assert spec.options.onnxruntime.kv_precision is KvPrecision.INT8
+    assert spec_to_wire(spec).options.onnxruntime.kv_precision == engine_pb2.KV_PRECISION_INT8
+    message.options.onnxruntime.kv_precision = 7  # type: ignore[assignment]  # of a newer protocol
+    with pytest.raises(InvalidArgument, match=r"spec\.options\.onnxruntime\.kv_precision: '7' is wrong.*'int8'"):
         spec_from_wire(message)
 
 

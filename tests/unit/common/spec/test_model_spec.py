@@ -7,8 +7,8 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import InvalidArgument, Reason
 from common.spec.checks import check_spec
-from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Target
-from common.spec.target_options import HardwareCompatibility, TensorRtOptions
+from common.spec.model_spec import PRECISIONS, CacheGeometry, ModelSpec, Precision, Target
+from common.spec.target_options import HardwareCompatibility, KvPrecision, TensorRtOptions
 
 LEAST: dict[str, Any] = {"name": "demo", "source": {"uri": "/models/demo"}}
 GPU: dict[str, Any] = {"target": "tensorrt", "precision": "bf16"}
@@ -182,6 +182,21 @@ def test_a_block_is_refused_where_it_would_do_nothing_and_it_says_why() -> None:
 
 def test_the_usual_block_may_be_said_anywhere() -> None:
     assert check_spec(LEAST | {"options": {"onnxruntime": {"int4_block": 32}}}) == check_spec(LEAST)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[Target.ONNXRUNTIME])
+def test_keys_and_values_may_be_int8_beside_any_weights(precision: Precision) -> None:
+    spec = check_spec(LEAST | {"precision": precision, "options": {"onnxruntime": {"kv_precision": "int8"}}})
+    assert spec.options.onnxruntime.kv_precision is KvPrecision.INT8
+
+
+@pytest.mark.parametrize("target", sorted({*Target} - {Target.ONNXRUNTIME}))
+def test_keys_and_values_of_other_targets_are_not_int8_and_it_says_why(target: Target) -> None:
+    why = f"spec.options.onnxruntime.kv_precision: 'int8' is wrong: only target onnxruntime takes it.*{target}"
+    with pytest.raises(InvalidArgument, match=why):
+        check_spec(
+            LEAST | {"target": target, "precision": "fp16", "options": {"onnxruntime": {"kv_precision": "int8"}}}
+        )
 
 
 def test_where_the_precision_is_wrong_the_block_is_not_held_against_it() -> None:

@@ -12,7 +12,7 @@ from tests.samples.session_examples import slot_state
 ENGINE, OTHER = digest_of(b"engine"), digest_of(b"other")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16, np.int8])
 @pytest.mark.parametrize("position", [1, 9, 1 << 40])
 def test_a_state_comes_out_as_it_went_in(dtype: type, position: int) -> None:
     state = slot_state(position, dtype=dtype)

@@ -76,14 +76,18 @@ class Attention:
 
     def attend(self, layer: int, qkv: str, norms: HeadNorms, rotation: Rotation) -> str:
         """[batch, step, query + key + value widths] to [tokens, query width]; declares the layer's cache."""
-        sizes = self._integers(self.query_width, self.key_width, self.key_width)
-        query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
-        query = self._norm_heads(query, norms.query, norms, self.shapes.heads)
-        key = self._norm_heads(key, norms.key, norms, self.shapes.kv_heads)
+        query, key, value = self._heads(qkv, norms)
         key = self._rotate(key, rotation.cos, rotation.sin, self.shapes.kv_heads)
         keys = self._append(f"key_cache_{layer}", key)
         weights = self._softmax(self._capped(self._all_scores(query, keys, rotation)))
         return self._merge_heads(self._mix(layer, weights, value))
+
+    def _heads(self, qkv: str, norms: HeadNorms) -> tuple[str, str, str]:
+        """Queries, keys and values, each [batch, step, its width], with the norms of their heads."""
+        sizes = self._integers(self.query_width, self.key_width, self.key_width)
+        query, key, value = self.graph.split("Split", qkv, sizes, out=("", "", ""), axis=-1)
+        query = self._norm_heads(query, norms.query, norms, self.shapes.heads)
+        return query, self._norm_heads(key, norms.key, norms, self.shapes.kv_heads), value
 
     def _mix(self, layer: int, weights: str, value: str) -> str:
         """Values by their weights: [batch, kv_heads, group * step, dim]; declares the values' cache."""
@@ -117,18 +121,29 @@ class Attention:
         start, end, axis = self._integers(0), self._integers(self.sinks), self._integers(2)
         sink_keys = self.graph.node("Slice", keys, start, end, axis)
         sink_scores = self._scores(sink_query, sink_keys, self.sinks)
-        merged = self.graph.node("TensorScatter", scores, sink_scores, axis=3)  # over the first columns, in place
-        return self._shaped(merged, self.rows)
+        return self._merge_scores(scores, sink_scores)
+
+    def _merge_scores(self, scores: str, sink_scores: str) -> str:
+        """The sinks' scores over the first columns, in place."""
+        return self._shaped(self.graph.node("TensorScatter", scores, sink_scores, axis=3), self.rows)
 
     def _scores(self, query: str, keys: str, rows: int | str) -> str:
         """[batch, step, query width] and [batch, kv_heads, rows, dim] to [batch, kv_heads, group * step, rows]."""
-        split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
-        heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
-        stacked = self.graph.node("Reshape", heads, self._integers(0, 0, -1, self.shapes.head_dim))
-        scale = 1 / math.sqrt(self.shapes.head_dim) if self.scale is None else self.scale
-        scale = scale if self.cap is None else scale / self.cap
+        stacked, scale = self._stack(query), self._score_scale
         scores = self.graph.node("FusedMatMul", stacked, keys, domain=CONTRIB, transB=1, alpha=scale)
         return self._shaped(scores, rows)
+
+    def _stack(self, query: str) -> str:
+        """[batch, step, query width] to [batch, kv_heads, group * step, dim]."""
+        split = self._integers(0, 0, self.shapes.kv_heads, self.group, self.shapes.head_dim)
+        heads = self.graph.node("Transpose", self.graph.node("Reshape", query, split), perm=[0, 2, 3, 1, 4])
+        return self.graph.node("Reshape", heads, self._integers(0, 0, -1, self.shapes.head_dim))
+
+    @property
+    def _score_scale(self) -> float:
+        """What products of queries and keys are multiplied by; where there is a cap, before it is."""
+        scale = 1 / math.sqrt(self.shapes.head_dim) if self.scale is None else self.scale
+        return scale if self.cap is None else scale / self.cap
 
     def _capped(self, scores: str) -> str:
         """Scores that were divided by their cap, held within it; the shape stays."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping
 from common import errors
 from common.errors import Internal, Reason, SinkServeError
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage
 
@@ -41,6 +42,7 @@ def session_to_row(session: Session) -> dict[str, Any]:
         "options": _SESSION_OPTIONS.dump_json(session.options).decode(),
         "labels": json.dumps(dict(session.labels)),
         "opening": pack(session.opening),
+        "pins": pins_to_json(session.pins),
         "delete_after_idle_s": session.options.delete_after_idle_s,
     }
 
@@ -52,8 +54,14 @@ def session_from_row(row: RowMapping) -> Session:
         options=_SESSION_OPTIONS.validate_json(row["options"]),
         labels=json.loads(row["labels"]),
         opening=tuple(unpack(row["opening"])),
+        pins=tuple(PastTurn(*pin) for pin in json.loads(row["pins"] or "[]")),
         **{name: row[name] for name in _PLAIN},
     )
+
+
+def pins_to_json(pins: Iterable[PastTurn]) -> str | None:
+    """Pinned turns of a session's row."""
+    return json.dumps([astuple(pin) for pin in pins]) if pins else None
 
 
 def turn_to_row(session_key: int, turn: Turn) -> dict[str, Any]:
@@ -88,6 +96,8 @@ def turn_from_row(row: RowMapping) -> Turn:
 def result_to_json(result: Result) -> str:
     """A result without its token ids, which are in the row's tokens."""
     data = {name: getattr(result, name) for name in _RESULT}
+    if result.recalled:
+        data["recalled"] = [astuple(turn) for turn in result.recalled]
     error = result.error
     if error is not None:
         data["error"] = {
@@ -105,6 +115,7 @@ def result_from_json(text: str, tokens: list[int]) -> Result:
     prompt, usage = data["prompt_tokens"], Usage(**data["usage"])
     end = usage.prompt_tokens + usage.generated_tokens
     data["error"] = _error(data["error"]) if "error" in data else None
+    data["recalled"] = tuple(PastTurn(*turn) for turn in data.get("recalled", ()))
     data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
     return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
 

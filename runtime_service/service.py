@@ -42,7 +42,8 @@ from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.cache_files import CacheFiles
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.quotas import QuotaChecks
-from runtime_service.storage.recall_index import RecallIndex
+from runtime_service.storage.recall.index import RecallIndex
+from runtime_service.storage.recall.past_turns import PastTurns
 from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
@@ -164,8 +165,8 @@ def _shared(  # noqa: PLR0917 - each is something else
     running.push_async_callback(asyncio.to_thread, traces.close)
     repository = SessionRepository(database)
     quotas = QuotaChecks(database)
-    parts = (repository, claims, updates, quotas, writer, Background(), caches, settings, RecallIndex(database))
-    return Shared(*parts, ranker=ranker, meter=meter, traces=traces)
+    parts = (repository, claims, updates, quotas, writer, Background(), caches, settings)
+    return Shared(*parts, RecallIndex(database), PastTurns(database), ranker=ranker, meter=meter, traces=traces)
 
 
 async def _serve(  # noqa: PLR0917 - each is something else

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime_service.domain.recall import Span
-from runtime_service.storage.recall_index import DEPTH, Found
+from runtime_service.storage.recall.index import DEPTH, Found
 
 MOST_CANDIDATES = 32
 """Turns that are looked at more closely."""

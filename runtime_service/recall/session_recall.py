@@ -20,7 +20,8 @@ from runtime_service.recall.copies import Copies
 from runtime_service.recall.own_tokens import own_tokens, said_by_user, said_in
 from runtime_service.recall.ranking import Candidate, Ranker, candidates, scores
 from runtime_service.recall.words import asked_words
-from runtime_service.storage.recall_index import RecallIndex, turn_not_found
+from runtime_service.storage.recall.index import RecallIndex
+from runtime_service.storage.recall.past_turns import PastTurns, turn_not_found
 
 log = structlog.get_logger()
 
@@ -36,8 +37,9 @@ class Recalled:
 class SessionRecall:
     """Of one session while it is in memory. What blocks is called in a thread, one call at a time."""
 
-    def __init__(self, index: RecallIndex, ranker: Ranker) -> None:
+    def __init__(self, index: RecallIndex, past: PastTurns, ranker: Ranker) -> None:
         self._index = index
+        self._past = past
         self._ranker = ranker
         self._copies: Copies | None = None  # read when they are wanted
 
@@ -49,7 +51,7 @@ class SessionRecall:
     def check_named(self, session: Session, request: TurnRequest, prompt: int) -> None:
         """Raise NotFound (TURN_NOT_FOUND) for turns that are not there, InvalidArgument for too many. Blocks."""
         asked = request.recall.turn_ids if request.recall is not None else ()
-        found = self._index.read_named(session, asked)
+        found = self._past.read_named(session, asked)
         missing = sorted(set(asked) - {turn.turn_id for turn, _ in found})
         if missing:
             raise turn_not_found(session, missing[0], f"{TURN_FIELD}.turn_ids")
@@ -83,7 +85,7 @@ class SessionRecall:
     ) -> Sequence[Span]:
         """Turns that are named, else those that are found, the best first."""
         if request.recall is not None and request.recall.turn_ids:
-            named = past_turns(self._index.read_named(session, request.recall.turn_ids))
+            named = past_turns(self._past.read_named(session, request.recall.turn_ids))
             return [turn for turn in named if turn.number not in without]
         if not (session.options.recall_tokens and budget_of(session, request)):
             return ()
@@ -94,7 +96,7 @@ class SessionRecall:
 
     def _ranked(self, session: Session, text: Text, asked: str, known: Sequence[Candidate]) -> Sequence[Candidate]:
         def said() -> list[str]:
-            read = self._index.read(session, [each.span.number for each in known])
+            read = self._past.read(session, [each.span.number for each in known])
             texts = {turn.number: "\n".join(said_in(turn, text)) for turn, _ in read}
             return [texts.get(each.span.number, "") for each in known]
 
@@ -108,13 +110,13 @@ class SessionRecall:
         """Turns that were read again at a position or behind it."""
         start = session.window.sinks + session.window.evicted(session.position)
         if self._copies is None:
-            self._copies = Copies(self._index.results(session, start))
+            self._copies = Copies(self._past.results(session, start))
         self._copies.forget(start)
         return self._copies.numbers(since)
 
     def _read(self, session: Session, text: Text, numbers: Collection[int]) -> Recalled:
         turns, tokens = list[PastTurn](), list[int]()
-        for turn, added in self._index.read(session, numbers):
+        for turn, added in self._past.read(session, numbers):
             if (past := turn.past(len(added))) is not None:
                 own = own_tokens(turn, added, session, text)
                 turns.append(replace(past, tokens=len(own)))

@@ -16,7 +16,8 @@ from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import index_labels
 from runtime_service.storage.quotas import check_sessions
-from runtime_service.storage.recall_index import copy_words, drop_words, turn_not_found
+from runtime_service.storage.recall.past_turns import turn_not_found
+from runtime_service.storage.recall.words import copy_words, drop_words
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
 from runtime_service.storage.rows import pins_to_json, session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns

@@ -25,7 +25,7 @@ from runtime_service.domain.session_filter import EVERY_SESSION, SessionFilter
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import has_labels, index_labels
 from runtime_service.storage.quotas import check_sessions
-from runtime_service.storage.recall_index import add_words
+from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.rows import (
     pack,
     result_to_json,

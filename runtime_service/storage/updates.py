@@ -18,7 +18,7 @@ from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.storage import replicas
 from runtime_service.storage.claims import Key, check_kept, find_row
 from runtime_service.storage.labels import index_labels
-from runtime_service.storage.recall_index import past_turn
+from runtime_service.storage.recall.past_turns import past_turn
 from runtime_service.storage.rows import session_from_row, session_to_row
 from runtime_service.storage.tables import sessions
 

@@ -58,7 +58,7 @@ class SessionState:
         )
         key = session.key if session.is_kept else 0
         tenant = Tenant(session.name, _tokens(session), key=key, epoch=session.epoch, principal=session.principal)
-        recall = SessionRecall(shared.recall_index, shared.ranker)
+        recall = SessionRecall(shared.recall_index, shared.past_turns, shared.ranker)
         return cls(session, engine, shared, history, log, tenant, recall)
 
     @property

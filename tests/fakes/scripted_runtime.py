@@ -92,6 +92,16 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
     async def RewindSession(self, request: pb.RewindSessionRequest, context: Any) -> pb.RewindSessionResponse:
         return pb.RewindSessionResponse(session=self._named(request.name).session)
 
+    async def PinTurn(self, request: pb.PinTurnRequest, context: Any) -> pb.PinTurnResponse:
+        session = self._named(request.session).session
+        session.pinned_turns.append(request.turn_id)
+        return pb.PinTurnResponse(session=session)
+
+    async def UnpinTurn(self, request: pb.UnpinTurnRequest, context: Any) -> pb.UnpinTurnResponse:
+        session = self._named(request.session).session
+        session.pinned_turns.remove(request.turn_id)
+        return pb.UnpinTurnResponse(session=session)
+
     def _open(self, opening: pb.Open) -> tuple[ScriptedSession, bool]:
         if opening.WhichOneof("target") == "session":
             if opening.session not in self.sessions:

@@ -83,6 +83,7 @@ class SessionParts:
             caches=cast("Any", self.caches),
             settings=RuntimeSettings(**settings),
             recall_index=cast("Any", None),
+            past_turns=cast("Any", None),
         )
 
     async def resolve(self, _reference: str, _field: str, _scope: object = None) -> PublishedEngine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import grpc
 import pytest
 
@@ -31,7 +33,7 @@ async def test_a_pinned_turn_is_seen_for_ever_without_any_search(bench: Bench) -
     told = [number for number, found in enumerate(recalled) if found]
     assert len(told) >= 3
     assert all(found in ([], ["fact"]) for found in recalled)
-    assert max(later - earlier for earlier, later in zip(told, told[1:], strict=False)) <= 4
+    assert max(later - earlier for earlier, later in pairwise(told)) <= 4
     answer = await bench.stub.UnpinTurn(pb.UnpinTurnRequest(session="sessions/s", turn_id="fact"))
     assert list(answer.session.pinned_turns) == []
     assert [await _said(stream, f"u{number}", "something else") for number in range(6)] == [[]] * 6
@@ -40,7 +42,7 @@ async def test_a_pinned_turn_is_seen_for_ever_without_any_search(bench: Bench) -
 async def test_pins_outlive_the_server_and_go_with_forks(bench: Bench) -> None:
     stream = await bench.opened(session_id="s")
     for number in range(6):
-        await _said(stream, f"t{number}", "something said")
+        await _said(stream, f"t{number}", "so it is" if number == 0 else "something said")
     await _pin(bench, "t0")
     fork = await bench.stub.ForkSession(pb.ForkSessionRequest(name="sessions/s", session_id="f", turn_id="t4"))
     assert list(fork.session.pinned_turns) == ["t0"]
@@ -52,7 +54,7 @@ async def test_pins_outlive_the_server_and_go_with_forks(bench: Bench) -> None:
 async def test_no_more_is_pinned_than_a_quarter_of_the_window(bench: Bench) -> None:
     stream = await bench.opened(session_id="s")
     for number in range(2):
-        await _said(stream, f"t{number}", "hello")
+        await _said(stream, f"t{number}", "so it is")
     assert await _pin(bench, "t0") == ["t0"]
     with pytest.raises(grpc.aio.AioRpcError, match="together they may have 16, a quarter") as caught:
         await _pin(bench, "t1")

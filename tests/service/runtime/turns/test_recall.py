@@ -17,7 +17,7 @@ from tests.fakes.engine import expected_greedy
 from tests.service.runtime.runtime import VOCABULARY, Bench, Stream, info, reason_of, tokens_of
 
 WINDOW = SessionWindow(4, 64)
-RECALL = {"recall_tokens": 16}
+RECALL: dict[str, Any] = {"recall_tokens": 16}
 FACT, QUESTION = "Ann has 17", "who has 17?"
 SHORT = {"max_new_tokens": 2}
 

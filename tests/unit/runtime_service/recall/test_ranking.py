@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runtime_service.domain.recall import Span
 from runtime_service.recall.ranking import MOST_CANDIDATES, candidates, scores
-from runtime_service.storage.recall_index import DEPTH, Found
+from runtime_service.storage.recall.index import DEPTH, Found
 
 
 def numbers(newest: int, *turns: tuple[int, ...], without: tuple[int, ...] = ()) -> list[int]:

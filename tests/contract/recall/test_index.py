@@ -14,7 +14,9 @@ from runtime_service.domain.session import Session
 from runtime_service.recall.ranking import scores
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.branches import SessionBranches
-from runtime_service.storage.recall_index import DEPTH, RecallIndex, add_words
+from runtime_service.storage.recall.index import DEPTH, RecallIndex
+from runtime_service.storage.recall.past_turns import PastTurns
+from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.tables import recall_turns, recall_words
 from runtime_service.storage.updates import SessionUpdates
@@ -116,11 +118,14 @@ def test_a_fork_finds_what_it_has(
     assert found(index, fork, "dog") == [1]
 
 
-def test_spans_and_turns_are_read_by_number_and_by_name(index: RecallIndex, session: Session) -> None:
+def test_spans_and_turns_are_read_by_number_and_by_name(
+    database: Database, index: RecallIndex, session: Session
+) -> None:
+    past = PastTurns(database)
     assert index.spans(session, [3, 1, 99]) == [Span(1, 2, 10), Span(3, 22, 10)]
-    assert [(item.number, tokens) for item, tokens in index.read(session, [2, 99])] == [(2, list(range(10)))]
-    assert [item.turn_id for item, _ in index.read_named(session, ["t3", "t1", "x"])] == ["t1", "t3"]
-    assert [(result.usage.position, tokens) for result, tokens in index.results(session, 22)] == [(42, 10), (32, 10)]
+    assert [(item.number, tokens) for item, tokens in past.read(session, [2, 99])] == [(2, list(range(10)))]
+    assert [item.turn_id for item, _ in past.read_named(session, ["t3", "t1", "x"])] == ["t1", "t3"]
+    assert [(result.usage.position, tokens) for result, tokens in past.results(session, 22)] == [(42, 10), (32, 10)]
 
 
 def test_pins_are_kept_in_order_up_to_a_quarter_of_the_window(

@@ -1,0 +1,75 @@
+"""Turns of before, as they are read again. Calls block."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from common.db.database import Database, stream
+from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from runtime_service.domain.recall import PastTurn
+from runtime_service.domain.session import Session
+from runtime_service.domain.turn import Result, Turn
+from runtime_service.storage.rows import result_from_json, turn_from_row, unpack
+from runtime_service.storage.tables import turns
+
+
+class PastTurns:
+    """Turns of sessions that are given by their rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:
+        """Turns that have ended, the oldest first, with all tokens that each added to the history."""
+        return self._read(session, turns.c.number.in_(numbers) & turns.c.result.is_not(None))
+
+    def read_named(self, session: Session, turn_ids: Collection[str]) -> list[tuple[Turn, list[int]]]:
+        """Turns by the client's ids, the oldest first, with the tokens that each has added so far."""
+        return self._read(session, turns.c.turn_id.in_(turn_ids))
+
+    def _read(self, session: Session, where: ColumnElement[bool]) -> list[tuple[Turn, list[int]]]:
+        query = select(turns).where(turns.c.session_key == session.key, where).order_by(turns.c.number)
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [(turn_from_row(row), unpack(row["tokens"] or b"")) for row in rows]
+
+    def results(self, session: Session, since: int) -> list[tuple[Result, int]]:
+        """Results of the turns that end behind a position, the newest first, with how many tokens each has added."""
+        ended = (turns.c.session_key == session.key) & turns.c.result.is_not(None)
+        query = select(turns.c.result, turns.c.tokens).where(ended).order_by(turns.c.number.desc())
+        found: list[tuple[Result, int]] = []
+        with self._database.read() as connection, stream(connection, query) as rows:
+            for row in rows:
+                result = result_from_json(row["result"], tokens := unpack(row["tokens"] or b""))
+                if result.usage.position <= since:
+                    break
+                found.append((result, len(tokens)))
+        return found
+
+
+def past_turn(connection: Connection, session: Session, turn_id: str) -> PastTurn:
+    """Where a turn stands that can be read again.
+
+    Raises NotFound (TURN_NOT_FOUND), FailedPrecondition (TURN_NOT_FINISHED), and InvalidArgument (INVALID_FIELD) for
+    one that was taken back, failed, or was cancelled before it was read.
+    """
+    named = (turns.c.session_key == session.key) & (turns.c.turn_id == turn_id)
+    row = connection.execute(select(turns).where(named)).mappings().first()
+    if row is None:
+        raise turn_not_found(session, turn_id)
+    if row["result"] is None:
+        what = f"turn {turn_id!r} of {session.name} has not finished; pin it when it has"
+        raise FailedPrecondition(Reason.TURN_NOT_FINISHED, what, turn_id=turn_id)
+    past = turn_from_row(row).past(len(unpack(row["tokens"] or b"")))
+    if past is None:
+        what = f"turn_id: turn {turn_id!r} of {session.name} is not whole in the conversation, so it cannot be pinned"
+        raise InvalidArgument(Reason.INVALID_FIELD, what, field="turn_id", turn_id=turn_id)
+    return past
+
+
+def turn_not_found(session: Session, turn_id: str, field: str = "") -> NotFound:
+    """There is no such turn."""
+    message = f"{field and field + ': '}{session.name} has no turn {turn_id!r}"
+    return NotFound(Reason.TURN_NOT_FOUND, message, session=session.name, turn_id=turn_id)

@@ -83,8 +83,8 @@ class Conversation:
         """Say something as the user; returns at once with the turn, whose reply comes as it is generated.
 
         Turns run in order, and any number may wait. What has left the window is read again as the session's
-        `recall_tokens` say, or those of this turn; or the turns whose ids are `recall_turns`, instead of a search. Raises
-        what ended the conversation, if something did.
+        `recall_tokens` say, or those of this turn; or, instead of a search, the turns whose ids are `recall_turns`.
+        Raises what ended the conversation, if something did.
         """
         return await self.send(
             text=text,

@@ -18,7 +18,7 @@ from runtime_service.domain.session import Session
 from runtime_service.storage.recall.numbers import TABLES, numbers_parameter
 from runtime_service.storage.tables import recall_turns, recall_words
 
-DEPTH = 128
+DEPTH = 64
 """Of each word, the newest turns so many are looked at."""
 
 

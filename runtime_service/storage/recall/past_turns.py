@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import BigInteger, Connection, Executable, bindparam, select
 
 from common.db.database import Database, stream
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
@@ -23,16 +23,15 @@ class PastTurns:
 
     def read(self, session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:
         """Turns that have ended, the oldest first, with all tokens that each added to the history."""
-        return self._read(session, turns.c.number.in_(numbers) & turns.c.result.is_not(None))
+        return self._read(_NUMBERED, {"session_key": session.key, "numbers": list(numbers)})
 
     def read_named(self, session: Session, turn_ids: Collection[str]) -> list[tuple[Turn, list[int]]]:
         """Turns by the client's ids, the oldest first, with the tokens that each has added so far."""
-        return self._read(session, turns.c.turn_id.in_(turn_ids))
+        return self._read(_NAMED, {"session_key": session.key, "turn_ids": list(turn_ids)})
 
-    def _read(self, session: Session, where: ColumnElement[bool]) -> list[tuple[Turn, list[int]]]:
-        query = select(turns).where(turns.c.session_key == session.key, where).order_by(turns.c.number)
+    def _read(self, query: Executable, asked: dict[str, object]) -> list[tuple[Turn, list[int]]]:
         with self._database.read() as connection:
-            rows = connection.execute(query).mappings().all()
+            rows = connection.execute(query, asked).mappings().all()
         return [(turn_from_row(row), unpack(row["tokens"] or b"")) for row in rows]
 
     def results(self, session: Session, since: int) -> list[tuple[Result, int]]:
@@ -73,3 +72,10 @@ def turn_not_found(session: Session, turn_id: str, field: str = "") -> NotFound:
     """There is no such turn."""
     message = f"{field and field + ': '}{session.name} has no turn {turn_id!r}"
     return NotFound(Reason.TURN_NOT_FOUND, message, session=session.name, turn_id=turn_id)
+
+
+_OF_SESSION = select(turns).where(turns.c.session_key == bindparam("session_key", type_=BigInteger))
+_NUMBERED = _OF_SESSION.where(
+    turns.c.number.in_(bindparam("numbers", expanding=True)), turns.c.result.is_not(None)
+).order_by(turns.c.number)
+_NAMED = _OF_SESSION.where(turns.c.turn_id.in_(bindparam("turn_ids", expanding=True))).order_by(turns.c.number)

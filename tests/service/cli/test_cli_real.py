@@ -125,7 +125,7 @@ def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -
 
 
 def test_a_chat_goes_back_and_into_a_copy(services: Path) -> None:
-    with terminal("chat", "tiny", "--max-new-tokens", "4") as (screen, keys, _):
+    with terminal("chat", "tiny", "--max-new-tokens", "3") as (screen, keys, _):
         read_until(screen, PROMPT)
         for said, answer in (
             ("one", "position"),

@@ -23,6 +23,10 @@ from runtime_service.storage.rows import pack, unpack
 from runtime_service.storage.tables import recall_turns, recall_words
 
 
+_FEW = 200
+"""Turns whose words are looked up one by one to drop them; for more, all words of the session are read once."""
+
+
 def add_words(connection: Connection, session_key: int, indexed: Indexed) -> None:
     """Let a turn be found by its words."""
     span = indexed.span
@@ -35,9 +39,14 @@ def add_words(connection: Connection, session_key: int, indexed: Indexed) -> Non
 def drop_words(connection: Connection, session_key: int, after: int) -> None:
     """Let no turn be found any more whose number is above `after`."""
     gone = and_(recall_turns.c.session_key == session_key, recall_turns.c.number > after)
-    for number, words in connection.execute(select(recall_turns.c.number, recall_turns.c.words).where(gone)).all():
-        its = {"session_key": session_key, "number": number, **numbers_parameter(connection, unpack(words))}
-        connection.execute(_DROP[connection.dialect.name], its)
+    query = select(recall_turns.c.number, recall_turns.c.words).where(gone).limit(_FEW + 1)
+    if len(found := connection.execute(query).all()) > _FEW:
+        mine = and_(recall_words.c.session_key == session_key, recall_words.c.number > after)
+        connection.execute(delete(recall_words).where(mine))
+    else:
+        for number, words in found:
+            its = {"session_key": session_key, "number": number, **numbers_parameter(connection, unpack(words))}
+            connection.execute(_DROP[connection.dialect.name], its)
     connection.execute(delete(recall_turns).where(gone))
 
 

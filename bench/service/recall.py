@@ -118,7 +118,8 @@ async def _measure(
 ) -> Costs:
     recalled = sample[0].window.window // 8
     made = [_aged(database, sample, age, tokens) for tokens in (recalled, 0)]
-    rng, found, spent = random.Random(age), 0, ([], [])
+    rng, found = random.Random(age), 0
+    spent: tuple[list[float], list[float]] = ([], [])
     async with (
         client.conversation(session=made[0].name) as recalling,
         client.conversation(session=made[1].name) as without,
@@ -131,8 +132,8 @@ async def _measure(
                 if number > 1:
                     spent[place].append(used)
     search, words = _search(database, made[0], age, count), _words(database, made[0], age, count)
-    means = [1000 * sum(each) / len(each) for each in spent]
-    return Costs(*means, search, words, found)
+    recalling_ms, without_ms = (1000 * sum(each) / len(each) for each in spent)
+    return Costs(recalling_ms, without_ms, search, words, found)
 
 
 async def _turn(conversation: Conversation, text: str) -> tuple[float, int]:
@@ -181,7 +182,8 @@ def _aged(database: Database, sample: tuple[Session, Turn, list[int]], age: int,
     name = f"aged-{age}-{recall_tokens}"
     asked = replace(source, session_id=name, options=options, position=position, turns=age, last_sequence=0)
     session = SessionRepository(database).create(asked)
-    for begin in range(1, age + 1, _AT_ONCE):
+    first = 1 if recall_tokens else max(1, age - _AT_ONCE)  # without recall older ones are never read
+    for begin in range(first, age + 1, _AT_ONCE):
         with database.write() as connection:
             rows = []
             for number in range(begin, min(age + 1, begin + _AT_ONCE)):

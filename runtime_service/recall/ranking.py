@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime_service.domain.recall import Span
-from runtime_service.storage.recall.index import DEPTH, Found
+from runtime_service.storage.recall.index import Found, Word
 
 MOST_CANDIDATES = 32
 """Turns that are looked at more closely."""
@@ -50,9 +50,9 @@ def by_words(asked: str, candidates: Sequence[Candidate], said: Callable[[], Seq
 def scores(found: Found, without: Collection[int] = ()) -> list[tuple[float, int]]:
     """Scores and numbers of at most MOST_CANDIDATES turns, the best first, `without` some."""
     sums: dict[int, float] = {}
-    weights = [_weight(turns, found.newest) for turns in found.turns]
-    for weight, turns in zip(weights, found.turns, strict=True):
-        for number in turns:
+    weights = [_weight(word, found.newest) for word in found.words]
+    for weight, word in zip(weights, found.words, strict=True):
+        for number in word.turns:
             sums[number] = sums.get(number, 0.0) + weight
     least = _LEAST * sum(weights)
     kept = ((score, number) for number, score in sums.items() if score >= least and number not in without)
@@ -70,7 +70,7 @@ def candidates(scored: Sequence[tuple[float, int]], spans: Iterable[Span]) -> li
     return sorted(lowered, key=lambda each: (each.score, each.span.number), reverse=True)
 
 
-def _weight(turns: Sequence[int], newest: int) -> float:
-    """The weight of a word that so many of the `newest` turns have: its rarity, as far as those that were read tell."""
-    having = len(turns) if len(turns) < DEPTH else DEPTH * newest / (newest - turns[-1] + 1)
+def _weight(word: Word, newest: int) -> float:
+    """The weight of a word, by how many of the `newest` turns have it."""
+    having = min(word.having, newest)
     return math.log1p((newest - having + 0.5) / (having + 0.5))

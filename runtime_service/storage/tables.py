@@ -126,8 +126,9 @@ recall_words = Table(
     metadata,
     Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
     Column("word", Integer, primary_key=True, autoincrement=False),
-    Column("number", Integer, primary_key=True, autoincrement=False),
-    sqlite_with_rowid=False,  # half the size, and read in the order of its key
+    Column("turns", Integer, nullable=False),  # how many have it
+    Column("newest", Text, nullable=False),  # numbers of the newest of these, the newest first
+    sqlite_with_rowid=False,
 )
 
 snapshots = Table(

@@ -14,9 +14,10 @@ from runtime_service.domain.session import Session
 from runtime_service.recall.ranking import scores
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.branches import SessionBranches
-from runtime_service.storage.recall.index import DEPTH, RecallIndex
+from runtime_service.storage.recall.index import RecallIndex, Word
+from runtime_service.storage.recall.newest import DEPTH
 from runtime_service.storage.recall.past_turns import PastTurns
-from runtime_service.storage.recall.words import add_words
+from runtime_service.storage.recall.words import add_words, drop_words
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.tables import recall_turns, recall_words
 from runtime_service.storage.updates import SessionUpdates
@@ -80,12 +81,32 @@ def test_the_same_end_written_again_is_kept_once(
     assert rows(database, session) == before
 
 
-def test_each_word_is_read_only_so_far(database: Database, index: RecallIndex, session: Session) -> None:
+def test_of_each_word_the_newest_turns_are_kept_and_how_many_there_are(
+    database: Database, index: RecallIndex, session: Session
+) -> None:
     with database.write_rows() as connection:
         for number in range(10, 10 + DEPTH + 20):
             add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5, number)))
-    common, rare, _ = [*sorted(index.search(session, (1, 77, -(2**31)), 10**6).turns, key=len, reverse=True), ()]
-    assert (len(common), common[0], common[-1], rare) == (DEPTH, 29 + DEPTH, 30, (77,))
+    rare, common = sorted(index.search(session, (1, 77, -(2**31)), 10**6).words, key=lambda word: word.having)
+    assert rare == Word(1, (77,))
+    assert common == Word(DEPTH + 20, tuple(range(29 + DEPTH, 29, -1)))
+    assert index.search(session, (1,), 400).words == (Word(DEPTH + 20, tuple(range(39, 29, -1))),)
+
+
+@pytest.mark.parametrize("after", [80, 12])
+def test_a_rewind_of_few_turns_or_of_many_leaves_no_word_of_them(
+    database: Database, index: RecallIndex, session: Session, after: int
+) -> None:
+    with database.write() as connection:
+        for number in range(10, 100):
+            add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5 - number % 2, number)))
+        drop_words(connection, session.key, after)
+    seen = index.search(session, (1, -5, -6, 11, 12, 13, 80, 81, 99), 10**6)
+    assert seen.newest == after
+    assert {turn for word in seen.words for turn in word.turns} <= set(range(10, after + 1))
+    assert Word(1, (12,)) in seen.words
+    odd = Word(min(45, (after - 10) // 2), tuple(range(after - 1 + after % 2, 10, -2)))
+    assert odd in seen.words
 
 
 def test_sessions_are_apart_whoever_has_them_and_none_inherits(
@@ -104,7 +125,7 @@ def test_a_rewind_drops_the_words_of_what_it_drops(
 ) -> None:
     rewound, _ = SessionBranches(database).rewind(session, "t2", drop_turn=False)
     assert found(index, rewound, "dog") == [1]
-    assert rows(database, rewound) == (2, len(kept_words(SAID[:1])) + len(kept_words(SAID[1:2])))
+    assert rows(database, rewound) == (2, len(kept_words(SAID[:2])))
     again = talked(repository, replace(rewound, turns=2), ("my bird is called Kiwi",))
     assert found(index, again, "bird kiwi") == [3]
 

@@ -30,8 +30,9 @@ def upgrade() -> None:
         "recall_words",
         sa.Column("session_key", _KEY, nullable=False),
         sa.Column("word", sa.Integer, autoincrement=False, nullable=False),
-        sa.Column("number", sa.Integer, autoincrement=False, nullable=False),
-        sa.PrimaryKeyConstraint("session_key", "word", "number", name="pk_recall_words"),
+        sa.Column("turns", sa.Integer, nullable=False),
+        sa.Column("newest", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("session_key", "word", name="pk_recall_words"),
         sa.ForeignKeyConstraint(
             ["session_key"], ["sessions.key"], name="fk_recall_words_session_key", ondelete="CASCADE"
         ),

@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from runtime_service.domain.recall import Span
 from runtime_service.recall.ranking import MOST_CANDIDATES, candidates, scores
-from runtime_service.storage.recall.index import DEPTH, Found
+from runtime_service.storage.recall.index import Found, Word
+from runtime_service.storage.recall.newest import DEPTH
 
 
 def numbers(newest: int, *turns: tuple[int, ...], without: tuple[int, ...] = ()) -> list[int]:
-    return [number for _, number in scores(Found(newest, turns), without)]
+    found = Found(newest, tuple(Word(len(each), each) for each in turns))
+    return [number for _, number in scores(found, without)]
 
 
 def test_who_has_more_of_the_words_comes_first_and_of_equal_ones_the_newer() -> None:
@@ -23,10 +25,10 @@ def test_a_rare_word_weighs_more_than_two_that_all_have() -> None:
     assert numbers(100, (7,), common, common)[0] == 7
 
 
-def test_a_word_of_which_not_all_turns_were_read_counts_as_common_as_these_tell() -> None:
-    often, seldom = tuple(range(1000, 1000 - DEPTH, -1)), tuple(range(1000, 1000 - 7 * DEPTH, -7))
-    (most, _), *_ = scores(Found(1000, (seldom,)))
-    (least, _), *_ = scores(Found(1000, (often,)))
+def test_a_word_of_which_not_all_turns_are_kept_counts_as_common_as_it_is() -> None:
+    newest = tuple(range(1000, 1000 - DEPTH, -1))
+    (most, _), *_ = scores(Found(1000, (Word(DEPTH, newest),)))
+    (least, _), *_ = scores(Found(1000, (Word(900, newest),)))
     assert most > 10 * least
 
 
@@ -56,7 +58,7 @@ POSTINGS = st.lists(st.integers(1, 500), max_size=DEPTH, unique=True).map(
 
 @given(st.lists(POSTINGS.filter(bool), max_size=6))
 def test_scores_are_finite_bounded_in_number_and_in_order(turns: list[tuple[int, ...]]) -> None:
-    found = scores(Found(500, tuple(turns)))
+    found = scores(Found(500, tuple(Word(len(each), each) for each in turns)))
     assert len(found) <= MOST_CANDIDATES
     assert found == sorted(found, reverse=True)
     assert all(0 < score < 100 for score, _ in found)

@@ -101,7 +101,7 @@ class SessionRecall:
             return [texts.get(each.span.number, "") for each in known]
 
         try:
-            return self._ranker(asked, known, said)
+            return [each for each in self._ranker(asked, known, said) if each in known]
         except Exception:  # it is others' code
             log.exception("recall.ranker_failed", session=session.name)
             return known

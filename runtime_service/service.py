@@ -103,25 +103,21 @@ async def start_runtime(
 ) -> RuntimeHandle:
     """Open database and store, serve, load the engines of the settings, and say ready.
 
-    What was started stops again where the rest cannot start. `load` is how a published engine gets into memory, for
-    tests; `ranker` puts the turns that may be recalled in order.
-
-    Raises OSError for an address that cannot be had, InvalidArgument for a URL that cannot be used,
-    FailedPrecondition for a database of another schema, and why an engine of the settings cannot be loaded.
+    What was started stops again where the rest cannot start. `load` is how an engine gets into memory, for tests;
+    `ranker` orders turns to recall. Raises OSError for an address that cannot be had, InvalidArgument for a URL that
+    cannot be used, FailedPrecondition for another schema, and why an engine of the settings cannot be loaded.
     """
     async with AsyncExitStack() as running:
         meter, health = TurnMetrics(), HealthServicer()
         entrance = _entrance(settings, shared)
-        metrics = await serve_metrics(
-            running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
-        )
+        pages = (settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
+        metrics = await serve_metrics(running, *pages, tls=entrance.tls)
         await asyncio.to_thread(make_private_folder, shared.home)
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
         common = _shared(running, settings, shared, database, meter, entrance.login.quotas_of, ranker)
-        load = load or Loader(store, shared.home.resolve() / "engines", settings).load
-        load = trusting(load, settings.trusted_keys)
+        load = trusting(load or Loader(store, shared.home.resolve() / "engines", settings).load, settings.trusted_keys)
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
         running.push_async_callback(engines.stop)
         running.push_async_callback(common.background.wait)

@@ -12,18 +12,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import tempfile
 import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate, islice
 from pathlib import Path
 from statistics import median
 
 import psutil
 from rich.console import Console
-from rich.table import Table
-from sqlalchemy import insert
+from rich.table import Table as Printed
+from sqlalchemy import Table, insert
 
 from common.db.database import Database, connect
 from common.db.schema import upgrade
@@ -31,24 +36,26 @@ from common.rpc.wire import spec_to_wire
 from common.spec.yaml_file import read_spec_file
 from runtime_service.domain.recall import Indexed, Span
 from runtime_service.domain.session import Session
-from runtime_service.domain.turn import Turn, TurnInput
+from runtime_service.domain.turn import Turn
 from runtime_service.recall.ranking import candidates, scores
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.recall.index import RecallIndex
+from runtime_service.storage.recall.newest import DEPTH, packed
 from runtime_service.storage.recall.past_turns import PastTurns
 from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.rows import pack, result_to_json, turn_to_row
-from runtime_service.storage.tables import turns
+from runtime_service.storage.tables import recall_turns, recall_words, turns
 from sinkserve.cli.build.view import watch
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.client import Client, Conversation
 
 SPEC = Path("demo/spec.yaml")
+SAMPLE = "my dog is called Rex."
 _AT_ONCE = 1000
 _WORDS = 12  # of a turn, besides its own
 _VOCABULARY = [f"word{number}" for number in range(20_000)]
-_WEIGHTS = [1 / (number + 3) for number in range(len(_VOCABULARY))]
+_WEIGHTS = list(accumulate(1 / (number + 3) for number in range(len(_VOCABULARY))))
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Costs:
 def said(number: int) -> str:
     """What was said in a turn: words as common as those of a language, and one of its own."""
     rng = random.Random(number)
-    return f"fact{number} {' '.join(rng.choices(_VOCABULARY, _WEIGHTS, k=_WORDS))}"
+    return f"fact{number} {' '.join(rng.choices(_VOCABULARY, cum_weights=_WEIGHTS, k=_WORDS))}"
 
 
 def question(rng: random.Random, age: int) -> str:
@@ -81,7 +88,7 @@ def question(rng: random.Random, age: int) -> str:
 
 async def main() -> None:
     arguments = _arguments()
-    table = Table(
+    table = Printed(
         "turns", "with", "without", "ratio", "search", "of a turn", "words", "recalled", title="ms of processor"
     )
     with tempfile.TemporaryDirectory(prefix="sinkserve-recall-") as home:
@@ -107,7 +114,7 @@ async def main() -> None:
 async def _sample(client: Client, engine: str, database: Database) -> tuple[Session, Turn, list[int]]:
     """A session of one turn, which others are made like."""
     async with client.conversation(engine, session_id="sample") as conversation:
-        await (await conversation.say("my dog is called Rex.", max_new_tokens=4, ignore_eos=True)).wait()
+        await (await conversation.say(SAMPLE, max_new_tokens=4, ignore_eos=True)).wait()
     session = SessionRepository(database).get("local", "sample")
     ((turn, tokens),) = PastTurns(database).read(session, [1])
     return session, turn, tokens
@@ -176,30 +183,63 @@ def _words(database: Database, session: Session, age: int, count: int) -> float:
 def _aged(database: Database, sample: tuple[Session, Turn, list[int]], age: int, recall_tokens: int) -> Session:
     """A session that has been talked to `age` times."""
     source, turn, tokens = sample
-    assert turn.result is not None
     options = replace(source.options, recall_tokens=recall_tokens)
     position = len(source.opening) + age * len(tokens)
     name = f"aged-{age}-{recall_tokens}"
     asked = replace(source, session_id=name, options=options, position=position, turns=age, last_sequence=0)
     session = SessionRepository(database).create(asked)
     first = 1 if recall_tokens else max(1, age - _AT_ONCE)  # without recall older ones are never read
-    for begin in range(first, age + 1, _AT_ONCE):
-        with database.write() as connection:
-            rows = []
-            for number in range(begin, min(age + 1, begin + _AT_ONCE)):
-                text, end = said(number), len(source.opening) + number * len(tokens)
-                request = replace(turn.request, turn_id=f"t{number}", input=TurnInput(text=text))
-                usage = replace(turn.result.usage, position=end)
-                result = result_to_json(replace(turn.result, usage=usage, text=said(number + 1)))
-                kept = turn_to_row(session.key, replace(turn, number=number, request=request))
-                rows.append(
-                    {**kept, "result": result, "reason": "STOP", "tokens": pack(tokens), "ended_at": turn.ended_at}
-                )
-                if recall_tokens:
-                    span = Span(number, end - len(tokens), len(tokens))
-                    add_words(connection, session.key, Indexed(span, kept_words([text, said(number + 1)])))
-            connection.execute(insert(turns), rows)
+    _fill(database, turns, _turn_rows(session, turn, tokens, range(first, age + 1)))
+    if recall_tokens:
+        words = {number: _words_of(number) for number in range(1, age + 1)}
+        _fill(database, recall_turns, _index_rows(session, len(tokens), words))
+        _fill(database, recall_words, _word_rows(session, words))
     return session
+
+
+def _fill(database: Database, table: Table, rows: Iterator[dict[str, object]]) -> None:
+    while some := list(islice(rows, _AT_ONCE)):
+        with database.write() as connection:
+            connection.execute(insert(table), some)
+
+
+def _turn_rows(session: Session, turn: Turn, tokens: list[int], numbers: range) -> Iterator[dict[str, object]]:
+    assert turn.result is not None
+    row, result, packed_tokens = turn_to_row(session.key, turn), json.loads(result_to_json(turn.result)), pack(tokens)
+    ended = {"reason": "STOP", "tokens": packed_tokens, "ended_at": turn.ended_at}
+    for number in numbers:
+        result["usage"]["position"] = len(session.opening) + number * len(tokens)
+        body = str(row["body"]).replace(SAMPLE, said(number))
+        yield {**row, "number": number, "turn_id": f"t{number}", "body": body, "result": json.dumps(result), **ended}
+
+
+def _index_rows(session: Session, tokens: int, words: Mapping[int, tuple[int, ...]]) -> Iterator[dict[str, object]]:
+    for number, its in words.items():
+        position = len(session.opening) + (number - 1) * tokens
+        span = {"number": number, "position": position, "tokens": tokens}
+        yield {"session_key": session.key, **span, "words": pack(its)}
+
+
+def _word_rows(session: Session, words: Mapping[int, tuple[int, ...]]) -> Iterator[dict[str, object]]:
+    """As turns would have written them, one after another."""
+    counts: Counter[int] = Counter()
+    newest: dict[int, deque[int]] = defaultdict(lambda: deque(maxlen=DEPTH))
+    for number, its in words.items():
+        counts.update(its)
+        for word in its:
+            newest[word].append(number)
+    for word, its_turns in newest.items():
+        text = "".join(packed(number) for number in reversed(its_turns))
+        yield {"session_key": session.key, "word": word, "turns": counts[word], "newest": text}
+
+
+def _words_of(number: int) -> tuple[int, ...]:
+    return tuple({each for word in said(number).split() for each in _numbers(word)})
+
+
+@cache
+def _numbers(word: str) -> tuple[int, ...]:
+    return kept_words([word])
 
 
 def _arguments() -> argparse.Namespace:

@@ -6,8 +6,8 @@ turn that begins anew after a crash chooses anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -77,8 +77,8 @@ class SessionRecall:
         taken = {pin.number for pin in pins}
         wanted = self._wanted(session, request, text, since, taken | copies)
         budget = min(budget, room - sum(pin.tokens for pin in pins))
-        taken |= {span.number for span in fitting((span for span in wanted if gone(span)), budget)}
-        return self._read(session, text, taken) if taken else Recalled()
+        more = fitting((span for span in wanted if gone(span)), budget)
+        return self._read(session, text, {span.number: span for span in (*pins, *more)})
 
     def _wanted(
         self, session: Session, request: TurnRequest, text: Text, since: int, without: Collection[int]
@@ -114,14 +114,25 @@ class SessionRecall:
         self._copies.forget(start)
         return self._copies.numbers(since)
 
-    def _read(self, session: Session, text: Text, numbers: Collection[int]) -> Recalled:
+    def _read(self, session: Session, text: Text, chosen: Mapping[int, Span]) -> Recalled:
+        kept = self._past.tokens(session, chosen) if chosen else {}
         turns, tokens = list[PastTurn](), list[int]()
-        for turn, added in self._past.read(session, numbers):
-            if (past := turn.past(len(added))) is not None:
-                own = own_tokens(turn, added, session, text)
-                turns.append(replace(past, tokens=len(own)))
-                tokens += own
+        for number, (turn_id, added) in sorted(kept.items()):
+            span = chosen[number]
+            own = self._first(session, text, span) or added[len(added) - span.tokens :]
+            turns.append(PastTurn(number, span.position, len(own), turn_id))
+            tokens += own
         return Recalled(tuple(turns), tuple(tokens))
+
+    def _first(self, session: Session, text: Text, span: Span) -> Sequence[int]:
+        """Tokens of the first turn, where it began otherwise than it would later; of any other none."""
+        if span.position != len(session.opening) or not text.begins_otherwise(session.opening):
+            return ()
+        return [
+            token
+            for turn, added in self._past.read(session, [span.number])
+            for token in own_tokens(turn, added, session, text)
+        ]
 
 
 def past_turns(read: Sequence[tuple[Turn, Sequence[int]]]) -> list[PastTurn]:

@@ -21,6 +21,12 @@ class PastTurns:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def tokens(self, session: Session, numbers: Collection[int]) -> dict[int, tuple[str, list[int]]]:
+        """Of turns that have ended their ids, and all tokens that each added to the history; cheaper than `read`."""
+        with self._database.read() as connection:
+            rows = connection.execute(_TOKENS, {"session_key": session.key, "numbers": list(numbers)}).all()
+        return {number: (turn_id, unpack(tokens)) for number, turn_id, tokens in rows if tokens}
+
     def read(self, session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:
         """Turns that have ended, the oldest first, with all tokens that each added to the history."""
         return self._read(_NUMBERED, {"session_key": session.key, "numbers": list(numbers)})
@@ -74,8 +80,10 @@ def turn_not_found(session: Session, turn_id: str, field: str = "") -> NotFound:
     return NotFound(Reason.TURN_NOT_FOUND, message, session=session.name, turn_id=turn_id)
 
 
-_OF_SESSION = select(turns).where(turns.c.session_key == bindparam("session_key", type_=BigInteger))
-_NUMBERED = _OF_SESSION.where(
-    turns.c.number.in_(bindparam("numbers", expanding=True)), turns.c.result.is_not(None)
-).order_by(turns.c.number)
-_NAMED = _OF_SESSION.where(turns.c.turn_id.in_(bindparam("turn_ids", expanding=True))).order_by(turns.c.number)
+_MINE = turns.c.session_key == bindparam("session_key", type_=BigInteger)
+_ENDED = _MINE & turns.c.number.in_(bindparam("numbers", expanding=True)) & turns.c.result.is_not(None)
+_TOKENS = select(turns.c.number, turns.c.turn_id, turns.c.tokens).where(_ENDED)
+_NUMBERED = select(turns).where(_ENDED).order_by(turns.c.number)
+_NAMED = (
+    select(turns).where(_MINE & turns.c.turn_id.in_(bindparam("turn_ids", expanding=True))).order_by(turns.c.number)
+)

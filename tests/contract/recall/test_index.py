@@ -145,6 +145,7 @@ def test_spans_and_turns_are_read_by_number_and_by_name(
     past = PastTurns(database)
     assert index.spans(session, [3, 1, 99]) == [Span(1, 2, 10), Span(3, 22, 10)]
     assert [(item.number, tokens) for item, tokens in past.read(session, [2, 99])] == [(2, list(range(10)))]
+    assert past.tokens(session, [2, 99]) == {2: ("t2", list(range(10)))}
     assert [item.turn_id for item, _ in past.read_named(session, ["t3", "t1", "x"])] == ["t1", "t3"]
     assert [(result.usage.position, tokens) for result, tokens in past.results(session, 22)] == [(42, 10), (32, 10)]
 

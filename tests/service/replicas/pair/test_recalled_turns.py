@@ -39,14 +39,14 @@ def held(both: Replicas, monkeypatch: pytest.MonkeyPatch) -> Callable[[Bench], t
 
     def hold(bench: Bench) -> tuple[threading.Event, threading.Event]:
         past, found, may_read = bench.handle.shared.past_turns, threading.Event(), threading.Event()
-        read = past.read
+        read = past.tokens
 
         def read_late(*asked: Any) -> Any:
             found.set()
             may_read.wait(10)
             return read(*asked)
 
-        monkeypatch.setattr(past, "read", read_late)
+        monkeypatch.setattr(past, "tokens", read_late)
         return found, may_read
 
     return hold

@@ -64,6 +64,9 @@ class Memory:
     def read(self, _session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:
         return [item for item in self.turns if item[0].number in numbers]
 
+    def tokens(self, _session: Session, numbers: Collection[int]) -> dict[int, tuple[str, list[int]]]:
+        return {past.number: (past.turn_id, added) for past, added in self.turns if past.number in numbers}
+
     def read_named(self, _session: Session, turn_ids: Collection[str]) -> list[tuple[Turn, list[int]]]:
         return [item for item in self.turns if item[0].turn_id in turn_ids]
 

@@ -188,7 +188,7 @@ async def test_a_repeated_turn_tells_what_it_recalled(bench: Bench) -> None:
 HOSTILE = [
     "'; DROP TABLE recall_words; --",
     'who" OR 1=1 NEAR(has 17)* AND NOT ^17 :* & | ! <-> (',
-    "17 " * 20_000,
+    "17 " * 1500,
     "\x00\x01 has \u202e17\ufffe",
 ]
 

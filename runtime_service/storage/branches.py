@@ -19,7 +19,7 @@ from runtime_service.storage.quotas import check_sessions
 from runtime_service.storage.recall.past_turns import turn_not_found
 from runtime_service.storage.recall.words import copy_words, drop_words
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
-from runtime_service.storage.rows import pins_to_json, session_from_row, session_to_row, turn_from_row
+from runtime_service.storage.rows import past_turns_to_json, session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns
 
 
@@ -49,7 +49,7 @@ class SessionBranches:
             cut = _cut(connection, session, turn_id, drop_turn=drop_turn)
             row = connection.execute(select(sessions).where(sessions.c.key == session.key)).mappings().first()
             pins = _up_to(cut, session.pins if row is None else session_from_row(row).pins)
-            values = {"position": cut.position, "turns": cut.turns, "pins": pins_to_json(pins)}
+            values = {"position": cut.position, "turns": cut.turns, "pins": past_turns_to_json(pins)}
             change_owned(connection, session, **values)
             connection.execute(delete(turns).where(_of(session), turns.c.number > cut.number))
             drop_words(connection, session.key, cut.number)

@@ -28,6 +28,7 @@ from runtime_service.storage.quotas import check_sessions
 from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.rows import (
     pack,
+    past_turns_to_json,
     result_to_json,
     session_from_row,
     session_to_row,
@@ -117,6 +118,7 @@ class SessionRepository:
             "result": result_to_json(turn.result),
             "reason": turn.result.reason.value,
             "tokens": pack(tokens),
+            "recalled": past_turns_to_json(turn.result.recalled),
             "ended_at": turn.ended_at,
         }
         new = {

@@ -78,6 +78,7 @@ turns = Table(
     Column("reason", String(16)),
     Column("result", Text),
     Column("tokens", LargeBinary),
+    Column("recalled", Text),
     UniqueConstraint("session_key", "turn_id"),
 )
 

@@ -11,7 +11,7 @@ from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Result, Turn
-from runtime_service.storage.rows import result_from_json, turn_from_row, unpack
+from runtime_service.storage.rows import result_from_row, turn_from_row, unpack
 from runtime_service.storage.tables import turns
 
 
@@ -43,14 +43,13 @@ class PastTurns:
     def results(self, session: Session, since: int) -> list[tuple[Result, int]]:
         """Results of the turns that end behind a position, the newest first, with how many tokens each has added."""
         ended = (turns.c.session_key == session.key) & turns.c.result.is_not(None)
-        query = select(turns.c.result, turns.c.tokens).where(ended).order_by(turns.c.number.desc())
+        query = select(turns.c.result, turns.c.tokens, turns.c.recalled).where(ended).order_by(turns.c.number.desc())
         found: list[tuple[Result, int]] = []
         with self._database.read() as connection, stream(connection, query) as rows:
             for row in rows:
-                result = result_from_json(row["result"], tokens := unpack(row["tokens"] or b""))
-                if result.usage.position <= since:
+                if (result := result_from_row(row)).usage.position <= since:
                     break
-                found.append((result, len(tokens)))
+                found.append((result, len(row["tokens"] or b"") // 4))
         return found
 
 

@@ -7,12 +7,14 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
+compatible_from = "0007"
 
 _KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
     op.add_column("sessions", sa.Column("pins", sa.Text))
+    op.add_column("turns", sa.Column("recalled", sa.Text))
     op.create_table(
         "recall_turns",
         sa.Column("session_key", _KEY, nullable=False),

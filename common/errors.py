@@ -100,6 +100,7 @@ class Reason(StrEnum):
     ROLE_MISSING = "ROLE_MISSING"
     ENGINE_NAME_TAKEN = "ENGINE_NAME_TAKEN"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    PINS_FULL = "PINS_FULL"
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from runtime_service.collector import RuntimeCollector
 from runtime_service.engines.loader import Loaded, Loader
 from runtime_service.engines.registry import EngineRegistry
 from runtime_service.engines.trust import trusting
+from runtime_service.recall.ranking import Ranker, by_words
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.sessions.branches import Branches
 from runtime_service.sessions.membership import Membership
@@ -41,6 +42,8 @@ from runtime_service.settings import RuntimeSettings
 from runtime_service.storage.cache_files import CacheFiles
 from runtime_service.storage.claims import SessionClaims
 from runtime_service.storage.quotas import QuotaChecks
+from runtime_service.storage.recall.index import RecallIndex
+from runtime_service.storage.recall.past_turns import PastTurns
 from runtime_service.storage.replicas import new_replica
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.snapshots import Snapshots
@@ -95,26 +98,26 @@ class RuntimeHandle:
         await self.running.aclose()
 
 
-async def start_runtime(settings: RuntimeSettings, shared: SharedSettings, load: Load | None = None) -> RuntimeHandle:
+async def start_runtime(
+    settings: RuntimeSettings, shared: SharedSettings, load: Load | None = None, ranker: Ranker = by_words
+) -> RuntimeHandle:
     """Open database and store, serve, load the engines of the settings, and say ready.
 
-    What was started stops again where the rest cannot start. `load` is how a published engine gets into memory, for
-    tests. Raises OSError for an address that cannot be had, InvalidArgument for a URL that cannot be used,
-    FailedPrecondition for a database of another schema, and why an engine of the settings cannot be loaded.
+    What was started stops again where the rest cannot start. `load` is how an engine gets into memory, for tests;
+    `ranker` orders turns to recall. Raises OSError for an address that cannot be had, InvalidArgument for a URL that
+    cannot be used, FailedPrecondition for another schema, and why an engine of the settings cannot be loaded.
     """
     async with AsyncExitStack() as running:
         meter, health = TurnMetrics(), HealthServicer()
         entrance = _entrance(settings, shared)
-        metrics = await serve_metrics(
-            running, settings.metrics_listen, _METRICS_LISTEN, meter.registry, health, tls=entrance.tls
-        )
+        pages = (settings.metrics_listen, _METRICS_LISTEN, meter.registry, health)
+        metrics = await serve_metrics(running, *pages, tls=entrance.tls)
         await asyncio.to_thread(make_private_folder, shared.home)
         database = await asyncio.to_thread(open_database, shared.database, shared.database_timeout_s)
         running.push_async_callback(asyncio.to_thread, database.close)
         catalog = Catalog(database, store := open_store(shared.store, shared.store_timeout_s))
-        common = _shared(running, settings, shared, database, meter, entrance.login.quotas_of)
-        load = load or Loader(store, shared.home.resolve() / "engines", settings).load
-        load = trusting(load, settings.trusted_keys)
+        common = _shared(running, settings, shared, database, meter, entrance.login.quotas_of, ranker)
+        load = trusting(load or Loader(store, shared.home.resolve() / "engines", settings).load, settings.trusted_keys)
         engines = EngineRegistry(catalog, load, settings, _HOLDER + common.claims.replica, common.caches.spill)
         running.push_async_callback(engines.stop)
         running.push_async_callback(common.background.wait)
@@ -144,6 +147,7 @@ def _shared(  # noqa: PLR0917 - each is something else
     database: Database,
     meter: TurnMetrics,
     quotas_of: QuotasOf,
+    ranker: Ranker,
 ) -> Shared:
     claims = SessionClaims(database, new_replica(), settings.lease_s)
     writer = Writer()
@@ -157,7 +161,8 @@ def _shared(  # noqa: PLR0917 - each is something else
     running.push_async_callback(asyncio.to_thread, traces.close)
     repository = SessionRepository(database)
     quotas = QuotaChecks(database)
-    return Shared(repository, claims, updates, quotas, writer, Background(), caches, settings, meter, traces=traces)
+    parts = (repository, claims, updates, quotas, writer, Background(), caches, settings)
+    return Shared(*parts, RecallIndex(database), PastTurns(database), ranker=ranker, meter=meter, traces=traces)
 
 
 async def _serve(  # noqa: PLR0917 - each is something else

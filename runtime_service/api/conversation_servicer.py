@@ -122,11 +122,25 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
         session = await self._sessions.complete(rewind, f"rewind of {request.name}")
         return pb.RewindSessionResponse(session=session_to_wire(session, Residence.STORED))
 
+    async def PinTurn(self, request: pb.PinTurnRequest, context: Context) -> pb.PinTurnResponse:
+        pinned = await self._pin(request.session, request.turn_id, pinned=True)
+        return pb.PinTurnResponse(session=pinned)
+
+    async def UnpinTurn(self, request: pb.UnpinTurnRequest, context: Context) -> pb.UnpinTurnResponse:
+        unpinned = await self._pin(request.session, request.turn_id, pinned=False)
+        return pb.UnpinTurnResponse(session=unpinned)
+
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
         session_id = session_id_of(request.name, "name")
         delete = self._sessions.delete(await self._owner(session_id), session_id)
         await self._sessions.complete(delete, f"delete {request.name}")
         return pb.DeleteSessionResponse()
+
+    async def _pin(self, name: str, turn_id: str, *, pinned: bool) -> pb.Session:
+        session_id = session_id_of(name, "session")
+        asked = (await self._owner(session_id), session_id, turn_id_of(turn_id, "turn_id"))
+        pin = self._sessions.pin(*asked, pinned=pinned)
+        return session_to_wire(*await self._sessions.complete(pin, f"pins of {name}"))
 
     async def _hold(
         self, conversation: ConversationStream, requests: AsyncIterator[pb.ConverseRequest], context: Context

@@ -10,6 +10,7 @@ from common.spec.template_choices import Value
 from runtime_service.api.requests import Cancel, Close, Open, Refused, Request
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions, check_counts
+from runtime_service.domain.recall import Recall, check_turn_ids
 from runtime_service.domain.session import (
     FIELD,
     IDLE_FIELD,
@@ -127,6 +128,7 @@ def _session_options(message: pb.SessionOptions) -> SessionOptions:
         delete_after_idle_s=_idle_s(message),
         on_disconnect=_ON_DISCONNECT[message.on_disconnect],
         durability=_DURABILITY[message.durability],
+        recall_tokens=message.recall_tokens,
         template_variables=_template_variables(message),
     )
 
@@ -184,7 +186,12 @@ def _turn(message: pb.Turn, window_tokens: int) -> TurnRequest | Refused:
         ),
         no_reply=message.no_reply,
         allow_eviction_within_turn=message.allow_eviction_within_turn,
+        recall=_recall(message.recall) if message.HasField("recall") else None,
     )
+
+
+def _recall(message: pb.Recall) -> Recall:
+    return Recall(_given(message, "tokens"), tuple(dict.fromkeys(message.turn_ids)))
 
 
 def _check_lengths(message: pb.Turn, window_tokens: int) -> None:
@@ -197,6 +204,7 @@ def _check_lengths(message: pb.Turn, window_tokens: int) -> None:
         field = "turn.messages.messages"
         what = f"{field} has {messages} messages; at most {MOST_MESSAGES} are allowed"
         raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
+    check_turn_ids(message.recall.turn_ids)
     check_counts(len(message.generation.stop), len(message.generation.stop_token_ids))
 
 

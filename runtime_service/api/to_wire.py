@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +14,7 @@ from runtime_service.api.from_wire import SCALARS
 from runtime_service.api.shorten import shorten
 from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
 from runtime_service.engines.loaded_engine import LoadedEngine, RefusedEngine
@@ -65,6 +67,7 @@ def session_to_wire(session: Session, residence: Residence) -> pb.Session:
         expire_time=_timestamp(session.expires_at) if session.expires_at else None,
         options=_options_to_wire(session.options),
         owner=session.principal,
+        pinned_turns=[pin.turn_id for pin in session.pins],
     )
 
 
@@ -84,6 +87,7 @@ def turn_to_wire(turn: Turn) -> pb.TurnRecord:
         record.reply = result.text
         record.reason = _reason(result)
         record.usage.CopyFrom(_usage(result.usage))
+        record.recalled.extend(_recalled(result.recalled))
         record.end_time.CopyFrom(_timestamp(turn.ended_at))
     return record
 
@@ -137,6 +141,7 @@ def _options_to_wire(options: SessionOptions) -> pb.SessionOptions:
         on_disconnect=pb.SessionOptions.OnDisconnect.Value(f"ON_DISCONNECT_{options.on_disconnect}"),
         durability=pb.SessionOptions.Durability.Value(f"DURABILITY_{options.durability or 'UNSPECIFIED'}"),
         template_variables=variables if options.template_variables else None,
+        recall_tokens=options.recall_tokens,
     )
 
 
@@ -146,7 +151,12 @@ def _started(turn_id: str, started: TurnStarted) -> pb.TurnStarted:
         prompt_tokens=started.prompt_tokens,
         attempt=started.attempt,
         generation=_generation(started.options),
+        recalled=_recalled(started.recalled),
     )
+
+
+def _recalled(turns: Iterable[PastTurn]) -> list[pb.RecalledTurn]:
+    return [pb.RecalledTurn(turn_id=turn.turn_id, position=turn.position, tokens=turn.tokens) for turn in turns]
 
 
 def _generation(options: GenerationOptions) -> pb.GenerationOptions:
@@ -197,6 +207,7 @@ def _usage(usage: Usage) -> pb.Usage:
         evicted_tokens=usage.evicted_tokens,
         drafted_tokens=usage.drafted_tokens,
         accepted_tokens=usage.accepted_tokens,
+        recalled_tokens=usage.recalled_tokens,
     )
 
 

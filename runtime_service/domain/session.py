@@ -18,11 +18,13 @@ from common.spec.published_engine import PublishedEngine
 from common.spec.template_choices import Value
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.durability import Durability
+from runtime_service.domain.recall import PastTurn, check_budget
 from runtime_service.domain.turn import Result
 
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
 FIELD = "open.new_session"
 IDLE_FIELD = "options.delete_after_idle_duration"
+RECALL_FIELD = "options.recall_tokens"
 MOST_LABELS, LONGEST_KEY, LONGEST_VALUE = 32, 63, 255
 LONGEST_SYSTEM_PROMPT = 1 << 17  # bytes; taking in the tokens of more would hold up every other session
 LONGEST_IDLE_S = 100 * 365 * 86400.0
@@ -53,6 +55,7 @@ class SessionOptions:
     delete_after_idle_s: float | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CONTINUE
     durability: Durability | None = None
+    recall_tokens: int = 0
     template_variables: Mapping[str, Value] = field(default_factory=dict)
     """In a request those that are not the defaults, else of all that have choices."""
 
@@ -72,8 +75,9 @@ class NewSession:
         variables = dict(sorted(self.options.template_variables.items()))
         options = replace(self.options, template_variables=variables)
         body = replace(self, labels=dict(sorted(self.labels.items())), options=options)
-        unsaid = {} if variables else {"options": {"template_variables"}}  # so it was before there were any
-        return hashlib.sha256(_NEW_SESSION.dump_json(body, exclude=unsaid)).digest()
+        later = {"template_variables": bool(variables), "recall_tokens": self.options.recall_tokens != 0}
+        unsaid = {name for name, said in later.items() if not said}  # so it was before there were any
+        return hashlib.sha256(_NEW_SESSION.dump_json(body, exclude={"options": unsaid})).digest()
 
     def check(self) -> None:
         """Raise InvalidArgument for what no engine would accept."""
@@ -126,6 +130,7 @@ class Session:
     turns: int = 0
     epoch: int = 0
     last_sequence: int = 0
+    pins: tuple[PastTurn, ...] = ()
     key: int = 0
 
     @property
@@ -187,9 +192,13 @@ def begin(  # noqa: PLR0917 - each is something else
 ) -> Session:
     """The session to create; `key` is its principal and id, `variables` the template's, `durability` the server's.
 
-    Raises what `settle` does.
+    Raises what `settle` does, and InvalidArgument for recall in a session of which nothing is kept.
     """
     options, pinned = settle(asked, geometry, len(opening))
+    options = replace(options, durability=options.durability or durability, template_variables=variables)
+    if options.recall_tokens and options.durability is Durability.NONE:
+        what = "has to be 0 in a session of which nothing is kept (durability none)"
+        raise _invalid(f"{FIELD}.{RECALL_FIELD}", what, options.recall_tokens)
     now = utc_now()
     return Session(
         principal=key[0],
@@ -197,7 +206,7 @@ def begin(  # noqa: PLR0917 - each is something else
         engine_name=engine.name,
         engine_version=engine.version,
         engine_digest=engine.digest,
-        options=replace(options, durability=options.durability or durability, template_variables=variables),
+        options=options,
         labels=dict(asked.labels),
         digest=asked.digest(),
         opening=opening,
@@ -211,12 +220,13 @@ def begin(  # noqa: PLR0917 - each is something else
 def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[SessionOptions, bool]:
     """Options with everything filled in, and whether the system prompt is pinned; `opening` is its tokens.
 
-    Raises InvalidArgument for sinks or a window that the engine does not have, and for a system prompt that has to
-    be pinned and does not fit.
+    Raises InvalidArgument for sinks or a window that the engine does not have, for a system prompt that has to be
+    pinned and does not fit, and for more tokens to recall than the window allows.
     """
     options = asked.options
     sinks = _within(options.sink_tokens, "sink_tokens", 0, geometry.sinks)
     window = _within(options.window_tokens, "window_tokens", 1, geometry.window)
+    check_budget(options.recall_tokens, window, f"{FIELD}.{RECALL_FIELD}")
     fits = bool(asked.system_prompt) and opening <= sinks
     if options.pin_system_prompt and asked.system_prompt and not fits:
         raise InvalidArgument(

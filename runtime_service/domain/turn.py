@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from common.controls import check_name
 from common.errors import SinkServeError
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
+from runtime_service.domain.recall import PastTurn, Recall
 
 LONGEST_TURN_ID = 64
 TOKEN_BYTES = 36
@@ -61,6 +62,7 @@ class TurnRequest:
     generation: RequestedOptions = field(default_factory=RequestedOptions)
     no_reply: bool = False
     allow_eviction_within_turn: bool = False
+    recall: Recall | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -94,7 +96,10 @@ _REQUEST = TypeAdapter(TurnRequest)
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a turn; `position` is the whole session's after it. For drafts see `Speculation`."""
+    """Tokens of a turn; `position` is the whole session's after it. For drafts see `Speculation`.
+
+    Those that were recalled are the first of the prompt's.
+    """
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -102,6 +107,7 @@ class Usage:
     evicted_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    recalled_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ class Result:
     token_ids: tuple[int, ...] = ()
     stop_sequence: str = ""
     error: SinkServeError | None = None
+    recalled: tuple[PastTurn, ...] = ()
     started_sequence: int = 0
     finished_sequence: int = 0
 
@@ -155,3 +162,11 @@ class Turn:
     def turn_id(self) -> str:
         """The client's id of it."""
         return self.request.turn_id
+
+    def past(self, tokens: int) -> PastTurn | None:
+        """Where its own tokens stand, of the `tokens` that it added; None: what was said was not read as a whole."""
+        result = self.result
+        if result is None or not tokens or result.usage.prompt_tokens < result.prompt_tokens:
+            return None
+        own = tokens - result.usage.recalled_tokens
+        return PastTurn(self.number, result.usage.position - own, own, self.turn_id)

@@ -31,6 +31,8 @@ def no_closing(_last: int | None) -> tuple[int, ...]:
 class Work:
     """A turn as the scheduler gets it. `prompt` is fed after what is pending; without a `reply` nothing follows.
 
+    The first `recalled_tokens` of the prompt are those of turns that are read again.
+
     `closing_after` gives the template's tokens behind a reply whose last token it is told.
     """
 
@@ -41,6 +43,7 @@ class Work:
     reply: Reply | None
     closing_after: Callable[[int | None], tuple[int, ...]] = no_closing
     evicts: bool = True
+    recalled_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ class RunningTurn:
             evicted_tokens=history.window.evicted(history.length) - history.window.evicted(self.start),
             drafted_tokens=self._speculation.drafted,
             accepted_tokens=self._speculation.accepted,
+            recalled_tokens=min(prompt_tokens, self.work.recalled_tokens),
         )
         return Outcome(
             reason=reason,

@@ -15,6 +15,7 @@ from common.db.database import Database, utc_now
 from common.errors import Aborted, FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import TOKENIZER_PATH, Manifest
 from common.spec.published_engine import PublishedEngine
+from runtime_service.domain.recall import most_recalled
 from runtime_service.domain.session import SESSION_ID, Session, SessionOptions
 from runtime_service.engines.registry import EngineRegistry
 from runtime_service.sessions.registry import SessionRegistry
@@ -139,10 +140,12 @@ def _tokenizer(manifest: Manifest) -> str | None:
 
 
 def _fitting(source: Session, engine: PublishedEngine) -> SessionOptions:
-    """The session's options with no more sinks and window than the engine has."""
-    geometry, options, window = engine.manifest.geometry, source.options, source.window
+    """The session's options with no more sinks and window than the engine has, nor more to recall than those allow."""
+    geometry, options = engine.manifest.geometry, source.options
+    window = min(source.window.window, geometry.window)
     return replace(
         options,
-        sink_tokens=min(window.sinks, geometry.sinks),
-        window_tokens=min(window.window, geometry.window),
+        sink_tokens=min(source.window.sinks, geometry.sinks),
+        window_tokens=window,
+        recall_tokens=min(options.recall_tokens, most_recalled(window)),
     )

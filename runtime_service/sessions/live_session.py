@@ -188,10 +188,10 @@ class LiveSession:
             self._set_expiry(self.session, expires_at)
 
     def adopt(self, kept: Session) -> None:
-        """Go by the labels and options of `kept`, which were changed; its time runs anew if that is another now."""
+        """Go by the labels, options and pins of `kept`, which changed; its time runs anew if that is another now."""
         same = kept.options.delete_after_idle_s == self.session.options.delete_after_idle_s
         expires_at = kept.expires_at or self.session.expires_at if same else kept.expiry(utc_now())
-        session = replace(self.session, labels=kept.labels, options=kept.options)
+        session = replace(self.session, labels=kept.labels, options=kept.options, pins=kept.pins)
         self._set_expiry(session, None if self.busy else expires_at)
 
     async def unload(self, error: SinkServeError | None = None, *, keep_cache: bool = False) -> None:

@@ -124,6 +124,13 @@ class SessionRegistry:
             self._adopt(kept)
             return self._present(kept)
 
+    async def pin(self, principal: str, session_id: str, turn_id: str, *, pinned: bool) -> tuple[Session, Residence]:
+        """Pin a turn, or let it go; whoever has the session goes by it. Raises what `SessionUpdates.pin` does."""
+        async with self._table.locked((principal, session_id)):
+            kept = await self.store.pin((principal, session_id), turn_id, pinned=pinned)
+            self._adopt(kept)
+            return self._present(kept)
+
     async def refresh(self, key: Key) -> None:
         """Go by what another server changed of a session."""
         async with self._table.locked(key):

@@ -63,6 +63,10 @@ class SessionStore:
         """Change a session, whoever owns it. Raises NotFound."""
         return await self.write(self._shared.updates.keep, key, change)
 
+    async def pin(self, key: Key, turn_id: str, *, pinned: bool) -> Session:
+        """Pin a turn of a session, whoever owns it, or let it go."""
+        return await self.write(self._shared.updates.pin, key, turn_id, pinned=pinned)
+
     async def take_update(self, key: Key) -> Session | None:
         """A session as another replica changed it, once."""
         return await self.write(self._shared.updates.take, key)

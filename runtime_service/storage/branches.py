@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, literal, select
@@ -9,13 +10,16 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, li
 from common.auth.quotas import UNBOUNDED, Quotas
 from common.catalog.catalog import add_hold
 from common.db.database import Database
-from common.errors import FailedPrecondition, NotFound, Reason
+from common.errors import FailedPrecondition, Reason
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import index_labels
 from runtime_service.storage.quotas import check_sessions
+from runtime_service.storage.recall.past_turns import turn_not_found
+from runtime_service.storage.recall.words import copy_words, drop_words
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
-from runtime_service.storage.rows import session_from_row, session_to_row, turn_from_row
+from runtime_service.storage.rows import past_turns_to_json, session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns
 
 
@@ -43,12 +47,16 @@ class SessionBranches:
         """
         with self._database.write() as connection:
             cut = _cut(connection, session, turn_id, drop_turn=drop_turn)
-            change_owned(connection, session, position=cut.position, turns=cut.turns)
+            row = connection.execute(select(sessions).where(sessions.c.key == session.key)).mappings().first()
+            pins = _up_to(cut, session.pins if row is None else session_from_row(row).pins)
+            values = {"position": cut.position, "turns": cut.turns, "pins": past_turns_to_json(pins)}
+            change_owned(connection, session, **values)
             connection.execute(delete(turns).where(_of(session), turns.c.number > cut.number))
+            drop_words(connection, session.key, cut.number)
             past = and_(snapshots.c.session_key == session.key, snapshots.c.position > cut.position)
             gone = list(connection.scalars(select(snapshots.c.object_key).where(past)))
             connection.execute(delete(snapshots).where(past))
-        return replace(session, position=cut.position, turns=cut.turns), gone
+        return replace(session, position=cut.position, turns=cut.turns, pins=pins), gone
 
     def fork(self, source: Session, turn_id: str, target: Session, quotas: Quotas = UNBOUNDED) -> Session:
         """Keep `target` with the turns of `source` up to a turn, all that have ended if none is named.
@@ -69,22 +77,28 @@ class SessionBranches:
             if epoch is None:
                 raise session_not_found(source.session_id)
             row = replace(target, position=cut.position, turns=cut.turns, last_sequence=cut.last_sequence, epoch=epoch)
+            row = replace(row, pins=_up_to(cut, target.pins))
             key = connection.execute(
                 insert(sessions).values(session_to_row(row)).returning(sessions.c.key)
             ).scalar_one()
             index_labels(connection, key, target.labels)
             add_hold(connection, target.engine_name, target.engine_version, holder_of(target))
             _copy_turns(connection, source, key, cut.number)
+            copy_words(connection, source.key, key, cut.number)
             kept = select(sessions).where(sessions.c.key == key)
             return session_from_row(connection.execute(kept).mappings().one())
+
+
+def _up_to(cut: Cut, pins: Iterable[PastTurn]) -> tuple[PastTurn, ...]:
+    """Pinned turns that a history has which ends there."""
+    return tuple(pin for pin in pins if pin.number <= cut.number)
 
 
 def _cut(connection: Connection, session: Session, turn_id: str, *, drop_turn: bool = False) -> Cut:
     named = and_(_of(session), turns.c.turn_id == turn_id)
     number = connection.scalar(select(turns.c.number).where(named))
     if number is None:
-        message = f"{session.name} has no turn {turn_id!r}"
-        raise NotFound(Reason.TURN_NOT_FOUND, message, session=session.name, turn_id=turn_id)
+        raise turn_not_found(session, turn_id)
     return _behind(connection, session, number - drop_turn)
 
 

@@ -19,13 +19,16 @@ from common.catalog.rows import not_found
 from common.db.database import Database, stream
 from common.db.paging import Page, text_bytes
 from common.errors import Aborted, AlreadyExists, NotFound, Reason
+from runtime_service.domain.recall import Indexed
 from runtime_service.domain.session import Session
 from runtime_service.domain.session_filter import EVERY_SESSION, SessionFilter
 from runtime_service.domain.turn import Turn
 from runtime_service.storage.labels import has_labels, index_labels
 from runtime_service.storage.quotas import check_sessions
+from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.rows import (
     pack,
+    past_turns_to_json,
     result_to_json,
     session_from_row,
     session_to_row,
@@ -104,8 +107,9 @@ class SessionRepository:
             change_owned(connection, session, epoch=session.epoch)
             connection.execute(update(turns).where(_numbered(session.key, turn)).values(values))
 
-    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
-        """Keep how a turn ended, the `tokens` that it added, where the session is, and what was used, all at once.
+    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int], indexed: Indexed | None = None) -> None:
+        """Keep how a turn ended, the `tokens` that it added, where the session is, what was used, and what the turn is
+        found by if it is to be, all at once.
 
         The same again changes nothing: a turn that has ended is not counted again.
         """
@@ -114,6 +118,7 @@ class SessionRepository:
             "result": result_to_json(turn.result),
             "reason": turn.result.reason.value,
             "tokens": pack(tokens),
+            "recalled": past_turns_to_json(turn.result.recalled),
             "ended_at": turn.ended_at,
         }
         new = {
@@ -126,6 +131,8 @@ class SessionRepository:
             change_owned(connection, session, **new)
             unended = _numbered(session.key, turn) & turns.c.result.is_(None)
             if connection.execute(update(turns).where(unended).values(values)).rowcount:
+                if indexed is not None:
+                    add_words(connection, session.key, indexed)
                 add_usage(connection, session, turn)
 
     def check_owned(self, session: Session) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping
 from common import errors
 from common.errors import Internal, Reason, SinkServeError
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage
 
@@ -41,6 +42,7 @@ def session_to_row(session: Session) -> dict[str, Any]:
         "options": _SESSION_OPTIONS.dump_json(session.options).decode(),
         "labels": json.dumps(dict(session.labels)),
         "opening": pack(session.opening),
+        "pins": past_turns_to_json(session.pins),
         "delete_after_idle_s": session.options.delete_after_idle_s,
     }
 
@@ -52,8 +54,18 @@ def session_from_row(row: RowMapping) -> Session:
         options=_SESSION_OPTIONS.validate_json(row["options"]),
         labels=json.loads(row["labels"]),
         opening=tuple(unpack(row["opening"])),
+        pins=_past_turns(row["pins"]),
         **{name: row[name] for name in _PLAIN},
     )
+
+
+def past_turns_to_json(turns: Collection[PastTurn]) -> str | None:
+    """Pinned turns of a session's row, or those that a turn recalled; None: there are none."""
+    return json.dumps([astuple(turn) for turn in turns]) if turns else None
+
+
+def _past_turns(text: str | None) -> tuple[PastTurn, ...]:
+    return tuple(PastTurn(*turn) for turn in json.loads(text or "[]"))
 
 
 def turn_to_row(session_key: int, turn: Turn) -> dict[str, Any]:
@@ -80,13 +92,13 @@ def turn_from_row(row: RowMapping) -> Turn:
         created_at=row["created_at"],
         attempt=row["attempt"],
         stops=row["stops"],
-        result=result_from_json(row["result"], unpack(row["tokens"] or b"")) if row["result"] else None,
+        result=result_from_row(row) if row["result"] else None,
         ended_at=row["ended_at"],
     )
 
 
 def result_to_json(result: Result) -> str:
-    """A result without its token ids, which are in the row's tokens."""
+    """A result without its token ids and what it recalled, which the row has beside it."""
     data = {name: getattr(result, name) for name in _RESULT}
     error = result.error
     if error is not None:
@@ -96,16 +108,19 @@ def result_to_json(result: Result) -> str:
             "message": error.message,
             "metadata": error.metadata,
         }
-    return json.dumps({**data, "usage": asdict(result.usage), "timing": asdict(result.timing)})
+    usage = {name: count for name, count in asdict(result.usage).items() if name != "recalled_tokens"}
+    return json.dumps({**data, "usage": usage, "timing": asdict(result.timing)})
 
 
-def result_from_json(text: str, tokens: list[int]) -> Result:
-    """A result; `tokens` are all that the turn added to the history."""
-    data = json.loads(text)
+def result_from_row(row: RowMapping) -> Result:
+    """The result of a turn that has ended; the row's tokens are all that it added to the history."""
+    data, tokens, recalled = json.loads(row["result"]), unpack(row["tokens"] or b""), _past_turns(row["recalled"])
     prompt, usage = data["prompt_tokens"], Usage(**data["usage"])
+    usage = replace(usage, recalled_tokens=min(usage.prompt_tokens, sum(turn.tokens for turn in recalled)))
     end = usage.prompt_tokens + usage.generated_tokens
     data["error"] = _error(data["error"]) if "error" in data else None
     data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
+    data["recalled"] = recalled
     return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
 
 

@@ -1,4 +1,4 @@
-"""Tables of sessions, their turns and snapshots, of what was used, and of the runtimes that have them.
+"""Tables of sessions, their turns, words and snapshots, of what was used, and of the runtimes that have them.
 
 Whoever creates something owns it: every look-up names the principal.
 """
@@ -50,6 +50,7 @@ sessions = Table(
     Column("owner", String(255)),
     Column("wanted_by", String(255), index=True),
     Column("changed_for", String(255), index=True),  # the replica that has it in memory as it was
+    Column("pins", Text),
     UniqueConstraint("principal", "session_id"),
     Index("ix_sessions_last_active", "principal", "last_active_at", "key"),
 )
@@ -77,6 +78,7 @@ turns = Table(
     Column("reason", String(16)),
     Column("result", Text),
     Column("tokens", LargeBinary),
+    Column("recalled", Text),
     UniqueConstraint("session_key", "turn_id"),
 )
 
@@ -107,6 +109,27 @@ cancels = Table(
     Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
     Column("turn_id", String(64), primary_key=True),
     Column("discard", Boolean, nullable=False),
+)
+
+recall_turns = Table(
+    "recall_turns",
+    metadata,
+    Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("words", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+recall_words = Table(
+    "recall_words",
+    metadata,
+    Column("session_key", _KEY, ForeignKey("sessions.key", ondelete="CASCADE"), primary_key=True),
+    Column("word", Integer, primary_key=True, autoincrement=False),
+    Column("turns", Integer, nullable=False),  # how many have it
+    Column("newest", Text, nullable=False),  # numbers of the newest of these, the newest first
+    sqlite_with_rowid=False,
 )
 
 snapshots = Table(

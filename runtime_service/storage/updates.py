@@ -1,25 +1,29 @@
 """Changes of a session by request, in SQL, whichever replica has it. Calls block.
 
-Who has a session writes neither its labels nor its options, so a change needs no claim: it is made in the row, and the
-replica that has the session in memory is told to go by it.
+Who has a session writes neither its labels, its options nor its pins, so a change needs no claim: it is made in the
+row, and the replica that has the session in memory is told to go by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import Connection, RowMapping, and_, select, update
 
 from common.db.database import Database, database_time
+from runtime_service.domain.recall import with_pin
 from runtime_service.domain.session import Session
 from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.storage import replicas
-from runtime_service.storage.claims import Key, find_row
+from runtime_service.storage.claims import Key, check_kept, find_row
 from runtime_service.storage.labels import index_labels
+from runtime_service.storage.recall.past_turns import past_turn
 from runtime_service.storage.rows import session_from_row, session_to_row
 from runtime_service.storage.tables import sessions
 
 _CHANGED = ("labels", "options", "delete_after_idle_s", "expires_at")
+_PINS = ("pins",)
 
 
 class SessionUpdates:
@@ -34,15 +38,40 @@ class SessionUpdates:
         """Change a session; another replica that has it is told. Raises NotFound (SESSION_NOT_FOUND)."""
         with self._database.write() as connection:
             row = find_row(connection, *key)
-            owner = row["owner"] if row["owner"] in replicas.alive(connection, self._is_alive) else None
-            busy = owner is not None and row["expires_at"] is None
+            busy = self._owner(connection, row) is not None and row["expires_at"] is None
             session = change.apply(session_from_row(row), database_time(connection), busy=busy)
-            values = {name: value for name, value in session_to_row(session).items() if name in _CHANGED}
-            told = None if owner == self._replica else owner
-            mine = sessions.c.key == session.key
-            connection.execute(update(sessions).where(mine).values(**values, changed_for=told))
+            self._write(connection, row, session, _CHANGED)
             index_labels(connection, session.key, session.labels)
         return session
+
+    def pin(self, key: Key, turn_id: str, *, pinned: bool) -> Session:
+        """Pin a turn of a session, or let it go; another replica that has the session is told.
+
+        Raises NotFound (SESSION_NOT_FOUND, TURN_NOT_FOUND), FailedPrecondition (SESSION_NOT_KEPT, TURN_NOT_FINISHED,
+        PINS_FULL), and InvalidArgument for a turn of which nothing is in the conversation.
+        """
+        with self._database.write() as connection:
+            row = find_row(connection, *key)
+            session = session_from_row(row)
+            check_kept(session)
+            if pinned:
+                pins = with_pin(session.pins, past_turn(connection, session, turn_id), session.window.window)
+            else:
+                pins = tuple(pin for pin in session.pins if pin.turn_id != turn_id)
+            session = replace(session, pins=pins)
+            self._write(connection, row, session, _PINS)
+        return session
+
+    def _owner(self, connection: Connection, row: RowMapping) -> str | None:
+        """The replica that has a session, if it is alive."""
+        return row["owner"] if row["owner"] in replicas.alive(connection, self._is_alive) else None
+
+    def _write(self, connection: Connection, row: RowMapping, session: Session, changed: Collection[str]) -> None:
+        owner = self._owner(connection, row)
+        values = {name: value for name, value in session_to_row(session).items() if name in changed}
+        told = None if owner == self._replica else owner
+        mine = sessions.c.key == session.key
+        connection.execute(update(sessions).where(mine).values(**values, changed_for=told))
 
     def pending(self) -> list[Key]:
         """Sessions of this replica that others have changed."""

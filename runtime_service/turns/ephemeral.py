@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from common.db.paging import Page
+from runtime_service.domain.recall import Indexed
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 
@@ -25,7 +26,9 @@ class TurnHistory(Protocol):
 
     def note_attempt(self, session: Session, turn: Turn) -> None: ...
 
-    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None: ...
+    def finish_turn(
+        self, session: Session, turn: Turn, tokens: Sequence[int], indexed: Indexed | None = None
+    ) -> None: ...
 
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]: ...
 
@@ -64,8 +67,9 @@ class EphemeralTurns:
     def note_attempt(self, session: Session, turn: Turn) -> None:
         """Nothing: such a turn is never started again."""
 
-    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int]) -> None:
-        """Remember how a turn ended, and the tokens that it added."""
+    def finish_turn(self, session: Session, turn: Turn, tokens: Sequence[int], indexed: Indexed | None = None) -> None:
+        """Remember how a turn ended, and the tokens that it added; none is found by its words."""
+        del indexed
         self._counts.note_progress(session, turn)
         self._remember(turn)
         self._sinks += tokens[: session.window.sinks - len(self._sinks)]

@@ -10,6 +10,7 @@ from typing import Self
 from common.errors import OutOfRange, Reason, SinkServeError
 from runtime_service.decoding.delta import Delta
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Result
 from runtime_service.scheduling.slots import Residence
@@ -37,6 +38,7 @@ class TurnStarted:
     prompt_tokens: int
     attempt: int
     options: GenerationOptions
+    recalled: tuple[PastTurn, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from common.db.database import utc_now
 from common.errors import Aborted, Reason, ResourceExhausted
 from common.tracing.span import caller_span, request_id
 from runtime_service.domain.turn import TurnRequest
+from runtime_service.recall.budget import check_recall
+from runtime_service.storage.claims import check_kept
 from runtime_service.turns.input import check_length, check_room, prepare_turn
 from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn, running_turn
 from runtime_service.turns.pending import PendingTurn
@@ -53,6 +55,7 @@ class TurnIntake:
         ResourceExhausted (TURN_QUEUE_FULL, CAPACITY_EXHAUSTED, QUOTA_EXCEEDED); Aborted (SESSION_TAKEN_OVER).
         """
         check_length(request, self._state.session, self._state.engine.text)
+        check_recall(self._state.session, request)
         self._waiting += 1
         try:
             async with self._lock:
@@ -134,7 +137,14 @@ class TurnIntake:
         with state.shared.waiting.taken_in(request.size_bytes):
             pending = await asyncio.to_thread(prepare) if request.size_bytes > _LONG else prepare()
         pending.caller_span, pending.request_id = caller_span.get(), request_id.get()
+        if request.recall is not None and request.recall.turn_ids:
+            await self._check_named(request, len(pending.work.prompt))
         if not self._queue.pending:
             check_room(state.session, len(pending.work.prompt) + (not request.no_reply))
         state.check_open()
         return pending
+
+    async def _check_named(self, request: TurnRequest, prompt: int) -> None:
+        session = self._state.session
+        check_kept(session)
+        await asyncio.to_thread(self._state.recall.check_named, session, request, prompt)

@@ -53,7 +53,7 @@ def events_from_result(turn: Turn, result: Result) -> tuple[Event, ...]:
     finished = Event(result.finished_sequence, TurnFinished.of(result), turn.turn_id)
     if not result.started_sequence:
         return (finished,)
-    started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options)
+    started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options, result.recalled)
     first = Event(result.started_sequence, started, turn.turn_id)
     reply = Delta(result.text, result.token_ids)
     return (first, *_in_one_piece(reply, result.finished_sequence - 1, turn.turn_id), finished)

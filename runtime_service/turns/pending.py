@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 
 from runtime_service.decoding.delta import Delta
+from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.turn import TOKEN_BYTES, Turn
 from runtime_service.scheduling.running_turn import Outcome, Work
 from runtime_service.turns.events import Event, TurnStarted
@@ -15,7 +16,8 @@ from runtime_service.turns.events import Event, TurnStarted
 
 @dataclass(eq=False)
 class PendingTurn:
-    """`work` is what the scheduler gets of it. `discard` is None until it is cancelled.
+    """`work` is what the scheduler gets of it, and has what is `recalled` once it runs. `discard` is None until it is
+    cancelled.
 
     Of its events it has what a repeat cannot do without: how it started, and the text and tokens of the reply so far.
     `outcome` is there once the scheduler has it. `caller_span` and `request_id` are those of the call that brought it.
@@ -23,6 +25,7 @@ class PendingTurn:
 
     turn: Turn
     work: Work
+    recalled: tuple[PastTurn, ...] = ()
     discard: bool | None = None
     started: Event | None = None
     text: StringIO = field(default_factory=StringIO)

@@ -17,8 +17,12 @@ from common.db.database import utc_now
 from common.errors import Internal, Reason, SinkServeError
 from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
+from runtime_service.decoding.text import Text
+from runtime_service.domain.session import Session
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
 from runtime_service.domain.turn_span import turn_span
+from runtime_service.recall.budget import recalls
+from runtime_service.recall.own_tokens import indexed
 from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
@@ -83,11 +87,21 @@ class TurnRun:
         if turn.attempt - turn.stops > MOST_CRASHES:
             what = f"the server died {MOST_CRASHES} times while it ran this turn"
             return self._not_run(FinishReason.ERROR, Internal(Reason.INTERNAL, what))
+        if recalls(session, turn.request):
+            await self._recall(session, text)
         if self.pending.discard is not None:
             return self._not_run(FinishReason.CANCELLED)
         self.pending.outcome = asyncio.get_running_loop().create_future()
         self._post(lambda scheduler: scheduler.submit(self._state.tenant, self.pending.work, self._on_scheduler_event))
         return await self.pending.outcome
+
+    async def _recall(self, session: Session, text: Text) -> None:
+        """Put turns that have left the window before the prompt."""
+        work = self.pending.work
+        choose = partial(self._state.recall.choose, session, self.pending.turn.request, text, len(work.prompt))
+        chosen = await patiently(partial(asyncio.to_thread, choose))
+        self.pending.recalled = chosen.turns
+        self.pending.work = replace(work, prompt=chosen.tokens + work.prompt, recalled_tokens=len(chosen.tokens))
 
     def _not_run(self, reason: FinishReason, error: SinkServeError | None = None) -> Outcome:
         position = self._state.session.position
@@ -99,7 +113,8 @@ class TurnRun:
         turn = self.pending.turn
         match event:
             case TurnAdmitted():
-                started = TurnStarted(len(self.pending.work.prompt), turn.attempt, turn.options)
+                pending = self.pending
+                started = TurnStarted(len(pending.work.prompt), turn.attempt, turn.options, pending.recalled)
                 self._publish(self._log(started))
             case Delta() as delta:
                 self._publish(self._log(delta))
@@ -136,6 +151,7 @@ class TurnRun:
             token_ids=outcome.tokens[usage.prompt_tokens :][: usage.generated_tokens],
             stop_sequence=outcome.stop_sequence,
             error=outcome.error,
+            recalled=self.pending.recalled,
             started_sequence=self.pending.started_sequence,
             finished_sequence=self._state.log.last + 1,
         )
@@ -146,8 +162,15 @@ class TurnRun:
         assert turn.result is not None
         assert turn.ended_at is not None
         session = state.session.after(turn.result, turn.ended_at)
-        await state.write_patiently(partial(state.history.finish_turn, session, turn, tokens))
+        await state.write_patiently(partial(self._finish, session, turn, tokens))
         state.session = state.session.after(turn.result, turn.ended_at)
+        state.recall.note(turn.result, len(tokens))
+
+    def _finish(self, session: Session, turn: Turn, tokens: tuple[int, ...]) -> None:
+        state = self._state
+        text = text_of(session, state.engine)
+        words = indexed(turn, len(tokens), text) if session.options.recall_tokens else None
+        state.history.finish_turn(session, turn, tokens, words)
 
     def _log(self, body: TurnEvent) -> Event:
         event = self._state.log.append(self.pending.turn_id, body)

@@ -14,6 +14,7 @@ from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
+from runtime_service.recall.session_recall import SessionRecall
 from runtime_service.scheduling.slots import Residence, Tenant
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.ephemeral import EphemeralTurns, TurnHistory
@@ -41,6 +42,7 @@ class SessionState:
     history: TurnHistory
     log: EventLog
     tenant: Tenant
+    recall: SessionRecall
     cache_is_kept: bool = False
     closed: bool = False
     closed_by: SinkServeError | None = None
@@ -56,7 +58,8 @@ class SessionState:
         )
         key = session.key if session.is_kept else 0
         tenant = Tenant(session.name, _tokens(session), key=key, epoch=session.epoch, principal=session.principal)
-        return cls(session, engine, shared, history, log, tenant)
+        recall = SessionRecall(shared.recall_index, shared.past_turns, shared.ranker)
+        return cls(session, engine, shared, history, log, tenant, recall)
 
     @property
     def residence(self) -> Residence:

@@ -190,6 +190,8 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
         ("turns", f"{session.turns:,}"),
         ("position", f"{session.position:,}"),
         ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
+        ("recalls", f"up to {options.recall_tokens} tokens a turn" if options.recall_tokens else ""),
+        ("pinned", escape(", ".join(session.pinned_turns))),
         ("state", state(session)),
         ("outlives its server", _durability(options)),
         ("without a connection", _on_disconnect(options)),
@@ -227,7 +229,8 @@ def _print_turn(turn: TurnRecord) -> None:
     usage = turn.usage
     figures = f"{ending} · {usage.generated_tokens} tokens · position {usage.position:,}"
     cut = " · cut at 1 MiB" if turn.shortened else ""
-    console.out.print(f"[dim]{figures}{cut} · {escape(turn.turn_id)}[/]")
+    recalled = f" · {usage.recalled_tokens} recalled" if usage.recalled_tokens else ""
+    console.out.print(f"[dim]{figures}{recalled}{cut} · {escape(turn.turn_id)}[/]")
 
 
 def _inputs(turn: TurnRecord) -> list[tuple[str, str]]:

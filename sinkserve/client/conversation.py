@@ -76,17 +76,23 @@ class Conversation:
         turn_id: str = "",
         no_reply: bool = False,
         allow_eviction_within_turn: bool = False,
+        recall_tokens: int | None = None,
+        recall_turns: Sequence[str] = (),
         **generation: Unpack[GenerationOptions],
     ) -> Turn:
         """Say something as the user; returns at once with the turn, whose reply comes as it is generated.
 
-        Turns run in order, and any number may wait. Raises what ended the conversation, if something did.
+        Turns run in order, and any number may wait. What has left the window is read again as the session's
+        `recall_tokens` say, or those of this turn; or, instead of a search, the turns whose ids are `recall_turns`.
+        Raises what ended the conversation, if something did.
         """
         return await self.send(
             text=text,
             turn_id=turn_id,
             no_reply=no_reply,
             allow_eviction_within_turn=allow_eviction_within_turn,
+            recall_tokens=recall_tokens,
+            recall_turns=recall_turns,
             **generation,
         )
 
@@ -99,6 +105,8 @@ class Conversation:
         turn_id: str = "",
         no_reply: bool = False,
         allow_eviction_within_turn: bool = False,
+        recall_tokens: int | None = None,
+        recall_turns: Sequence[str] = (),
         **generation: Unpack[GenerationOptions],
     ) -> Turn:
         """Send a turn of text, of messages or of bare tokens; otherwise as `say`.
@@ -111,6 +119,8 @@ class Conversation:
         request.no_reply = no_reply
         request.allow_eviction_within_turn = allow_eviction_within_turn
         request.generation.CopyFrom(requests.generation(generation))
+        if (recall := requests.recall(recall_tokens, recall_turns)) is not None:
+            request.recall.CopyFrom(recall)
         return self._add(request)
 
     async def close(self, *, delete: bool = False) -> None:

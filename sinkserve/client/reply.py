@@ -51,6 +51,8 @@ class Usage:
     """Tokens that were guessed and fed on trial."""
     accepted_tokens: int = 0
     """Guessed tokens that were right."""
+    recalled_tokens: int = 0
+    """Tokens of turns that were read again; `Turn.started.recalled` names these."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
             evicted_tokens=usage.evicted_tokens,
             drafted_tokens=usage.drafted_tokens,
             accepted_tokens=usage.accepted_tokens,
+            recalled_tokens=usage.recalled_tokens,
         ),
         timing=Timing(
             queue_s=timing.queue_duration.ToTimedelta().total_seconds(),

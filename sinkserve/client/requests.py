@@ -80,6 +80,9 @@ class SessionOptions(TypedDict, total=False):
     durability: Durability
     """What of the session outlives its server: "none"; "tokens", from which a lost cache is computed again; or
     "tokens_and_kv", snapshots of the cache besides. As the server is set if left out."""
+    recall_tokens: int
+    """Read again, before each turn, turns that have left the window and have its words: so many tokens of them, at most
+    a quarter of the window; 0 if left out."""
     template_variables: Mapping[str, bool | int | float | str]
     """What the chat template gets by name, such as `{"enable_thinking": False}`: of the choices that the engine's spec
     declares. The first of them where it is left out."""
@@ -110,6 +113,7 @@ def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.New
             on_disconnect=_ON_DISCONNECT[options.get("on_disconnect")],
             durability=_DURABILITY[options.get("durability")],
             template_variables=variables if variables.fields else None,
+            recall_tokens=options.get("recall_tokens", 0),
         ),
     )
 
@@ -140,6 +144,11 @@ def turn_input(text: str | None, messages: Sequence[Message] | None, token_ids: 
     if messages is not None:
         return pb.Turn(messages=pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages]))
     return pb.Turn(token_ids=pb.TokenIds(ids=token_ids))
+
+
+def recall(tokens: int | None, turn_ids: Sequence[str]) -> pb.Recall | None:
+    """What a turn reads again, if it says so itself."""
+    return pb.Recall(tokens=tokens, turn_ids=turn_ids) if tokens is not None or turn_ids else None
 
 
 def generation(options: GenerationOptions) -> pb.GenerationOptions:

@@ -109,6 +109,19 @@ class Sessions:
         request = pb.RewindSessionRequest(name=name, turn_id=turn_id, drop_turn=drop_turn)
         return (await answer(self._stub.RewindSession(request, metadata=routing(name)), self._address)).session
 
+    async def pin(self, name: str, turn_id: str) -> pb.Session:
+        """Keep a turn in sight: it is read again whenever the model would not see it. `unpin` lets it go.
+
+        Raises NotFound, and FailedPrecondition (PINS_FULL) where pinned turns would take over a quarter of the window.
+        """
+        request = pb.PinTurnRequest(session=name, turn_id=turn_id)
+        return (await answer(self._stub.PinTurn(request, metadata=routing(name)), self._address)).session
+
+    async def unpin(self, name: str, turn_id: str) -> pb.Session:
+        """Let a pinned turn go; one that is not pinned stays as it is. Raises NotFound for the session."""
+        request = pb.UnpinTurnRequest(session=name, turn_id=turn_id)
+        return (await answer(self._stub.UnpinTurn(request, metadata=routing(name)), self._address)).session
+
     async def usage(
         self, *, principal: str = "", from_day: str = "", to_day: str = ""
     ) -> AsyncIterator[usage_pb.DayUsage]:

@@ -93,6 +93,8 @@ def of_runtime(bench: Bench, session: str, bad: str) -> Calls:
         "labels": lambda: stub.ListSessions(pb.ListSessionsRequest(labels={bad: "1"})),
         "engine": lambda: stub.ListSessions(pb.ListSessionsRequest(engine=bad)),
         "turn_id (cancel)": lambda: stub.CancelTurn(pb.CancelTurnRequest(session=session, turn_id=bad)),
+        "turn_id (pin)": lambda: stub.PinTurn(pb.PinTurnRequest(session=session, turn_id=bad)),
+        "turn_id (unpin)": lambda: stub.UnpinTurn(pb.UnpinTurnRequest(session=session, turn_id=bad)),
         "turn_id (rewind)": lambda: stub.RewindSession(pb.RewindSessionRequest(name=session, turn_id=bad)),
         "turn_id (fork)": lambda: stub.ForkSession(pb.ForkSessionRequest(name=session, turn_id=bad)),
     }

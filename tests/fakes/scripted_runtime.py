@@ -92,12 +92,17 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
     async def RewindSession(self, request: pb.RewindSessionRequest, context: Any) -> pb.RewindSessionResponse:
         return pb.RewindSessionResponse(session=self._named(request.name).session)
 
+    async def PinTurn(self, request: pb.PinTurnRequest, context: Any) -> pb.PinTurnResponse:
+        return pb.PinTurnResponse(session=self._named(request.session).pin(request.turn_id))
+
+    async def UnpinTurn(self, request: pb.UnpinTurnRequest, context: Any) -> pb.UnpinTurnResponse:
+        return pb.UnpinTurnResponse(session=self._named(request.session).unpin(request.turn_id))
+
     def _open(self, opening: pb.Open) -> tuple[ScriptedSession, bool]:
         if opening.WhichOneof("target") == "session":
             if opening.session not in self.sessions:
-                raise errors.NotFound(
-                    Reason.SESSION_NOT_FOUND, f"no session {opening.session}", session=opening.session
-                )
+                name = opening.session
+                raise errors.NotFound(Reason.SESSION_NOT_FOUND, f"no session {name}", session=name)
             session = self.sessions[opening.session]
             if opening.HasField("after_sequence") and opening.after_sequence < session.forgotten:
                 raise errors.OutOfRange(Reason.EVENTS_EXPIRED, "events are no longer kept")
@@ -259,8 +264,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         return pb.ListTurnsResponse(turns=self._named(request.session).records)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
-        self._named(request.name)
-        del self.sessions[request.name]
+        del self.sessions[self._named(request.name).session.name]
         return pb.DeleteSessionResponse()
 
     def _named(self, name: str) -> ScriptedSession:

@@ -30,6 +30,14 @@ class ScriptedSession:
     stream: int = 0
     closing: bool = False
 
+    def pin(self, turn_id: str) -> pb.Session:
+        self.session.pinned_turns.append(turn_id)
+        return self.session
+
+    def unpin(self, turn_id: str) -> pb.Session:
+        self.session.pinned_turns.remove(turn_id)
+        return self.session
+
     async def emit(self, ending: pb.TurnRecord | None = None, **event: Any) -> None:
         async with self.changed:
             if ending is not None:

@@ -72,6 +72,8 @@ class Dialog:
                     await self._fork(view)
                 case "/rewind":
                     await self._rewind(argument.strip() or "1", view)
+                case "/pin" | "/unpin":
+                    await self._pin(argument.strip() or "1", view, pinned=command == "/pin")
                 case "/set":
                     view.say(self._set(argument))
                 case "/help":
@@ -111,6 +113,17 @@ class Dialog:
         await self._drop_from(turns[-int(count)])
         dropped = f"{count} {'turn' if count == '1' else 'turns'} dropped"
         view.say(f"{dropped} · position {self.conversation.session.position:,}")
+
+    async def _pin(self, place: str, view: ChatView, *, pinned: bool) -> None:
+        """Pin the turn at a place from the end, or let it go."""
+        turns = [turn async for turn in self._client.sessions.turns(self._name)]
+        if not place.isdecimal() or not 0 < int(place) <= len(turns):
+            view.say(f"there are {len(turns)} turns; 1 is the last, and there is no {place}")
+            return
+        change = self._client.sessions.pin if pinned else self._client.sessions.unpin
+        session = await change(self._name, turns[-int(place)].turn_id)
+        count = len(session.pinned_turns)
+        view.say(f"{count} {'turn is' if count == 1 else 'turns are'} pinned")
 
     async def _take_back(self, view: ChatView) -> str:
         """Drop the last turn; returns what was said in it."""

@@ -16,6 +16,10 @@ Pin = Annotated[
 ]
 Window = Annotated[int | None, typer.Option("--window", help="Recent tokens to keep, at most the engine's.")]
 Sinks = Annotated[int | None, typer.Option("--sinks", help="First tokens to keep, at most the engine's.")]
+RecallTokens = Annotated[
+    int | None,
+    typer.Option("--recall-tokens", help="Read again what fits of what has left the window; 0 is nothing."),
+]
 Template = Annotated[
     list[str] | None,
     typer.Option(

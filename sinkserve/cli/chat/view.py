@@ -16,6 +16,7 @@ HELP = """\
 /stats        how long the conversation is, and what of it the engine still sees
 /again        drop the last reply, and ask for another
 /rewind [N]   drop the last turn, or the last N, for ever
+/pin [N]      keep the last turn, or the Nth last, in sight for ever; /unpin [N] lets it go
 /set NAME X   sample otherwise from now on: /set temperature 0.7; without X the default holds again
 /fork         go on in a copy of the conversation; this one stays as it is
 /help         this
@@ -66,6 +67,7 @@ class ChatView:
             f"first after {finished.timing.time_to_first_token_s:.2f} s",
             f"position {usage.position:,}",
             evicted,
+            f"{usage.recalled_tokens:,} recalled" if usage.recalled_tokens else "",
         )
         console.out.print(f"[dim]{' · '.join(part for part in parts if part)}[/]")
 

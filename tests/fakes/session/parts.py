@@ -82,6 +82,8 @@ class SessionParts:
             background=Background(),
             caches=cast("Any", self.caches),
             settings=RuntimeSettings(**settings),
+            recall_index=cast("Any", None),
+            past_turns=cast("Any", None),
         )
 
     async def resolve(self, _reference: str, _field: str, _scope: object = None) -> PublishedEngine:

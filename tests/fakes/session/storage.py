@@ -9,6 +9,7 @@ from typing import Any
 from common.auth.quotas import UNBOUNDED, Quotas
 from common.engine.engine import SlotState
 from common.errors import SinkServeError
+from runtime_service.domain.recall import Indexed
 from runtime_service.domain.session import Session
 from runtime_service.domain.session_update import SessionUpdate
 from runtime_service.domain.turn import Turn
@@ -60,7 +61,9 @@ class MemoryRepository:
     def note_attempt(self, _session: Session, turn: Turn) -> None:
         self._write(f"attempt {turn.attempt}, {turn.stops} stops", turn)
 
-    def finish_turn(self, _session: Session, turn: Turn, _tokens: Sequence[int]) -> None:
+    def finish_turn(
+        self, _session: Session, turn: Turn, _tokens: Sequence[int], _indexed: Indexed | None = None
+    ) -> None:
         self._write(f"finish {turn.turn_id}", turn)
 
     def check_owned(self, _session: Session) -> None:

@@ -17,6 +17,7 @@ async def test_a_prompt_prints_its_reply_and_leaves_no_session(shell: Shell) -> 
 
 async def test_sampling_options_reach_the_server(shell: Shell) -> None:
     options = "--keep -p hi --seed 7 --stop a --stop b --temperature 0 --top-k 5 --window 9 --speculated-tokens 4"
+    options += " --recall-tokens 2"
     await shell.run("chat", "demo", *options.split())
     (session,) = shell.runtime.sessions.values()
     (turn,) = session.turns.values()
@@ -24,7 +25,7 @@ async def test_sampling_options_reach_the_server(shell: Shell) -> None:
     assert turn.generation.speculated_tokens == 4
     assert turn.generation.HasField("temperature")
     assert not turn.generation.HasField("top_p")
-    assert session.session.options.window_tokens == 9
+    assert (session.session.options.window_tokens, session.session.options.recall_tokens) == (9, 2)
     assert not session.session.options.HasField("delete_after_idle_duration")
 
 

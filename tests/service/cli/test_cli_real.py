@@ -125,7 +125,7 @@ def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -
 
 
 def test_a_chat_goes_back_and_into_a_copy(services: Path) -> None:
-    with terminal("chat", "tiny", "--max-new-tokens", "4") as (screen, keys, _):
+    with terminal("chat", "tiny", "--max-new-tokens", "3") as (screen, keys, _):
         read_until(screen, PROMPT)
         for said, answer in (
             ("one", "position"),
@@ -134,6 +134,9 @@ def test_a_chat_goes_back_and_into_a_copy(services: Path) -> None:
             ("two", "position"),
             ("/set temperature", "greedy"),
             ("/again", "position"),
+            ("/pin 3", "there are 2 turns; 1 is the last, and there is no 3"),
+            ("/pin", "1 turn is pinned"),
+            ("/unpin", "0 turns are pinned"),
             ("/rewind x", "takes how many turns"),
             ("/rewind 3", "there are 2 turns, and none was dropped"),
             ("/rewind", "1 turn dropped"),

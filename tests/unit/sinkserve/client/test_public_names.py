@@ -34,7 +34,7 @@ def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
     assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
-    changes = {"cancel_turn", "create", "delete", "fork", "rewind", "update"}
+    changes = {"cancel_turn", "create", "delete", "fork", "pin", "rewind", "unpin", "update"}
     assert public(Sessions) == changes | {"get", "list", "turns", "usage"}
     catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
     assert public(Engines) == catalog | {"load", "loaded", "refused", "unload"}

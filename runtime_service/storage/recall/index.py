@@ -1,0 +1,72 @@
+"""Which turns have a word, in SQL; how words get there is in `words`. Calls block.
+
+A row for each word of a session has the newest turns that have it, so a search costs the same however many there are,
+whichever the database. A row for each turn says where it stands, and which words it has: so that a rewind finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, bindparam, select
+
+from common.db.database import Database
+from runtime_service.domain.recall import Span
+from runtime_service.domain.session import Session
+from runtime_service.storage.recall.newest import unpacked
+from runtime_service.storage.tables import recall_turns, recall_words
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a session: how many turns have it, and the newest of these that may be found, the newest first."""
+
+    having: int
+    turns: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Words that were asked for and are known. `newest` is the newest turn that may be found; 0: there is none."""
+
+    newest: int
+    words: tuple[Word, ...]
+
+
+class RecallIndex:
+    """Which turns have words. Sessions are told apart by their key, which is their principal's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def search(self, session: Session, words: Collection[int], before: int) -> Found:
+        """Turns that have words, of those that began before a position."""
+        with self._database.read() as connection:
+            newest = connection.scalar(_NEWEST, {"session_key": session.key, "before": before}) or 0
+            if not (newest and words):
+                return Found(newest, ())
+            rows = connection.execute(_WORDS, {"session_key": session.key, "words": list(words)}).all()
+        found = (Word(having, tuple(turn for turn in unpacked(text) if turn <= newest)) for having, text in rows)
+        return Found(newest, tuple(word for word in found if word.turns))
+
+    def spans(self, session: Session, numbers: Collection[int]) -> list[Span]:
+        """Where turns stand that are in the index."""
+        with self._database.read() as connection:
+            rows = connection.execute(_SPANS, {"session_key": session.key, "numbers": list(numbers)}).all()
+        return [Span(*row) for row in rows]
+
+
+_KEY = bindparam("session_key", type_=BigInteger)
+_NEWEST = (
+    select(recall_turns.c.number)
+    .where(recall_turns.c.session_key == _KEY, recall_turns.c.position < bindparam("before"))
+    .order_by(recall_turns.c.number.desc())
+    .limit(1)
+)
+_WORDS = select(recall_words.c.turns, recall_words.c.newest).where(
+    recall_words.c.session_key == _KEY, recall_words.c.word.in_(bindparam("words", expanding=True))
+)
+_SPANS = select(recall_turns.c.number, recall_turns.c.position, recall_turns.c.tokens).where(
+    recall_turns.c.session_key == _KEY, recall_turns.c.number.in_(bindparam("numbers", expanding=True))
+)

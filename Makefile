@@ -65,6 +65,7 @@ eval: .venv/ready ## the paper's measurements on the demo model, into build/eval
 	$(BIN)/sinkserve eval streameval demo/spec.yaml --output build/evaluation
 	$(BIN)/sinkserve eval ppl demo --text demo/transcript.txt --output build/evaluation
 	$(BIN)/sinkserve eval speed demo --output build/evaluation
+	$(BIN)/sinkserve eval recall demo --questions 4 --output build/evaluation
 
 nightly: .venv/ready ## the suite with all of every matrix, and ten times the examples: for an hour
 	SINKSERVE_TEST_EXAMPLES=10 SINKSERVE_TEST_MODEL_EXAMPLES=100 $(BIN)/python -m pytest $(IN_PARALLEL) -m '' --timeout=1800

@@ -57,6 +57,10 @@ class SessionWindow:
         """Tokens that a session of `position` tokens no longer sees."""
         return max(0, position - self.capacity)
 
+    def start(self, position: int) -> int:
+        """The oldest token behind the sinks that a session of `position` tokens sees, once it is so long."""
+        return self.sinks + self.evicted(position)
+
     def cache_index(self, position: int) -> int:
         """Place in the cache, as the paper counts it, of the token at `position` when it is the newest."""
         return min(position, self.capacity - 1)

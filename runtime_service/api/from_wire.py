@@ -30,6 +30,7 @@ _ON_FULL = {
     pb.SessionOptions.ON_FULL_UNSPECIFIED: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_EVICT: OnFull.EVICT,
     pb.SessionOptions.ON_FULL_ERROR: OnFull.ERROR,
+    pb.SessionOptions.ON_FULL_NOTIFY: OnFull.NOTIFY,
 }
 _ON_DISCONNECT = {
     pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED: OnDisconnect.CONTINUE,
@@ -113,7 +114,7 @@ def new_session_from_wire(message: pb.NewSession) -> NewSession:
 
 def _session_options(message: pb.SessionOptions) -> SessionOptions:
     if message.on_full not in _ON_FULL:
-        raise _no_such("on_full", message.on_full, "ON_FULL_EVICT or ON_FULL_ERROR")
+        raise _no_such("on_full", message.on_full, "ON_FULL_EVICT, ON_FULL_ERROR or ON_FULL_NOTIFY")
     if message.on_disconnect not in _ON_DISCONNECT:
         raise _no_such("on_disconnect", message.on_disconnect, "ON_DISCONNECT_CONTINUE or ON_DISCONNECT_CANCEL")
     if message.durability not in _DURABILITY:

@@ -17,6 +17,7 @@ from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
+from runtime_service.domain.window_view import WindowNotice
 from runtime_service.engines.loaded_engine import LoadedEngine, RefusedEngine
 from runtime_service.scheduling.slots import Residence
 from runtime_service.turns.events import Event, GoAway, Heartbeat, Opened, TurnFinished, TurnRejected, TurnStarted
@@ -68,6 +69,9 @@ def session_to_wire(session: Session, residence: Residence) -> pb.Session:
         options=_options_to_wire(session.options),
         owner=session.principal,
         pinned_turns=[pin.turn_id for pin in session.pins],
+        window_start_position=session.window_start_position,
+        oldest_visible_turn=session.oldest_visible_turn,
+        evicted_tokens=session.evicted_tokens,
     )
 
 
@@ -192,6 +196,13 @@ def _finished(turn_id: str, result: Result) -> pb.TurnFinished:
         timing=_timing(result.timing),
         error=None if result.error is None else to_status(result.error),
         stop_sequence=result.stop_sequence,
+        notice=None if result.notice is None else _notice(result.notice),
+    )
+
+
+def _notice(notice: WindowNotice) -> pb.WindowNotice:
+    return pb.WindowNotice(
+        start_position=notice.start, end_position=notice.end, turns=notice.turns, turn_ids=notice.turn_ids
     )
 
 
@@ -208,6 +219,8 @@ def _usage(usage: Usage) -> pb.Usage:
         drafted_tokens=usage.drafted_tokens,
         accepted_tokens=usage.accepted_tokens,
         recalled_tokens=usage.recalled_tokens,
+        window_start_position=usage.window_start_position,
+        oldest_visible_turn=usage.oldest_visible_turn,
     )
 
 

@@ -35,6 +35,7 @@ class OnFull(StrEnum):
 
     EVICT = "EVICT"
     ERROR = "ERROR"
+    NOTIFY = "NOTIFY"
 
 
 class OnDisconnect(StrEnum):
@@ -111,7 +112,10 @@ _NEW_SESSION = TypeAdapter(NewSession)
 
 @dataclass(frozen=True)
 class Session:
-    """A session as it is kept. `key` is the database's, `epoch` counts how often it was opened from there."""
+    """A session as it is kept. `key` is the database's, `epoch` counts how often it was opened from there.
+
+    What its model sees is told as in the `Usage` of its last turn.
+    """
 
     principal: str
     session_id: str
@@ -131,6 +135,8 @@ class Session:
     epoch: int = 0
     last_sequence: int = 0
     pins: tuple[PastTurn, ...] = ()
+    window_start_position: int = 0
+    oldest_visible_turn: str = ""
     key: int = 0
 
     @property
@@ -163,13 +169,27 @@ class Session:
     @property
     def evicts(self) -> bool:
         """Whether the oldest tokens leave when the cache is full."""
-        return self.options.on_full is OnFull.EVICT
+        return self.options.on_full is not OnFull.ERROR
+
+    @property
+    def notifies(self) -> bool:
+        """Whether a turn says what left the window in it."""
+        return self.options.on_full is OnFull.NOTIFY
+
+    @property
+    def evicted_tokens(self) -> int:
+        """Tokens that have left the window."""
+        return self.window_start_position - self.window.sinks
 
     def after(self, result: Result, ended_at: datetime) -> Session:
         """The session after one more turn."""
+        usage = result.usage
+        assert usage.window_start_position is not None, usage
         return replace(
             self,
-            position=result.usage.position,
+            position=usage.position,
+            window_start_position=usage.window_start_position,
+            oldest_visible_turn=usage.oldest_visible_turn,
             turns=self.turns + 1,
             last_sequence=result.finished_sequence,
             last_active_at=ended_at,
@@ -200,7 +220,7 @@ def begin(  # noqa: PLR0917 - each is something else
         what = "has to be 0 in a session of which nothing is kept (durability none)"
         raise _invalid(f"{FIELD}.{RECALL_FIELD}", what, options.recall_tokens)
     now = utc_now()
-    return Session(
+    session = Session(
         principal=key[0],
         session_id=key[1],
         engine_name=engine.name,
@@ -215,6 +235,7 @@ def begin(  # noqa: PLR0917 - each is something else
         created_at=now,
         last_active_at=now,
     )
+    return replace(session, window_start_position=session.window.start(len(opening)))
 
 
 def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[SessionOptions, bool]:

@@ -14,6 +14,7 @@ from common.controls import check_name
 from common.errors import SinkServeError
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
 from runtime_service.domain.recall import PastTurn, Recall
+from runtime_service.domain.window_view import WindowNotice
 
 LONGEST_TURN_ID = 64
 TOKEN_BYTES = 36
@@ -99,6 +100,8 @@ class Usage:
     """Tokens of a turn; `position` is the whole session's after it. For drafts see `Speculation`.
 
     Those that were recalled are the first of the prompt's.
+    After it the model sees the sinks and what is at `window_start_position` (None: it ended before that was kept) and
+    behind it; `oldest_visible_turn` is the oldest turn from which on nothing has left.
     """
 
     prompt_tokens: int = 0
@@ -108,6 +111,8 @@ class Usage:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     recalled_tokens: int = 0
+    window_start_position: int | None = None
+    oldest_visible_turn: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Result:
     stop_sequence: str = ""
     error: SinkServeError | None = None
     recalled: tuple[PastTurn, ...] = ()
+    notice: WindowNotice | None = None
     started_sequence: int = 0
     finished_sequence: int = 0
 

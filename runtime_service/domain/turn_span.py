@@ -47,7 +47,7 @@ def _attributes(session: Session, turn: Turn, result: Result) -> Iterator[tuple[
     yield "gen_ai.provider.name", "sinkserve"
     yield "gen_ai.request.model", session.engine
     yield "gen_ai.conversation.id", session.name
-    yield "gen_ai.conversation.compacted", session.window.evicted(usage.position) > 0
+    yield "gen_ai.conversation.compacted", (usage.window_start_position or 0) > session.window.sinks
     yield "gen_ai.request.max_tokens", options.max_new_tokens
     yield "gen_ai.request.temperature", options.temperature
     yield "gen_ai.request.top_p", options.top_p

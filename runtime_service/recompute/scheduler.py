@@ -118,6 +118,7 @@ class RecomputeScheduler(TurnScheduler):
         """Go on with the reply from a new prompt."""
         run, history = tenant.running, tenant.history
         tokens, most = sliding_prompt(history, self._loaded.stride_tokens, run.left)
+        run.seen_from = history.length - max(0, len(tokens) - history.window.sinks)
         history.settle()
         current = self._running[tenant] = TurnGeneration(tenant)
         options = seeded(run.work.options, history.length)

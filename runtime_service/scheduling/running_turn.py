@@ -61,12 +61,16 @@ class Outcome:
 
 
 class RunningTurn:
-    """Life: `begin`, then `accept` after each step of the reply, then one of `finish`, `cancel`, `discard`, `fail`."""
+    """Life: `begin`, then `accept` after each step of the reply, then one of `finish`, `cancel`, `discard`, `fail`.
+
+    `seen_from` is where the tokens behind the sinks begin that an engine was sent, if it gets them anew.
+    """
 
     def __init__(self, work: Work, history: TokenHistory) -> None:
         self.work = work
         self.history = history
         self.start = history.length
+        self.seen_from = 0
         self._speculation = Speculation(history, work.options.speculated_tokens if work.reply else 0)
         self._generated = 0
         self._text: list[str] = []
@@ -194,10 +198,10 @@ class RunningTurn:
             prompt_tokens=prompt_tokens,
             generated_tokens=self._generated,
             position=history.length,
-            evicted_tokens=history.window.evicted(history.length) - history.window.evicted(self.start),
             drafted_tokens=self._speculation.drafted,
             accepted_tokens=self._speculation.accepted,
             recalled_tokens=min(prompt_tokens, self.work.recalled_tokens),
+            window_start_position=max(self.seen_from, history.window.start(history.length)),
         )
         return Outcome(
             reason=reason,

@@ -9,6 +9,7 @@ from common.auth.quotas import Quotas
 from common.errors import SinkServeError
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.session import NewSession, Session, begin
+from runtime_service.domain.window_view import WholeTurns
 from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
 from runtime_service.engines.registry import EngineRegistry
 from runtime_service.sessions.live_session import LiveSession
@@ -96,6 +97,7 @@ class SessionLoader:
         turns = await asyncio.to_thread(restore_turns, claimed.unended, session, engine)
         live = self._enter(session, engine, claimed.next_number)
         live.state.cache_is_kept = cache_is_kept
+        live.state.whole_turns = WholeTurns(session.window.sinks, claimed.whole_turns)
         live.run_turns(turns)
         return live
 

@@ -21,16 +21,23 @@ from runtime_service.storage.recall.words import copy_words, drop_words
 from runtime_service.storage.repository import change_owned, holder_of, session_not_found
 from runtime_service.storage.rows import past_turns_to_json, session_from_row, session_to_row, turn_from_row
 from runtime_service.storage.tables import sessions, snapshots, turns
+from runtime_service.storage.whole_turns import whole_turns
+
+_CHANGED = ("position", "turns", "window_start_position", "oldest_visible_turn")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place in a session's history: behind its turn `number`, 0 for the start."""
+    """A place in a session's history: behind its turn `number`, 0 for the start.
+
+    What is before `forgotten_to`, sinks aside, is not in view any more.
+    """
 
     number: int
     position: int
     turns: int
     last_sequence: int
+    forgotten_to: int
 
 
 class SessionBranches:
@@ -49,14 +56,15 @@ class SessionBranches:
             cut = _cut(connection, session, turn_id, drop_turn=drop_turn)
             row = connection.execute(select(sessions).where(sessions.c.key == session.key)).mappings().first()
             pins = _up_to(cut, session.pins if row is None else session_from_row(row).pins)
-            values = {"position": cut.position, "turns": cut.turns, "pins": past_turns_to_json(pins)}
-            change_owned(connection, session, **values)
+            rewound = replace(_at(connection, session, session.key, cut), pins=pins)
+            changed = {name: getattr(rewound, name) for name in _CHANGED}
+            change_owned(connection, session, **changed, pins=past_turns_to_json(pins))
             connection.execute(delete(turns).where(_of(session), turns.c.number > cut.number))
             drop_words(connection, session.key, cut.number)
             past = and_(snapshots.c.session_key == session.key, snapshots.c.position > cut.position)
             gone = list(connection.scalars(select(snapshots.c.object_key).where(past)))
             connection.execute(delete(snapshots).where(past))
-        return replace(session, position=cut.position, turns=cut.turns, pins=pins), gone
+        return rewound, gone
 
     def fork(self, source: Session, turn_id: str, target: Session, quotas: Quotas = UNBOUNDED) -> Session:
         """Keep `target` with the turns of `source` up to a turn, all that have ended if none is named.
@@ -76,7 +84,7 @@ class SessionBranches:
             epoch = connection.scalar(select(sessions.c.epoch).where(sessions.c.key == source.key))
             if epoch is None:
                 raise session_not_found(source.session_id)
-            row = replace(target, position=cut.position, turns=cut.turns, last_sequence=cut.last_sequence, epoch=epoch)
+            row = replace(_at(connection, target, source.key, cut), last_sequence=cut.last_sequence, epoch=epoch)
             row = replace(row, pins=_up_to(cut, target.pins))
             key = connection.execute(
                 insert(sessions).values(session_to_row(row)).returning(sessions.c.key)
@@ -112,12 +120,23 @@ def _behind(connection: Connection, session: Session, number: int) -> Cut:
     kept = and_(_of(session), turns.c.number <= number, turns.c.result.is_not(None))
     last = connection.scalar(select(func.max(turns.c.number)).where(kept))
     if last is None:
-        return Cut(number, len(session.opening), 0, 0)
+        return Cut(number, len(session.opening), 0, 0, 0)
     ended = _ended(connection, session, last)
     assert ended is not None
     assert ended.result is not None
     count = connection.scalar(select(func.count()).select_from(turns).where(kept)) or 0
-    return Cut(number, ended.result.usage.position, count, ended.result.finished_sequence)
+    usage = ended.result.usage
+    start = usage.window_start_position or 0
+    forgotten_to = start if start > session.window.sinks else 0
+    return Cut(number, usage.position, count, ended.result.finished_sequence, forgotten_to)
+
+
+def _at(connection: Connection, session: Session, source_key: int, cut: Cut) -> Session:
+    """The session as it is at a place in the history of the one with `source_key`, which may have a larger window."""
+    start = max(cut.forgotten_to, session.window.start(cut.position))
+    there = replace(session, position=cut.position, turns=cut.turns, window_start_position=start)
+    seen = whole_turns(connection, replace(there, key=source_key), cut.number)
+    return replace(there, oldest_visible_turn=seen[0].turn_id if seen else "")
 
 
 def _ended(connection: Connection, session: Session, number: int) -> Turn | None:

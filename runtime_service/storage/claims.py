@@ -7,7 +7,7 @@ and whose sessions others have claimed meanwhile, changes nothing when it goes o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, delete, func, insert, or_, select, update
@@ -16,10 +16,12 @@ from common.db.database import Database, database_time
 from common.errors import FailedPrecondition, Reason
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
+from runtime_service.domain.window_view import TurnStart
 from runtime_service.storage import replicas
 from runtime_service.storage.repository import named, session_not_found
 from runtime_service.storage.rows import session_from_row, turn_from_row
 from runtime_service.storage.tables import cancels, sessions, turns
+from runtime_service.storage.whole_turns import whole_turns
 
 _FLEETING = '"durability":"NONE"'  # in the options of a session of which nothing is kept
 
@@ -28,11 +30,12 @@ Key = tuple[str, str]  # principal, session id
 
 @dataclass(frozen=True)
 class Claimed:
-    """A session that this replica has now, the turns that never ended, and the number of its next turn."""
+    """A session that this replica has now, the turns that never ended, the number of its next turn, and its view."""
 
     session: Session
     unended: list[Turn]
     next_number: int
+    whole_turns: list[TurnStart] = field(default_factory=list)
 
 
 class SessionClaims:
@@ -175,4 +178,8 @@ def _claimed(connection: Connection, session: Session) -> Claimed:
     unended = select(turns).where(mine & turns.c.result.is_(None)).order_by(turns.c.number)
     found = [turn_from_row(row) for row in connection.execute(unended).mappings()]
     last = connection.scalar(select(func.max(turns.c.number)).where(mine))
-    return Claimed(session, found, (last or 0) + 1)
+    start = session.window.start(session.position)  # a program of before may have taken it further
+    session = replace(session, window_start_position=max(start, session.window_start_position))
+    whole = whole_turns(connection, session)
+    session = replace(session, oldest_visible_turn=whole[0].turn_id if whole else "")
+    return Claimed(session, found, (last or 0) + 1, whole)

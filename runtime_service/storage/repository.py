@@ -35,12 +35,14 @@ from runtime_service.storage.rows import (
     turn_from_row,
     turn_to_row,
     unpack,
+    view_to_json,
 )
 from runtime_service.storage.tables import sessions, turns
 from runtime_service.storage.usage import add_usage
 
 _TURNS_AT_ONCE = 64
 _ROW_BYTES = 512  # of a message, for names, numbers and times
+_PROGRESS = ("position", "turns", "last_active_at", "window_start_position")
 
 
 class SessionRepository:
@@ -119,14 +121,10 @@ class SessionRepository:
             "reason": turn.result.reason.value,
             "tokens": pack(tokens),
             "recalled": past_turns_to_json(turn.result.recalled),
+            "view": view_to_json(turn.result),
             "ended_at": turn.ended_at,
         }
-        new = {
-            "position": session.position,
-            "turns": session.turns,
-            "last_sequence": session.last_sequence,
-            "last_active_at": session.last_active_at,
-        }
+        new = {name: getattr(session, name) for name in (*_PROGRESS, "last_sequence", "oldest_visible_turn")}
         with self._database.write_rows() as connection:
             change_owned(connection, session, **new)
             unended = _numbered(session.key, turn) & turns.c.result.is_(None)
@@ -145,7 +143,7 @@ class SessionRepository:
 
         The same again changes nothing, as its turns tell.
         """
-        counts = {"position": session.position, "turns": session.turns, "last_active_at": session.last_active_at}
+        counts = {name: getattr(session, name) for name in _PROGRESS}
         before = _owned(session) & (sessions.c.turns < session.turns)
         with self._database.write_rows() as connection:
             if connection.execute(update(sessions).where(before).values(counts)).rowcount:

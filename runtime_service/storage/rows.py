@@ -17,6 +17,7 @@ from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage
+from runtime_service.domain.window_view import WindowNotice
 
 _SESSION_OPTIONS = TypeAdapter(SessionOptions)
 _GENERATION_OPTIONS = TypeAdapter(GenerationOptions)
@@ -98,7 +99,7 @@ def turn_from_row(row: RowMapping) -> Turn:
 
 
 def result_to_json(result: Result) -> str:
-    """A result without its token ids and what it recalled, which the row has beside it."""
+    """A result without its token ids, what it recalled and what was in view, which the row has beside it."""
     data = {name: getattr(result, name) for name in _RESULT}
     error = result.error
     if error is not None:
@@ -108,20 +109,32 @@ def result_to_json(result: Result) -> str:
             "message": error.message,
             "metadata": error.metadata,
         }
-    usage = {name: count for name, count in asdict(result.usage).items() if name != "recalled_tokens"}
+    usage = {name: count for name, count in asdict(result.usage).items() if name not in _BESIDE}
     return json.dumps({**data, "usage": usage, "timing": asdict(result.timing)})
+
+
+def view_to_json(result: Result) -> str:
+    """What the model saw after a turn, and what had left in it."""
+    view = {name: getattr(result.usage, name) for name in _VIEW}
+    return json.dumps(view | ({} if result.notice is None else {"notice": asdict(result.notice)}))
 
 
 def result_from_row(row: RowMapping) -> Result:
     """The result of a turn that has ended; the row's tokens are all that it added to the history."""
     data, tokens, recalled = json.loads(row["result"]), unpack(row["tokens"] or b""), _past_turns(row["recalled"])
     prompt, usage = data["prompt_tokens"], Usage(**data["usage"])
-    usage = replace(usage, recalled_tokens=min(usage.prompt_tokens, sum(turn.tokens for turn in recalled)))
+    view = json.loads(row["view"] or "{}")
+    notice = view.pop("notice", None)
+    usage = replace(usage, recalled_tokens=min(usage.prompt_tokens, sum(turn.tokens for turn in recalled)), **view)
     end = usage.prompt_tokens + usage.generated_tokens
     data["error"] = _error(data["error"]) if "error" in data else None
     data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
-    data["recalled"] = recalled
+    data |= {"recalled": recalled, "notice": None if notice is None else _notice(notice)}
     return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
+
+
+def _notice(data: dict[str, Any]) -> WindowNotice:
+    return WindowNotice(**{**data, "turn_ids": tuple(data["turn_ids"])})
 
 
 def _error(data: dict[str, Any]) -> SinkServeError:
@@ -149,8 +162,13 @@ _PLAIN = (
     "turns",
     "epoch",
     "last_sequence",
+    "window_start_position",
+    "oldest_visible_turn",
     "created_at",
     "last_active_at",
     "expires_at",
 )
+_VIEW = ("window_start_position", "oldest_visible_turn")
+_BESIDE = {"recalled_tokens", *_VIEW}
+"""Of usage, in columns of their own: programs of before refuse what they do not know."""
 _RESULT = ("reason", "prompt_tokens", "text", "stop_sequence", "started_sequence", "finished_sequence")

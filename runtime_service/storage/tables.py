@@ -43,6 +43,8 @@ sessions = Table(
     Column("turns", Integer, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
+    Column("window_start_position", BigInteger, nullable=False),
+    Column("oldest_visible_turn", String(64), nullable=False),
     Column("created_at", Time, nullable=False),
     Column("last_active_at", Time, nullable=False),
     Column("delete_after_idle_s", Float),
@@ -79,6 +81,7 @@ turns = Table(
     Column("result", Text),
     Column("tokens", LargeBinary),
     Column("recalled", Text),
+    Column("view", Text),
     UniqueConstraint("session_key", "turn_id"),
 )
 

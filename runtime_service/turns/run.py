@@ -21,6 +21,7 @@ from runtime_service.decoding.text import Text
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
 from runtime_service.domain.turn_span import turn_span
+from runtime_service.domain.window_view import TurnStart, WindowNotice
 from runtime_service.recall.budget import recalls
 from runtime_service.recall.own_tokens import indexed
 from runtime_service.scheduling.running_turn import Outcome
@@ -50,8 +51,8 @@ class TurnRun:
         state, turn = self._state, self.pending.turn
         if turn.attempt > 1:
             await state.write_patiently(partial(state.history.note_attempt, state.session, turn))
-        outcome = await self._outcome()
-        turn = self._finished(outcome)
+        outcome, notice = self._viewed(await self._outcome())
+        turn = self._finished(outcome, notice)
         assert turn.result is not None
         self._writing = asyncio.create_task(self._write_end(turn, outcome.tokens), name=f"end of {turn.turn_id}")
         await asyncio.shield(self._writing)
@@ -140,7 +141,24 @@ class TurnRun:
         else:
             self._post(lambda scheduler: scheduler.refill(state.tenant, *history, cache))
 
-    def _finished(self, outcome: Outcome) -> Turn:
+    def _viewed(self, outcome: Outcome) -> tuple[Outcome, WindowNotice | None]:
+        """The outcome with what the model sees after the turn; and what left meanwhile, for who wants to be told.
+
+        What has left once counts as gone: an engine that is sent its window anew may see a little of it again.
+        """
+        session, usage, turns = self._state.session, outcome.usage, self._state.whole_turns
+        before = after = session.window_start_position
+        if outcome.tokens:
+            assert usage.window_start_position is not None, usage
+            after = max(before, usage.window_start_position)
+        begun = TurnStart(session.position, self.pending.turn_id)
+        notice = turns.add(begun, session.position + len(outcome.tokens), before, after)
+        usage = replace(
+            usage, window_start_position=after, oldest_visible_turn=turns.oldest, evicted_tokens=after - before
+        )
+        return replace(outcome, usage=usage), notice if session.notifies else None
+
+    def _finished(self, outcome: Outcome, notice: WindowNotice | None) -> Turn:
         usage = outcome.usage
         result = Result(
             reason=outcome.reason,
@@ -152,6 +170,7 @@ class TurnRun:
             stop_sequence=outcome.stop_sequence,
             error=outcome.error,
             recalled=self.pending.recalled,
+            notice=notice,
             started_sequence=self.pending.started_sequence,
             finished_sequence=self._state.log.last + 1,
         )

@@ -13,6 +13,7 @@ from common.retry import retry
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
+from runtime_service.domain.window_view import WholeTurns
 from runtime_service.engines.loaded_engine import LoadedEngine, unloaded
 from runtime_service.recall.session_recall import SessionRecall
 from runtime_service.scheduling.slots import Residence, Tenant
@@ -43,6 +44,7 @@ class SessionState:
     log: EventLog
     tenant: Tenant
     recall: SessionRecall
+    whole_turns: WholeTurns
     cache_is_kept: bool = False
     closed: bool = False
     closed_by: SinkServeError | None = None
@@ -59,7 +61,7 @@ class SessionState:
         key = session.key if session.is_kept else 0
         tenant = Tenant(session.name, _tokens(session), key=key, epoch=session.epoch, principal=session.principal)
         recall = SessionRecall(shared.recall_index, shared.past_turns, shared.ranker)
-        return cls(session, engine, shared, history, log, tenant, recall)
+        return cls(session, engine, shared, history, log, tenant, recall, WholeTurns(session.window.sinks))
 
     @property
     def residence(self) -> Residence:

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.options import Json, Runtime, ask
+from sinkserve.cli.terminal.window_picture import picture
 from sinkserve.client import Client
 from sinkserve.runtime.v1.conversation_service_pb2 import FinishReason, Session, SessionOptions, TurnRecord
 
@@ -64,7 +65,12 @@ def show(name: Name, json: Json = False, runtime: Runtime = None) -> None:
             return
         console.print_facts(facts(session))
         for turn in turns:
+            if session.evicted_tokens and turn.turn_id == session.oldest_visible_turn:
+                console.out.print("\n[dim]── what follows the model sees whole ──[/]")
             _print_turn(turn)
+        console.out.print()
+        for line in picture(session, console.out.width, escape(session.oldest_visible_turn)):
+            console.out.print(line)
 
     ask(command, runtime=runtime)
 
@@ -192,6 +198,7 @@ def facts(session: Session) -> tuple[tuple[str, str], ...]:
         ("keeps", f"{options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""),
         ("recalls", f"up to {options.recall_tokens} tokens a turn" if options.recall_tokens else ""),
         ("pinned", escape(", ".join(session.pinned_turns))),
+        ("forgotten", f"{session.evicted_tokens:,} tokens" if session.evicted_tokens else ""),
         ("state", state(session)),
         ("outlives its server", _durability(options)),
         ("without a connection", _on_disconnect(options)),

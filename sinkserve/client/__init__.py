@@ -30,7 +30,7 @@ from sinkserve.client.errors import (
     Unavailable,
     Unreachable,
 )
-from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage
+from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage, WindowNotice
 from sinkserve.client.requests import Durability, GenerationOptions, Message, OnDisconnect, OnFull, SessionOptions
 from sinkserve.client.retry import Retry
 from sinkserve.client.turn import Turn
@@ -68,6 +68,7 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Usage",
+    "WindowNotice",
     "tls_credentials",
     "token_file",
 ]

@@ -53,6 +53,23 @@ class Usage:
     """Guessed tokens that were right."""
     recalled_tokens: int = 0
     """Tokens of turns that were read again; `Turn.started.recalled` names these."""
+    window_start_position: int | None = None
+    """The model sees the sinks and the tokens from this position on; what is between them has left the window. None: an
+    older server did not say."""
+    oldest_visible_turn: str = ""
+    """Id of the oldest turn from which on nothing has left; empty: not even the last is whole."""
+
+
+@dataclass(frozen=True)
+class WindowNotice:
+    """What left the window in a turn: the tokens from `start_position` to before `end_position`, for ever."""
+
+    start_position: int
+    end_position: int
+    turns: int
+    """Turns that were whole in view until now."""
+    turn_ids: tuple[str, ...]
+    """Those turns, the oldest first; of more than 100 the first 100."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,8 @@ class Finished:
     """The stop text that ended it, with STOP."""
     error: SinkServeError | None = None
     """The error, with ERROR."""
+    notice: WindowNotice | None = None
+    """What was forgotten, in a session with `on_full="notify"`."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -128,6 +147,8 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
             drafted_tokens=usage.drafted_tokens,
             accepted_tokens=usage.accepted_tokens,
             recalled_tokens=usage.recalled_tokens,
+            window_start_position=usage.window_start_position if usage.HasField("window_start_position") else None,
+            oldest_visible_turn=usage.oldest_visible_turn,
         ),
         timing=Timing(
             queue_s=timing.queue_duration.ToTimedelta().total_seconds(),
@@ -137,7 +158,12 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
         ),
         stop_sequence=finished.stop_sequence,
         error=from_status(finished.error) if finished.HasField("error") else None,
+        notice=_read_notice(finished.notice) if finished.HasField("notice") else None,
     )
+
+
+def _read_notice(notice: pb.WindowNotice) -> WindowNotice:
+    return WindowNotice(notice.start_position, notice.end_position, notice.turns, tuple(notice.turn_ids))
 
 
 def _read_reason(reason: pb.FinishReason.ValueType) -> FinishReason:

@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
-OnFull = Literal["evict", "error"]
+OnFull = Literal["evict", "error", "notify"]
 OnDisconnect = Literal["continue", "cancel"]
 Durability = Literal["none", "tokens", "tokens_and_kv"]
 
@@ -19,6 +19,7 @@ _ON_FULL: Mapping[OnFull | None, pb.SessionOptions.OnFull.ValueType] = {
     None: pb.SessionOptions.ON_FULL_UNSPECIFIED,
     "evict": pb.SessionOptions.ON_FULL_EVICT,
     "error": pb.SessionOptions.ON_FULL_ERROR,
+    "notify": pb.SessionOptions.ON_FULL_NOTIFY,
 }
 _ON_DISCONNECT: Mapping[OnDisconnect | None, pb.SessionOptions.OnDisconnect.ValueType] = {
     None: pb.SessionOptions.ON_DISCONNECT_UNSPECIFIED,
@@ -71,7 +72,8 @@ class SessionOptions(TypedDict, total=False):
     window_tokens: int
     """Window, at most the engine's."""
     on_full: OnFull
-    """What happens when the cache is full; "evict" if left out."""
+    """What happens when the cache is full: the oldest tokens leave ("evict", also if left out), and a turn says which
+    ("notify", see `Finished.notice`); or the turn ends, and no more are taken ("error")."""
     delete_after_idle_s: float
     """Delete the session after so many seconds without a turn or a stream; never if left out."""
     on_disconnect: OnDisconnect

@@ -78,7 +78,7 @@ def test_a_step_that_older_programs_can_do_with_only_adds(step: Script) -> None:
     oldest = getattr(step.module, "compatible_from", step.revision)
     assert oldest in known_versions()
     done = set(re.findall(r"\bop\.(\w+)", getsource(step.module)))
-    assert oldest == step.revision or done <= {"add_column", "create_table", "create_index", "f"}
+    assert oldest == step.revision or done <= {"add_column", "create_table", "create_index", "f", "get_bind"}
 
 
 def test_what_is_kept_of_older_programs_is_what_the_strictest_step_says(database: Database) -> None:
@@ -135,6 +135,31 @@ def test_what_was_kept_before_the_wire_changed_is_found_and_means_the_same(empty
     assert [json.loads(each) for each in options] == [{"on_disconnect": "CONTINUE"}, {"on_disconnect": "CANCEL"}]
     found, _ = SessionRepository(empty).list_sessions("me", Page(9, None, ""), SessionFilter((("a", "b"),)))
     assert [session.session_id for session in found] == ["2", "1"]
+
+
+def test_what_sessions_see_follows_from_what_was_kept_of_them(empty: Database) -> None:
+    """Of one that has forgotten, of one that has not, and of one that never spoke."""
+    with empty.write() as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0010")
+        numbers = dict.fromkeys(
+            ("engine_version", "turns", "epoch", "last_sequence", "created_at", "last_active_at"), 0
+        )
+        names = {"principal": "me", "engine_name": "demo", "engine_digest": "d", "labels": "{}"}
+        options = json.dumps({"sink_tokens": 2, "window_tokens": 7})
+        for key, position in ((1, 20), (2, 9), (3, 1)):
+            held = {"key": key, "session_id": str(key), "position": position, "options": options}
+            _insert(connection, "sessions", digest=b"", opening=b"", pinned=False, **held, **names, **numbers)
+        said = {"digest": b"", "body": "", "options": "", "attempt": 1, "stops": 0, "created_at": 0}
+        for key, number, tokens in ((1, 1, 12), (1, 2, 3), (1, 3, 0), (1, 4, 4), (2, 1, 4), (2, 2, 4)):
+            held = {"session_key": key, "number": number, "turn_id": f"t{number}", "tokens": bytes(4 * tokens)}
+            _insert(connection, "turns", **held, **said)
+    upgrade(empty)
+    with empty.read() as connection:
+        query = "SELECT window_start_position, oldest_visible_turn FROM sessions ORDER BY key"
+        found = [tuple(row) for row in connection.execute(text(query))]
+    assert found == [(13, "t2"), (2, "t1"), (2, "")]
 
 
 def _insert(connection: Connection, table: str, **values: object) -> None:

@@ -21,7 +21,7 @@ from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as engine_pb_grpc
 from sinkserve.runtime.v1 import usage_service_pb2_grpc as usage_pb_grpc
 from tests.fakes.scripted_engines import ScriptedEngines
-from tests.fakes.scripted_session import Loss, ScriptedSession, turn_id_of, words_of
+from tests.fakes.scripted_session import Loss, ScriptedSession, notice_of, turn_id_of, words_of
 from tests.fakes.scripted_usage import ScriptedUsage
 
 
@@ -232,7 +232,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
             evicted_tokens=1,
         )
         record.usage.CopyFrom(usage)
-        finished = pb.TurnFinished(turn_id=turn.turn_id, reason=reason, usage=usage)
+        finished = pb.TurnFinished(turn_id=turn.turn_id, reason=reason, usage=usage, notice=notice_of(session, turn))
         finished.timing.decode_duration.FromMilliseconds(100)
         finished.timing.time_to_first_token_duration.FromMilliseconds(20)
         if "explode" in turn.text:

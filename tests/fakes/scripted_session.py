@@ -103,3 +103,10 @@ def words_of(turn: pb.Turn) -> list[str]:
 def turn_id_of(response: pb.ConverseResponse) -> str:
     event = response.WhichOneof("event")
     return str(getattr(getattr(response, event), "turn_id", "")) if event else ""
+
+
+def notice_of(session: ScriptedSession, turn: pb.Turn) -> pb.WindowNotice | None:
+    """That a token of the turn has left, in a session that wants to know."""
+    if session.session.options.on_full != pb.SessionOptions.ON_FULL_NOTIFY:
+        return None
+    return pb.WindowNotice(start_position=4, end_position=5, turns=1, turn_ids=[turn.turn_id])

@@ -34,6 +34,7 @@ SESSION = Session(
     opening=(1, 2),
     pinned=True,
     position=2,
+    window_start_position=3,
     created_at=NOON,
     last_active_at=NOON,
 )
@@ -48,7 +49,7 @@ def turn(number: int, **input_: object) -> Turn:
 def finished(turn: Turn, prompt: int, generated: tuple[int, ...], position: int) -> Turn:
     result = Result(
         reason=FinishReason.STOP,
-        usage=Usage(prompt, len(generated), position, 1),
+        usage=Usage(prompt, len(generated), position, 1, window_start_position=max(3, position - 5)),
         timing=Timing(0.1, 0.2, 0.3, 0.4),
         prompt_tokens=prompt,
         text="hello",

@@ -43,7 +43,11 @@ class PastTurns:
     def results(self, session: Session, since: int) -> list[tuple[Result, int]]:
         """Results of the turns that end behind a position, the newest first, with how many tokens each has added."""
         ended = (turns.c.session_key == session.key) & turns.c.result.is_not(None)
-        query = select(turns.c.result, turns.c.tokens, turns.c.recalled).where(ended).order_by(turns.c.number.desc())
+        query = (
+            select(turns.c.result, turns.c.tokens, turns.c.recalled, turns.c.view)
+            .where(ended)
+            .order_by(turns.c.number.desc())
+        )
         found: list[tuple[Result, int]] = []
         with self._database.read() as connection, stream(connection, query) as rows:
             for row in rows:

@@ -47,6 +47,7 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     window: options.Window = None,
     sinks: options.Sinks = None,
     recall_tokens: options.RecallTokens = None,
+    on_full: options.OnFullChoice = None,
     template: options.Template = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the session after --prompt or a pipe.")] = False,
     max_new_tokens: options.MaxNewTokens = None,
@@ -63,11 +64,10 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
 ) -> None:
     """Talk to an engine.
 
-    At a terminal Ctrl-C cancels the reply, and pressed again leaves. From a pipe, each line is a turn, and only
-    replies are printed.
+    At a terminal Ctrl-C cancels the reply, and again leaves. From a pipe each line is a turn; only replies are printed.
     """
     new_session = given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks)
-    new_session |= given(recall_tokens=recall_tokens)
+    new_session |= given(recall_tokens=recall_tokens, on_full=on_full)
     generation = (
         given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         | given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)

@@ -16,6 +16,8 @@ from sinkserve.cli.terminal.failures import explain
 from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError
 from sinkserve.runtime.v1.conversation_service_pb2 import TurnRecord
 
+_KEPT_OF_A_TURN = 100  # characters
+
 
 class Dialog:
     """One conversation and the options of its turns."""
@@ -24,6 +26,7 @@ class Dialog:
         self.conversation = conversation
         self._client = client
         self._generation = generation
+        self._words: dict[str, str] = {}  # how what was said here begins, by turn
 
     @property
     def sampling(self) -> str:
@@ -45,6 +48,7 @@ class Dialog:
         """One turn, printed as it comes. Raises SinkServeError when it failed, after saying so."""
         try:
             turn = await self.conversation.say(text, **self._generation)
+            self._words[turn.id] = text[:_KEPT_OF_A_TURN]
             printer = Printer(view, turn)
             try:
                 await printer.print()
@@ -54,7 +58,7 @@ class Dialog:
                 await printer.print()
             finally:
                 printer.end()
-            view.figures(await turn.wait())
+            view.figures(await turn.wait(), self._words)
         except SinkServeError as error:
             explain(error)
             raise
@@ -66,8 +70,8 @@ class Dialog:
             match command:
                 case "/again":
                     again = await self._take_back(view)
-                case "/stats":
-                    view.stats(await self._client.sessions.get(self._name))
+                case "/stats" | "/window":
+                    await self._describe(command, view)
                 case "/fork":
                     await self._fork(view)
                 case "/rewind":
@@ -88,6 +92,13 @@ class Dialog:
     @property
     def _name(self) -> str:
         return self.conversation.session.name
+
+    async def _describe(self, command: str, view: ChatView) -> None:
+        session = await self._client.sessions.get(self._name)
+        if command == "/stats":
+            view.stats(session)
+        else:
+            view.window(session, self._words)
 
     def _set(self, argument: str) -> str:
         """Change an option of the turns to come; returns what to say of it."""

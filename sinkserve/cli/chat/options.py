@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sinkserve.client import OnFull
+
 Engine = Annotated[
     str | None, typer.Argument(metavar="ENGINE", help="NAME, NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.")
 ]
@@ -19,6 +21,13 @@ Sinks = Annotated[int | None, typer.Option("--sinks", help="First tokens to keep
 RecallTokens = Annotated[
     int | None,
     typer.Option("--recall-tokens", help="Read again what fits of what has left the window; 0 is nothing."),
+]
+OnFullChoice = Annotated[
+    OnFull | None,
+    typer.Option(
+        "--on-full",
+        help="When the window is full: evict the oldest tokens (default), notify of what left, or end with an error.",
+    ),
 ]
 Template = Annotated[
     list[str] | None,

@@ -5,15 +5,19 @@ Knows turns, not streams; prints, and decides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 
 from sinkserve.cli.sessions import facts
 from sinkserve.cli.terminal import console
-from sinkserve.client import Finished, FinishReason, Turn
+from sinkserve.cli.terminal.window_picture import picture
+from sinkserve.client import Finished, FinishReason, Turn, WindowNotice
 from sinkserve.runtime.v1.conversation_service_pb2 import Opened, Session
 
 HELP = """\
 /stats        how long the conversation is, and what of it the engine still sees
+/window       a picture of it: what was forgotten, what the engine still sees
 /again        drop the last reply, and ask for another
 /rewind [N]   drop the last turn, or the last N, for ever
 /pin [N]      keep the last turn, or the Nth last, in sight for ever; /unpin [N] lets it go
@@ -24,6 +28,7 @@ HELP = """\
 Ctrl-C        ends a reply early; what was said of it stays in the conversation"""
 
 _PROMPT = "\001\033[1;36m\002you\001\033[0m\002 "  # \001 and \002 tell readline what has no width
+_MOST_NAMED, _LONGEST_WORDS = 3, 50
 _ENDINGS = {
     FinishReason.LENGTH: "stopped at the limit of tokens",
     FinishReason.CANCELLED: "cancelled",
@@ -53,8 +58,10 @@ class ChatView:
         console.out.print()
         return input("you " if console.out.color_system is None else _PROMPT)
 
-    def figures(self, finished: Finished) -> None:
-        """Print what a reply took."""
+    def figures(self, finished: Finished, words: Mapping[str, str]) -> None:
+        """Print what a reply took, and always what was forgotten; `words` are those that turns began with, by id."""
+        if finished.notice is not None:
+            self._forgotten(finished.notice, words)
         if not self.lively:
             return
         usage, ending = finished.usage, _ENDINGS.get(finished.reason)
@@ -75,6 +82,22 @@ class ChatView:
         """Print the session as it is now."""
         console.print_facts(facts(session))
 
+    def window(self, session: Session, words: Mapping[str, str]) -> None:
+        """Draw the session's window as it is now."""
+        oldest = called(session.oldest_visible_turn, words)
+        for line in picture(session, console.out.width, escape(oldest)):
+            console.out.print(line)
+
+    def _forgotten(self, notice: WindowNotice, words: Mapping[str, str]) -> None:
+        count = notice.end_position - notice.start_position
+        tokens = f"{count:,} {'token' if count == 1 else 'tokens'}"
+        turns = f"the beginning of {notice.turns:,} {'turn' if notice.turns == 1 else 'turns'}"
+        named = ", ".join(called(turn_id, words) for turn_id in notice.turn_ids[:_MOST_NAMED])
+        more = ", ..." if notice.turns > _MOST_NAMED else ""
+        parts = f"forgotten: {tokens}" + (f", with {turns}: {named}{more}" if notice.turns else "")
+        where = console.out if self.lively else console.err
+        where.print(f"[yellow]{escape(parts)}[/]")
+
     def print_resume_command(self, resume_command: str) -> None:
         """Print the command that resumes the session."""
         if self.lively:
@@ -83,6 +106,14 @@ class ChatView:
     def say(self, text: str) -> None:
         """Print a remark of the command line itself."""
         console.out.print(f"[dim]{escape(text)}[/]")
+
+
+def called(turn_id: str, words: Mapping[str, str]) -> str:
+    """A turn by what was said in it, if that is known here, else by its id."""
+    text = " ".join(words.get(turn_id, "").split())
+    if not text:
+        return turn_id
+    return f'"{text}"' if len(text) <= _LONGEST_WORDS else f'"{text[: _LONGEST_WORDS - 3]}..."'
 
 
 class Printer:

@@ -72,10 +72,11 @@ class ScriptedScheduler:
 
     def end(self, *tokens: int, reason: FinishReason = FinishReason.STOP) -> None:
         """End it; its prompt and `tokens` are added."""
-        _, work, listener = self.submitted[-1]
+        tenant, work, listener = self.submitted[-1]
         start, added = self.position, (*work.prompt, *tokens)
         self.position += len(added)
-        usage = Usage(len(work.prompt), len(tokens), self.position)
+        seen = tenant.history.window.start(self.position)
+        usage = Usage(len(work.prompt), len(tokens), self.position, window_start_position=seen)
         listener(Outcome(reason, usage, Timing(), start, added))
 
     @property

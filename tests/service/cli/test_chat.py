@@ -29,6 +29,15 @@ async def test_sampling_options_reach_the_server(shell: Shell) -> None:
     assert not session.session.options.HasField("delete_after_idle_duration")
 
 
+async def test_what_is_forgotten_is_said_beside_the_replies(shell: Shell) -> None:
+    ran = await shell.run("chat", "demo", "--on-full", "notify", stdin="my cat is called Ada\n")
+    assert (ran.code, ran.out) == (0, "my cat is called Ada \n")
+    assert ran.err == 'forgotten: 1 token, with the beginning of 1 turn: "my cat is called Ada"\n'
+    wrong = await shell.run("chat", "demo", "--on-full", "shout", "-p", "hi")
+    assert wrong.code == 2
+    assert "'shout' is not one of" in wrong.err
+
+
 async def test_each_line_of_a_pipe_is_a_turn(shell: Shell) -> None:
     ran = await shell.run("chat", "demo", "--keep", stdin="first line\n\nsecond line\n")
     assert (ran.code, ran.out) == (0, "first line \nsecond line \n")

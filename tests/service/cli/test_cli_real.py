@@ -116,6 +116,10 @@ def test_at_a_terminal_ctrl_c_ends_the_reply_and_then_the_chat(services: Path) -
         said = read_until(screen, PROMPT)
         assert "cancelled" in said
         assert "tok/s" in said
+        keys.write(b"/window\n")
+        drawn = read_until(screen, PROMPT)
+        assert "kept for ever" in drawn
+        assert "of 40, " in drawn
         wait_for_rest(process)
         keys.write(b"\x03")
         assert "Ctrl-C again" in read_until(screen, PROMPT)

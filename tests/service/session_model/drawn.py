@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from runtime_service.domain.durability import Durability
-from runtime_service.domain.session import NewSession, OnDisconnect, SessionOptions
+from runtime_service.domain.session import NewSession, OnDisconnect, OnFull, SessionOptions
 
 IDS = ("a", "b", "c", "d")
 FORKS = ("b", "x", "y")
@@ -19,12 +19,13 @@ VARIANTS = tuple(
             on_disconnect=OnDisconnect.CONTINUE if goes_on else OnDisconnect.CANCEL,
             durability=kept,
             delete_after_idle_s=s,
+            on_full=on_full,
         ),
     )
-    for goes_on, kept, s in (
-        (False, Durability.TOKENS, None),
-        (True, Durability.TOKENS_AND_KV, None),
-        (True, Durability.TOKENS, 1000.0),
-        (False, Durability.TOKENS_AND_KV, 1000.0),
+    for goes_on, kept, s, on_full in (
+        (False, Durability.TOKENS, None, OnFull.EVICT),
+        (True, Durability.TOKENS_AND_KV, None, OnFull.NOTIFY),
+        (True, Durability.TOKENS, 1000.0, OnFull.NOTIFY),
+        (False, Durability.TOKENS_AND_KV, 1000.0, OnFull.EVICT),
     )
 )

@@ -15,6 +15,7 @@ from runtime_service.turns.events import EPOCH_BITS, Event, Opened, TurnFinished
 from runtime_service.turns.run import MOST_CRASHES
 from tests.fakes.engine import expected_greedy
 from tests.service.runtime.runtime import VOCABULARY
+from tests.service.session_model.view import Span, notice_of, oldest_visible, start_of
 
 Kept = list[tuple[Turn, list[int]]]
 _greedy: dict[tuple[tuple[int, ...], SessionWindow, int], list[int]] = {}
@@ -89,7 +90,7 @@ class ModelSession:
         assert [turn.request for turn, _ in found] == [turn.request for turn in self.turns], self.session_id
         ended = [turn.result is not None for turn, _ in found]
         assert ended == sorted(ended, reverse=True), "a turn ended before another that came first"
-        history, last = list(session.opening), 0
+        history, last, spans = list(session.opening), 0, list[Span]()
         for mine, (turn, tokens) in zip(self.turns, found, strict=True):
             if turn.result is None:
                 assert mine.result is None, "a turn that had ended has not"
@@ -106,11 +107,17 @@ class ModelSession:
                     *_closing(mine.request, reply, text),
                 ]
             history += tokens
+            spans.append(Span(turn.turn_id, range(len(history) - len(tokens), len(history))))
+            _check_view(session, turn.result, spans)
             assert turn.result.usage.position == len(history)
             assert turn.result.started_sequence < turn.result.finished_sequence > last
             last = turn.result.finished_sequence
         assert (session.position, session.turns) == (len(history), sum(ended))
         assert session.last_sequence >= last
+        window = session.window
+        oldest = oldest_visible(window, len(history), spans)
+        assert session.window_start_position == start_of(window, len(history))
+        assert session.oldest_visible_turn == oldest
 
     # What is heard
 
@@ -200,6 +207,16 @@ def _check_end(mine: ModelTurn, turn: Turn, prompt: int, *, kept: bool) -> None:
         case _:
             assert reason is FinishReason.LENGTH
             assert whole == (prompt, mine.request.generation.max_new_tokens)
+
+
+def _check_view(session: Session, result: Result, spans: list[Span]) -> None:
+    """What is told of what the model sees is what it sees."""
+    window, usage = session.window, result.usage
+    before, position = spans[-1].tokens.start, spans[-1].tokens.stop
+    assert usage.window_start_position == start_of(window, position)
+    assert usage.evicted_tokens == start_of(window, position) - start_of(window, before)
+    assert usage.oldest_visible_turn == oldest_visible(window, position, spans)
+    assert result.notice == (notice_of(window, before, position, spans) if session.notifies else None)
 
 
 def _closing(request: TurnRequest, reply: list[int], text: Text) -> tuple[int, ...]:

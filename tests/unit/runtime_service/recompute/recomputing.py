@@ -7,6 +7,7 @@ from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.recompute.scheduler import RecomputeScheduler
 from runtime_service.recompute.token_generator import LoadedGenerator
+from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.slots import Tenant
 from tests.fakes.scripted_generator import ScriptedGenerator, next_token
 from tests.unit.runtime_service.scheduling.driver import Stage, Talker
@@ -45,6 +46,13 @@ class Recomputing(Stage):
         self, before: list[int], window: SessionWindow, generated: int, options: GenerationOptions
     ) -> list[int]:
         return recomputed(before, window, self.stride, options.max_new_tokens)[:generated]
+
+    def _check_view(self, window: SessionWindow, outcome: Outcome) -> None:
+        """A token of the window may not be in what was sent, but one that has left it never is."""
+        start = outcome.usage.window_start_position
+        if outcome.tokens:
+            assert start is not None
+            assert start >= max(window.sinks, outcome.usage.position - window.window)
 
     def step(self) -> bool:
         worked = self.scheduler.step()

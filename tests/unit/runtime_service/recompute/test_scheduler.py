@@ -93,6 +93,24 @@ def test_prompt_and_reply_never_exceed_sinks_and_window(window: SessionWindow, s
 
 
 @settings(deadline=None)
+@given(WINDOWS, st.integers(0, 10), st.integers(1, 30), st.integers(1, 30))
+def test_the_view_begins_where_the_last_of_what_was_sent_does(
+    window: SessionWindow, stride: int, prompt: int, most: int
+) -> None:
+    """Tokens are told apart by their positions here: the input, then what the generator said."""
+    stage = Recomputing(stride=stride)
+    talker = stage.talker(window)
+    stage.submit(talker, tuple(range(prompt)), options=replace(GREEDY, max_new_tokens=most))
+    stage.finish()
+    sent = stage.generator.started[-1]
+    recent = len(sent.tokens) - min(window.sinks, len(talker.history) - len(sent.told))
+    start = len(talker.history) - len(sent.told) - recent
+    assert talker.outcomes[0].usage.window_start_position == max(
+        start, window.sinks, len(talker.history) - window.window
+    )
+
+
+@settings(deadline=None)
 @given(st.data(), st.integers(2, 9), st.integers(0, 3))
 def test_with_a_stride_of_one_every_token_sees_the_window_but_one(data: st.DataObject, w: int, n: int) -> None:
     stage = Recomputing(stride=1)

@@ -15,6 +15,7 @@ from runtime_service.decoding.sampling import sample
 from runtime_service.decoding.text import Text
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.turn import FinishReason
 from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.running_turn import Outcome, Work
 from runtime_service.scheduling.scheduler import Scheduler
@@ -141,9 +142,13 @@ class Stage:
             assert generated == self.expected(before, window, len(generated), options)
         talker.history += outcome.tokens
         assert outcome.usage.position == len(talker.history) == talker.tenant.history.length
-        evicted = window.evicted(len(talker.history)) - window.evicted(outcome.start)
-        assert outcome.usage.evicted_tokens == evicted
+        self._check_view(window, outcome)
         talker.outcomes.append(outcome)
+
+    def _check_view(self, window: SessionWindow, outcome: Outcome) -> None:
+        """Where the window begins that the newest token sees."""
+        if outcome.reason is not FinishReason.ERROR:
+            assert outcome.usage.window_start_position == max(window.sinks, outcome.usage.position - window.window)
 
 
 class Driver(Stage):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from common.catalog.catalog import Catalog
 from common.db.database import Database
@@ -17,6 +18,8 @@ from common.errors import AlreadyExists, FailedPrecondition, Internal, NotFound,
 from common.store.blob_store import open_store
 from common.window import Geometry
 from runtime_service.domain.turn import FinishReason, Message, Result, Timing, Usage
+from runtime_service.domain.window_view import WindowNotice
+from runtime_service.storage import tables
 from runtime_service.storage.repository import SessionRepository
 from runtime_service.storage.rows import pack, unpack
 from tests.nightly import examples
@@ -84,7 +87,7 @@ def test_an_error_is_kept_as_it_was(repository: SessionRepository) -> None:
     session = repository.create(SESSION)
     repository.add_turn(session, turn(1))
     error = Internal(Reason.NON_FINITE_LOGITS, "not finite", position=3)
-    result = Result(FinishReason.ERROR, Usage(), Timing(), error=error)
+    result = Result(FinishReason.ERROR, Usage(window_start_position=3), Timing(), error=error)
     ended = replace(turn(1), result=result, ended_at=NOON)
     repository.finish_turn(after(session, ended), ended, ())
     found = repository.find_turn(session.key, "t1")
@@ -93,6 +96,36 @@ def test_an_error_is_kept_as_it_was(repository: SessionRepository) -> None:
     kept = found.result.error
     assert isinstance(kept, Internal)
     assert (kept.reason, kept.message, kept.metadata) == (error.reason, error.message, error.metadata)
+
+
+def test_what_a_turn_told_of_its_view_is_kept(repository: SessionRepository) -> None:
+    session = repository.create(SESSION)
+    repository.add_turn(session, turn(1))
+    usage = Usage(position=20, window_start_position=15, oldest_visible_turn="t1")
+    notice = WindowNotice(3, 15, 2, ("t0", "t1"))
+    ended = replace(turn(1), result=Result(FinishReason.STOP, usage, Timing(), notice=notice), ended_at=NOON)
+    repository.finish_turn(after(session, ended), ended, range(18))
+    found = repository.find_turn(session.key, "t1")
+    assert found is not None
+    assert found.result is not None
+    assert (found.result.usage, found.result.notice) == (usage, notice)
+    kept = repository.get("local", "a")
+    assert (kept.window_start_position, kept.oldest_visible_turn, kept.evicted_tokens) == (15, "t1", 12)
+
+
+def test_a_turn_that_ended_before_views_were_kept_does_not_tell_of_its_own(
+    repository: SessionRepository, database: Database
+) -> None:
+    session = repository.create(SESSION)
+    repository.add_turn(session, turn(1))
+    ended = finished(turn(1), 1, (5,), 4)
+    repository.finish_turn(after(session, ended), ended, (1, 5))
+    with database.write() as connection:
+        connection.execute(update(tables.turns).values(view=None))
+    found = repository.find_turn(session.key, "t1")
+    assert found is not None
+    assert found.result is not None
+    assert found.result.usage.window_start_position is None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(12))

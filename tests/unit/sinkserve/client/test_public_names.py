@@ -17,7 +17,7 @@ NAMES = (
     *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
     *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "PermissionDenied"),
     *("ResourceExhausted", "Retry", "SessionOptions", "SinkServeError", "Timing", "Token", "Turn", "Unauthenticated"),
-    *("Unavailable", "Unreachable", "Usage", "tls_credentials", "token_file"),
+    *("Unavailable", "Unreachable", "Usage", "WindowNotice", "tls_credentials", "token_file"),
 )
 
 

@@ -65,7 +65,7 @@ def test_a_session_goes_back_to_the_end_of_a_turn(
     assert gone == []
     assert _ids(repository, rewound) == ["t1", "t2"]
     assert _tokens(repository, rewound) == [1, 2, 1, 101, 2, 102]
-    assert rewound == replace(session, position=6, turns=2)
+    assert rewound == replace(session, position=6, turns=2, oldest_visible_turn="t1")
     assert repository.get("local", "a") == replace(rewound, last_active_at=session.last_active_at)
 
 

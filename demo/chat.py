@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -35,8 +35,13 @@ LEAST_TURNS = 100
 LEAST_OVERFLOWS = 20
 SHOWN = 10
 """Turns that are printed whole at the start and at the end."""
-SEED = 7
+SEED = 51
+"""Of the script: one in which nobody speaks of a dog."""
 LEAST_RECALL = 0.8
+RECALLED_PART = 8
+"""Of the window one part in so many is read again for the last question."""
+TOLD_FIRST = Turn("my dog is called Miso.", "I like the name Miso.", "tell")
+ASKED_LAST = Turn("what is my dog called?", "Your dog is called Miso.", "recall")
 MOST_GROWTH_MIB = 64
 
 
@@ -60,6 +65,8 @@ class Story:
     window_tokens: int
     memory_at_start_mib: float
     exchanges: list[Exchange] = field(default_factory=list)
+    told_first: Exchange | None = None
+    asked_last: Exchange | None = None
     memory_at_end_mib: float = 0.0
 
     @property
@@ -74,6 +81,14 @@ class Story:
     def told_enough(self) -> bool:
         return len(self.exchanges) >= LEAST_TURNS and self.evicted >= LEAST_OVERFLOWS * self.window_tokens
 
+    @property
+    def windows_between(self) -> float:
+        """How long ago the last question's answer was said, in windows."""
+        if self.told_first is None or self.asked_last is None:
+            return 0.0
+        asked, told = (each.finished.usage.position for each in (self.asked_last, self.told_first))
+        return (asked - told) / self.window_tokens
+
     def recalled(self) -> tuple[int, int]:
         """Right answers, and questions, about something said at most a window ago."""
         asked = [item for item in self.exchanges if item.asked.recall_distance is not None]
@@ -85,6 +100,8 @@ class Story:
             yield f"only {len(self.exchanges)} turns and {self.evicted} evicted tokens"
         if right < LEAST_RECALL * asked:
             yield f"only {right} of {asked} questions answered right; at least {LEAST_RECALL:.0%} were expected"
+        if self.asked_last is None or not self.asked_last.right or self.windows_between < LEAST_OVERFLOWS:
+            yield f"what was said {self.windows_between:.1f} windows before was not recalled"
         if self.memory_at_end_mib - self.memory_at_start_mib > MOST_GROWTH_MIB:
             yield f"memory grew by more than {MOST_GROWTH_MIB} MiB"
         if any(item.finished.reason.value != "stop" for item in self.exchanges):
@@ -131,7 +148,8 @@ async def talk(client: Client, engine: str, window: int, console: Console) -> St
     console.print(f"\n[bold]Talking[/] to {engine}, until the window has overflowed {LEAST_OVERFLOWS} times\n")
     script = conversation(random.Random(SEED), noise=0)
     story = Story(window, _memory_mib())
-    async with client.conversation(engine) as session:
+    async with client.conversation(engine, recall_tokens=window // RECALLED_PART) as session:
+        story.told_first = await exchange(session, TOLD_FIRST, console)
         for _ in range(SHOWN):
             story.exchanges.append(await exchange(session, next(script), console))
         with console.status("") as status:
@@ -141,13 +159,16 @@ async def talk(client: Client, engine: str, window: int, console: Console) -> St
         console.print(f"[dim]… {len(story.exchanges) - SHOWN} turns later, {story.evicted} tokens evicted …[/]\n")
         for _ in range(SHOWN):
             story.exchanges.append(await exchange(session, next(script), console))
+        asked_last = replace(ASKED_LAST, recall_distance=len(story.exchanges) + 1)
+        story.asked_last = await exchange(session, asked_last, console, recalls=True)
     story.memory_at_end_mib = _memory_mib()
     return story
 
 
-async def exchange(session: Session, asked: Turn, console: Console | None) -> Exchange:
-    """One turn, printed as it streams where there is a console."""
-    turn = await session.say(asked.user, temperature=0.0, max_new_tokens=40)
+async def exchange(session: Session, asked: Turn, console: Console | None, *, recalls: bool = False) -> Exchange:
+    """One turn, printed as it streams where there is a console; one that `recalls` reads again what fits it."""
+    budget = None if recalls else 0
+    turn = await session.say(asked.user, temperature=0.0, max_new_tokens=40, recall_tokens=budget)
     if console is not None:
         console.print(f"[cyan]you  [/] {asked.user}\n[green]model[/] ", end="")
         async for delta in turn:
@@ -178,6 +199,8 @@ def show(story: Story, console: Console) -> None:
     table.add_row("position", "", f"{story.position} tokens")
     table.add_row("evicted", "", f"{story.evicted} tokens, {story.evicted / story.window_tokens:.1f} windows")
     table.add_row("recall inside the window", "", f"{right} of {asked}")
+    if story.asked_last is not None:
+        table.add_row(f"recall from {story.windows_between:.1f} windows ago", "", _recalled(story.asked_last))
     console.print(table)
     console.print(NEXT, markup=False, soft_wrap=True)
 
@@ -189,6 +212,11 @@ Next:
   .venv/bin/sinkserve build demo/spec.yaml
   .venv/bin/sinkserve chat demo
 """
+
+
+def _recalled(asked: Exchange) -> str:
+    tokens = asked.finished.usage.recalled_tokens
+    return f"{'right' if asked.right else 'wrong'}, {tokens} tokens read again"
 
 
 def _first_token_ms(part: list[Exchange]) -> float:

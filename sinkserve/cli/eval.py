@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, TypeVar, cast
 
 import typer
 from rich.markup import escape
@@ -28,13 +28,15 @@ from sinkserve.cli.services.embedded import Addresses, embedded_services
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import make_client, own_remote
-from sinkserve.client import GenerationOptions
-from sinkserve.evaluation.conversations import Conversations, Held, measure_conversations
+from sinkserve.client import Client, GenerationOptions
+from sinkserve.evaluation.conversations import Conversations, measure_conversations
 from sinkserve.evaluation.dialogues import Dialogue, read_dialogues
 from sinkserve.evaluation.forms import FORMS, FormName
 from sinkserve.evaluation.modes import Kind
 from sinkserve.evaluation.perplexity import Perplexity, measure_perplexity
 from sinkserve.evaluation.quality import measure_quality
+from sinkserve.evaluation.recall.measure import measure_recall
+from sinkserve.evaluation.recall.scores import Recall, Size
 from sinkserve.evaluation.report import dump, write_document
 from sinkserve.evaluation.speed import SIZES, Speed, measure_speed
 from sinkserve.evaluation.streameval import StreamEval, measure_streameval
@@ -44,6 +46,7 @@ app = typer.Typer(help="The paper's measurements on an engine: tables, JSON and 
 
 _SEED = 0
 """Of every turn, so that the same engine replies the same."""
+T = TypeVar("T")
 
 Engine = Annotated[
     str, typer.Argument(metavar="ENGINE", help="A published engine; or SPEC.yaml, which is built first if need be.")
@@ -152,8 +155,40 @@ def conversations(  # noqa: PLR0917 - likewise
         _check_plots(output)
         dialogues = _dialogues(questions, first, rounds)
         tell = (lambda _: None) if json else print_held
-        measured = _held(engine, dialogues, cast("GenerationOptions", generation), tell)
+
+        async def hold(client: Client, reference: str) -> Conversations:
+            options = cast("GenerationOptions", generation)
+            return await measure_conversations(client, reference, dialogues, options, track=tracked, tell=tell)
+
+        measured = _served(engine, hold)
     _tell(measured, "conversations", output, json=json)
+
+
+@app.command()
+def recall(  # noqa: PLR0917 - likewise
+    engine: Engine,
+    form: Annotated[
+        FormName, typer.Option("--form", help="The demo model's sentences for numbered lines, or the paper's.")
+    ] = FormName.CODES,
+    windows: Annotated[float, typer.Option("--windows", min=1, help="Farthest distance to ask at.")] = 1000,
+    questions: Annotated[int, typer.Option("--questions", min=1, help="At each distance, with and without.")] = 6,
+    conversations: Annotated[int, typer.Option("--conversations", min=1, help="Before the last questions.")] = 40,
+    recall_tokens: Annotated[
+        int | None, typer.Option("--recall-tokens", min=1, help="Read again in a turn; else an eighth of the window.")
+    ] = None,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Answers about what has left the window, by how long ago it was said, with recall and without."""
+
+    async def ask(client: Client, reference: str) -> Recall:
+        size = Size(windows, questions, conversations, recall_tokens)
+        return await measure_recall(client, reference, form, size, tracked)
+
+    with explained():
+        _check_plots(output)
+        measured = _served(engine, ask)
+    _tell(measured, "recall", output, json=json)
 
 
 def _dialogues(path: Path, first: int | None, rounds: int | None) -> list[Dialogue]:
@@ -165,20 +200,18 @@ def _dialogues(path: Path, first: int | None, rounds: int | None) -> list[Dialog
     return [dialogue.of_rounds(rounds or len(dialogue.turns)) for dialogue in found]
 
 
-def _held(
-    engine: str, dialogues: list[Dialogue], generation: GenerationOptions, tell: Callable[[Held], None]
-) -> Conversations:
-    """Hold the conversations with services that run for as long as that takes."""
+def _served(engine: str, measure: Callable[[Client, str], Awaitable[T]]) -> T:
+    """Measure with services that run for as long as that takes."""
     spec = read_spec_file(Path(engine)) if _is_spec(engine) else None
 
-    async def hold(services: Addresses) -> Conversations:
+    async def serve(services: Addresses) -> T:
         reference = await build_here(services.builder, spec) if spec else engine
         async with make_client(services.builder, services.runtime) as client:
-            return await measure_conversations(client, reference, dialogues, generation, track=tracked, tell=tell)
+            return await measure(client, reference)
 
     try:
         with embedded_services(readable_root(spec.source) if spec else None) as services:
-            return asyncio.run(hold(services))
+            return asyncio.run(serve(services))
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None
 
@@ -234,7 +267,7 @@ def _print(measured: Measured, *, json: bool) -> None:
 
 
 def _tell(
-    measured: Conversations | Perplexity | StreamEval | Speed, name: str, output: Path | None, *, json: bool
+    measured: Conversations | Perplexity | Recall | StreamEval | Speed, name: str, output: Path | None, *, json: bool
 ) -> None:
     _print(measured, json=json)
     if output is None:

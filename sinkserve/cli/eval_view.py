@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,10 +16,12 @@ from sinkserve.evaluation.conversations import Conversations, Held, Rounds
 from sinkserve.evaluation.perplexity import Perplexity, Row
 from sinkserve.evaluation.progress import Advance
 from sinkserve.evaluation.quality import Figure, Quality
+from sinkserve.evaluation.recall.scores import Recall
+from sinkserve.evaluation.recall.scores import Row as RecallRow
 from sinkserve.evaluation.speed import Speed
 from sinkserve.evaluation.streameval import Accuracy, StreamEval
 
-Measured = Conversations | Perplexity | Quality | StreamEval | Speed
+Measured = Conversations | Perplexity | Quality | Recall | StreamEval | Speed
 FEW = 100
 """Fewer tokens than this say little of a ratio."""
 _LINE_EVERY_S = 30.0
@@ -69,10 +72,39 @@ def print_measured(measured: Measured) -> None:
         _print_quality(measured)
     elif isinstance(measured, Conversations):
         _print_rounds(measured)
+    elif isinstance(measured, Recall):
+        _print_recall(measured)
     else:
         _print_speed(measured)
-    for name, reason in {} if isinstance(measured, StreamEval | Quality) else measured.skipped.items():
+    for name, reason in {} if isinstance(measured, StreamEval | Quality | Recall) else measured.skipped.items():
         console.err.print(f"[yellow]left out[/] {escape(name)}: {escape(reason)}")
+
+
+def _print_recall(measured: Recall) -> None:
+    rows = [
+        *measured.distances,
+        replace(measured.inside, name="inside the window"),
+        replace(measured.beyond, name="beyond it"),
+        *measured.kinds,
+        *measured.conversations,
+    ]
+    columns = ("said windows ago", "turn found#", "right with recall#", "of found#", "right without#")
+    console.print_table(columns, [recall_cells(row) for row in rows], "nothing was asked")
+    kept = "" if measured.kept is None else f"; beyond the window {measured.kept:.0%} of the accuracy inside it is kept"
+    read = f"{measured.recall_tokens} tokens are read again in a window of {measured.window_tokens}"
+    console.err.print(f"[dim]{read}; position {measured.position:,}{kept}[/]")
+
+
+def recall_cells(row: RecallRow) -> list[str]:
+    """A row of the table."""
+    hit, plain = row.with_recall, row.without
+    pairs = (
+        (hit.found, hit.asked),
+        (hit.right, hit.asked),
+        (hit.right_of_found, hit.found),
+        (plain.right, plain.asked),
+    )
+    return [row.name, *(f"{hits / asked:.0%} of {asked}" if asked else "none" for hits, asked in pairs)]
 
 
 def _print_perplexity(measured: Perplexity) -> None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sinkserve.evaluation.conversations import Conversations
 from sinkserve.evaluation.modes import Kind
 from sinkserve.evaluation.perplexity import Perplexity
+from sinkserve.evaluation.recall.scores import Recall
 from sinkserve.evaluation.speed import Speed
 from sinkserve.evaluation.streameval import StreamEval
 
@@ -20,7 +21,9 @@ _STYLES = ("-", "--", ":", "-.")
 _SIZE = (8.0, 3.6)  # inches
 
 
-def draw(measured: Conversations | Perplexity | StreamEval | Speed, folder: Path, name: str) -> tuple[Path, Path]:
+def draw(
+    measured: Conversations | Perplexity | Recall | StreamEval | Speed, folder: Path, name: str
+) -> tuple[Path, Path]:
     """Write `folder`/NAME.png and NAME.svg."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
@@ -31,6 +34,8 @@ def draw(measured: Conversations | Perplexity | StreamEval | Speed, folder: Path
         _draw_streameval(measured, axes)
     elif isinstance(measured, Conversations):
         _draw_rounds(measured, axes)
+    elif isinstance(measured, Recall):
+        _draw_recall(measured, axes)
     else:
         _draw_speed(measured, axes)
     axes.grid(visible=True, alpha=0.3)
@@ -70,6 +75,25 @@ def _draw_streameval(measured: StreamEval, axes: Axes) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set(title=f"{measured.engine}: StreamEval", xlabel="tokens between fact and reply", ylabel="replies right, %")
+
+
+def _draw_recall(measured: Recall, axes: Axes) -> None:
+    for label, style, points in (
+        (
+            "right, with recall",
+            "o-",
+            [(row, row.with_recall.right, row.with_recall.asked) for row in measured.distances],
+        ),
+        ("turn found", "s:", [(row, row.with_recall.found, row.with_recall.asked) for row in measured.distances]),
+        ("right, without", "o--", [(row, row.without.right, row.without.asked) for row in measured.distances]),
+    ):
+        known = [(row.windows, 100 * hits / asked) for row, hits, asked in points if asked and row.windows]
+        axes.plot(*np.array(known).reshape(-1, 2).T, style, label=label, markersize=3, linewidth=1.2)
+    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(title=f"{measured.engine}: answers by distance, {measured.recall_tokens} tokens read again")
+    axes.set(xlabel="windows since it was said (dotted: the window)", ylabel="%")
 
 
 def _draw_speed(measured: Speed, axes: Axes) -> None:

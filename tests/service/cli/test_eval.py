@@ -226,6 +226,29 @@ def test_conversations_are_held_through_the_services_and_timed_by_round(home: Pa
     assert "a token from then on" in (tmp_path / "conversations.svg").read_text()
 
 
+def test_recall_is_asked_by_distance_with_and_without(home: Path, tmp_path: Path) -> None:
+    """Of a model that knows nothing: what was found is known by the turns that were read again."""
+    spec = (home / "spec.yaml").read_text().replace("name: tiny", "name: recalling")
+    wide = spec.replace("window_tokens: 40, chunk_tokens: 8", "window_tokens: 240, chunk_tokens: 64")
+    (home / "recall.yaml").write_text(wide)
+    size = ("--windows", "2", "--questions", "1", "--conversations", "2", "--recall-tokens", "60")
+    ran = sinkserve("eval", "recall", str(home / "recall.yaml"), *size, "--output", str(tmp_path))
+    assert ran.exit_code == 0, ran.stderr
+    assert "60 tokens are read again in a window of 240" in ran.stderr
+    names = [line.split("  ")[0] for line in ran.stdout.splitlines()[1:]]
+    assert names[:7] == ["0.25", "0.5", "0.75", "1", "2", "inside the window", "beyond it"]
+    assert names[-3:] == ["single-session-user", "knowledge-update", "abstention"]
+    document = json.loads((tmp_path / "recall.json").read_text())
+    assert document["position"] > 8 * 240
+    assert [row["with_recall"]["asked"] for row in document["distances"]] == [1] * 5
+    assert "right, with recall" in (tmp_path / "recall.svg").read_text()
+    (far,) = [row["with_recall"] for row in document["distances"] if row["windows"] == 2]
+    assert far["found"] == 1, "the line was read again, whatever this model then says"
+    refused = sinkserve("eval", "recall", "recalling", "--recall-tokens", "61")
+    assert refused.exit_code == 2
+    assert "has to be 0 to 60" in " ".join(refused.stderr.split())
+
+
 def test_questions_that_cannot_be_asked_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     file.write_text('{"question_id": 1, "turns": ["hello"]}\n{"question_id": 2, "turns": []}\n')

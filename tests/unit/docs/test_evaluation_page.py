@@ -20,6 +20,8 @@ GENERATED = re.compile(r"(<!-- (?P<name>[\w-]+): made from [^>]*-->\n).*?<!-- en
 
 def place(name: str) -> str:
     """Where the files of a measurement are, seen from the page, without their endings; a real model has its folder."""
+    if name == "recall":
+        return "recall/recall"
     return f"smol/{name.removesuffix('-smol')}" if name.endswith("-smol") else f"evaluation/{name}"
 
 
@@ -69,6 +71,20 @@ def streameval(name: str = "streameval") -> str:
     return table(["lines back", "tokens back", "asked", *(column["name"] for column in columns)], rows)
 
 
+def recall(name: str = "recall") -> str:
+    found = measured(name)
+    rows = [*found["distances"], found["inside"], found["beyond"], *found["kinds"], *found["conversations"]]
+    heads = ["said windows ago", "turn found", "right with recall", "right where found", "right without"]
+    return table(heads, [recalled(row) for row in rows])
+
+
+def recalled(row: dict[str, Any]) -> list[str]:
+    hit, plain = row["with_recall"], row["without"]
+    pairs = (("found", "asked"), ("right", "asked"), ("right_of_found", "found"))
+    parts = [(hit[hits], hit[asked]) for hits, asked in pairs] + [(plain["right"], plain["asked"])]
+    return [row["name"], *(f"{hits / asked:.0%} of {asked}" if asked else "none" for hits, asked in parts)]
+
+
 def counted(part: dict[str, Any]) -> str:
     return f"**{part['share']:.0%}** of {part['asked']}" if part["asked"] else "none asked"
 
@@ -110,6 +126,7 @@ def conversations() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "ppl": ppl,
     "streameval": streameval,
+    "recall": recall,
     "speed": speed,
     "speed-135m": partial(speed, "speed-135m"),
     "ppl-smol": partial(ppl, "ppl-smol"),

@@ -1,0 +1,1 @@
+"""Whether a session still answers what was said long before its window."""

@@ -226,6 +226,7 @@ def test_conversations_are_held_through_the_services_and_timed_by_round(home: Pa
     assert "a token from then on" in (tmp_path / "conversations.svg").read_text()
 
 
+@pytest.mark.nightly  # 28 s of processor time
 def test_recall_is_asked_by_distance_with_and_without(home: Path, tmp_path: Path) -> None:
     """Of a model that knows nothing: what was found is known by the turns that were read again."""
     spec = (home / "spec.yaml").read_text().replace("name: tiny", "name: recalling")

@@ -67,7 +67,8 @@ def test_turns_are_found_by_their_words_the_newer_first(index: RecallIndex, sess
 
 
 def test_only_what_began_before_a_position_is_found(index: RecallIndex, session: Session) -> None:
-    assert found(index, session, "dog", before=22) == [1]
+    assert found(index, session, "dog Rex", before=22) == [1]
+    assert found(index, session, "dog", before=22) == []  # the model still sees what corrects it
     assert found(index, session, "dog", before=2) == []
     assert index.search(session, asked_words(["dog"]), 13).newest == 2
 

@@ -91,7 +91,7 @@ def _matches(found: Found, asked: Sequence[int], read: Iterable[Indexed]) -> lis
     """Turns with scores by all of their words, long ones lowered, without those that are of another matter."""
     weights = {word.word: weight(word, found.newest) for word in found.words if word.is_of(found.newest)}
     least, question = _LEAST * sum(weights.values()), frozenset(asked)
-    shared = [(turn, frozenset(weights.keys() & turn.words)) for turn in read]
+    shared = [(turn, frozenset(filter(weights.__contains__, turn.words))) for turn in read]
     sums = [(turn, words, sum(map(weights.__getitem__, words))) for turn, words in shared]
     fitting = [each for each in sums if each[2] >= least]
     usual = sum(turn.span.tokens for turn, _, _ in fitting) / max(1, len(fitting))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, select
+from sqlalchemy import BigInteger, Integer, Select, TableValuedAlias, bindparam, cast, select
 
 from common.db.database import Database
 from runtime_service.domain.recall import Indexed, Span
 from runtime_service.domain.session import Session
 from runtime_service.storage.recall.newest import unpacked
+from runtime_service.storage.recall.numbers import TABLES, numbers_parameter
 from runtime_service.storage.rows import unpack
 from runtime_service.storage.tables import recall_turns, recall_words
 
@@ -58,7 +60,8 @@ class RecallIndex:
     def indexed(self, session: Session, numbers: Collection[int]) -> list[Indexed]:
         """Where turns stand that are in the index, and what they are found by."""
         with self._database.read() as connection:
-            rows = connection.execute(_TURNS, {"session_key": session.key, "numbers": list(numbers)}).all()
+            asked = {"session_key": session.key, **numbers_parameter(connection, numbers)}
+            rows = connection.execute(_TURNS[connection.dialect.name], asked).all()
         return [
             Indexed(Span(number, position, tokens), tuple(unpack(words))) for number, position, tokens, words in rows
         ]
@@ -74,6 +77,12 @@ _NEWEST = (
 _WORDS = select(recall_words.c.word, recall_words.c.turns, recall_words.c.newest).where(
     recall_words.c.session_key == _KEY, recall_words.c.word.in_(bindparam("words", expanding=True))
 )
-_TURNS = select(recall_turns.c.number, recall_turns.c.position, recall_turns.c.tokens, recall_turns.c.words).where(
-    recall_turns.c.session_key == _KEY, recall_turns.c.number.in_(bindparam("numbers", expanding=True))
-)
+
+
+def _turns(each: TableValuedAlias) -> Select[Any]:
+    its = recall_turns.c
+    numbered = its.number.in_(select(cast(each.c.value, Integer)))
+    return select(its.number, its.position, its.tokens, its.words).where(its.session_key == _KEY, numbered)
+
+
+_TURNS = {name: _turns(each) for name, each in TABLES.items()}

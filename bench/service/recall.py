@@ -37,8 +37,8 @@ from common.spec.yaml_file import read_spec_file
 from runtime_service.domain.recall import Indexed, Span
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
-from runtime_service.recall.ranking import candidates, scores
-from runtime_service.recall.words import asked_words, kept_words
+from runtime_service.recall.search import find
+from runtime_service.recall.words import kept_words
 from runtime_service.storage.recall.index import RecallIndex
 from runtime_service.storage.recall.newest import DEPTH, packed
 from runtime_service.storage.recall.past_turns import PastTurns
@@ -160,8 +160,7 @@ def _search(database: Database, session: Session, age: int, count: int) -> float
     index, past, rng, spent = RecallIndex(database), PastTurns(database), random.Random(1), []
     for _ in range(count):
         asked, before = question(rng, age), time.thread_time()
-        scored = scores(index.search(session, asked_words([asked]), session.position))
-        known = candidates(scored, index.spans(session, [number for _, number in scored]))
+        known = find(index, session, [asked], session.position)
         past.tokens(session, [each.span.number for each in known[:2]])
         spent.append(time.thread_time() - before)
     return 1000 * median(spent)

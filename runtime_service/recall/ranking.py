@@ -1,24 +1,29 @@
 """Which of the turns that were found are the best. Pure.
 
 By words: a word counts for the more, the fewer turns have it, as in BM25, but is counted once a turn; long turns, which
-have many words by chance, count for less. Of equal ones the newer is better.
+have many words by chance, count for less. Of turns with the same words of the question, if they are nearly as good, the
+newer is better. What a turn corrects that the model still sees is not recalled: it would stand behind its correction.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from runtime_service.domain.recall import Span
-from runtime_service.storage.recall.index import Found, Word
+from runtime_service.domain.recall import Indexed, Span
+from runtime_service.recall.shortlist import weight
+from runtime_service.storage.recall.index import Found
 
 MOST_CANDIDATES = 32
 """Turns that are looked at more closely."""
 _LEAST = 0.25  # of what a turn with all words would have; what has less is of another matter
 _LENGTH = 0.4  # how much the length counts: 0 not at all, 1 in full
+_NEAR = 0.7  # of a turn's score: a newer one with the same words that has as much is the better
+_SAME = 0.6  # of a turn's words: a newer one that has as many of them repeats or corrects it
+_QUESTION = 4  # words: what begins with fewer may well be an answer
+_REPEATED = 0.75  # what a turn counts that says nothing but the question: it hardly tells more than the question does
 
 
 @dataclass(frozen=True)
@@ -47,30 +52,67 @@ def by_words(asked: str, candidates: Sequence[Candidate], said: Callable[[], Seq
     return candidates
 
 
-def scores(found: Found, without: Collection[int] = ()) -> list[tuple[float, int]]:
-    """Scores and numbers of at most MOST_CANDIDATES turns, the best first, `without` some."""
-    sums: dict[int, float] = {}
-    weights = [_weight(word, found.newest) for word in found.words]
-    for weight, word in zip(weights, found.words, strict=True):
-        for number in word.turns:
-            sums[number] = sums.get(number, 0.0) + weight
-    least = _LEAST * sum(weights)
-    kept = ((score, number) for number, score in sums.items() if score >= least and number not in without)
-    return heapq.nlargest(MOST_CANDIDATES, kept)
+@dataclass(frozen=True)
+class _Match:
+    """A turn, how well it fits, which words of the question it has, and whether it says the same as the question."""
+
+    turn: Indexed
+    score: float
+    words: frozenset[int]
+    repeats: bool
+
+    def outdoes(self, other: _Match) -> bool:
+        """Whether it tells later what the other may tell."""
+        newer = self.turn.span.number > other.turn.span.number and self.words == other.words
+        return newer and not self.repeats and self.score >= _NEAR * other.score
+
+    def corrects(self, other: _Match) -> bool:
+        """Whether it says later nearly the same, so that it repeats or corrects the other."""
+        its = other.turn.words
+        return self.outdoes(other) and len(set(self.turn.words).intersection(its)) >= _SAME * len(its)
 
 
-def candidates(scored: Sequence[tuple[float, int]], spans: Iterable[Span]) -> list[Candidate]:
-    """Turns with their scores, long ones lowered, the best first."""
-    by_number = {span.number: span for span in spans}
-    known = [(score, by_number[number]) for score, number in scored if number in by_number]
-    if not known:
-        return []
-    usual = sum(span.tokens for _, span in known) / len(known)
-    lowered = [Candidate(span, score / (1 - _LENGTH + _LENGTH * span.tokens / usual)) for score, span in known]
-    return sorted(lowered, key=lambda each: (each.score, each.span.number), reverse=True)
+def candidates(
+    found: Found, asked: Sequence[int], read: Iterable[Indexed], seen: Collection[int] = ()
+) -> list[Candidate]:
+    """At most MOST_CANDIDATES of the turns that were `read`, the best first, none of them `seen` by the model.
+
+    `asked` are all words of the question; turns behind `found.newest` are `seen` as well.
+    """
+    left, still = list[_Match](), list[_Match]()
+    for match in _matches(found, asked, read):
+        number = match.turn.span.number
+        (still if number > found.newest or number in seen else left).append(match)
+    known = [match for match in left if not any(other.corrects(match) for other in still)]
+    return [Candidate(match.turn.span, match.score) for match in _ordered(known)]
 
 
-def _weight(word: Word, newest: int) -> float:
-    """The weight of a word, by how many of the `newest` turns have it."""
-    having = min(word.having, newest)
-    return math.log1p((newest - having + 0.5) / (having + 0.5))
+def _matches(found: Found, asked: Sequence[int], read: Iterable[Indexed]) -> list[_Match]:
+    """Turns with scores by all of their words, long ones lowered, without those that are of another matter."""
+    weights = {word.word: weight(word, found.newest) for word in found.words if word.is_of(found.newest)}
+    least, question = _LEAST * sum(weights.values()), frozenset(asked)
+    shared = [(turn, frozenset(filter(weights.__contains__, turn.words))) for turn in read]
+    sums = [(turn, words, sum(map(weights.__getitem__, words))) for turn, words in shared]
+    fitting = [each for each in sums if each[2] >= least]
+    usual = sum(turn.span.tokens for turn, _, _ in fitting) / max(1, len(fitting))
+    matches = []
+    for turn, words, score in fitting:
+        repeats = len(question) >= _QUESTION and frozenset(turn.words[: len(question)]) == question
+        lowered = score / (1 - _LENGTH + _LENGTH * turn.span.tokens / usual)
+        matches.append(_Match(turn, lowered * (_REPEATED if repeats else 1), words, repeats))
+    return matches
+
+
+def _ordered(matches: Iterable[_Match]) -> list[_Match]:
+    """The best first, but before each of them those that outdo it, the newest first."""
+    rest = heapq.nlargest(MOST_CANDIDATES, matches, key=lambda match: (match.score, match.turn.span.number))
+    ordered: list[_Match] = []
+    while rest:
+        best = max((match for match in rest if match.outdoes(rest[0])), key=_number, default=rest[0])
+        ordered.append(best)
+        rest.remove(best)
+    return ordered
+
+
+def _number(match: _Match) -> int:
+    return match.turn.span.number

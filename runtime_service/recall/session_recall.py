@@ -18,8 +18,8 @@ from runtime_service.domain.turn import Result, Turn, TurnRequest
 from runtime_service.recall.budget import budget_of, check_named, fitting
 from runtime_service.recall.copies import Copies
 from runtime_service.recall.own_tokens import own_tokens, said_by_user, said_in
-from runtime_service.recall.ranking import Candidate, Ranker, candidates, scores
-from runtime_service.recall.words import asked_words
+from runtime_service.recall.ranking import Candidate, Ranker
+from runtime_service.recall.search import find
 from runtime_service.storage.recall.index import RecallIndex
 from runtime_service.storage.recall.past_turns import PastTurns, turn_not_found
 
@@ -90,8 +90,7 @@ class SessionRecall:
         if not (session.options.recall_tokens and budget_of(session, request)):
             return ()
         said = said_by_user(request.input, text)
-        scored = scores(self._index.search(session, asked_words(said), since), without)
-        known = candidates(scored, self._index.spans(session, [number for _, number in scored])) if scored else []
+        known = find(self._index, session, said, since, without)
         return [each.span for each in self._ranked(session, text, "\n".join(said), known)]
 
     def _ranked(self, session: Session, text: Text, asked: str, known: Sequence[Candidate]) -> Sequence[Candidate]:

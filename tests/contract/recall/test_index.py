@@ -11,7 +11,7 @@ from common.db.database import Database
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from runtime_service.domain.recall import Indexed, Span
 from runtime_service.domain.session import Session
-from runtime_service.recall.ranking import scores
+from runtime_service.recall.search import find
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.recall.index import RecallIndex, Word
@@ -48,7 +48,7 @@ def session(repository: SessionRepository) -> Session:
 
 
 def found(index: RecallIndex, session: Session, asked: str, before: int = 10**6) -> list[int]:
-    return [number for _, number in scores(index.search(session, asked_words([asked]), before))]
+    return [each.span.number for each in find(index, session, [asked], before)]
 
 
 def rows(database: Database, session: Session) -> tuple[int, int]:
@@ -67,7 +67,8 @@ def test_turns_are_found_by_their_words_the_newer_first(index: RecallIndex, sess
 
 
 def test_only_what_began_before_a_position_is_found(index: RecallIndex, session: Session) -> None:
-    assert found(index, session, "dog", before=22) == [1]
+    assert found(index, session, "dog Rex", before=22) == [1]
+    assert found(index, session, "dog", before=22) == []  # the model still sees what corrects it
     assert found(index, session, "dog", before=2) == []
     assert index.search(session, asked_words(["dog"]), 13).newest == 2
 
@@ -88,9 +89,9 @@ def test_of_each_word_the_newest_turns_are_kept_and_how_many_there_are(
         for number in range(10, 10 + DEPTH + 20):
             add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5, number)))
     rare, common = sorted(index.search(session, (1, 77, -(2**31)), 10**6).words, key=lambda word: word.having)
-    assert rare == Word(1, (77,))
-    assert common == Word(DEPTH + 20, tuple(range(29 + DEPTH, 29, -1)))
-    assert index.search(session, (1,), 400).words == (Word(DEPTH + 20, tuple(range(39, 29, -1))),)
+    assert rare == Word(77, 1, (77,))
+    assert common == Word(1, DEPTH + 20, tuple(range(29 + DEPTH, 29, -1)))
+    assert index.search(session, (1,), 400).newest == 39
 
 
 @pytest.mark.parametrize("after", [80, 12])
@@ -104,8 +105,8 @@ def test_a_rewind_of_few_turns_or_of_many_leaves_no_word_of_them(
     seen = index.search(session, (1, -5, -6, 11, 12, 13, 80, 81, 99), 10**6)
     assert seen.newest == after
     assert {turn for word in seen.words for turn in word.turns} <= set(range(10, after + 1))
-    assert Word(1, (12,)) in seen.words
-    odd = Word(min(45, (after - 10) // 2), tuple(range(after - 1 + after % 2, 10, -2)))
+    assert Word(12, 1, (12,)) in seen.words
+    odd = Word(-6, min(45, (after - 10) // 2), tuple(range(after - 1 + after % 2, 10, -2)))
     assert odd in seen.words
 
 
@@ -143,7 +144,9 @@ def test_spans_and_turns_are_read_by_number_and_by_name(
     database: Database, index: RecallIndex, session: Session
 ) -> None:
     past = PastTurns(database)
-    assert index.spans(session, [3, 1, 99]) == [Span(1, 2, 10), Span(3, 22, 10)]
+    assert index.indexed(session, [3, 1, 99]) == [
+        Indexed(Span(number, 10 * number - 8, 10), kept_words([SAID[number - 1]])) for number in (1, 3)
+    ]
     assert [(item.number, tokens) for item, tokens in past.read(session, [2, 99])] == [(2, list(range(10)))]
     assert past.tokens(session, [2, 99]) == {2: ("t2", list(range(10)))}
     assert [item.turn_id for item, _ in past.read_named(session, ["t3", "t1", "x"])] == ["t1", "t3"]

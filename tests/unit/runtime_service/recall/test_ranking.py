@@ -2,53 +2,142 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime_service.domain.recall import Span
-from runtime_service.recall.ranking import MOST_CANDIDATES, candidates, scores
+from runtime_service.domain.recall import Indexed, Span
+from runtime_service.recall.ranking import MOST_CANDIDATES, Candidate, candidates
+from runtime_service.recall.shortlist import MOST_READ, shortlist, weight
+from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.recall.index import Found, Word
 from runtime_service.storage.recall.newest import DEPTH
 
+KNOWN = "I like the name {}."
 
-def numbers(newest: int, *turns: tuple[int, ...], without: tuple[int, ...] = ()) -> list[int]:
-    found = Found(newest, tuple(Word(len(each), each) for each in turns))
-    return [number for _, number in scores(found, without)]
+
+class Past:
+    """Turns as an index keeps them, by their numbers: what is said, and their tokens."""
+
+    def __init__(self, said: Mapping[int, str], tokens: Mapping[int, int] | None = None) -> None:
+        sizes = tokens or {}
+        self.turns = {
+            number: Indexed(Span(number, 10 * number, sizes.get(number, 10)), kept_words([text]))
+            for number, text in said.items()
+        }
+
+    def found(self, asked: str, newest: int) -> Found:
+        having = {
+            word: [n for n in sorted(self.turns, reverse=True) if word in self.turns[n].words]
+            for word in asked_words([asked])
+        }
+        return Found(newest, tuple(Word(word, len(its), tuple(its[:DEPTH])) for word, its in having.items() if its))
+
+    def ranked(self, asked: str, newest: int | None = None, seen: tuple[int, ...] = ()) -> list[int]:
+        found = self.found(asked, max(self.turns) if newest is None else newest)
+        read = [self.turns[number] for number in shortlist(found, seen)]
+        return [each.span.number for each in candidates(found, asked_words([asked]), read, seen)]
+
+
+def numbers(turns: Mapping[int, str], asked: str, newest: int = 100) -> list[int]:
+    return Past(turns).ranked(asked, newest)
 
 
 def test_who_has_more_of_the_words_comes_first_and_of_equal_ones_the_newer() -> None:
-    assert numbers(50, (30, 20, 10), (20, 5)) == [20, 5, 30, 10]
+    assert numbers({5: "cat", 10: "dog", 20: "dog cat", 30: "dog"}, "dog cat") == [20, 5, 30, 10]
 
 
 def test_a_rare_word_weighs_more_than_two_that_all_have() -> None:
-    common = tuple(range(90, 90 - DEPTH // 2, -1))
-    assert numbers(100, (7,), common, common)[0] == 7
+    common = dict.fromkeys(range(60, 100), "is there")
+    assert numbers({7: "rex", **common}, "is there rex")[0] == 7
 
 
 def test_a_word_of_which_not_all_turns_are_kept_counts_as_common_as_it_is() -> None:
     newest = tuple(range(1000, 1000 - DEPTH, -1))
-    (most, _), *_ = scores(Found(1000, (Word(DEPTH, newest),)))
-    (least, _), *_ = scores(Found(1000, (Word(900, newest),)))
-    assert most > 10 * least
+    assert weight(Word(1, DEPTH, newest), 1000) > 10 * weight(Word(1, 900, newest), 1000)
 
 
 def test_what_has_few_of_the_words_is_of_another_matter() -> None:
-    assert numbers(1000, (1,), (2,), (3,), (4,), (5, 1), (6,)) == [1]
+    assert numbers({1: "a e", 2: "b", 3: "c", 4: "d", 5: "e", 6: "f"}, "a b c d e f", 1000) == [1]
 
 
 def test_some_are_left_out() -> None:
-    assert numbers(50, (30, 20), (20,), without=(20,)) == [30]
+    assert Past({20: "dog cat", 30: "dog"}).ranked("dog cat", seen=(20,)) == [30]
 
 
-def test_of_equal_ones_the_shorter_and_then_the_newer_is_better() -> None:
-    spans = [Span(1, 10, 5), Span(2, 20, 50), Span(3, 70, 5)]
-    ordered = candidates([(1.0, 1), (1.0, 2), (1.0, 3), (9.0, 4)], spans)
-    assert [each.span.number for each in ordered] == [3, 1, 2]
+def test_an_old_turn_counts_with_all_of_its_words_not_with_its_rare_one_alone() -> None:
+    newer = dict.fromkeys(range(100, 100 + 3 * DEPTH), "the code in my line is good")
+    past = Past({3: "line 437: the code is 12.", **newer, 320: "is 437 old?", 321: "I like line 437 and 438."})
+    assert past.ranked("what is the code in line 437?", 1000)[0] == 3
+
+
+def test_an_old_turn_without_a_rare_word_is_not_lost_among_newer_ones_with_fewer_words() -> None:
+    newer = {number: f"what is my {number}" for number in range(100, 100 + 3 * DEPTH)}
+    cats = {number: f"does a cat like it {number}" for number in range(400, 400 + DEPTH // 2)}
+    past = Past({3: f"my cat is called Rex. {KNOWN.format('Rex')}", 5: "my dog is called Bo.", **newer, **cats})
+    assert past.ranked("what is my cat called?", 1000)[0] == 3
+
+
+def test_of_equal_ones_the_much_shorter_and_then_the_newer_is_better() -> None:
+    turns = dict.fromkeys((1, 2, 3), "dog")
+    assert Past(turns, {1: 5, 2: 50, 3: 5}).ranked("dog", 100) == [3, 1, 2]
+
+
+def test_a_correction_that_is_a_little_longer_comes_before_what_it_corrects() -> None:
+    told = {
+        10: f"my cat is called Rex. {KNOWN.format('Rex')}",
+        40: f"actually my cat is called Bo. {KNOWN.format('Bo')}",
+    }
+    assert Past(told, {10: 14, 40: 16}).ranked("what is my cat called?", 100) == [40, 10]
+
+
+def test_a_newer_turn_with_other_words_of_the_question_does_not_come_before_a_better_one() -> None:
+    told = {10: "my cat is called Rex", 40: "my dog is called Bo"}
+    assert numbers(told, "what is my cat called?") == [10, 40]
+
+
+TOLD = {10: f"my cat is called Rex. {KNOWN.format('Rex')}", 40: f"actually my cat is called Bo. {KNOWN.format('Bo')}"}
+
+
+def test_what_was_corrected_in_view_is_not_recalled() -> None:
+    assert Past(TOLD).ranked("what is my cat called?", newest=30) == []
+    assert Past(TOLD).ranked("is my cat called Bo?", newest=30) == []
+    assert Past({**TOLD, 50: "good day"}).ranked("what is my cat called?", seen=(40,)) == []
+
+
+def test_a_correction_is_recalled_though_what_it_corrects_was_read_again_and_is_in_view() -> None:
+    assert Past(TOLD).ranked("what is my cat called?", seen=(10,)) == [40]
+
+
+def test_what_is_in_view_leaves_others_that_say_something_else() -> None:
+    told = {
+        10: "Ann has 17 boats",
+        20: "my cat is called Rex",
+        40: "Ann is here",
+        41: "what is my cat called? I do not know.",
+    }
+    assert Past(told).ranked("what about Ann?", newest=30) == [10]
+    assert Past(told).ranked("what is my cat called?", newest=30)[0] == 20
+
+
+def test_the_question_asked_before_comes_behind_what_tells_something() -> None:
+    told = {
+        10: "my cat is called Rex",
+        20: "what is my cat called? I do not know.",
+        30: "what is my cat called? No idea.",
+    }
+    assert numbers(told, "what is my cat called?") == [10, 30, 20]
+
+
+def test_what_begins_with_a_short_question_is_no_question() -> None:
+    assert numbers({10: "Ann has 17 boats", 20: "tell Ann of 17 boats"}, "Ann 17?") == [20, 10]
+    assert numbers({10: "hello Ann", 20: "Ann has 17 boats"}, "Ann?") == [20, 10]
 
 
 def test_nothing_found_is_nothing_recalled() -> None:
-    assert scores(Found(0, ())) == []
-    assert candidates([], []) == []
+    assert shortlist(Found(0, ())) == []
+    assert candidates(Found(0, ()), (), []) == []
 
 
 POSTINGS = st.lists(st.integers(1, 500), max_size=DEPTH, unique=True).map(
@@ -56,9 +145,18 @@ POSTINGS = st.lists(st.integers(1, 500), max_size=DEPTH, unique=True).map(
 )
 
 
-@given(st.lists(POSTINGS.filter(bool), max_size=6))
-def test_scores_are_finite_bounded_in_number_and_in_order(turns: list[tuple[int, ...]]) -> None:
-    found = scores(Found(500, tuple(Word(len(each), each) for each in turns)))
-    assert len(found) <= MOST_CANDIDATES
-    assert found == sorted(found, reverse=True)
-    assert all(0 < score < 100 for score, _ in found)
+@given(st.lists(POSTINGS.filter(bool), max_size=6), st.integers(1, 500), st.sets(st.integers(1, 500)))
+def test_scores_are_finite_and_what_is_read_and_ranked_is_bounded(
+    turns: list[tuple[int, ...]], newest: int, seen: set[int]
+) -> None:
+    found = Found(newest, tuple(Word(word, len(its) + word, its) for word, its in enumerate(turns)))
+    listed = shortlist(found, seen)
+    assert len(listed) == len(set(listed)) <= 2 * MOST_READ
+    read = [Indexed(Span(n, 10 * n, 1 + n % 40), tuple(w for w, its in enumerate(turns) if n in its)) for n in listed]
+    ranked = candidates(found, range(len(turns)), read, seen)
+    assert len(ranked) <= MOST_CANDIDATES
+    assert all(_may_be_recalled(each, newest, seen) for each in ranked)
+
+
+def _may_be_recalled(each: Candidate, newest: int, seen: set[int]) -> bool:
+    return 0 < each.score < 100 and each.span.number <= newest and each.span.number not in seen

@@ -14,13 +14,14 @@ from common.spec.manifest import TurnTemplate
 from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.durability import Durability
-from runtime_service.domain.recall import Recall, Span
+from runtime_service.domain.recall import Indexed, Recall, Span
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Turn, TurnInput, TurnRequest
 from runtime_service.recall.budget import recalls
 from runtime_service.recall.own_tokens import indexed, own_tokens
 from runtime_service.recall.ranking import Candidate, Ranker, by_words
 from runtime_service.recall.session_recall import SessionRecall
+from runtime_service.recall.words import asked_words
 from runtime_service.storage.recall.index import Found, Word
 from tests.samples.session_examples import SESSION, finished, turn
 from tests.samples.vocabularies import byte_level
@@ -51,14 +52,17 @@ class Memory:
         self.position = position
 
     def search(self, _session: Session, words: Collection[int], before: int) -> Found:
-        numbers = tuple(past.number for past, added in self.turns if _start(past, added) < before)
-        return Found(
-            max(numbers, default=0), (Word(len(numbers), tuple(reversed(numbers))),) if numbers and words else ()
-        )
+        numbers = tuple(past.number for past, _ in self.turns)
+        gone = max((past.number for past, added in self.turns if _start(past, added) < before), default=0)
+        return Found(gone, tuple(Word(word, len(numbers), numbers[::-1]) for word in words) if gone else ())
 
-    def spans(self, _session: Session, numbers: Collection[int]) -> list[Span]:
+    def indexed(self, _session: Session, numbers: Collection[int]) -> list[Indexed]:
         return [
-            Span(past.number, _start(past, added), len(added)) for past, added in self.turns if past.number in numbers
+            Indexed(
+                Span(past.number, _start(past, added), len(added)), (past.number, *asked_words(["it"]), -past.number)
+            )
+            for past, added in self.turns
+            if past.number in numbers
         ]
 
     def read(self, _session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:

@@ -75,6 +75,7 @@ def test_kubernetes_takes_what_the_chart_makes(name: str) -> None:
             kubernetes_validate.validate(found, "1.37", strict=True)
 
 
+@pytest.mark.nightly
 def test_others_take_what_the_chart_makes_for_them(tmp_path: Path) -> None:
     found = [each for values in VALUES.values() for (kind, _), each in render(**values).items() if kind in OF_OTHERS]
     assert {each["kind"] for each in found} == set(OF_OTHERS)

@@ -51,6 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(("umount", "--lazy", str(home)), check=True)
 
 
+@pytest.mark.nightly
 async def test_a_disk_that_others_fill_meanwhile_is_named_and_cleaned(
     large: Path, model: Path, tmp_path: Path, small_disk: Path
 ) -> None:

@@ -30,9 +30,9 @@ from tests.samples.checkpoints import copy_checkpoint, write_checkpoint
 
 CACHE = CacheGeometry(sink_tokens=4, window_tokens=12, chunk_tokens=4, max_slots=3)
 CHOICES = (
+    (Target.ONNXRUNTIME, Precision.FP32),
     (Target.ONNXRUNTIME, Precision.INT8),
     (Target.ONNXRUNTIME, Precision.INT4),
-    (Target.ONNXRUNTIME, Precision.FP32),
     (Target.TENSORRT_LLM, Precision.BF16),
 )
 DATED = "{{ 'Today is ' + strftime_now('%Y-%m-%d %H:%M') }}{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}"

@@ -21,11 +21,13 @@ from common.errors import FailedPrecondition
 from common.golden.judgement import judge
 from common.spec.model_spec import Precision
 from common.window import Geometry
+from tests.nightly import by_turns
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import gather
 from tests.samples.families import write_family
 
 GEOMETRY = Geometry(sinks=4, window=40, chunk=16, slots=3)
+GEOMETRIES = (GEOMETRY, Geometry(0, 7, 5, slots=3), Geometry(1, 1, 1, slots=1))
 
 
 class Louder(SecondReading):
@@ -61,8 +63,7 @@ def run(
     return figures, judge(recorder.written(), evidence.answers).margin
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
-@pytest.mark.parametrize("geometry", [GEOMETRY, Geometry(0, 7, 5, slots=3), Geometry(1, 1, 1, slots=1)])
+@pytest.mark.parametrize(("geometry", "precision"), by_turns(GEOMETRIES, ["fp32", "int8", "int4"]))
 def test_a_right_engine_passes_with_a_margin_and_what_it_costs_is_told(
     folder: Path, geometry: Geometry, precision: str
 ) -> None:
@@ -71,8 +72,7 @@ def test_a_right_engine_passes_with_a_margin_and_what_it_costs_is_told(
     assert 0 < figures["lost_divergence"] < 0.5
 
 
-@pytest.mark.parametrize("family", ["mpt", "gemma2", "pythia", "phi4-mini"])
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(("family", "precision"), by_turns(["mpt", "gemma2", "pythia", "phi4-mini"], ["fp32", "int8"]))
 def test_distances_caps_and_angles_of_a_part_of_a_head_pass(tmp_path: Path, family: str, precision: str) -> None:
     folder = write_family(tmp_path / family, family)
     figures, golden = run(evidence_of(folder, precision), folder, precision)

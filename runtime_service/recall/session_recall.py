@@ -64,10 +64,9 @@ class SessionRecall:
         """
         room, budget = max(0, session.window.window - prompt), budget_of(session, request)
         most = min(room, budget + sum(pin.tokens for pin in session.pins))
-        sinks, evicted = session.window.sinks, session.window.evicted(session.position + prompt + most)
-        if not evicted:
+        sinks, since = session.window.sinks, session.window.start(session.position + prompt + most)
+        if since == sinks:  # nothing will have left
             return Recalled()
-        since = sinks + evicted
         copies = self._copies_since(session, since)
 
         def gone(span: Span) -> bool:
@@ -107,7 +106,7 @@ class SessionRecall:
 
     def _copies_since(self, session: Session, since: int) -> set[int]:
         """Turns that were read again at a position or behind it."""
-        start = session.window.sinks + session.window.evicted(session.position)
+        start = session.window.start(session.position)
         if self._copies is None:
             self._copies = Copies(self._past.results(session, start))
         self._copies.forget(start)

@@ -21,6 +21,8 @@ from runtime_service.domain.window_view import WindowNotice
 
 _SESSION_OPTIONS = TypeAdapter(SessionOptions)
 _GENERATION_OPTIONS = TypeAdapter(GenerationOptions)
+TOKEN_BYTES = 4
+"""Of a token that is packed."""
 
 
 def pack(tokens: Iterable[int]) -> bytes:

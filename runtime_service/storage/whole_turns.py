@@ -10,9 +10,8 @@ from sqlalchemy import Connection, func, select
 from common.db.database import stream
 from runtime_service.domain.session import Session
 from runtime_service.domain.window_view import TurnStart
+from runtime_service.storage.rows import TOKEN_BYTES
 from runtime_service.storage.tables import turns
-
-_TOKEN_BYTES = 4
 
 
 def whole_turns(connection: Connection, session: Session, last: int | None = None) -> list[TurnStart]:
@@ -29,7 +28,7 @@ def whole_turns(connection: Connection, session: Session, last: int | None = Non
     position, first = session.position, session.window_start_position if session.evicted_tokens else 0
     with stream(connection, query) as rows:
         for row in rows:
-            position -= row["size"] // _TOKEN_BYTES
+            position -= row["size"] // TOKEN_BYTES
             if position < first:
                 break
             found.append(TurnStart(position, row["turn_id"]))

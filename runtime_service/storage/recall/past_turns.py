@@ -11,7 +11,7 @@ from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Result, Turn
-from runtime_service.storage.rows import result_from_row, turn_from_row, unpack
+from runtime_service.storage.rows import TOKEN_BYTES, result_from_row, turn_from_row, unpack
 from runtime_service.storage.tables import turns
 
 
@@ -53,7 +53,7 @@ class PastTurns:
             for row in rows:
                 if (result := result_from_row(row)).usage.position <= since:
                     break
-                found.append((result, len(row["tokens"] or b"") // 4))
+                found.append((result, len(row["tokens"] or b"") // TOKEN_BYTES))
         return found
 
 

@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 from tests.environment import isolate, written_at_home
 
 isolate()
+# In every worker, jsonschema takes two seconds to learn what an IRI is, which nothing here asks. None: not there.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 from common.db.database import Database
 from tests.nightly import examples

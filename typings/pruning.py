@@ -14,7 +14,7 @@ def prune(module: ast.Module, used: frozenset[str]) -> list[ast.stmt]:
     """Keep the definitions of ``module`` that ``used`` reaches, in the order of the file."""
     trimmed = {name: [_trim(item, used) for item in items] for name, items in definitions(module).items()}
     reached: set[str] = set()
-    found = used & trimmed.keys()
+    found: set[str] = {*used} & trimmed.keys()
     while found := {name for name in found - reached if not hasattr(builtins, name)}:  # trt.bool would hide bool
         reached |= found
         found = {name for parent in found for item in trimmed[parent] for name in _mentioned(item)}

@@ -22,7 +22,6 @@ from statistics import median
 
 import numpy as np
 import psutil
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
@@ -35,7 +34,6 @@ from common.spec.manifest import GRAPH_PATH, TOKENIZER_PATH
 from common.spec.yaml_file import read_spec_file
 from common.window import Geometry, SessionWindow
 from runtime_service.storage.snapshot_format import from_bytes, to_bytes
-from sinkserve.evaluation.charts import save
 from sinkserve.evaluation.perplexity import log_probability, perplexity
 from sinkserve.evaluation.report import write_document
 
@@ -191,6 +189,10 @@ def show(run: Endless, console: Console) -> None:
 
 def draw(run: Endless, folder: Path) -> None:
     """Three curves over the position, from zero, so that flat looks flat."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a second that a test of the figures need not wait
+
+    from sinkserve.evaluation.charts import save  # noqa: PLC0415 - likewise
+
     figure = Figure(figsize=(8.0, 5.4), layout="constrained")
     positions = [block.position / 1e6 for block in run.blocks]
     for index, (label, field) in enumerate(DRAWN, start=1):

@@ -33,7 +33,7 @@ from sinkserve.cli.build.view import watch
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.client import Client, SessionOptions
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.service.replicas.fleet import Replica, addresses
+from tests.service.replicas.fleet import Executed, Replica, addresses
 
 AT_ONCE = 16
 REPLY = 8
@@ -155,7 +155,7 @@ def _replica(home: Path, engine: str, budget: int, sessions: int) -> Replica:
         "SINKSERVE_RUNTIME_SNAPSHOT_TURNS": "2",
         "SINKSERVE_RUNTIME_MAX_SESSIONS": str(sessions),
     }
-    return Replica(home / "replica", addresses(1)[0], settings)
+    return Replica(home / "replica", addresses(1)[0], settings, Executed)
 
 
 @asynccontextmanager

@@ -19,7 +19,6 @@ from common.window import Geometry, SessionWindow
 from runtime_service.settings import RuntimeSettings
 from sinkserve.cli import eval as command
 from sinkserve.cli.app import make_app
-from sinkserve.evaluation.charts import draw
 from sinkserve.evaluation.modes import SINKS, Kind, all_modes
 from sinkserve.evaluation.perplexity import measure_perplexity
 from sinkserve.evaluation.progress import Advance
@@ -173,6 +172,8 @@ def test_what_a_precision_costs_is_measured_against_the_checkpoint(home: Path) -
 
 
 def test_the_same_measurement_draws_the_same_bytes(bench: Workbench, tmp_path: Path) -> None:
+    from sinkserve.evaluation.charts import draw  # matplotlib: a second, of each worker that collects
+
     found = measure_perplexity(bench, bench.encode(TEXT)[:60], capacity=CAPACITY, stride=50, track=track)
     first, second = (path.read_bytes() for name in ("a", "b") for path in draw(found, tmp_path, name)[1:])
     assert first == second

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -33,6 +31,7 @@ from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.balancers import Balancer, free_address
+from tests.servers.forked import Forked
 from tests.service.builder.builder import BuilderClient
 
 ENGINE = "tiny"
@@ -58,7 +57,7 @@ class Replicas:
         self.addresses = [f"127.0.1.{number}:{port}" for number in range(1, MOST + 1)]
         self._metrics_port = free_address("127.0.1.1").split(":")[1]
         balancer.everyone, balancer.metrics_port = self.addresses, self._metrics_port
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Forked] = {}
 
     async def serve(self, count: int) -> None:
         """As many replicas, ready and known to the balancer."""
@@ -86,7 +85,7 @@ class Replicas:
     def stop(self) -> None:
         self.balancer.stop()
         for process in self.running.values():
-            process.kill()
+            process.send_signal(signal.SIGKILL)
             process.wait()
 
     async def places(self) -> dict[str, Place]:
@@ -116,7 +115,7 @@ class Replicas:
         database.close()
         return {row.session_id: Place(int(row.owner.split("/")[-2]), row.epoch) for row in rows if row.owner}
 
-    def _start(self, address: str) -> subprocess.Popen[bytes]:
+    def _start(self, address: str) -> Forked:
         environment = {
             **os.environ,
             "SINKSERVE_HOME": str(self._home / address),
@@ -128,8 +127,7 @@ class Replicas:
             "SINKSERVE_RUNTIME_ENGINES": ENGINE,
             "SINKSERVE_RUNTIME_THREADS": "1",
         }
-        with (self._home / f"{address}.log").open("ab") as log:
-            return subprocess.Popen((sys.executable, "-m", "runtime_service"), env=environment, stderr=log)
+        return Forked(environment, self._home / f"{address}.log")
 
     @asynccontextmanager
     async def starting(self, address: str) -> AsyncIterator[Starting]:

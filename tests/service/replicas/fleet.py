@@ -6,23 +6,41 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.servers.forked import Forked
+
 _LOOK_S = 0.2
 
 
-class Replica:
-    """`python -m runtime_service`, as a supervisor keeps it. `exits` counts its exit statuses."""
+class Executed(subprocess.Popen[bytes]):
+    """`python -m runtime_service`, for who measures what that costs."""
 
-    def __init__(self, folder: Path, address: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        with log.open("ab") as opened:
+            super().__init__((sys.executable, "-m", "runtime_service"), stderr=opened, env=environment)
+
+
+class Replica:
+    """A runtime, as a supervisor keeps it. `exits` counts its exit statuses."""
+
+    def __init__(
+        self,
+        folder: Path,
+        address: str,
+        settings: Mapping[str, str],
+        begin: Callable[[Mapping[str, str], Path], Forked | Executed] = Forked,
+    ) -> None:
         folder.mkdir()
+        self._begin = begin
         self.address = address
         self.log = folder / "log"
         self.exits: Counter[int] = Counter()
@@ -34,7 +52,7 @@ class Replica:
             "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
             **settings,
         }
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | Executed | None = None
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -81,14 +99,12 @@ class Replica:
             await asyncio.wait([self._keeper])
         self._send(signal.SIGKILL)
         if self._process is not None:
-            await self._process.wait()
+            await asyncio.to_thread(self._process.wait)
 
     async def _keep(self) -> None:
         while True:
-            with self.log.open("ab") as log:
-                command = (sys.executable, "-m", "runtime_service")
-                self._process = await asyncio.create_subprocess_exec(*command, stderr=log, env=self._environment)
-            self.exits[await self._process.wait()] += 1
+            self._process = self._begin(self._environment, self.log)
+            self.exits[await asyncio.to_thread(self._process.wait)] += 1
             await asyncio.sleep(_LOOK_S)
 
     async def _end(self, number: signal.Signals) -> None:
@@ -99,8 +115,7 @@ class Replica:
 
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+            self._process.send_signal(number)
 
 
 def addresses(count: int) -> list[str]:

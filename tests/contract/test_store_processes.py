@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.digest import digest_of
+from tests.nightly import one_in
 from tests.samples.blobs import DIGEST, LARGE
 from tests.servers.store_places import Place
 
@@ -87,6 +88,7 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.parametrize("place", one_in(2, ["s3", "folder"]), indirect=True)
 def test_a_large_blob_takes_little_memory(place: Place, tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURE, place.url, str(tmp_path)]
     grown_mib = int(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)

@@ -35,6 +35,7 @@ def reader(tmp_path: Path) -> Reader:
     return Reader(tmp_path)
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_a_newcomer_gets_what_the_page_says(reader: Reader) -> None:
     first, *others = [example for example in examples() if example.section != SEVERAL]

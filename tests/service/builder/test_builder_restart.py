@@ -9,14 +9,14 @@ import grpc
 import psutil
 import pytest
 
+from tests.nightly import one_in
 from tests.samples.checkpoints import write_checkpoint
 from tests.service.builder.builder import QUEUED, RUNNING, SUCCEEDED, BuilderClient, Process
 
 
-@pytest.mark.parametrize(("number", "status", "attempt"), [(signal.SIGKILL, -9, 2), (signal.SIGTERM, 0, 1)])
-async def test_a_build_goes_on_after_its_builder_ended(
-    tmp_path: Path, number: signal.Signals, status: int, attempt: int
-) -> None:
+@pytest.mark.parametrize("end", one_in(2, [(signal.SIGKILL, -9, 2), (signal.SIGTERM, 0, 1)]))
+async def test_a_build_goes_on_after_its_builder_ended(tmp_path: Path, end: tuple[signal.Signals, int, int]) -> None:
+    number, status, attempt = end
     model = write_checkpoint(tmp_path / "model")
     process = Process(tmp_path, SINKSERVE_BUILDER_STOP_GRACE_S="0")
     async with grpc.aio.insecure_channel(process.address) as channel:

@@ -26,6 +26,7 @@ from common.store import object_store
 from common.store.blob_store import BlobStore, open_store
 from sinkserve.builder.v1 import catalog_service_pb2 as cat
 from sinkserve.engine.v1 import engine_pb2
+from tests.nightly import one_in
 from tests.samples.drafts import Press, draft
 from tests.servers.s3 import Bucket, S3Server
 from tests.service.builder.builder import BuilderClient, refused
@@ -88,6 +89,7 @@ def test_unfinished_uploads_and_timing_caches_of_a_bucket_are_left_alone(
     assert len(bucket.unfinished()) == 1
 
 
+@pytest.mark.parametrize("store_url", one_in(2, ["s3", "folder"]), indirect=True)
 async def test_two_geometries_share_most_files_and_one_goes_without_them(store_url: str, client: BuilderClient) -> None:
     wide = engine_pb2.CacheGeometry(sink_tokens=4, window_tokens=20, chunk_tokens=4, max_slots=2)
     await client.built()

@@ -120,6 +120,7 @@ def test_another_cache_is_refused_where_the_config_is_not_what_the_engine_was_bu
     assert not list((home / "home" / "engines").glob(".resized-*"))
 
 
+@pytest.mark.nightly
 def test_with_another_cache_int4_keeps_its_blocks(home: Path) -> None:
     options = "precision: int4\noptions: {onnxruntime: {int4_block: 64}}\n"
     spec = (home / "spec.yaml").read_text().replace("name: tiny", "name: blocks") + options

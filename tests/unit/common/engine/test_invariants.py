@@ -25,7 +25,7 @@ from common.engine.engine import Engine, Feed, FloatArray
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.model_spec import Precision, Target
 from common.window import Geometry, SessionWindow, linear_run
-from tests.nightly import examples
+from tests.nightly import by_turns, examples
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.engines import build_engine
 from tests.samples.reference import Reference, Weights
@@ -106,12 +106,15 @@ I1_CASES = [
     ("as many key heads", (1, 10, 4), (1, 10)),
     ("as many key heads", (0, 3, 64), (0, 2)),
 ]
+FIRST, *OTHERS = GRAPHS
+I1_WITH_GRAPHS = [*((case, FIRST) for case in I1_CASES), *by_turns(I1_CASES, OTHERS)]
 
 
-@pytest.mark.parametrize(("shape", "engine_geometry", "session"), I1_CASES)
+@pytest.mark.parametrize(("case", "any_lab"), I1_WITH_GRAPHS, indirect=["any_lab"])
 def test_i1_logits_are_those_of_the_papers_scheme(
-    any_lab: Lab, shape: str, engine_geometry: tuple[int, int, int], session: tuple[int, int]
+    any_lab: Lab, case: tuple[str, tuple[int, int, int], tuple[int, int]]
 ) -> None:
+    shape, engine_geometry, session = case
     geometry, window = Geometry(*engine_geometry, slots=2), SessionWindow(*session)
     tokens = random_tokens(12 * window.window + 2 * window.sinks + 20, 384)
     want = any_lab.reference(shape, window, tuple(tokens))

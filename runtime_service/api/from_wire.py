@@ -11,6 +11,7 @@ from runtime_service.api.requests import Cancel, Close, Open, Refused, Request
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions, check_counts
 from runtime_service.domain.recall import Recall, check_turn_ids
+from runtime_service.domain.response_format import ResponseFormat
 from runtime_service.domain.session import (
     FIELD,
     IDLE_FIELD,
@@ -184,11 +185,22 @@ def _turn(message: pb.Turn, window_tokens: int) -> TurnRequest | Refused:
             **{name: _given(message.generation, name) for name in SCALARS},
             stop=tuple(message.generation.stop),
             stop_token_ids=tuple(message.generation.stop_token_ids),
+            response_format=_format(message.generation),
         ),
         no_reply=message.no_reply,
         allow_eviction_within_turn=message.allow_eviction_within_turn,
         recall=_recall(message.recall) if message.HasField("recall") else None,
     )
+
+
+def _format(message: pb.GenerationOptions) -> ResponseFormat | None:
+    if not message.HasField("response_format"):
+        return None
+    asked = message.response_format
+    form = asked.WhichOneof("form")
+    if form == "choice":
+        return ResponseFormat(choice=tuple(asked.choice.texts))
+    return ResponseFormat() if form is None else ResponseFormat(**{form: getattr(asked, form)})
 
 
 def _recall(message: pb.Recall) -> Recall:
@@ -207,6 +219,8 @@ def _check_lengths(message: pb.Turn, window_tokens: int) -> None:
         raise InvalidArgument(Reason.INVALID_FIELD, what, field=field)
     check_turn_ids(message.recall.turn_ids)
     check_counts(len(message.generation.stop), len(message.generation.stop_token_ids))
+    if (asked := _format(message.generation)) is not None:
+        asked.check()
 
 
 def _input(message: pb.Turn) -> TurnInput:

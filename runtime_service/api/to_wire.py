@@ -15,6 +15,7 @@ from runtime_service.api.shorten import shorten
 from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
+from runtime_service.domain.response_format import ResponseFormat
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Result, Timing, Turn, Usage
 from runtime_service.domain.window_view import WindowNotice
@@ -168,7 +169,14 @@ def _generation(options: GenerationOptions) -> pb.GenerationOptions:
         **{name: getattr(options, name) for name in SCALARS},
         stop=options.stop,
         stop_token_ids=options.stop_token_ids,
+        response_format=None if options.response_format is None else _format(options.response_format),
     )
+
+
+def _format(asked: ResponseFormat) -> pb.ResponseFormat:
+    if asked.choice is not None:
+        return pb.ResponseFormat(choice=pb.Choice(texts=asked.choice))
+    return pb.ResponseFormat(**{asked.form: getattr(asked, asked.form)})
 
 
 def _delta(turn_id: str, delta: Delta) -> pb.Delta:
@@ -197,6 +205,7 @@ def _finished(turn_id: str, result: Result) -> pb.TurnFinished:
         error=None if result.error is None else to_status(result.error),
         stop_sequence=result.stop_sequence,
         notice=None if result.notice is None else _notice(result.notice),
+        format_matched=result.format_matched,
     )
 
 

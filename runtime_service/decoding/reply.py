@@ -30,17 +30,25 @@ class Reply:
     """Life: `push` every sampled token until `finished`; `flush` when it ends earlier, such as by a cancel."""
 
     def __init__(self, text: Text, options: GenerationOptions, end_token_ids: Collection[int]) -> None:
-        """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply."""
+        """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply.
+
+        A reply with a form ends where that does: tokens of `stop_token_ids` may be in the middle of it.
+        """
         self._text = text
         self._left = options.max_new_tokens
-        self._ends = frozenset(() if options.ignore_eos else end_token_ids) | set(options.stop_token_ids)
+        self._ends = frozenset(() if options.ignore_eos else end_token_ids)
+        if options.response_format is None:
+            self._ends |= set(options.stop_token_ids)
         self._stop = StopFinder(options.stop)
         self._detokenizer = text.detokenizer()
         self.finished: Finish | None = None
         """Set by the push that ends the reply."""
 
-    def push(self, sampled: Sampled) -> Delta:
-        """Take the next token and return its delta; the text may be empty, or may be that of earlier tokens."""
+    def push(self, sampled: Sampled, *, is_last: bool = False) -> Delta:
+        """Take the next token and return its delta; the text may be empty, or may be that of earlier tokens.
+
+        `is_last`: its form is whole with it.
+        """
         assert self.finished is None, "the reply has ended"
         self._left -= 1
         if sampled.token_id in self._ends:
@@ -48,6 +56,8 @@ class Reply:
         text = "" if self.finished else self._stop.push(self._detokenizer.push(sampled.token_id))
         if self._stop.found is not None:
             self.finished = Finish(FinishReason.STOP, self._stop.found)
+        elif is_last:
+            self.finished = Finish(FinishReason.STOP)
         elif self.finished is None and self._left == 0:
             self.finished = Finish(FinishReason.LENGTH)
         if self.finished:

@@ -5,7 +5,9 @@ Knows numbers only: no text, no session, no clock, no state. The order is that o
 vLLM, `apply_penalties`, after the repetition penalty), temperature, top-k, top-p, min-p, then one draw. Each step
 sees only what the one before it left, and renormalizes. Ties go to the lower token id, everywhere.
 
-Log-probabilities are those of the model: natural logarithm of the softmax of the raw logits.
+Log-probabilities are those of the model: natural logarithm of the softmax of the raw logits, of all tokens.
+
+Where a reply has a form, the tokens that do not fit it are left out after the penalties.
 """
 
 from __future__ import annotations
@@ -39,14 +41,18 @@ def sample(
     options: GenerationOptions,
     position: int,
     context: Mapping[int, int],
+    allowed: Tokens | None = None,
 ) -> Sampled:
     """Choose the token that goes to `position`, from `logits` [vocabulary] after the token before it, all finite.
 
     `context` counts the tokens that the session's cache holds (sinks and window); it is looked at only when a
-    penalty is on.
+    penalty is on. Only tokens of `allowed` may come, ids in order, at least one; None: all may.
     """
     scores = _penalized(logits, options, context)
-    token = int(scores.argmax()) if options.temperature == 0 else _draw(scores, options, position)
+    if allowed is not None:
+        scores = scores[allowed]
+    place = int(scores.argmax()) if options.temperature == 0 else _draw(scores, options, position)
+    token = place if allowed is None else int(allowed[place])
     if options.logprobs is None:
         return Sampled(token)
     return _with_logprobs(token, logits, options.logprobs)

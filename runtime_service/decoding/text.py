@@ -170,6 +170,11 @@ class Text:
         """Id of the special token that is written so; it has no text when it is generated."""
         return self._names.get(text)
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Bytes of its tokens; empty without a tokenizer."""
+        return self._vocabulary
+
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes of a token, not always whole characters; none without a tokenizer."""
         return self._vocabulary.token_bytes(token_id)

@@ -9,9 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
 
 from common.errors import FieldViolation, InvalidArgument, Reason
 from common.spec.manifest import GenerationDefaults
+from runtime_service.domain.response_format import FIELD as FORMAT_FIELD
+from runtime_service.domain.response_format import ResponseFormat
 
 FIELD = "turn.generation"
 MOST_STOPS = 16
@@ -20,6 +25,8 @@ MOST_STOP_TOKENS = 64
 MOST_LOGPROBS = 20
 MOST_SPECULATED = 15
 SEEDS = 1 << 64
+Format = Annotated[ResponseFormat | None, Field(exclude_if=lambda value: value is None)]
+"""Not written where there is none: a request of before has the same digest."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class RequestedOptions:
     logprobs: int | None = None
     ignore_eos: bool | None = None
     speculated_tokens: int | None = None
+    response_format: Format = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class GenerationOptions:
     logprobs: int | None = None
     ignore_eos: bool = False
     speculated_tokens: int = 0
+    response_format: Format = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class GenerationLimits:
     """Where neither the request nor the checkpoint says how to sample."""
     speculated_tokens_default: int = 0
     """Where the request does not say how many tokens to draft."""
+    takes_forms: bool = True
+    """Whether the engine samples here, where tokens can be left out."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,7 @@ def resolve(
         logprobs=requested.logprobs,
         ignore_eos=bool(requested.ignore_eos),
         speculated_tokens=int(_first(requested.speculated_tokens, None, limits.speculated_tokens_default)),
+        response_format=requested.response_format,
     )
 
 
@@ -160,6 +172,7 @@ def check(requested: RequestedOptions, limits: GenerationLimits) -> None:
     others = (
         *_number_violations(requested, limits),
         *_stop_violations(requested, limits),
+        *_format_violations(requested, limits),
     )
     _refuse((*others, *tokens), Reason.INVALID_FIELD if others else Reason.TOKEN_OUT_OF_VOCABULARY)
 
@@ -198,6 +211,17 @@ def _stop_violations(requested: RequestedOptions, limits: GenerationLimits) -> I
             yield _violation(name, f"{name} is empty; a stop text has at least one character")
         elif len(text) > LONGEST_STOP:
             yield _violation(name, f"{name} has {len(text)} characters; at most {LONGEST_STOP} are allowed")
+
+
+def _format_violations(requested: RequestedOptions, limits: GenerationLimits) -> Iterator[FieldViolation]:
+    if requested.response_format is None:
+        return
+    if not limits.takes_forms:
+        yield FieldViolation(FORMAT_FIELD, "response_format is set, but engines for TensorRT-LLM cannot hold to one")
+    elif not limits.decodes_text:
+        yield FieldViolation(FORMAT_FIELD, "response_format is set, but this engine has no tokenizer")
+    if requested.ignore_eos:
+        yield _violation("ignore_eos", "ignore_eos is set with response_format: a reply ends where its form does")
 
 
 def _count_violations(stops: int, stop_tokens: int) -> Iterator[FieldViolation]:

@@ -71,7 +71,9 @@ class TurnRequest:
         given = self.input
         if given.token_ids is not None:
             return TOKEN_BYTES * len(given.token_ids)
-        return len(given.text or "") + sum(len(message.content) + TOKEN_BYTES for message in given.messages or ())
+        asked = self.generation.response_format
+        form = 0 if asked is None else asked.size_bytes
+        return form + len(given.text or "") + sum(len(item.content) + TOKEN_BYTES for item in given.messages or ())
 
     def with_id(self) -> TurnRequest:
         """The request with an id, drawn if it has none; raises InvalidArgument for one that no turn may have."""
@@ -127,7 +129,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Result:
-    """How a turn ended, as it is told and kept. `token_ids` are those of the reply."""
+    """How a turn ended, as it is told and kept. `token_ids` are those of the reply; `format_matched` is None where it
+    was to have no form.
+    """
 
     reason: FinishReason
     usage: Usage
@@ -139,6 +143,7 @@ class Result:
     error: SinkServeError | None = None
     recalled: tuple[PastTurn, ...] = ()
     notice: WindowNotice | None = None
+    format_matched: bool | None = None
     started_sequence: int = 0
     finished_sequence: int = 0
 
@@ -146,6 +151,13 @@ class Result:
     def size_bytes(self) -> int:
         """About what it takes in memory."""
         return len(self.text) + TOKEN_BYTES * len(self.token_ids)
+
+
+def format_matched(options: GenerationOptions, reason: FinishReason, stop_sequence: str) -> bool | None:
+    """Whether a reply is whole in its form: it is where it ended by itself, since nothing else can end it before."""
+    if options.response_format is None or reason is FinishReason.INPUT_ONLY:
+        return None
+    return reason is FinishReason.STOP and not stop_sequence
 
 
 @dataclass(frozen=True)

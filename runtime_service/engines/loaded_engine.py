@@ -18,6 +18,7 @@ from common.spec.published_engine import PublishedEngine
 from runtime_service.decoding.text import Text
 from runtime_service.engines.engine_thread import EngineThread
 from runtime_service.engines.loader import Loaded
+from runtime_service.forms.engine_forms import EngineForms
 from runtime_service.recompute.scheduler import RecomputeScheduler
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.scheduling.limits import Limits
@@ -44,7 +45,11 @@ class LoadedEngine:
     """How many times as far off as it is in its golden streams it might be; None: it was not checked here."""
     turns: int = 0
     closed: bool = False
+    forms: EngineForms = field(init=False)
     _no_turns: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.forms = EngineForms(self.text.vocabulary, self.manifest)
 
     @property
     def manifest(self) -> Manifest:

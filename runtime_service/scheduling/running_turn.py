@@ -7,7 +7,7 @@ it is pending, as is the template's closing behind it, and goes before the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -15,11 +15,13 @@ from common.engine.engine import FloatArray
 from common.errors import SinkServeError
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.reply import Reply
-from runtime_service.decoding.sampling import Sampled, sample
+from runtime_service.decoding.sampling import Sampled, Tokens, sample
 from runtime_service.decoding.speculation import Speculation
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason, Timing, Usage
+from runtime_service.forms.masks import Wanted
+from runtime_service.forms.matcher import Matcher
 
 
 def no_closing(_last: int | None) -> tuple[int, ...]:
@@ -33,6 +35,8 @@ class Work:
 
     The first `recalled_tokens` of the prompt are those of turns that are read again.
 
+    `matcher` says which tokens fit the form of the reply, if it has one.
+
     `closing_after` gives the template's tokens behind a reply whose last token it is told.
     """
 
@@ -44,6 +48,7 @@ class Work:
     closing_after: Callable[[int | None], tuple[int, ...]] = no_closing
     evicts: bool = True
     recalled_tokens: int = 0
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True)
@@ -94,22 +99,29 @@ class RunningTurn:
     def draft(self, most: int) -> tuple[int, ...]:
         """At most `most` tokens to feed on trial, behind the one that is left to feed; they may not be what comes."""
         room = self.left if self.work.evicts else min(self.left, self.history.window.capacity - self.history.length)
-        return self._speculation.draft(min(most, room - 1))
+        draft, matcher = self._speculation.draft(min(most, room - 1)), self.work.matcher
+        return draft if matcher is None or not draft else draft[: matcher.fitting(draft)]
+
+    def masks_wanted(self, draft: tuple[int, ...], fed: int) -> Wanted | None:
+        """The masks that are needed after a step that feeds `fed` tokens and `draft`, if any are."""
+        matcher = self.work.matcher
+        return Wanted(matcher, draft) if matcher is not None and fed == self.history.unfed else None
 
     def accept(
-        self, logits: FloatArray, draft: tuple[int, ...], now: float
+        self, logits: FloatArray, draft: tuple[int, ...], now: float, allowed: Sequence[Tokens] = ()
     ) -> Iterator[tuple[Delta | None, FinishReason | None]]:
         """Sample after a step that fed all that was left, and `draft`: as far as that is right, and one token more.
 
-        `logits` are [1 + draft, vocabulary]. Gives, for each token, what to send, and the reason to end if any.
+        `logits` are [1 + draft, vocabulary]; in a reply with a form, `allowed` has the tokens that fit at each of them.
+        Gives, for each token, what to send, and the reason to end if any.
         """
         history, right = self.history, 0
         if self.work.reply is None:
             self._fed_at = now
             yield None, FinishReason.INPUT_ONLY
             return
-        for row, guess in zip_longest(logits, draft):
-            sampled = sample(row, self.work.options, history.length, history.counts)
+        for row, guess, some in zip_longest(logits, draft, allowed):
+            sampled = sample(row, self.work.options, history.length, history.counts, some)
             delta, reason = self.accept_sampled(sampled, now)
             right += sampled.token_id == guess
             if reason is not None or sampled.token_id != guess:
@@ -127,11 +139,24 @@ class RunningTurn:
         self.history.append(sampled.token_id)
         self._generated += 1
         self._first_at = now if self._first_at is None else self._first_at
-        delta = reply.push(sampled)
+        delta = reply.push(sampled, is_last=self._fits_no_more(sampled.token_id))
         self._text.append(delta.text)
         if reply.finished is not None:
             return delta, reply.finished.reason
         return delta, FinishReason.CONTEXT_FULL if self._lacks_room(1) else None
+
+    @property
+    def misfit(self) -> SinkServeError | None:
+        """Why the reply cannot go on in its form, if so."""
+        return self.work.matcher.error if self.work.matcher is not None else None
+
+    def _fits_no_more(self, token_id: int) -> bool:
+        """Whether the reply is whole with this token, in its form."""
+        matcher = self.work.matcher
+        if matcher is None:
+            return False
+        matcher.accept(token_id)
+        return matcher.is_over
 
     def flush(self) -> Delta | None:
         """What the reply still held back."""

@@ -5,7 +5,7 @@ No threads and no I/O: `EngineThread` drives it, and tests drive it step by step
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
 from common.errors import Internal, Reason
 from common.window import linear_run
+from runtime_service.decoding.sampling import Tokens
+from runtime_service.forms.masks import Masks, PendingMasks
 from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.scheduler_events import Emit, TurnAdmitted
 from runtime_service.scheduling.slots import Residence, Slots, Tenant
@@ -33,6 +35,7 @@ class Scheduler(TurnScheduler):
     ) -> None:
         self.slots = Slots(engine, limits.parked_bytes, spill)
         super().__init__(clock, emit, self.slots.moves)
+        self.masks = Masks()
         self._engine = engine
         self._limits = limits
         self._running: list[Tenant] = []
@@ -142,11 +145,13 @@ class Scheduler(TurnScheduler):
         drafts = self._drafts(fed, step)
         feeds = tuple(_feed_of(tenant, step, drafts) for tenant in self.slots.residents)
         width = max(len(feed.tokens) for feed in feeds)
+        masks = self._begin_masks(fed, step, drafts)
         began = self._clock()
         logits = self._engine.step(feeds)
         if step.chunk is not None:
             self._pace.note(width, self._clock() - began)
         self._note_written(step, width)
+        allowed = masks.wait()
         finite = np.asarray(np.isfinite(logits).all(axis=1))  # [wanted token]: asked once, for all
         done = 0
         for tenant in fed:
@@ -154,8 +159,18 @@ class Scheduler(TurnScheduler):
             own = slice(done, done + 1 + len(draft))
             done = own.stop
             tenant.history.advance(step.counts[_slot(tenant)])
-            act = partial(self._after_step, tenant, logits[own], draft, is_finite=bool(finite[own].all()))
+            some = allowed.get(_slot(tenant), ())
+            act = partial(self._after_step, tenant, logits[own], draft, some, is_finite=bool(finite[own].all()))
             self._guarded([tenant], act)
+
+    def _begin_masks(self, fed: list[Tenant], step: Step, drafts: dict[int, tuple[int, ...]]) -> PendingMasks:
+        """Find what may come next in replies with a form, while the engine computes."""
+        wanted = {}
+        for tenant in fed:
+            slot = _slot(tenant)
+            if (one := tenant.running.masks_wanted(drafts.get(slot, ()), step.counts[slot])) is not None:
+                wanted[slot] = one
+        return self.masks.begin(wanted)
 
     def _note_written(self, step: Step, width: int) -> None:
         """Every slot of the batch writes `width` rows: its tokens, its draft, and padding."""
@@ -165,12 +180,18 @@ class Scheduler(TurnScheduler):
             if first <= _slot(tenant) <= max(step.counts):
                 tenant.written = max(tenant.written, tenant.history.fed + width)
 
-    def _after_step(self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], *, is_finite: bool) -> None:
+    def _after_step(
+        self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], allowed: Sequence[Tokens], *, is_finite: bool
+    ) -> None:
         now = self._clock()
         if not is_finite:
             self.fail_turn(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
-        elif not tenant.history.unfed:
-            for delta, reason in tenant.running.accept(logits, draft, now):
+        elif tenant.history.unfed:
+            return
+        elif (error := tenant.running.misfit) is not None:
+            self.fail_turn(tenant, error)
+        else:
+            for delta, reason in tenant.running.accept(logits, draft, now, allowed):
                 self._accepted(tenant, delta, reason, now)
 
     # Where caches go

@@ -16,7 +16,7 @@ from common.errors import Internal, Reason, SinkServeError
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
-from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage
+from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, TurnRequest, Usage, format_matched
 from runtime_service.domain.window_view import WindowNotice
 
 _SESSION_OPTIONS = TypeAdapter(SessionOptions)
@@ -88,14 +88,15 @@ def turn_to_row(session_key: int, turn: Turn) -> dict[str, Any]:
 
 def turn_from_row(row: RowMapping) -> Turn:
     """A turn as it was kept."""
+    options = _GENERATION_OPTIONS.validate_json(row["options"])
     return Turn(
         number=row["number"],
         request=TurnRequest.from_body(row["turn_id"], row["body"]),
-        options=_GENERATION_OPTIONS.validate_json(row["options"]),
+        options=options,
         created_at=row["created_at"],
         attempt=row["attempt"],
         stops=row["stops"],
-        result=result_from_row(row) if row["result"] else None,
+        result=_with_match(result_from_row(row), options) if row["result"] else None,
         ended_at=row["ended_at"],
     )
 
@@ -133,6 +134,10 @@ def result_from_row(row: RowMapping) -> Result:
     data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
     data |= {"recalled": recalled, "notice": None if notice is None else _notice(notice)}
     return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
+
+
+def _with_match(result: Result, options: GenerationOptions) -> Result:
+    return replace(result, format_matched=format_matched(options, result.reason, result.stop_sequence))
 
 
 def _notice(data: dict[str, Any]) -> WindowNotice:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from common.db.database import utc_now
 from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, Reason
 from common.spec.manifest import Manifest
+from common.spec.model_spec import Target
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.text import Text
 from runtime_service.domain.options import (
@@ -21,6 +22,8 @@ from runtime_service.domain.options import (
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Message, Turn, TurnInput, TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
+from runtime_service.forms.form import form_of
+from runtime_service.forms.matcher import Matcher
 from runtime_service.scheduling.running_turn import Work, no_closing
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.pending import PendingTurn
@@ -56,9 +59,16 @@ def options_of(
         decodes_text=text.decodes_text,
         temperature_default=settings.temperature_default,
         speculated_tokens_default=settings.speculated_tokens,
+        takes_forms=manifest.spec.target is not Target.TENSORRT_LLM,
     )
     options = resolve(requested, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
     return stop_at_special(options, text.special_token)
+
+
+async def matcher_of(turn: Turn, engine: LoadedEngine) -> Matcher | None:
+    """What holds the reply of a turn to its form, if it has one; raises what is wrong with that."""
+    asked = turn.options.response_format
+    return None if asked is None or turn.request.no_reply else await engine.forms.matcher(form_of(asked))
 
 
 def text_of(session: Session, engine: LoadedEngine) -> Text:

@@ -13,7 +13,7 @@ from common.tracing.span import caller_span, request_id
 from runtime_service.domain.turn import TurnRequest
 from runtime_service.recall.budget import check_recall
 from runtime_service.storage.claims import check_kept
-from runtime_service.turns.input import check_length, check_room, prepare_turn
+from runtime_service.turns.input import check_length, check_room, matcher_of, prepare_turn
 from runtime_service.turns.known import KnownTurn, check_same_turn, ended_turn, running_turn
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.queue import TurnQueue
@@ -136,6 +136,7 @@ class TurnIntake:
         prepare = partial(prepare_turn, request, self._next_number, state.session, state.engine, state.settings)
         with state.shared.waiting.taken_in(request.size_bytes):
             pending = await asyncio.to_thread(prepare) if request.size_bytes > _LONG else prepare()
+        await matcher_of(pending.turn, state.engine)  # refused before it is accepted
         pending.caller_span, pending.request_id = caller_span.get(), request_id.get()
         if request.recall is not None and request.recall.turn_ids:
             await self._check_named(request, len(pending.work.prompt))

@@ -19,7 +19,7 @@ from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.text import Text
 from runtime_service.domain.session import Session
-from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage
+from runtime_service.domain.turn import FinishReason, Result, Timing, Turn, Usage, format_matched
 from runtime_service.domain.turn_span import turn_span
 from runtime_service.domain.window_view import TurnStart, WindowNotice
 from runtime_service.recall.budget import recalls
@@ -28,7 +28,7 @@ from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.scheduling.scheduler_events import NeedsHistory, SchedulerEvent, TurnAdmitted
 from runtime_service.scheduling.turn_scheduler import TurnScheduler
 from runtime_service.turns.events import Event, TurnEvent, TurnFinished, TurnStarted
-from runtime_service.turns.input import as_first, begins_otherwise, text_of
+from runtime_service.turns.input import as_first, begins_otherwise, matcher_of, text_of
 from runtime_service.turns.pending import PendingTurn
 from runtime_service.turns.session_state import SessionState, patiently
 
@@ -88,6 +88,11 @@ class TurnRun:
         if turn.attempt - turn.stops > MOST_CRASHES:
             what = f"the server died {MOST_CRASHES} times while it ran this turn"
             return self._not_run(FinishReason.ERROR, Internal(Reason.INTERNAL, what))
+        try:
+            matcher = await matcher_of(turn, self._state.engine)
+        except SinkServeError as error:  # it was accepted elsewhere, or by another release
+            return self._not_run(FinishReason.ERROR, error)
+        self.pending.work = replace(self.pending.work, matcher=matcher)
         if recalls(session, turn.request):
             await self._recall(session, text)
         if self.pending.discard is not None:
@@ -171,6 +176,7 @@ class TurnRun:
             error=outcome.error,
             recalled=self.pending.recalled,
             notice=notice,
+            format_matched=format_matched(self.pending.turn.options, outcome.reason, outcome.stop_sequence),
             started_sequence=self.pending.started_sequence,
             finished_sequence=self._state.log.last + 1,
         )

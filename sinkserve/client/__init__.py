@@ -31,7 +31,15 @@ from sinkserve.client.errors import (
     Unreachable,
 )
 from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage, WindowNotice
-from sinkserve.client.requests import Durability, GenerationOptions, Message, OnDisconnect, OnFull, SessionOptions
+from sinkserve.client.requests import (
+    Durability,
+    GenerationOptions,
+    Message,
+    OnDisconnect,
+    OnFull,
+    ResponseFormat,
+    SessionOptions,
+)
 from sinkserve.client.retry import Retry
 from sinkserve.client.turn import Turn
 
@@ -58,6 +66,7 @@ __all__ = [
     "OutOfRange",
     "PermissionDenied",
     "ResourceExhausted",
+    "ResponseFormat",
     "Retry",
     "SessionOptions",
     "SinkServeError",

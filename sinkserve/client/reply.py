@@ -95,6 +95,8 @@ class Finished:
     """The error, with ERROR."""
     notice: WindowNotice | None = None
     """What was forgotten, in a session with `on_full="notify"`."""
+    format_matched: bool | None = None
+    """Whether the reply is whole in its `response_format`, or ended before; None without one."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -159,6 +161,7 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
         stop_sequence=finished.stop_sequence,
         error=from_status(finished.error) if finished.HasField("error") else None,
         notice=_read_notice(finished.notice) if finished.HasField("notice") else None,
+        format_matched=finished.format_matched if finished.HasField("format_matched") else None,
     )
 
 

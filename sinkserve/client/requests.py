@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
@@ -41,6 +42,19 @@ class Message(TypedDict):
     content: str
 
 
+class ResponseFormat(TypedDict, total=False):
+    """What a reply has to be; exactly one of these."""
+
+    json_schema: str | Mapping[str, Any]
+    """JSON by this schema: as text, or as Python has it."""
+    regex: str
+    """Text that this regular expression matches as a whole; Rust's syntax."""
+    choice: Sequence[str]
+    """One of these texts."""
+    grammar: str
+    """Text by this grammar, in llguidance's form of Lark's syntax."""
+
+
 class GenerationOptions(TypedDict, total=False):
     """How to generate. What is left out takes the checkpoint's defaults, else the server's."""
 
@@ -58,6 +72,8 @@ class GenerationOptions(TypedDict, total=False):
     logprobs: int
     ignore_eos: bool
     speculated_tokens: int
+    response_format: ResponseFormat
+    """What the reply has to be; see `Finished.format_matched`."""
 
 
 class SessionOptions(TypedDict, total=False):
@@ -155,7 +171,23 @@ def recall(tokens: int | None, turn_ids: Sequence[str]) -> pb.Recall | None:
 
 def generation(options: GenerationOptions) -> pb.GenerationOptions:
     """How to generate, on the wire."""
-    return pb.GenerationOptions(**options)
+    scalars: dict[str, Any] = {name: value for name, value in options.items() if name != "response_format"}
+    asked = options.get("response_format")
+    return pb.GenerationOptions(**scalars, response_format=None if asked is None else _response_format(asked))
+
+
+def _response_format(asked: ResponseFormat) -> pb.ResponseFormat:
+    """Raises TypeError unless exactly one form is given."""
+    if len(asked) != 1:
+        raise TypeError("response_format takes exactly one of json_schema, regex, choice and grammar")
+    if "choice" in asked:
+        return pb.ResponseFormat(choice=pb.Choice(texts=asked["choice"]))
+    if "json_schema" in asked:
+        schema = asked["json_schema"]
+        return pb.ResponseFormat(json_schema=schema if isinstance(schema, str) else json.dumps(schema))
+    return (
+        pb.ResponseFormat(grammar=asked["grammar"]) if "grammar" in asked else pb.ResponseFormat(regex=asked["regex"])
+    )
 
 
 def _duration(seconds: float | None) -> Duration | None:

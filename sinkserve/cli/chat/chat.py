@@ -15,6 +15,7 @@ import typer
 
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.dialog import Dialog
+from sinkserve.cli.chat.form import read_form
 from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.chat.view import ChatView
 from sinkserve.cli.terminal import console
@@ -60,6 +61,8 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     seed: options.Seed = None,
     ignore_eos: options.IgnoreEos = None,
     speculated_tokens: options.SpeculatedTokens = None,
+    json_schema: options.JsonSchema = None,
+    form: options.Form = None,
     runtime: Runtime = None,
 ) -> None:
     """Talk to an engine.
@@ -68,14 +71,12 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     """
     new_session = given(system_prompt=system, pin_system_prompt=pin, window_tokens=window, sink_tokens=sinks)
     new_session |= given(recall_tokens=recall_tokens, on_full=on_full)
-    generation = (
-        given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        | given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
-        | given(speculated_tokens=speculated_tokens)
-    )
+    generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
+    generation |= given(speculated_tokens=speculated_tokens)
     with explained():
-        if template:
-            new_session["template_variables"] = read_variables(template)
+        new_session |= given(template_variables=read_variables(template or ()) or None)
+        generation |= given(response_format=read_form(json_schema, form))
         options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
         run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from sinkserve.cli.chat.form import describe_form, with_form
 from sinkserve.cli.chat.sampling import changed, describe
 from sinkserve.cli.chat.view import HELP, ChatView, Printer
 from sinkserve.cli.terminal.failures import explain
@@ -78,8 +79,8 @@ class Dialog:
                     await self._rewind(argument.strip() or "1", view)
                 case "/pin" | "/unpin":
                     await self._pin(argument.strip() or "1", view, pinned=command == "/pin")
-                case "/set":
-                    view.say(self._set(argument))
+                case "/set" | "/form":
+                    view.say(self._set(command, argument))
                 case "/help":
                     view.say(HELP)
                 case other:
@@ -100,13 +101,16 @@ class Dialog:
         else:
             view.window(session, self._words)
 
-    def _set(self, argument: str) -> str:
-        """Change an option of the turns to come; returns what to say of it."""
+    def _set(self, command: str, argument: str) -> str:
+        """Change an option of the turns to come, or their form; returns what to say of it."""
         try:
-            self._generation = changed(self._generation, argument) if argument.strip() else self._generation
+            if command == "/form":
+                self._generation = with_form(self._generation, argument)
+            elif argument.strip():
+                self._generation = changed(self._generation, argument)
         except ValueError as error:
             return str(error)
-        return self.sampling
+        return self.sampling if command == "/set" else f"replies: {describe_form(self._generation)}"
 
     async def _fork(self, view: ChatView) -> None:
         before, fork = self._name, await self._client.sessions.fork(self._name)

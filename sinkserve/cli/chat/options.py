@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,4 +47,11 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same conver
 IgnoreEos = Annotated[bool | None, typer.Option("--ignore-eos", help="Go on past the model's own end.")]
 SpeculatedTokens = Annotated[
     int | None, typer.Option("--speculated-tokens", help="Most tokens to guess and check at once; 0 is none.")
+]
+JsonSchema = Annotated[
+    Path | None, typer.Option("--json-schema", metavar="FILE", help="Replies are JSON by the schema in FILE.")
+]
+Form = Annotated[
+    str | None,
+    typer.Option("--form", metavar="KIND WHAT", help="Replies have this form, as /form in a chat: 'regex [0-9]+'."),
 ]

@@ -14,6 +14,7 @@ from common.spec.model_spec import Precision
 from sinkserve.cli.build.submit import build_here, readable_root
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, given, run_chat
+from sinkserve.cli.chat.form import read_form
 from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.engine_choice import choose_target
@@ -48,6 +49,8 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     repetition_penalty: options.RepetitionPenalty = None,
     stop: options.Stop = None,
     seed: options.Seed = None,
+    json_schema: options.JsonSchema = None,
+    form: options.Form = None,
 ) -> None:
     """Build a checkpoint folder if need be, and chat with it.
 
@@ -55,14 +58,11 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     """
     generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed)
-    asked = Chat(
-        session=session,
-        prompt=prompt,
-        session_options=SessionOptions(system_prompt=system) if system else SessionOptions(),
-        generation=cast("GenerationOptions", generation),
-        resume_command=f"sinkserve run {folder} --session",
-    )
+    asked = Chat(session=session, prompt=prompt, resume_command=f"sinkserve run {folder} --session")
+    new_session = SessionOptions(system_prompt=system) if system else SessionOptions()
     with explained():
+        generation |= given(response_format=read_form(json_schema, form))
+        asked = replace(asked, session_options=new_session, generation=cast("GenerationOptions", generation))
         variables = read_variables(template or ())
         _build_and_chat(folder, SpecChoices(name, precision, window, sinks, _SLOTS, variables=variables), asked)
 

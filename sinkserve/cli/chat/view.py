@@ -22,6 +22,7 @@ HELP = """\
 /rewind [N]   drop the last turn, or the last N, for ever
 /pin [N]      keep the last turn, or the Nth last, in sight for ever; /unpin [N] lets it go
 /set NAME X   sample otherwise from now on: /set temperature 0.7; without X the default holds again
+/form KIND X  replies have this form: /form json_schema FILE; alone, any text will do again
 /fork         go on in a copy of the conversation; this one stays as it is
 /help         this
 /quit         leave; the session stays (or Ctrl-D)

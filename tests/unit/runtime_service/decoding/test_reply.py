@@ -13,6 +13,7 @@ from runtime_service.decoding.reply import Finish, Reply
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.text import Text
 from runtime_service.domain.options import GenerationOptions
+from runtime_service.domain.response_format import ResponseFormat
 from runtime_service.domain.turn import FinishReason
 from tests.samples import vocabularies
 from tests.samples.vocabularies import END
@@ -195,3 +196,12 @@ def test_every_token_is_reported_once_in_order_with_its_logprobs(
     assert ids == pushed
     assert logprobs == [(token, -float(index)) for index, token in enumerate(pushed)]
     assert len(pushed) <= longest
+
+
+def test_a_reply_ends_where_its_form_does_and_not_at_stop_tokens() -> None:
+    form = ResponseFormat(regex="a+")
+    first, second = tokens("ab")[0], SINGLE[b"b"]
+    subject = reply(response_format=form, stop_token_ids=(first,), max_new_tokens=2)
+    assert subject.push(Sampled(first)).text == "a"
+    assert subject.push(Sampled(second), is_last=True).text == "b"
+    assert subject.finished == Finish(FinishReason.STOP)  # and not LENGTH: it is whole

@@ -218,3 +218,15 @@ def test_asking_for_logprobs_changes_no_token() -> None:
 def test_a_vocabulary_of_one_token_works() -> None:
     sampled = sample(np.array([3.0], np.float32), options(top_k=5, top_p=0.1, min_p=1.0, logprobs=20), 0, {0: 1})
     assert (sampled.token_id, sampled.logprob, sampled.top) == (0, 0.0, ((0, 0.0),))
+
+
+@given(LOGITS, st.integers(0, 1 << 40), st.sampled_from([0.0, 0.7, 1.0]), st.data())
+def test_only_what_is_allowed_is_sampled_as_if_there_were_nothing_else(
+    logits: Logits, seed: int, temperature: float, data: st.DataObject
+) -> None:
+    some = np.array(sorted(data.draw(st.sets(st.integers(0, len(logits) - 1), min_size=1))))
+    asked = options(temperature=temperature, seed=seed, logprobs=1)
+    found = sample(logits, asked, 7, {}, some)
+    alone = sample(logits[some], asked, 7, {})
+    assert found.token_id == some[alone.token_id]
+    assert found.top == sample(logits, asked, 7, {}).top  # log-probabilities are the model's

@@ -16,6 +16,7 @@ from runtime_service.domain.options import (
     resolve,
     stop_at_special,
 )
+from runtime_service.domain.response_format import ResponseFormat
 
 LIMITS = GenerationLimits(max_new_tokens_default=256, max_new_tokens_limit=1024, vocabulary_size=1000)
 SILENT = GenerationDefaults()
@@ -227,3 +228,19 @@ def test_what_is_not_refused_is_used_as_it_was_asked(requested: RequestedOptions
             wrong |= value is not None and value != getattr(options, name)
         wrong |= not 1 <= options.max_new_tokens <= LIMITS.max_new_tokens_limit
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "field", "why"),
+    [
+        (dataclasses.replace(LIMITS, takes_forms=False), {}, "response_format", "engines for TensorRT-LLM cannot hold"),
+        (dataclasses.replace(LIMITS, decodes_text=False), {}, "response_format", "this engine has no tokenizer"),
+        (LIMITS, {"ignore_eos": True}, "ignore_eos", "a reply ends where its form does"),
+    ],
+)
+def test_a_form_is_refused_where_none_can_be(
+    limits: GenerationLimits, asked: dict[str, Any], field: str, why: str
+) -> None:
+    error = refused(limits, response_format=ResponseFormat(regex="a"), **asked)
+    assert [violation.field for violation in error.violations] == [f"turn.generation.{field}"]
+    assert why in error.message

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime_service.domain.options import RequestedOptions
+from runtime_service.domain.response_format import ResponseFormat
 from runtime_service.domain.turn import Message, TurnInput, TurnRequest
 
 WORDS = st.text(max_size=20)
@@ -26,6 +27,7 @@ OPTIONS = st.builds(
     stop_token_ids=st.lists(st.integers(0, 9), max_size=2).map(tuple),
     ignore_eos=st.none() | st.booleans(),
     speculated_tokens=st.none() | st.integers(-5, 20),
+    response_format=st.none() | st.builds(ResponseFormat, regex=WORDS) | st.just(ResponseFormat(choice=("a",))),
 )
 REQUESTS = st.builds(TurnRequest, st.just("t"), INPUTS, OPTIONS, st.booleans(), st.booleans())
 
@@ -51,3 +53,7 @@ def test_unset_is_not_the_same_as_the_default() -> None:
         replace(request, no_reply=True),
     ]
     assert len({each.digest() for each in (request, *others)}) == 5
+
+
+def test_a_request_without_a_form_has_the_digest_that_it_had_before_there_were_forms() -> None:
+    assert "response_format" not in TurnRequest("t", TurnInput(text="hello")).body()

@@ -16,6 +16,7 @@ from runtime_service.decoding.text import Text
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
+from runtime_service.forms.matcher import Matcher
 from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.running_turn import Outcome, Work
 from runtime_service.scheduling.scheduler import Scheduler
@@ -82,6 +83,7 @@ class Stage:
         closing: tuple[int, ...] = (),
         evicts: bool = True,
         ends: frozenset[int] = frozenset(),
+        matcher: Matcher | None = None,
     ) -> str:
         work = Work(
             turn_id=f"turn-{next(self._turns)}",
@@ -91,6 +93,7 @@ class Stage:
             reply=Reply(self.text, options, ends) if reply else None,
             closing_after=lambda last: closing[1:] if closing and last == closing[0] else closing,
             evicts=evicts,
+            matcher=matcher,
         )
         self.scheduler.submit(talker.tenant, work, talker.events.append)
         self._talkers[id(talker.events)] = talker

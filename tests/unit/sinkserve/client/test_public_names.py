@@ -16,7 +16,17 @@ NAMES = (
     *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "Durability"),
     *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
     *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "PermissionDenied"),
-    *("ResourceExhausted", "Retry", "SessionOptions", "SinkServeError", "Timing", "Token", "Turn", "Unauthenticated"),
+    *(
+        "ResourceExhausted",
+        "ResponseFormat",
+        "Retry",
+        "SessionOptions",
+        "SinkServeError",
+        "Timing",
+        "Token",
+        "Turn",
+        "Unauthenticated",
+    ),
     *("Unavailable", "Unreachable", "Usage", "WindowNotice", "tls_credentials", "token_file"),
 )
 

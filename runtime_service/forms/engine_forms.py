@@ -1,0 +1,81 @@
+"""The forms of one engine: refuses what cannot be, and has a matcher for each reply that asks for one.
+
+To make a matcher can take long and cannot be stopped, so it is done in threads, with a deadline. What was made once
+is kept, and copied for the next reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from common.errors import Reason, ResourceExhausted
+from common.spec.manifest import Manifest
+from common.text.vocabulary import Vocabulary
+from runtime_service.domain.response_format import refused
+from runtime_service.forms.form import Form, behind_spaces
+from runtime_service.forms.matcher import Matcher, said
+from runtime_service.forms.tokenizer import make_tokenizer
+
+MOST_KEPT = 64
+DEADLINE_S = 5.0
+_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+_MAKERS = ThreadPoolExecutor(2, "forms")  # a few for the whole process: what is made is somebody else's text
+
+
+class EngineForms:
+    """Belongs to the event loop. The tokenizer is made when the first reply asks for a form."""
+
+    def __init__(self, vocabulary: Vocabulary, manifest: Manifest) -> None:
+        self._vocabulary = vocabulary
+        self._size = manifest.architecture.vocabulary
+        self._ends = tuple(dict.fromkeys(manifest.end_token_ids))
+        self._tokenizer: asyncio.Future[LLTokenizer] | None = None
+        self._kept: OrderedDict[Form, LLMatcher] = OrderedDict()
+
+    async def matcher(self, form: Form) -> Matcher:
+        """A matcher at the beginning of a reply.
+
+        Raises InvalidArgument (INVALID_FIELD) with what llguidance says, and for a form that takes too long;
+        ResourceExhausted (CAPACITY_EXHAUSTED) while others do.
+        """
+        if form not in self._kept:
+            self._kept[form] = await self._make(form)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(form)
+        return Matcher(self._kept[form].deep_copy(), form.field, self._size, self._ends)
+
+    async def _make(self, form: Form) -> LLMatcher:
+        tokenizer = await self._made_tokenizer()
+        work: Future[LLMatcher] = _MAKERS.submit(partial(_made, tokenizer, form, self._vocabulary.leading_spaces))
+        await asyncio.wait([made := asyncio.wrap_future(work)], timeout=DEADLINE_S)
+        if made.done():
+            return made.result()
+        made.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody asks any more
+        if work.cancel():
+            what = "forms of other replies are being prepared, which takes long"
+            raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0)
+        raise refused(form.field, f"takes more than {DEADLINE_S:g} s to prepare; make it simpler")
+
+    async def _made_tokenizer(self) -> LLTokenizer:
+        """Made once, whoever asks meanwhile."""
+        if self._tokenizer is None:
+            make = partial(make_tokenizer, self._vocabulary, self._size, self._ends)
+            self._tokenizer = asyncio.ensure_future(asyncio.to_thread(make))
+        return await asyncio.shield(self._tokenizer)
+
+
+def _made(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
+    """A matcher that has found a first mask: some forms show only then that nothing satisfies them."""
+    state = LLMatcher(tokenizer, behind_spaces(form.grammar, leading_spaces), log_level=0, limits=_LIMITS)
+    allowed = 0 if state.is_error() else int.from_bytes(state.compute_bitmask(), "little")
+    if state.is_error():
+        raise refused(form.field, f"is refused: {said(state.get_error())}")
+    if not allowed & ~sum(1 << end for end in tokenizer.eos_tokens):
+        raise refused(form.field, "allows no text")
+    return state

@@ -1,0 +1,79 @@
+"""From what form a client asks for to a grammar of llguidance. Pure; what llguidance says of it is not known here.
+
+A grammar is written as llguidance's JSON. Blanks in JSON are bounded, so that a reply cannot go on with them for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from runtime_service.domain.response_format import ResponseFormat
+from runtime_service.forms.json_schema import read_schema
+
+BLANKS = "[ \n]{0,8}"
+"""Between the parts of JSON: a line and three levels of indentation; models write less well without any."""
+_JSON_OPTIONS = {
+    "item_separator": ",",
+    "key_separator": ":",
+    "whitespace_flexible": True,
+    "whitespace_pattern": BLANKS,
+    "coerce_one_of": False,
+    "lenient": False,
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a reply has to be: one of llguidance's grammars, as JSON text. `field` is what asked for it, for errors.
+
+    A Lark grammar may name special tokens by `<[ID]>`, or by their text, such as `<|eot_id|>`.
+    """
+
+    grammar: str
+    field: str
+
+    @classmethod
+    def lark(cls, grammar: str, field: str) -> Form:
+        """A form by a Lark grammar, whose rule is `start`."""
+        return cls(json.dumps({"lark_grammar": grammar}), field)
+
+
+def form_of(asked: ResponseFormat) -> Form:
+    """The form that was asked for; raises InvalidArgument (INVALID_FIELD) for JSON schemas that are none.
+
+    `asked` was checked.
+    """
+    field = asked.form
+    if asked.json_schema is not None:
+        schema = read_schema(asked.json_schema)
+        return Form(json.dumps({"json_schema": schema | {"x-guidance": _JSON_OPTIONS}}), field)
+    if asked.grammar is not None:
+        return Form.lark(asked.grammar, field)
+    return Form.lark(f"start: /{_slashes(asked.regex or _either(asked.choice or ()))}/", field)
+
+
+def behind_spaces(grammar: str, most: int) -> str:
+    """What llguidance is given: the grammar, behind at most so many spaces, which the detokenizer leaves out.
+
+    A vocabulary that puts a space before each text begins replies with one.
+    """
+    body = json.loads(grammar)
+    if not most:
+        return json.dumps({"grammars": [body]})
+    lead = {"lark_grammar": f"start: / {{0,{most}}}/ @reply"}
+    return json.dumps({"grammars": [lead, body | {"name": "reply"}]})
+
+
+def _slashes(regex: str) -> str:
+    """A regular expression as Lark writes it between slashes."""
+    done, escaped = [], False
+    for character in regex:
+        done.append(r"\/" if character == "/" and not escaped else character)
+        escaped = character == "\\" and not escaped
+    return "".join(done)
+
+
+def _either(texts: tuple[str, ...]) -> str:
+    """A regular expression of exactly these texts."""
+    return "|".join("".join(rf"\x{{{ord(character):X}}}" for character in text) for text in texts)

@@ -1,0 +1,81 @@
+"""Reads a JSON schema, and refuses what would take llguidance long: it bounds most of its work, but not all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+from runtime_service.domain.response_format import refused
+
+MOST_PROPERTIES = 1000
+"""Of all objects together."""
+MOST_MULTIPLE = 20_000
+"""Least common multiple of every `multipleOf`, without powers of ten: a machine of so many states is made."""
+MOST_DIGITS = 40
+"""Of a number that bounds others."""
+MOST_DEPTH = 128
+_FORM = "json_schema"
+
+
+def read_schema(text: str) -> dict[str, Any]:
+    """The schema; raises InvalidArgument (INVALID_FIELD) for what is no JSON, no schema, or too large."""
+    try:
+        schema = json.loads(text, parse_float=_number, parse_constant=_no_number)
+    except RecursionError:
+        raise refused(_FORM, f"is deeper than {MOST_DEPTH} levels") from None
+    except ValueError as error:
+        raise refused(_FORM, f"is no JSON: {error}") from None
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        raise refused(_FORM, f"has to be an object, as a JSON schema is; it is {text[:40]}")
+    _check(schema)
+    return schema
+
+
+def _check(schema: dict[str, Any]) -> None:
+    properties, multiple = 0, 1
+    for node in _nodes(schema, 0):
+        found = node.get("properties")
+        properties += len(found) if isinstance(found, dict) else 0
+        multiple = math.lcm(multiple, _steps(node.get("multipleOf")))
+        if properties > MOST_PROPERTIES:
+            raise refused(_FORM, f"has more than {MOST_PROPERTIES} properties")
+        if multiple > MOST_MULTIPLE:
+            what = f"has values of multipleOf that have {multiple} as their least common multiple"
+            raise refused(_FORM, f"{what}; at most {MOST_MULTIPLE} is allowed, powers of ten aside")
+
+
+def _nodes(value: object, depth: int) -> Iterator[dict[str, Any]]:
+    """Every object in a value."""
+    if depth > MOST_DEPTH:
+        raise refused(_FORM, f"is deeper than {MOST_DEPTH} levels")
+    if isinstance(value, dict):
+        yield value
+        for each in value.values():
+            yield from _nodes(each, depth + 1)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _nodes(each, depth + 1)
+
+
+def _steps(value: object) -> int:
+    """Digits of a `multipleOf` without powers of ten; 1 for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value:
+        return 1
+    digits = str(Decimal(str(value)).normalize().as_tuple().digits)
+    return int("".join(digit for digit in digits if digit.isdigit()))
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:MOST_DIGITS]} is too large a number")
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

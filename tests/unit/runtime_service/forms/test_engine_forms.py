@@ -1,0 +1,136 @@
+"""Whatever fits is a reply that matches, on every kind of vocabulary; what cannot be is refused by name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+
+from common.errors import InvalidArgument, Reason, ResourceExhausted
+from runtime_service.domain.response_format import ResponseFormat
+from runtime_service.forms import engine_forms
+from runtime_service.forms.form import Form, form_of
+from tests.unit.runtime_service.forms.replies import TOKENIZERS, fitting, forms_of, matcher, reply, text_of
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 8},
+        "Größe 世": {"type": "number", "minimum": -3, "maximum": 250},
+        "kind": {"enum": ["cat", "dog/🙂", None, 7]},
+        "tags": {"type": "array", "items": {"type": "string", "pattern": "^[a-z]{1,4}$"}, "maxItems": 3},
+    },
+    "required": ["name", "kind"],
+    "additionalProperties": False,
+}
+EVERY = pytest.mark.parametrize("tokenizer", TOKENIZERS)
+
+
+def schema_of(schema: Any) -> ResponseFormat:
+    return ResponseFormat(json_schema=json.dumps(schema))
+
+
+@EVERY
+@pytest.mark.parametrize("seed", range(4))
+def test_json_is_by_its_schema(tokenizer: str, seed: int) -> None:
+    text = reply(schema_of(SCHEMA), tokenizer, seed)
+    assert text is not None
+    jsonschema.validate(json.loads(text), SCHEMA)
+    assert not re.search(r"\s{9}", text)
+
+
+@EVERY
+def test_text_matches_its_expression(tokenizer: str) -> None:
+    expression = r'(ab|ü/🙂|\\/"){2,9}\.'
+    texts = {reply(ResponseFormat(regex=expression), tokenizer, seed) for seed in range(6)}
+    assert len(texts) > 1
+    assert all(re.fullmatch(expression, text or "") for text in texts)
+
+
+@EVERY
+def test_a_choice_is_one_of_its_texts(tokenizer: str) -> None:
+    texts = ("yes", "no", "ye", "a.b*", 'say "\\n"', "\x7f\n\t", "世界 🙂", " spaced ")
+    said = {reply(ResponseFormat(choice=texts), tokenizer, seed) for seed in range(30)}
+    assert len(said) > 3
+    assert said <= {text.removeprefix(" ") for text in texts} if tokenizer != "byte_level" else said <= set(texts)
+
+
+@EVERY
+def test_a_grammar_holds(tokenizer: str) -> None:
+    grammar = 'start: NAME "=" sum\nsum: NUMBER ("+" NUMBER)*\nNAME: /[a-z]{1,3}/\nNUMBER: /[0-9]{1,2}/'
+    said = [reply(ResponseFormat(grammar=grammar), tokenizer, seed) for seed in range(3)]
+    assert all(re.fullmatch(r"[a-z]{1,3}=\d{1,2}(\+\d{1,2})*", text or "") for text in said)
+
+
+def test_a_reply_ends_without_any_end_token() -> None:
+    assert reply(ResponseFormat(choice=("yes", "no")), "byte_level", 1, ends=False) in {"yes", "no"}
+
+
+def test_padding_and_tokens_without_text_never_fit() -> None:
+    some = fitting(matcher(ResponseFormat(regex="(.|\n)+")))
+    text = text_of("byte_level")
+    assert all(text.token_bytes(token) for token in some)
+    assert not set(some) & text.vocabulary.special
+
+
+def test_special_tokens_are_named_by_id_or_text_in_a_grammar() -> None:
+    async def both() -> list[list[int]]:
+        forms = forms_of("byte_level")
+        forms._tokenizer = None
+        asked = [Form.lark(f"start: {name} /a+/", "tools") for name in ("<[3]>", "<|user|>")]
+        return [fitting(await forms.matcher(each)) for each in asked]
+
+    assert asyncio.run(both()) == [[3], [3]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (schema_of({"not": {}}), 'json_schema is refused: Unimplemented keys: ["not"]'),
+        (schema_of({"type": "integer", "minimum": 5, "maximum": 3}), "minimum (5) is greater than maximum (3)"),
+        (schema_of({"$ref": "https://example.com/schema"}), "json_schema is refused: Resource 'https://example.com"),
+        (schema_of({"type": "objekt"}), "Invalid type: objekt"),
+        (schema_of(False), "has to be an object"),
+        (ResponseFormat(regex="(a"), "regex is refused: .* unclosed group"),
+        (ResponseFormat(grammar="start: missing"), "grammar is refused: .* missing"),
+        (ResponseFormat(grammar='start: ""'), "grammar allows no text"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(asked: ResponseFormat, why: str) -> None:
+    pattern = f"turn.generation.response_format.*{why if '.*' in why else re.escape(why)}"
+    with pytest.raises(InvalidArgument, match=pattern) as caught:
+        matcher(asked)
+    assert caught.value.reason is Reason.INVALID_FIELD
+
+
+def test_what_takes_too_long_is_refused_and_others_are_told_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [form_of(ResponseFormat(regex=f"a{{{count}}}")) for count in range(1, 4)]
+
+    async def make() -> list[BaseException | object]:
+        forms, release = forms_of("byte_level"), asyncio.Event()
+        forms._tokenizer = None
+        await forms.matcher(asked[0])
+        loop, real = asyncio.get_running_loop(), engine_forms._made
+
+        def slow(*arguments: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
+            return real(*arguments)
+
+        monkeypatch.setattr(engine_forms, "_made", slow)
+        monkeypatch.setattr(engine_forms, "DEADLINE_S", 0.01)
+        every = [forms.matcher(form_of(ResponseFormat(regex=f"b{{{count}}}"))) for count in range(1, 4)]
+        try:
+            return await asyncio.gather(*every, return_exceptions=True)
+        finally:
+            release.set()
+
+    first, second, third = asyncio.run(make())
+    for slow in (first, second):
+        assert isinstance(slow, InvalidArgument)
+        assert "takes more than 0.01 s to prepare" in slow.message
+    assert isinstance(third, ResourceExhausted)
+    assert third.reason is Reason.CAPACITY_EXHAUSTED

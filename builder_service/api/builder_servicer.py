@@ -13,7 +13,7 @@ from builder_service.api.catalog_servicer import LONGEST_NAME
 from builder_service.api.wire import build_to_wire, event_to_wire, snapshot_to_wire, state_from_wire
 from builder_service.queue.changes import Changes, wait_for_change
 from builder_service.queue.repository import EVENT_PAGE, BuildRepository
-from builder_service.sources.uri import read_place
+from builder_service.sources.uri import read_adapter_place, read_place
 from common.auth.principal import Principal, Role
 from common.catalog.catalog import Catalog
 from common.catalog.rows import name_taken
@@ -45,6 +45,7 @@ class BuilderServicer(pb_grpc.BuilderServiceServicer):
         check_name(request.request_id, "request_id", LONGEST_REQUEST_ID)
         spec = spec_from_wire(request.spec)
         read_place(spec.source)
+        read_adapter_place(spec.source)
         caller = current_call().principal
         owner = await asyncio.to_thread(self._owner, caller, spec.name)
         submit = partial(self._builds.submit, new_version=request.new_version, caller_span=caller_span.get())

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from common.errors import InvalidArgument, NotFound, Reason
+from common.errors import FieldViolation, InvalidArgument, NotFound, Reason, SinkServeError
 
 FIELD = "spec.source.uri"
+REVISION_FIELD = "spec.source.revision"
+ADAPTER_FIELD = "spec.source.adapter"
 MOST_BYTES = 512 << 20  # of a file that is read whole; tokenizers take some tens of megabytes
 
 
@@ -71,3 +75,24 @@ def parse_json(data: bytes, file: str) -> dict[str, Any]:
 def invalid(message: str, *, file: str, tensor: str = "", dtype: str = "") -> InvalidArgument:
     """The error for a checkpoint that is not what it should be."""
     return InvalidArgument(Reason.CHECKPOINT_INVALID, message, field=FIELD, file=file, tensor=tensor, dtype=dtype)
+
+
+@contextmanager
+def said_of_adapter() -> Iterator[None]:
+    """What is raised inside, by what reads checkpoints too, names the adapter's field."""
+    try:
+        yield
+    except SinkServeError as error:
+        violations = tuple(FieldViolation(_of_adapter(v.field), _of_adapter(v.description)) for v in error.violations)
+        metadata: dict[str, Any] = error.metadata
+        raise type(error)(
+            error.reason,
+            _of_adapter(error.message),
+            violations=violations,
+            retry_after_s=error.retry_after_s,
+            **metadata,
+        ) from None
+
+
+def _of_adapter(text: str) -> str:
+    return text.replace(FIELD, ADAPTER_FIELD).replace(REVISION_FIELD, ADAPTER_FIELD)

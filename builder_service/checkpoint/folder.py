@@ -60,11 +60,6 @@ _CONVERT = (
     f"'{SINGLE}', {{'format': 'pt'}})\""
 )
 """Tensors that share memory are stored once for each name; neither is code run nor transformers needed."""
-_MERGE = (
-    'python -c "from peft import AutoPeftModelForCausalLM as Model; from transformers import AutoTokenizer; '
-    "base = Model.from_pretrained('.'); base.merge_and_unload().save_pretrained('merged'); "
-    "AutoTokenizer.from_pretrained(base.peft_config['default'].base_model_name_or_path).save_pretrained('merged')\""
-)
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 MOST_SHARDS = 10_000
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
@@ -189,7 +184,7 @@ def open_checkpoint(folder: Path, check: Callable[[Sequence[Path]], None] = lamb
     if not os.path.isdir(folder):  # noqa: PTH112 - Path's raises for names that cannot be
         raise NotFound(Reason.SOURCE_NOT_FOUND, f"no checkpoint folder at {folder}", field=FIELD, folder=folder)
     if not present(folder / CONFIG) and (adapter := next((name for name in ADAPTERS if present(folder / name)), "")):
-        raise no_base(str(folder), adapter, f"cd {shlex.quote(str(folder))}")
+        raise no_base(str(folder), adapter)
     checkpoint = FolderCheckpoint(folder)
     check(checkpoint.files)
     _ = checkpoint.config, checkpoint.generation_config, checkpoint.tensors
@@ -239,7 +234,7 @@ def no_weights(where: str, names: Iterable[str], get_there: str) -> SinkServeErr
     """
     names = sorted(names)
     if adapter := next((name for name in ADAPTERS if name in names), ""):
-        return no_base(where, adapter, get_there)
+        return no_base(where, adapter)
     if pickled := [name for name in names if name.endswith(".bin")]:
         message = f"{where} holds {', '.join(pickled)}; only safetensors is read, since older formats run code"
         return invalid(
@@ -248,9 +243,7 @@ def no_weights(where: str, names: Iterable[str], get_there: str) -> SinkServeErr
     return NotFound(Reason.SOURCE_NOT_FOUND, f"{where} has neither {SINGLE} nor {INDEX}", field=FIELD, file=SINGLE)
 
 
-def no_base(where: str, adapter: str, get_there: str) -> SinkServeError:
-    """The error for a folder that holds the file `adapter` of a LoRA adapter instead of a model."""
-    message = f"{where} holds a LoRA adapter ({adapter}) and no model; this merges it into its base model, with peft"
-    return invalid(
-        f"{message} and transformers: {get_there} && {_MERGE}; the folder merged is the source then", file=adapter
-    )
+def no_base(where: str, adapter: str) -> SinkServeError:
+    """The error for a place that holds the file `adapter` of a LoRA adapter instead of a model."""
+    message = f"{where} holds a LoRA adapter ({adapter}) and no model; name its model as source.uri, and this as "
+    return invalid(f"{message}source.adapter: sinkserve run MODEL --adapter {shlex.quote(where)}", file=adapter)

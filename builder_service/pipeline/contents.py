@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from builder_service.chat.derive import DerivedText, derive_text
+from builder_service.checkpoint.adapter.checkpoint import AdaptedCheckpoint
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.files import invalid
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.checkpoint.generation_config import end_tokens, generation_defaults, not_honoured
 from builder_service.families.registry import read_model
-from builder_service.model.model import Model, check_geometry
+from builder_service.model.model import EMBEDDING, HEAD, Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from common.panics import Panicked, panics_as_errors
 from common.spec.manifest import TOKENIZER_PATH, GenerationDefaults
@@ -58,6 +59,8 @@ def settled(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
 
 def read_tensors(spec: ModelSpec, checkpoint: Checkpoint, model: Model) -> ModelTensors:
     """The model's tensors, whose names, shapes and types are checked where the builder reads them."""
+    if isinstance(checkpoint, AdaptedCheckpoint) and model.tied:
+        checkpoint.check_shared([model.names.piece(model.architecture, name).tensor for name in (EMBEDDING, HEAD)])
     tensors = ModelTensors(checkpoint.tensors, model)
     if not reads_checkpoint_itself(spec):
         tensors.check()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time
 
 from builder_service.chat.derive import asks_time
+from builder_service.checkpoint.adapter.checkpoint import AdaptedCheckpoint
 from builder_service.checkpoint.checkpoint import Checkpoint
-from builder_service.checkpoint.opened import open_path
 from builder_service.pipeline.build_key import build_key, tool_versions
 from builder_service.pipeline.contents import settled
 from builder_service.pipeline.messages import Order, Parent
@@ -43,7 +43,7 @@ class ResolvedSource:
 
 
 def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
-    """The whole stage. Raises what `find_machine`, `rtx_version`, `check_asked`, `locate` and `open_path` do."""
+    """The whole stage. Raises what `find_machine`, `rtx_version`, `check_asked`, `locate` and `Located.open` do."""
     parent.progress(Stage.RESOLVE, 0.0)
     machine = _find_machine(order.spec)
     compiler = _find_compiler(order.spec)
@@ -55,7 +55,7 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
         log=parent.log,
         progress=lambda done: parent.progress(Stage.RESOLVE, FETCHED * done),
     )
-    checkpoint = open_path(found.path, found.check_files)
+    checkpoint = found.open()
     spec = settled(order.spec, checkpoint)
     files = _hash(checkpoint, found, parent)
     found.check_digests(files)
@@ -68,11 +68,15 @@ def resolve_source(order: Order, parent: Parent) -> ResolvedSource:
 
 def _hash(checkpoint: Checkpoint, found: Located, parent: Parent) -> tuple[SourceFile, ...]:
     """Read all files; fetching them was a share of RESOLVE already."""
-    paths, before = checkpoint.files, FETCHED if found.fetched else 0.0
+    adapted = checkpoint if isinstance(checkpoint, AdaptedCheckpoint) else None
+    paths, before = (adapted.base if adapted else checkpoint).files, FETCHED if found.fetched else 0.0
     size_bytes = sum(path.stat().st_size for path in paths)
-    return hash_files(
+    files = hash_files(
         paths, lambda done: parent.progress(Stage.RESOLVE, before + (1 - before) * done, size_bytes), found.roots
     )
+    if adapted is None or found.adapter is None:
+        return files
+    return (*files, *hash_files(adapted.adapter.files, lambda _: None, found.adapter.roots))
 
 
 def _find_machine(spec: ModelSpec) -> GpuMachine | None:

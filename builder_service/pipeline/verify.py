@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
+from builder_service.checkpoint.adapter.checkpoint import AdaptedCheckpoint
 from builder_service.checkpoint.checkpoint import Checkpoint, Tensors
 from builder_service.checkpoint.folder import FolderCheckpoint
 from builder_service.graph.engine_weights import EngineWeights
@@ -17,8 +18,9 @@ from builder_service.queue.build import Stage
 from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.listen import hear, trace
 from builder_service.verify.probe import Probe
-from builder_service.verify.second_packed import SecondPacked
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second.adapter import SecondAdapter
+from builder_service.verify.second.packed import SecondPacked
+from builder_service.verify.second.reading import SecondReading
 from builder_service.verify.verify import verify
 from common.spec.manifest import GOLDEN_PATH, GRAPH_PATH
 from common.spec.model_spec import Target
@@ -63,9 +65,11 @@ def verify_engine(
 
 def _read_again(checkpoint: Checkpoint, plan: Plan) -> Tensors:
     """The tensors by another way than the build's."""
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        return SecondAdapter(_read_again(checkpoint.base, plan), checkpoint.adapter.folder, plan.model)
     if isinstance(checkpoint, FolderCheckpoint):
         reading = SecondPacked if checkpoint.packing else SecondReading
         return reading(checkpoint.folder, plan.model)
-    from builder_service.verify.second_gguf import SecondGguf  # noqa: PLC0415 - half a second that most need not wait
+    from builder_service.verify.second.gguf import SecondGguf  # noqa: PLC0415 - half a second that most need not wait
 
     return SecondGguf(checkpoint.weight_files, plan.model)

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from builder_service.sources.uri import Folder, Remote, read_place
+from builder_service.sources.uri import Folder, Place, Remote, read_adapter_place, read_place
 from common.engine.tensorrt.library import rtx_version
 from common.engine.tensorrt.machine import find_machine
 from common.errors import FailedPrecondition, SinkServeError
@@ -55,13 +55,16 @@ class Capability(BaseModel):
 
     def _may_read(self, spec: ModelSpec) -> bool:
         try:
-            place = read_place(spec.source)
-            if not isinstance(place, Folder):
-                Remote(roots=self.prefixes).check_allowed(place)
-                return True
-            real = Path(os.path.realpath(place.path))
+            places = (read_place(spec.source), read_adapter_place(spec.source))
+            return all(self._may_read_at(place) for place in places if place)
         except (SinkServeError, OSError):
             return False
+
+    def _may_read_at(self, place: Place) -> bool:
+        if not isinstance(place, Folder):
+            Remote(roots=self.prefixes).check_allowed(place)
+            return True
+        real = Path(os.path.realpath(place.path))
         return any(real.is_relative_to(root) for root in self.folders)
 
 

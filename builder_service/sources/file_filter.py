@@ -7,12 +7,14 @@ from pathlib import Path
 
 from builder_service.checkpoint.files import FIELD
 from builder_service.checkpoint.folder import (
+    ADAPTERS,
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
     QUANTIZATION_CONFIG,
     SINGLE,
     TEXT_FILES,
+    no_base,
     no_weights,
     read_weight_map,
     shard_names,
@@ -26,8 +28,12 @@ SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
 
 
 def small_files(names: Collection[str], where: str) -> tuple[str, ...]:
-    """Those of `names` that are not weights; raises NotFound (SOURCE_NOT_FOUND) if config.json is missing."""
+    """Those of `names` that are not weights. Raises NotFound (SOURCE_NOT_FOUND) if config.json is missing, and
+    InvalidArgument (CHECKPOINT_INVALID) if an adapter is there instead.
+    """
     if CONFIG not in names:
+        if adapter := next((name for name in ADAPTERS if name in names), ""):
+            raise no_base(where, adapter)
         gguf = [name for name in names if is_gguf(name)]
         needed = "a checkpoint in Hugging Face's layout is needed, or the name of a GGUF file"
         message = f"{FIELD}: {where} has no {CONFIG}; {needed}{f', such as {min(gguf)}' if gguf else ''}"

@@ -25,6 +25,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
+from builder_service.checkpoint.adapter.adapter import adapter_files
 from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import SMALL, check_room, gguf_files, small_files, weight_files
 from builder_service.sources.folder import SourceFile
@@ -82,7 +83,7 @@ class Hub:
         weights: bool = True,
     ) -> Snapshot:
         """Fetch the files that a build reads; without `weights`, only the small files beside them, but all of a GGUF,
-        which has none.
+        which has none, and of an adapter.
 
         Raises NotFound and FailedPrecondition (SOURCE_NOT_FOUND), Unavailable if the hub does not answer,
         InvalidArgument for what is not allowed or in another format, ResourceExhausted (OUT_OF_DISK).
@@ -104,10 +105,11 @@ class Hub:
     ) -> Snapshot:
         listing = self._list(place)
         log(f"{place} is commit {listing.commit}")
-        small = () if place.file else small_files(listing.sizes, str(place))
+        at_once = bool(place.file) or place.adapter
+        small = () if at_once else small_files(listing.sizes, str(place))
         folder = self._snapshot(place, listing.commit, small)
         large = self._large_files(place, listing.sizes, folder, listing.commit)
-        if weights or place.file:
+        if weights or at_once:
             self._make_room(place, listing, folder, large)
             self._snapshot(place, listing.commit, (*small, *large), _Counter(_total(listing, folder, large), progress))
             progress(1.0)
@@ -116,6 +118,8 @@ class Hub:
     def _large_files(self, place: Repository, names: Collection[str], folder: Path, commit: str) -> tuple[str, ...]:
         if place.file:
             return gguf_files(names, place.file, str(place))
+        if place.adapter:
+            return adapter_files(names, str(place), _get_there(place, commit))
         return weight_files(names, folder, str(place), _get_there(place, commit))
 
     def _list(self, place: Repository) -> _Listing:
@@ -162,7 +166,7 @@ class Hub:
         try:
             folder = self._ask(place, place.revision or None, SMALL)
             names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.exists()}
-            small = () if place.file else small_files(names, str(place))
+            small = () if place.file or place.adapter else small_files(names, str(place))
             large = self._large_files(place, names, folder, folder.name)
         except (LocalEntryNotFoundError, NotFound):
             raise not_in_cache(place, self._cache) from None

@@ -12,6 +12,7 @@ import obstore
 from obstore.exceptions import PreconditionError
 from obstore.store import ObjectStore
 
+from builder_service.checkpoint.adapter.adapter import adapter_files
 from builder_service.checkpoint.files import FIELD
 from builder_service.machine.memory import free_disk_bytes
 from builder_service.sources.file_filter import check_room, gguf_files, small_files, weight_files
@@ -57,7 +58,7 @@ class ObjectStorePrefix:
 
     def fetch(self, folder: Path, progress: Callable[[float], None] = _ignore, *, weights: bool = True) -> None:
         """Copy the files that a build reads into `folder`, which exists and is empty; without `weights`, only the small
-        files beside them, but all of a GGUF, which has none. `progress` gets the share done, 0 to 1.
+        files beside them, but all of a GGUF, which has none, and of an adapter. `progress` gets the share done, 0 to 1.
 
         Raises what opening does, what `weight_files` does, FailedPrecondition (CHECKPOINT_INVALID) if an object is
         written to meanwhile, and ResourceExhausted (OUT_OF_DISK).
@@ -65,10 +66,12 @@ class ObjectStorePrefix:
         where = str(self._place)
         if self._place.file:
             large = gguf_files(self._objects, self._place.file, where)
+        elif self._place.adapter:
+            large = adapter_files(self._objects, where, "in a copy of it,")
         else:
             self._copy(small_files(self._objects, where), folder, _ignore)
             large = weight_files(self._objects, folder, where, "in a copy of it,")
-        if weights or self._place.file:
+        if weights or self._place.file or self._place.adapter:
             check_room(self._size(large), free_disk_bytes(folder), where, folder)
             self._copy(large, folder, progress)
 

@@ -5,13 +5,13 @@ in one of these; and whether the builder may fetch it. Knows what URIs say; touc
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr, field_serializer
 
-from builder_service.checkpoint.files import FIELD
+from builder_service.checkpoint.files import FIELD, REVISION_FIELD, said_of_adapter
 from builder_service.checkpoint.gguf.names import is_gguf
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import Source
@@ -20,7 +20,6 @@ from common.timeouts import STORE_TIMEOUT_S
 HUB = "hf"
 HUB_TIMEOUT_S = 120.0  # 10 MB arrive at once, and slowly where the network is slow
 OBJECT_STORES = ("s3", "gs", "az")
-_REVISION_FIELD = "spec.source.revision"
 _NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _HUB_ROOT = re.compile(rf"hf://(?:{_NAME}(?:/(?:{_NAME})?)?)?")
 _HUB_URI = re.compile(rf"hf://({_NAME}/{_NAME})((?:/{_NAME})+\.gguf)?(?:@(.*))?", re.DOTALL | re.IGNORECASE)
@@ -43,6 +42,8 @@ class Repository:
     revision: str
     file: str = ""
     """The GGUF file of it that is meant; empty: the repository is a checkpoint in Hugging Face's layout."""
+    adapter: bool = False
+    """Whether it is a LoRA adapter that is meant."""
 
     @property
     def uri(self) -> str:
@@ -60,6 +61,8 @@ class Prefix:
     url: str
     file: str = ""
     """The GGUF file under it that is meant; empty: what is there is a checkpoint in Hugging Face's layout."""
+    adapter: bool = False
+    """Whether it is a LoRA adapter that is meant."""
 
     def __str__(self) -> str:
         return f"{self.url}/{self.file}" if self.file else self.url
@@ -108,11 +111,27 @@ def read_place(source: Source) -> Place:
     if scheme == HUB:
         return _read_repository(source)
     if source.revision:
-        message = f"{_REVISION_FIELD}: only {HUB}:// has revisions, and the source is {_shown(source.uri)}"
-        raise InvalidArgument(Reason.INVALID_SPEC, message, field=_REVISION_FIELD)
+        message = f"{REVISION_FIELD}: only {HUB}:// has revisions, and the source is {_shown(source.uri)}"
+        raise InvalidArgument(Reason.INVALID_SPEC, message, field=REVISION_FIELD)
     if scheme in OBJECT_STORES:
         return _read_prefix(source.uri)
     return Folder(source_path(source.uri))
+
+
+def read_adapter_place(source: Source) -> Place | None:
+    """The place of the adapter that a source names; None if it names none. Raises what `read_place` does."""
+    if not source.adapter:
+        return None
+    with said_of_adapter():
+        place = read_place(Source(uri=source.adapter))
+        if is_gguf(place.path.name if isinstance(place, Folder) else place.file):
+            raise _bad_uri(source.adapter, "is a GGUF file; a LoRA adapter as peft saves it is needed")
+        return place if isinstance(place, Folder) else replace(place, adapter=True)
+
+
+def pinned(source: Source) -> str:
+    """A source in one piece, with its revision."""
+    return f"{source.uri}@{source.revision}" if source.revision else source.uri
 
 
 def source_path(uri: str) -> Path:
@@ -159,12 +178,12 @@ def _read_repository(source: Source) -> Repository:
         raise _bad_uri(source.uri, "is not hf://ORG/REPO or hf://ORG/REPO/FILE.gguf, with @REVISION or without")
     name, file, written = found[1], (found[2] or "")[1:], found[3]
     if written is not None and source.revision and written != source.revision:
-        message = f"{_REVISION_FIELD}: {source.revision!r} is not the {written!r} of {source.uri}; keep one"
-        raise InvalidArgument(Reason.INVALID_SPEC, message, field=_REVISION_FIELD)
+        message = f"{REVISION_FIELD}: {source.revision!r} is not the {written!r} of {source.uri}; keep one"
+        raise InvalidArgument(Reason.INVALID_SPEC, message, field=REVISION_FIELD)
     revision = source.revision if written is None else written
     if (written is not None or revision) and (not _REVISION.fullmatch(revision) or ".." in revision):
-        message = f"{_REVISION_FIELD}: {revision!r} is not a branch, a tag or a commit"
-        raise InvalidArgument(Reason.INVALID_SPEC, message, field=_REVISION_FIELD)
+        message = f"{REVISION_FIELD}: {revision!r} is not a branch, a tag or a commit"
+        raise InvalidArgument(Reason.INVALID_SPEC, message, field=REVISION_FIELD)
     return Repository(name, revision, file)
 
 

@@ -29,7 +29,7 @@ def spec_from_wire(message: engine_pb2.ModelSpec) -> ModelSpec:
     _check_known(message)
     data: dict[str, Any] = {
         "name": message.name,
-        "source": {"uri": message.source.uri, "revision": message.source.revision},
+        "source": {"uri": message.source.uri, "revision": message.source.revision, "adapter": message.source.adapter},
         "chat_template": message.chat_template,
         "template_variables": variables_from_wire(message.template_variables),
         "options": _options_from_wire(message.options),
@@ -68,7 +68,7 @@ def spec_to_wire(spec: ModelSpec) -> engine_pb2.ModelSpec:
     variables.update({name: _to_json(value) for name, value in spec.template_variables.items()})
     return engine_pb2.ModelSpec(
         name=spec.name,
-        source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision),
+        source=engine_pb2.Source(uri=spec.source.uri, revision=spec.source.revision, adapter=spec.source.adapter),
         target=engine_pb2.Target.Value(f"TARGET_{spec.target.name}"),
         precision=engine_pb2.Precision.Value(precision),
         cache=engine_pb2.CacheGeometry(**spec.cache.model_dump()),

@@ -25,6 +25,7 @@ def bound_violations(spec: ModelSpec) -> Iterator[FieldViolation]:
     llm = spec.options.tensorrt_llm
     yield from _too_long("source.uri", spec.source.uri, LONGEST_URI)
     yield from _too_long("source.revision", spec.source.revision, LONGEST_WORD)
+    yield from _too_long("source.adapter", spec.source.adapter, LONGEST_URI)
     yield from _too_long("chat_template", spec.chat_template, LONGEST_TEMPLATE)
     yield from _too_long("options.tensorrt_llm.version", llm.version, LONGEST_VERSION)
     yield from _too_long("hardware.compute_capability", spec.hardware.compute_capability, LONGEST_VERSION)

@@ -81,6 +81,15 @@ class Source(_Part):
     relative to that file."""
     revision: OneLine = ""
     """Of hf:// only: a branch, a tag or a commit; empty: the default branch. In a manifest always the commit."""
+    adapter: OneLine = ""
+    """A LoRA adapter that is merged into the checkpoint's weights: a folder as peft saves it, named like a checkpoint.
+    In a manifest one of the hub has its commit behind `@`. Empty: none."""
+
+    @model_serializer(mode="wrap")
+    def _as_before_adapters(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without an adapter as releases know it that have none."""
+        data: dict[str, Any] = write(self)
+        return data if self.adapter else {name: value for name, value in data.items() if name != "adapter"}
 
 
 class CacheGeometry(_Part):
@@ -177,8 +186,21 @@ class ModelSpec(_Part):
         if not isinstance(data, dict) or "precision" in data or data.get("target", "onnxruntime") != "onnxruntime":
             return data
         source = data.get("source")
-        uri = source.get("uri") if isinstance(source, dict) else getattr(source, "uri", None)
+        said = source if isinstance(source, dict) else vars(source) if isinstance(source, Source) else {}
+        if said.get("adapter"):
+            return data
+        uri = said.get("uri")
         return data | {"precision": Precision.KEEP} if str(uri).lower().endswith(GGUF) else data
+
+    @field_validator("target")
+    @classmethod
+    def _check_adapter(cls, target: Target, info: ValidationInfo) -> Target:
+        """TensorRT-LLM reads the checkpoint itself."""
+        source = info.data.get("source")
+        if target is Target.TENSORRT_LLM and source is not None and source.adapter:
+            message = "target tensorrt_llm reads the checkpoint as it is; merge source.adapter into one with peft first"
+            raise PydanticCustomError("adapter_of_target", message)
+        return target
 
     @field_validator("template_variables")
     @classmethod
@@ -207,6 +229,12 @@ class ModelSpec(_Part):
             known = ", ".join(PRECISIONS[target])
             message = "target {target} is built in one of {known}"
             raise PydanticCustomError("precision_of_target", message, {"target": target.value, "known": known})
+        source = info.data.get("source")
+        if precision is Precision.KEEP and source is not None and source.adapter:
+            message = (
+                "an adapter changes weights, which cannot be kept as they are stored then; int8, int4 and fp32 can"
+            )
+            raise PydanticCustomError("precision_of_adapter", message)
         return precision
 
     @field_validator("hardware")

@@ -20,10 +20,10 @@ _URI = re.compile(r"(hf|s3|gs|az):/+(.+)", re.DOTALL)  # as a Path has it, one s
 
 
 def read_spec_file(path: Path, overrides: Mapping[str, str] | None = None) -> ModelSpec:
-    """Read a spec; a relative `source.uri` is relative to the file.
+    """Read a spec; a relative `source.uri` or `source.adapter` is relative to the file.
 
     `overrides` replace fields by their dotted path, `cache.window_tokens`; their values are YAML too, and a relative
-    `source.uri` among them is relative to the working directory. Raises NotFound (SOURCE_NOT_FOUND) if there is no
+    path among them is relative to the working directory. Raises NotFound (SOURCE_NOT_FOUND) if there is no
     file, InvalidArgument (INVALID_SPEC) naming each field that is wrong, or the model that was named in its place.
     """
     data = _load(path)
@@ -102,9 +102,10 @@ def _value(name: str, text: str) -> Any:  # noqa: ANN401 - whatever YAML can say
 def _resolve_source(data: dict[str, Any], folder: Path) -> None:
     """Make a relative path absolute; what is not a path stays as it is, for `check_spec` to judge."""
     source = data.get("source")
-    uri = source.get("uri") if isinstance(source, dict) else None
-    if isinstance(uri, str) and uri:
-        data["source"] = {**data["source"], "uri": _absolute(uri, folder)}
+    if not isinstance(source, dict):
+        return
+    paths = {name: path for name in ("uri", "adapter") if isinstance(path := source.get(name), str) and path}
+    data["source"] = {**source, **{name: _absolute(path, folder) for name, path in paths.items()}}
 
 
 def _absolute(uri: str, folder: Path) -> str:

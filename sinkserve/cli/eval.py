@@ -20,7 +20,7 @@ from rich.markup import escape
 from common.settings import SettingsError, SharedSettings
 from common.spec.yaml_file import model_instead, read_spec_file
 from runtime_service.settings import RuntimeSettings
-from sinkserve.cli.build.submit import build_here, readable_root
+from sinkserve.cli.build.submit import build_here, readable_roots
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import given
 from sinkserve.cli.eval_view import Measured, print_held, print_measured, tracked
@@ -210,7 +210,7 @@ def _served(engine: str, measure: Callable[[Client, str], Awaitable[T]]) -> T:
             return await measure(client, reference)
 
     try:
-        with embedded_services(readable_root(spec.source) if spec else None) as services:
+        with embedded_services(*(readable_roots(spec.source) if spec else ())) as services:
             return asyncio.run(serve(services))
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None
@@ -255,7 +255,7 @@ def _read(text: Path) -> str:
 def _built(path: Path) -> str:
     """The engine of a spec, built by services that run for as long as that takes."""
     spec = read_spec_file(path)
-    with embedded_services(readable_root(spec.source)) as services:
+    with embedded_services(*readable_roots(spec.source)) as services:
         return asyncio.run(build_here(services.builder, spec))
 
 

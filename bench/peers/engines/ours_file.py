@@ -16,7 +16,7 @@ from common.settings import SharedSettings
 from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source
 from common.window import SessionWindow, linear_run
 from runtime_service.settings import RuntimeSettings
-from sinkserve.cli.build.submit import build_here, readable_root
+from sinkserve.cli.build.submit import build_here, readable_roots
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.options import own_remote
 from sinkserve.evaluation.workbench import Workbench
@@ -30,7 +30,7 @@ def workbench(model: Path, precision: str, threads: int) -> Iterator[Workbench]:
     name = re.sub(r"[^a-z0-9._-]+", "-", f"{model.stem}-{precision}".lower())[:63]
     source = Source(uri=str(model.resolve()))
     spec = ModelSpec(name=name, source=source, precision=Precision(precision), cache=CACHE)
-    with embedded_services(readable_root(spec.source)) as services:
+    with embedded_services(*readable_roots(spec.source)) as services:
         reference = asyncio.run(build_here(services.builder, spec))
     settings = RuntimeSettings.load({"threads": threads})
     opened = Workbench.open(reference, SharedSettings.load(), settings, own_remote())

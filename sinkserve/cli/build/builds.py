@@ -145,6 +145,7 @@ def spec_facts(spec: ModelSpec) -> tuple[tuple[str, str], ...]:
     cache = spec.cache
     return (
         ("source", escape(f"{spec.source.uri}@{spec.source.revision}".rstrip("@"))),
+        ("adapter", escape(spec.source.adapter)),
         ("target", Target.Name(spec.target).removeprefix("TARGET_").lower()),
         ("precision", precision(spec)),
         ("cache", f"{cache.sink_tokens} sinks + {cache.window_tokens} tokens, {cache.max_slots} slots"),

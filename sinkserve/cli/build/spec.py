@@ -14,7 +14,7 @@ from rich.markup import escape
 from builder_service.pipeline.contents import read_contents, read_tensors, settled
 from builder_service.pipeline.estimate import Estimate
 from builder_service.sources.locate import open_source
-from builder_service.sources.uri import Folder, read_place
+from builder_service.sources.uri import Folder, read_adapter_place, read_place
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PRECISIONS, ModelSpec, Precision, Source, Target
 from common.spec.rtx_gpus import RTX_GPUS
@@ -23,7 +23,7 @@ from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.build.submit import read_changes, shown_source
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
-from sinkserve.cli.terminal.options import own_remote
+from sinkserve.cli.terminal.options import Adapter, own_remote
 from sinkserve.cli.terminal.suggest import SpecChoices, Suggestion, read_needs, source_of, suggest_spec
 
 app = typer.Typer(help="Write and check specs.")
@@ -59,6 +59,7 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
         str, typer.Argument(metavar="FOLDER", help="A checkpoint folder or GGUF file, or hf://ORG/REPO.")
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else stdout.")] = None,
+    adapter: Adapter = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     target: Annotated[Target, typer.Option("--target", help="Who executes the engine.")] = Target.ONNXRUNTIME,
     precision: Annotated[Precision | None, typer.Option("--precision", help="How weights are held.")] = None,
@@ -68,7 +69,7 @@ def init(  # noqa: PLR0917 - typer reads a command's options from its parameters
     """Write a commented spec that suits a checkpoint."""
     choices = SpecChoices(name, precision, window, sinks, target=target)
     with explained():
-        source = source_of(folder)
+        source = source_of(folder, adapter)
         with open_source(source, own_remote()) as checkpoint:
             suggestion = suggest_spec(checkpoint, source, choices)
             needed = read_needs(checkpoint, suggestion.spec)
@@ -124,9 +125,12 @@ def _scalar(value: object) -> str:
 
 
 def _source_line(source: Source, folder: Path) -> tuple[str, str]:
-    if isinstance(read_place(source), Folder):
-        return (f"source: {{uri: {_scalar(_relative(source.uri, folder))}}}", "relative to this file")
-    return (f"source: {{uri: {_scalar(source.uri)}}}", "the builder fetches it")
+    local = isinstance(read_place(source), Folder)
+    said = f"uri: {_scalar(_relative(source.uri, folder) if local else source.uri)}"
+    if place := read_adapter_place(source):
+        uri = _relative(source.adapter, folder) if isinstance(place, Folder) else source.adapter
+        said += f", adapter: {_scalar(uri)}"
+    return (f"source: {{{said}}}", "relative to this file" if local else "the builder fetches it")
 
 
 def _relative(uri: str, folder: Path) -> str:
@@ -148,7 +152,7 @@ def check(
         spec = read_spec_file(file, read_changes(changes or ()))
         place = read_place(spec.source)
         if isinstance(place, Folder):
-            spec = spec.model_copy(update={"source": Source(uri=str(place.path))})
+            spec = spec.model_copy(update={"source": spec.source.model_copy(update={"uri": str(place.path)})})
         with open_source(spec.source, own_remote()) as checkpoint:
             spec = settled(spec, checkpoint)
             shapes, needs = read_needs(checkpoint, spec)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from builder_service.checkpoint.gguf.names import is_gguf
-from builder_service.sources.uri import HUB, Folder, Repository, read_place
+from builder_service.sources.uri import HUB, Folder, Place, Repository, pinned, read_adapter_place, read_place
 from common.rpc.wire import spec_to_wire
 from common.spec.model_spec import ModelSpec, Source
 from common.spec.yaml_file import read_spec_file
@@ -66,12 +66,14 @@ def read_changes(changes: list[str] | tuple[str, ...]) -> dict[str, str]:
 
 def check_reachable(source: Source, builder: str) -> None:
     """Raise Failure for a path of this machine where the builder is on another, which could not read it."""
-    if "://" in source.uri or is_local(builder):
+    here = {field: uri for field, uri in (("uri", source.uri), ("adapter", source.adapter)) if uri and "://" not in uri}
+    if not here or is_local(builder):
         return
+    field, uri = next(iter(here.items()))
     raise Failure(
-        f"{source.uri} is a folder on this machine, and the builder at {builder} is on another",
+        f"{uri} is a folder on this machine, and the builder at {builder} is on another",
         hint="name a source that it can fetch, hf://ORG/REPO or s3://BUCKET/PREFIX; or, if the folder is on its own "
-        "machine, as file:///PATH; --set source.uri=... does it for once",
+        f"machine, as file:///PATH; --set source.{field}=... does it for once",
         code=WRONG,
     )
 
@@ -93,7 +95,7 @@ def is_local(address: str) -> bool:
 
 def shown_source(source: Source) -> str:
     """A source in one piece."""
-    return f"{source.uri}@{source.revision}" if source.revision else source.uri
+    return pinned(source) + (f" + adapter {source.adapter}" if source.adapter else "")
 
 
 def announce(spec: ModelSpec, reasons: Sequence[str] = ()) -> None:
@@ -122,9 +124,12 @@ async def build_here(address: str, spec: ModelSpec, reasons: Sequence[str] = ())
         return build.engine
 
 
-def readable_root(source: Source) -> Path | str:
-    """The folder or URL that an embedded builder needs as a source root for this source."""
-    place = read_place(source)
+def readable_roots(source: Source) -> tuple[Path | str, ...]:
+    """The folders or URLs that an embedded builder needs as source roots for this source."""
+    return tuple(_root(place) for place in (read_place(source), read_adapter_place(source)) if place)
+
+
+def _root(place: Place) -> Path | str:
     if isinstance(place, Folder):
         return place.path.resolve().parent if is_gguf(place.path.name) else place.path
     return f"{HUB}://{place.name}" if isinstance(place, Repository) else place.url

@@ -10,8 +10,8 @@ import typer
 
 from builder_service.sources.locate import open_source
 from common.settings import SettingsError
-from common.spec.model_spec import Precision
-from sinkserve.cli.build.submit import build_here, readable_root
+from common.spec.model_spec import ModelSpec, Precision, Source
+from sinkserve.cli.build.submit import build_here, readable_roots
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, given, run_chat
 from sinkserve.cli.chat.form import read_form
@@ -19,7 +19,7 @@ from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.engine_choice import choose_target
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
-from sinkserve.cli.terminal.options import own_remote
+from sinkserve.cli.terminal.options import Adapter, own_remote
 from sinkserve.cli.terminal.suggest import SpecChoices, source_of, suggest_spec
 from sinkserve.client import GenerationOptions, SessionOptions
 
@@ -30,6 +30,7 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     folder: Annotated[
         str, typer.Argument(metavar="FOLDER", help="A checkpoint folder or GGUF file, or hf://ORG/REPO.")
     ],
+    adapter: Adapter = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
     precision: Annotated[
         Precision | None,
@@ -64,19 +65,25 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
         generation |= given(response_format=read_form(json_schema, form))
         asked = replace(asked, session_options=new_session, generation=cast("GenerationOptions", generation))
         variables = read_variables(template or ())
-        _build_and_chat(folder, SpecChoices(name, precision, window, sinks, _SLOTS, variables=variables), asked)
+        choices = SpecChoices(name, precision, window, sinks, _SLOTS, variables=variables)
+        _build_and_chat(source_of(folder, adapter), choices, asked)
 
 
-def _build_and_chat(folder: str, choices: SpecChoices, asked: Chat) -> None:
-    source, target = source_of(folder), choose_target(choices.precision)
-    with open_source(source, own_remote()) as checkpoint:
-        suggestion = suggest_spec(checkpoint, source, replace(choices, target=target.target))
-    spec = suggestion.spec
-    reasons = (f"{target.target}: {target.reason}", f"{spec.precision}: {suggestion.precision_reason}")
+def _build_and_chat(source: Source, choices: SpecChoices, asked: Chat) -> None:
+    chosen = _choose_spec(source, choices) if asked.session is None else None
     try:
-        with embedded_services(readable_root(spec.source)) as services:
-            if asked.session is None:
-                asked = replace(asked, engine=asyncio.run(build_here(services.builder, spec, reasons)))
+        with embedded_services(*readable_roots(source)) as services:
+            if chosen:
+                asked = replace(asked, engine=asyncio.run(build_here(services.builder, *chosen)))
             run_chat(asked, services.runtime)
     except SettingsError as error:
         raise Failure(str(error), code=WRONG) from None
+
+
+def _choose_spec(source: Source, choices: SpecChoices) -> tuple[ModelSpec, tuple[str, ...]]:
+    """What to build, and why it is as it is."""
+    target = choose_target(choices.precision)
+    with open_source(source, own_remote()) as checkpoint:
+        suggestion = suggest_spec(checkpoint, source, replace(choices, target=target.target))
+    precision = suggestion.spec.precision
+    return suggestion.spec, (f"{target.target}: {target.reason}", f"{precision}: {suggestion.precision_reason}")

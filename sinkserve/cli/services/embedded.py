@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +44,8 @@ class Addresses:
 
 
 @contextmanager
-def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
-    """Run both services while the context is open; the builder may read what is under `root`, too.
+def embedded_services(*roots: Path | str) -> Iterator[Addresses]:
+    """Run both services while the context is open; the builder may read what is under `roots`, too.
 
     Raises Failure with their log.
     """
@@ -54,7 +54,7 @@ def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
     log = home / _LOG
     with open(log, "ab", opener=open_private) as errors:
         start = errors.tell()
-        child = _start(root, errors.fileno())
+        child = _start(roots, errors.fileno())
     before = given.set(PLAIN)
     try:
         with (
@@ -67,7 +67,7 @@ def embedded_services(root: Path | str | None = None) -> Iterator[Addresses]:
         _stop(child)
 
 
-def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
+def _start(roots: Sequence[Path | str], errors: int) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "SINKSERVE_BUILDER_LISTEN": "127.0.0.1:0",
@@ -76,7 +76,7 @@ def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
         "SINKSERVE_RUNTIME_ADMIN_LISTEN": "127.0.0.1:0",
         "SINKSERVE_BUILDER_METRICS_LISTEN": "",
         "SINKSERVE_RUNTIME_METRICS_LISTEN": "",
-        "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(root),
+        "SINKSERVE_BUILDER_SOURCE_ROOTS": _roots(roots),
         **dict.fromkeys(_ENTRANCE, ""),
     }
     return subprocess.Popen(
@@ -91,10 +91,10 @@ def _start(root: Path | str | None, errors: int) -> subprocess.Popen[str]:
     )
 
 
-def _roots(root: Path | str | None) -> str:
-    """The builder's source roots, and `root`."""
+def _roots(roots: Sequence[Path | str]) -> str:
+    """The builder's source roots, and `roots`."""
     settings = BuilderSettings.load()
-    more = () if root is None else (root.resolve() if isinstance(root, Path) else root,)
+    more = (root.resolve() if isinstance(root, Path) else root for root in roots)
     return ",".join(map(str, (*settings.roots, *settings.remote.roots, *more)))
 
 

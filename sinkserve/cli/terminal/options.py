@@ -17,6 +17,12 @@ from sinkserve.client import Client
 from sinkserve.client.settings import ClientSettings
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, fields named as in the protos.")]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter", metavar="FOLDER", help="A LoRA adapter that is merged into it: a folder, or hf://ORG/REPO."
+    ),
+]
 Builder = Annotated[
     str | None, typer.Option("--builder", metavar="HOST:PORT", help="The builder; else SINKSERVE_CLIENT_BUILDER.")
 ]

@@ -18,7 +18,7 @@ from builder_service.model.model import Model, check_geometry
 from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
-from builder_service.sources.uri import Folder, Repository, read_place
+from builder_service.sources.uri import Folder, Place, Repository, read_adapter_place, read_place
 from common.spec.checks import check_spec
 from common.spec.manifest import Architecture
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
@@ -98,21 +98,31 @@ def _kept_format(checkpoint: Checkpoint, model: Model, spec: ModelSpec) -> Weigh
     return replace(WeightFormat.from_spec(spec), kept_bytes_each=size_bytes / shapes.parameters)
 
 
-def source_of(where: Path | str) -> Source:
-    """The source that a person named: a URI, or a folder or GGUF file as seen from here."""
+def source_of(where: Path | str, adapter: Path | str | None = None) -> Source:
+    """The source that a person named, and its adapter: a URI, or a folder or GGUF file as seen from here."""
+    return Source(uri=_uri_of(where), adapter="" if adapter is None else _uri_of(adapter))
+
+
+def _uri_of(where: Path | str) -> str:
     if "://" in str(where):
-        return Source(uri=str(where))
+        return str(where)
     path = Path(where).expanduser()
     # The name of a GGUF file says what it is, and a link's target may have another.
-    return Source(uri=str(path.parent.resolve() / path.name if is_gguf(path.name) else path.resolve()))
+    return str(path.parent.resolve() / path.name if is_gguf(path.name) else path.resolve())
 
 
 def engine_name(source: Source) -> str:
-    """A name for an engine, from its checkpoint's folder, repository or file. Raises what `read_place` does."""
-    place = read_place(source)
+    """A name for an engine, from its checkpoint's folder, repository or file, and its adapter's. Raises what
+    `read_place` does.
+    """
+    places = (read_place(source), read_adapter_place(source))
+    name = "-".join(filter(None, (_name_of(place) for place in places if place)))
+    return name[:63].strip("-._") or "model"
+
+
+def _name_of(place: Place) -> str:
     path = place.path.name if isinstance(place, Folder) else place.uri if isinstance(place, Repository) else str(place)
-    name = re.sub(r"[^a-z0-9._-]+", "-", model_name(path.rpartition("/")[2]).lower()).strip("-._")
-    return name[:63] or "model"
+    return re.sub(r"[^a-z0-9._-]+", "-", model_name(path.rpartition("/")[2]).lower()).strip("-._")
 
 
 def suit_sinks(context: int, window: int) -> int:

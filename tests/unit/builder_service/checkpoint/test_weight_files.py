@@ -64,11 +64,13 @@ def test_one_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("config", [True, False])
-def test_an_adapter_is_named_with_the_command_that_merges_it(tmp_path: Path, config: bool) -> None:
+def test_an_adapter_is_named_with_where_it_belongs(tmp_path: Path, config: bool) -> None:
     folder = _folder(tmp_path / "c")
     save_file({"a": ONE}, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text("{}")
     if not config:
         (folder / "config.json").unlink()
-    with pytest.raises(InvalidArgument, match=r"LoRA adapter \(adapter_config\.json\).*merge_and_unload"):
+    with pytest.raises(
+        InvalidArgument, match=r"LoRA adapter \(adapter_config\.json\).*source\.adapter: sinkserve run MODEL --adapter "
+    ):
         open_checkpoint(folder)

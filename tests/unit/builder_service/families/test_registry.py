@@ -19,7 +19,7 @@ from builder_service.model.weight_format import ROUNDED, WeightFormat
 from builder_service.pipeline.export import weight_bytes
 from builder_service.verify.fake_quantize import FakeQuantized
 from builder_service.verify.reference_model import ReferenceModel, Stream
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second.reading import SecondReading
 from builder_service.verify.verify import verify
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.model_spec import PRECISIONS, Precision, Target

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 
 from builder_service.checkpoint.checkpoint import FloatArray
 from builder_service.graph.linear import LINEAR
-from builder_service.verify.second_gguf import SecondGguf
+from builder_service.verify.second.gguf import SecondGguf
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import GOLDEN_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
@@ -104,7 +104,7 @@ class _Scaled(SecondGguf):
 
 
 def test_a_wrong_scale_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, second = _file(tmp_path, _mixture), "builder_service.verify.second_gguf.SecondGguf"
+    path, second = _file(tmp_path, _mixture), "builder_service.verify.second.gguf.SecondGguf"
     monkeypatch.setattr(second, _Scaled)
     with pytest.raises(FailedPrecondition, match="feed-forward of layer 1"):
         built(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder_service.checkpoint.checkpoint import FloatArray
-from builder_service.verify.second_packed import SecondPacked
+from builder_service.verify.second.packed import SecondPacked
 from common.errors import FailedPrecondition
 from common.spec.model_spec import Precision
 from tests.samples.checkpoints import write_checkpoint

@@ -15,7 +15,7 @@ from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.golden_streams import SIZES, as_reference, plan_golden
 from builder_service.verify.listen import Evidence
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second.reading import SecondReading
 from builder_service.verify.verify import verify
 from common.errors import FailedPrecondition
 from common.golden.golden import Golden

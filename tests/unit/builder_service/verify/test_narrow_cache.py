@@ -14,7 +14,7 @@ from builder_service.families.registry import read_model, read_rope
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.golden import GoldenRecorder
 from builder_service.verify.listen import Evidence
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second.reading import SecondReading
 from builder_service.verify.verify import verify
 from common.engine.engine import FloatArray
 from common.errors import FailedPrecondition

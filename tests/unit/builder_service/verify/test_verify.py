@@ -19,7 +19,7 @@ from builder_service.model import turned_tensors
 from builder_service.model.basis import Basis, Number, mixing
 from builder_service.model.weight_format import WeightFormat
 from builder_service.verify.listen import Evidence, hear
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second.reading import SecondReading
 from builder_service.verify.verify import verify
 from common.engine.engine import Feed, FloatArray
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from common.spec.model_spec import Source
 from common.spec.yaml_file import read_spec_file
 from sinkserve.cli.app import make_app
-from sinkserve.cli.build.submit import check_reachable, is_local, readable_root
+from sinkserve.cli.build.submit import check_reachable, is_local, readable_roots
 from sinkserve.cli.services.embedded import _roots
 from sinkserve.cli.terminal.failures import Failure
 from sinkserve.cli.terminal.suggest import engine_name, source_of
@@ -128,10 +128,10 @@ def test_engines_are_named_after_repositories_and_prefixes(where: str, name: str
     [("hf://org/model@main", "hf://org/model"), ("s3://bucket/a/", "s3://bucket/a"), ("/a", Path("/a"))],
 )
 def test_a_run_lets_its_builder_read_just_what_it_is_for(uri: str, root: Path | str) -> None:
-    assert readable_root(Source(uri=uri)) == root
+    assert readable_roots(Source(uri=uri)) == (root,)
 
 
 def test_an_embedded_builder_keeps_all_its_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINKSERVE_BUILDER_SOURCE_ROOTS", f"{tmp_path},hf://org")
-    assert _roots("s3://bucket/a") == f"{tmp_path},hf://org,s3://bucket/a"
-    assert _roots(tmp_path / "a") == f"{tmp_path},hf://org,{tmp_path / 'a'}"
+    assert _roots(("s3://bucket/a",)) == f"{tmp_path},hf://org,s3://bucket/a"
+    assert _roots((tmp_path / "a",)) == f"{tmp_path},hf://org,{tmp_path / 'a'}"

@@ -16,8 +16,8 @@ from builder_service.checkpoint.packed import tensors as packed_tensors
 from builder_service.families.registry import read_model
 from builder_service.graph.quantize import int4_values
 from builder_service.model.tensors import ModelTensors
-from builder_service.verify import second_packed
-from builder_service.verify.second_packed import SecondPacked
+from builder_service.verify.second import packed as second_packed
+from builder_service.verify.second.packed import SecondPacked
 from common.errors import InvalidArgument, Reason
 from common.spec.model_spec import ModelSpec, Precision, Source
 from tests.samples.checkpoints import write_checkpoint

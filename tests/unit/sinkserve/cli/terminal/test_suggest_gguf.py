@@ -11,7 +11,7 @@ from builder_service.sources.locate import open_source
 from builder_service.sources.uri import Remote
 from common.errors import InvalidArgument
 from common.spec.model_spec import ModelSpec, Precision, Target
-from sinkserve.cli.build.submit import readable_root
+from sinkserve.cli.build.submit import readable_roots
 from sinkserve.cli.terminal.suggest import SpecChoices, read_needs, source_of, suggest_spec
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.gguf.blocks import matrices_in
@@ -55,4 +55,4 @@ def test_a_link_keeps_its_name_and_its_target_is_what_may_be_read(tmp_path: Path
     link.symlink_to("blobs/0123")
     source = source_of(link)
     assert source.uri == str(link)
-    assert readable_root(source) == tmp_path / "blobs"
+    assert readable_roots(source) == (tmp_path / "blobs",)

@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType
 from builder_service.checkpoint.opened import open_path
 from builder_service.families.registry import read_model
 from builder_service.model.tensors import ModelTensors
-from builder_service.verify import second_gguf
-from builder_service.verify.second_gguf import SecondGguf
+from builder_service.verify.second import gguf as second_gguf
+from builder_service.verify.second.gguf import SecondGguf
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
 from tests.samples.gguf.blocks import matrices_in

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 
 from builder_service.model.model import Model
-from builder_service.verify.second_reading import SINGLE, FloatArray, SecondReading
+from builder_service.verify.second.reading import SINGLE, FloatArray, SecondReading
 
 STEP_VALUES = 4 << 20  # float32 values that are held at a time
 _AWQ_SHIFTS = tuple(4 * place for place in (0, 4, 1, 5, 2, 6, 3, 7))  # of the columns of a word, in their order

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 from builder_service.checkpoint.folder import open_checkpoint
 from builder_service.families.registry import read_model
 from builder_service.model.tensors import ModelTensors
-from builder_service.verify import second_reading
-from builder_service.verify.second_reading import SecondReading
+from builder_service.verify.second import reading as second_reading
+from builder_service.verify.second.reading import SecondReading
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import CONFIGS, write_family
 

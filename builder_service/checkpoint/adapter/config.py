@@ -20,7 +20,7 @@ MOST_REPEATS = 4
 """Of `*`, `+` and the like in a pattern: with more, a match may take very long."""
 _REPEATED_GROUP = re.compile(r"[)*+?}][*+{]")
 _REPEAT = re.compile(r"[*+?{]")
-_UNCHANGED = frozenset({True, False, "gaussian", "eva", "orthogonal", "mica"})
+_UNCHANGED = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Ways to begin training that leave the weights of the model as they were."""
 _READ = frozenset(
     "peft_type r lora_alpha rank_pattern alpha_pattern use_rslora use_dora bias init_lora_weights "  # noqa: SIM905 - a list of words

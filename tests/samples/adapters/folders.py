@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def matrices_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The modules of a checkpoint's layers that have a matrix, and its shape."""
+    return {
+        name.removesuffix(".weight"): tensor.shape
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if tensor.ndim == 2 and name.endswith(".weight") and ("layers." in name or ".h." in name or "blocks." in name)
+    }
 
 
 def write_adapter(
@@ -38,10 +47,19 @@ def save_adapter(folder: Path, tensors: Mapping[str, np.ndarray], **config: Any)
     return folder
 
 
-def matrices(shapes: Shapes, without: Collection[str] = ("embed", "lm_head", "norm")) -> dict[str, tuple[int, ...]]:
-    """The modules with a matrix among a checkpoint's tensors."""
-    return {
-        name.removesuffix(".weight"): shape
-        for name, shape in shapes.items()
-        if len(shape) == 2 and name.endswith(".weight") and not any(part in name for part in without)
-    }
+def merge_by_hand(base: Path, adapter: Path, folder: Path) -> Path:
+    """The checkpoint `base` with a plain adapter merged, alpha by rank, as one in `folder`; its tensors are float32."""
+    weights = {name: tensor.astype(np.float32) for name, tensor in load_file(base / "model.safetensors").items()}
+    parts = load_file(adapter / "adapter_model.safetensors")
+    alpha = json.loads((adapter / "adapter_config.json").read_bytes())["lora_alpha"]
+    for name in parts:
+        if name.endswith(".lora_A.weight"):
+            down, up = (parts[name.replace("lora_A", part)].astype(np.float64) for part in ("lora_A", "lora_B"))
+            tensor = name.removeprefix("base_model.model.").replace(".lora_A", "")
+            weights[tensor] = (weights[tensor] + alpha / len(down) * (up @ down)).astype(np.float32)
+    folder.mkdir()
+    for path in base.iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    save_file(weights, folder / "model.safetensors")
+    return folder

@@ -246,4 +246,5 @@ def no_weights(where: str, names: Iterable[str], get_there: str) -> SinkServeErr
 def no_base(where: str, adapter: str) -> SinkServeError:
     """The error for a place that holds the file `adapter` of a LoRA adapter instead of a model."""
     message = f"{where} holds a LoRA adapter ({adapter}) and no model; name its model as source.uri, and this as "
-    return invalid(f"{message}source.adapter: sinkserve run MODEL --adapter {shlex.quote(where)}", file=adapter)
+    message += f"source.adapter: sinkserve run MODEL --adapter {shlex.quote(where)}"
+    return InvalidArgument(Reason.INVALID_SPEC, message, field=FIELD, file=adapter)

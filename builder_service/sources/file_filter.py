@@ -29,7 +29,7 @@ SMALL = (CONFIG, GENERATION_CONFIG, QUANTIZATION_CONFIG, INDEX, *TEXT_FILES)
 
 def small_files(names: Collection[str], where: str) -> tuple[str, ...]:
     """Those of `names` that are not weights. Raises NotFound (SOURCE_NOT_FOUND) if config.json is missing, and
-    InvalidArgument (CHECKPOINT_INVALID) if an adapter is there instead.
+    InvalidArgument (INVALID_SPEC) if an adapter is there instead.
     """
     if CONFIG not in names:
         if adapter := next((name for name in ADAPTERS if name in names), ""):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder_service.checkpoint.adapter.config import ADAPTER_CONFIG, read_config
+from builder_service.checkpoint.adapter.config import ADAPTER_CONFIG, read_config, refused
 from builder_service.checkpoint.checkpoint import FloatArray
 from builder_service.checkpoint.files import FIELD, invalid, present, said_of_adapter
 from builder_service.checkpoint.safetensors import SafetensorsFiles
@@ -54,7 +54,7 @@ class Adapter:
     """An adapter whose config is read and whose header is checked."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises NotFound (SOURCE_NOT_FOUND) and InvalidArgument (CHECKPOINT_INVALID)."""
+        """Raises InvalidArgument: CHECKPOINT_INVALID for what is damaged, INVALID_SPEC for what is not merged."""
         self.folder = folder
         self.config = read_config(folder)
         self.stored = SafetensorsFiles((folder / ADAPTER_WEIGHTS,))
@@ -105,7 +105,7 @@ class Adapter:
             raise invalid(message, file=ADAPTER_WEIGHTS, tensor=change.down)
         if change.magnitude and change.embedding:
             message = f"{change.module} is an embedding with a lora_magnitude_vector (use_dora), which is not merged"
-            raise invalid(f"{message}; merge with peft (merge_and_unload)", file=ADAPTER_WEIGHTS, tensor=change.down)
+            raise refused(f"{message}; merge with peft (merge_and_unload)", file=ADAPTER_WEIGHTS, tensor=change.down)
 
 
 def open_adapter(folder: Path, check: Callable[[Sequence[Path]], None] = lambda _: None) -> Adapter:
@@ -156,7 +156,7 @@ def _add(found: dict[str, Change], name: str) -> None:
         change = found.setdefault(f"{module}.{whole[2]}", Change(module))
     if (not part and not whole) or ".lora_" in module:
         message = f"{ADAPTER_WEIGHTS} has a tensor {name}, and it is not known how that is merged"
-        raise invalid(f"{message}; merge with peft (merge_and_unload)", file=ADAPTER_WEIGHTS, tensor=name)
+        raise refused(f"{message}; merge with peft (merge_and_unload)", file=ADAPTER_WEIGHTS, tensor=name)
     if getattr(change, field):
         raise invalid(f"{name} and {getattr(change, field)} are the same", file=ADAPTER_WEIGHTS, tensor=name)
     setattr(change, field, name)

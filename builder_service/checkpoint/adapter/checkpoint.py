@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from builder_service.checkpoint.adapter.adapter import ADAPTER_WEIGHTS, Adapter
+from builder_service.checkpoint.adapter.config import refused
 from builder_service.checkpoint.adapter.merged import MergedTensors, plain_name
 from builder_service.checkpoint.checkpoint import Checkpoint
-from builder_service.checkpoint.files import ADAPTER_FIELD
 from builder_service.checkpoint.tokenizer import TokenizerDescription
-from common.errors import InvalidArgument, Reason
 
 
 class AdaptedCheckpoint:
@@ -48,7 +47,7 @@ class AdaptedCheckpoint:
         return MergedTensors(self.base.tensors, self.adapter)
 
     def check_shared(self, names: Sequence[str]) -> None:
-        """Raise InvalidArgument (CHECKPOINT_INVALID) if a tensor is changed that is used in several places, under
+        """Raise InvalidArgument (INVALID_SPEC) if a tensor is changed that is used in several places, under
         `names`: in training the adapter changed it in one of them.
         """
         shared = set(map(plain_name, names))
@@ -57,9 +56,7 @@ class AdaptedCheckpoint:
             return
         message = f"the adapter changes {found}, and the model has one matrix for {' and '.join(names)} "
         message += "(tie_word_embeddings); merge with peft, into a model whose two are untied"
-        raise InvalidArgument(
-            Reason.CHECKPOINT_INVALID, message, field=ADAPTER_FIELD, file=ADAPTER_WEIGHTS, tensor=found
-        )
+        raise refused(message, file=ADAPTER_WEIGHTS, tensor=found)
 
     @property
     def weight_files(self) -> tuple[Path, ...]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder_service.checkpoint.files import invalid, read_json
+from builder_service.checkpoint.files import ADAPTER_FIELD, read_json
+from common.errors import InvalidArgument, Reason
 
 ADAPTER_CONFIG = "adapter_config.json"
 LONGEST_PATTERN = 256
@@ -63,8 +64,8 @@ class AdapterConfig:
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """The config in a folder. Raises what `read_json` does, and InvalidArgument (CHECKPOINT_INVALID) for what is not
-    merged, by its name.
+    """The config in a folder. Raises what `read_json` does, and InvalidArgument (INVALID_SPEC) for what is not merged,
+    by its name.
     """
     said = {name: value for name, value in read_json(folder / ADAPTER_CONFIG).items() if value is not None}
     _check_known(said)
@@ -142,4 +143,9 @@ def _flag(said: Mapping[str, Any], field: str) -> bool:
 
 
 def _wrong(field: str, value: object, why: str) -> Exception:
-    return invalid(f"{ADAPTER_CONFIG} has {field} = {value!r:.80}; {why}", file=ADAPTER_CONFIG)
+    return refused(f"{ADAPTER_CONFIG} has {field} = {value!r:.80}; {why}", file=ADAPTER_CONFIG)
+
+
+def refused(message: str, *, file: str, tensor: str = "") -> InvalidArgument:
+    """The error for an adapter that is whole, and cannot be merged into this model, or into any."""
+    return InvalidArgument(Reason.INVALID_SPEC, message, field=ADAPTER_FIELD, file=file, tensor=tensor)

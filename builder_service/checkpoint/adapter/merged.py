@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from builder_service.checkpoint.adapter.adapter import ADAPTER_WEIGHTS, Adapter, Change
+from builder_service.checkpoint.adapter.config import refused
 from builder_service.checkpoint.checkpoint import FloatArray, StoredTensors
-from builder_service.checkpoint.files import ADAPTER_FIELD
-from common.errors import InvalidArgument, Reason
 
 _IN_FRONT = frozenset({"model", "language_model", "transformer"})
 """What stands before a text model's own names: a module in memory and its tensor on disk may differ in these."""
@@ -22,7 +21,7 @@ _IN_FRONT = frozenset({"model", "language_model", "transformer"})
 class MergedTensors:
     """`StoredTensors` of `stored`, changed by an adapter. Nothing of them is kept as it is stored.
 
-    Opening raises InvalidArgument (CHECKPOINT_INVALID) for what the adapter changes and the model does not have, or
+    Opening raises InvalidArgument (INVALID_SPEC) for what the adapter changes and the model does not have, or
     has in another shape.
     """
 
@@ -80,19 +79,19 @@ class MergedTensors:
                 own = np.linalg.norm(merged, axis=1)
                 merged *= (lengths.reshape(-1)[order[start:end]] / np.maximum(own, np.finfo(np.float32).tiny))[:, None]
             if not np.isfinite(merged).all():
-                raise _wrong(f"{name} is not finite once the adapter is merged", name)
+                raise refused(f"{name} is not finite once the adapter is merged", file=ADAPTER_WEIGHTS, tensor=name)
             yield merged
 
     def _check(self, name: str, wanted: str, change: Change) -> None:
         if not name:
             message = f"the adapter changes {wanted}, which the model does not have{self._trained_with()}"
-            raise _wrong(message, wanted)
+            raise refused(message, file=ADAPTER_WEIGHTS, tensor=wanted)
         if name in self.changes:
-            raise _wrong(f"the adapter changes {name} twice", name)
+            raise refused(f"the adapter changes {name} twice", file=ADAPTER_WEIGHTS, tensor=name)
         shape, found = self.shape(name), self._shape(change)
         if found != shape:
             message = f"the adapter changes {wanted} as one of shape {list(found)}; the model's has {list(shape)}"
-            raise _wrong(message + self._trained_with(), wanted)
+            raise refused(message + self._trained_with(), file=ADAPTER_WEIGHTS, tensor=wanted)
 
     def _shape(self, change: Change) -> tuple[int, ...]:
         """Of the tensor that a change is made for; the numbers of its parts where these do not fit each other."""
@@ -108,10 +107,6 @@ class MergedTensors:
     def _trained_with(self) -> str:
         base = self._adapter.config.base
         return f"; it was trained with {base!r:.200}, and fits no other" if base else "; it was trained with another"
-
-
-def _wrong(message: str, tensor: str) -> InvalidArgument:
-    return InvalidArgument(Reason.CHECKPOINT_INVALID, message, field=ADAPTER_FIELD, file=ADAPTER_WEIGHTS, tensor=tensor)
 
 
 def plain_name(name: str) -> str:

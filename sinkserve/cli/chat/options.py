@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from common.spec.model_spec import Precision
 from sinkserve.client import OnFull
 
 Engine = Annotated[
     str | None, typer.Argument(metavar="ENGINE", help="NAME, NAME:ALIAS, NAME@VERSION or NAME@sha256:HEX.")
+]
+Weights = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="How weights are held; else as is fastest and loses next to nothing."),
 ]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="Say this, print the reply, leave.")]
 System = Annotated[str | None, typer.Option("--system", help="A system prompt.")]

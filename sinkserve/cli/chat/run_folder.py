@@ -10,7 +10,7 @@ import typer
 
 from builder_service.sources.locate import open_source
 from common.settings import SettingsError
-from common.spec.model_spec import ModelSpec, Precision, Source
+from common.spec.model_spec import ModelSpec, Source
 from sinkserve.cli.build.submit import build_here, readable_roots
 from sinkserve.cli.chat import options
 from sinkserve.cli.chat.chat import Chat, given, run_chat
@@ -32,10 +32,7 @@ def run(  # noqa: PLR0917 - typer reads a command's options from its parameters
     ],
     adapter: Adapter = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the engine; else the folder's.")] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option("--precision", help="How weights are held; else as is fastest and loses next to nothing."),
-    ] = None,
+    precision: options.Weights = None,
     window: Annotated[int | None, typer.Option("--window", min=1, help="Recent tokens that are seen.")] = None,
     sinks: Annotated[int | None, typer.Option("--sinks", min=0, help="First tokens that are kept.")] = None,
     prompt: options.Prompt = None,

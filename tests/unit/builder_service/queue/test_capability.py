@@ -56,6 +56,13 @@ def test_it_reads_only_what_lies_under_its_roots(uri: str, can: bool) -> None:
     assert HERE.can_build(_spec(uri=uri)) is can
 
 
+@pytest.mark.parametrize(("adapter", "can"), [("hf://org/tuned", True), ("/models/tuned", True), ("/elsewhere", False)])
+def test_it_has_to_read_the_adapter_too(adapter: str, can: bool) -> None:
+    spec = _spec()
+    source = spec.source.model_copy(update={"adapter": adapter})
+    assert HERE.can_build(spec.model_copy(update={"source": source})) is can
+
+
 def test_a_link_out_of_a_root_leads_out_of_it(tmp_path: Path) -> None:
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
     root.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from common.errors import (
 from common.spec.manifest import Manifest
 from common.spec.model_spec import CacheGeometry, ModelSpec, Source
 from tests.fakes.hub import files_of
+from tests.samples.adapters.folders import write_adapter
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.s3 import S3Server
 from tests.unit.builder_service.pipeline.listener import Listener
@@ -124,6 +126,23 @@ def test_an_object_that_vanishes_meanwhile_is_refused(
     obstore.delete(store, "tokenizer.json")
     with pytest.raises(FailedPrecondition, match=r"tokenizer\.json was changed"):
         objects.fetch(folder)
+
+
+def test_of_an_adapter_its_two_files_are_copied_and_no_more(store: MemoryStore, tmp_path: Path) -> None:
+    files = files_of(write_adapter(tmp_path / "adapter", {"model.layers.0.mlp.up_proj": (4, 2)}))
+    _put(store, files | {"README.md": b"#", "tokenizer.json": b"{}"})
+    (folder := tmp_path / "fetched").mkdir()
+    ObjectStorePrefix(replace(PLACE, adapter=True)).fetch(folder, weights=False)
+    assert files_of(folder) == files
+    obstore.delete(store, "adapter_model.safetensors")
+    with pytest.raises(NotFound, match=r"s3://bucket/model has no adapter_model\.safetensors"):
+        ObjectStorePrefix(replace(PLACE, adapter=True)).fetch(folder)
+
+
+def test_an_adapter_where_a_model_is_wanted_is_named(store: MemoryStore, tmp_path: Path) -> None:
+    _put(store, files_of(write_adapter(tmp_path / "adapter", {"model.layers.0.mlp.up_proj": (4, 2)})))
+    with pytest.raises(InvalidArgument, match=r"sinkserve run MODEL --adapter s3://bucket/model"):
+        ObjectStorePrefix(PLACE).fetch(tmp_path)
 
 
 def test_nothing_under_a_prefix_is_not_found(store: MemoryStore) -> None:

@@ -19,6 +19,7 @@ BASE: dict[str, Any] = {"name": "demo", "source": {"uri": "/m"}}
     [
         ({"source": {"uri": "/" + "x" * 4096}}, "source.uri", "has 4097 bytes; at most 4096 are allowed"),
         ({"source": {"uri": "/m", "revision": "x" * 256}}, "source.revision", "at most 255"),
+        ({"source": {"uri": "/m", "adapter": "/" + "x" * 4096}}, "source.adapter", "at most 4096"),
         ({"chat_template": "é" * (LONGEST_TEMPLATE // 2) + "x"}, "chat_template", f"at most {LONGEST_TEMPLATE}"),
         ({"template_variables": {"a": "x" * (LONGEST_VALUE + 1)}}, "template_variables.a", f"at most {LONGEST_VALUE}"),
         ({"template_variables": {"a": ["x", "y" * (LONGEST_VALUE + 1)]}}, "template_variables.a", "at most"),

@@ -41,8 +41,9 @@ def test_what_is_not_relative_stays(tmp_path: Path, uri: str) -> None:
 
 def test_home_is_written_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    spec = parse_spec("{name: demo, source: {uri: ~/model}}", tmp_path)
+    spec = parse_spec("{name: demo, source: {uri: ~/model, adapter: ./tuned}}", tmp_path)
     assert spec.source.uri == str(tmp_path / "me" / "model")
+    assert spec.source.adapter == str(tmp_path / "tuned")
 
 
 def test_overrides_replace_fields_by_their_path(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,13 @@ def test_a_run_lets_its_builder_read_just_what_it_is_for(uri: str, root: Path | 
     assert readable_roots(Source(uri=uri)) == (root,)
 
 
+def test_and_its_adapter() -> None:
+    assert readable_roots(Source(uri="/a", adapter="hf://org/tuned@main")) == (Path("/a"), "hf://org/tuned")
+    with pytest.raises(Failure, match="/b is a folder on this machine") as caught:
+        check_reachable(Source(uri="hf://org/a", adapter="/b"), REMOTE)
+    assert "--set source.adapter=" in str(caught.value.hint)
+
+
 def test_an_embedded_builder_keeps_all_its_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINKSERVE_BUILDER_SOURCE_ROOTS", f"{tmp_path},hf://org")
     assert _roots(("s3://bucket/a",)) == f"{tmp_path},hf://org,s3://bucket/a"

@@ -5,7 +5,8 @@
 The whole graph, with random weights; adapters of queries, keys, values and the output of attention, or of the
 feed-forward layer too. "gathered": each row's own two matrices are gathered and multiplied. "masked": every row is
 multiplied by all adapters at once, and what is not its own is struck out between the two. Processor time of one
-thread, least of some rounds, all forms by turns. Adapters are float32, one a slot, and so are as large as printed.
+thread, all forms by turns: the least of some rounds, and the median ratio to the step without in the same round, of
+which there are two, for where its weights lie in memory makes a difference. Adapters are float32, one a slot.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Form:
     targets: tuple[str, ...] = ()
     masked: bool = False
     again: bool = False
-    """Loaded once more: one and the same graph may be a fifth slower, by where its weights lie in memory."""
+    """Loaded once more."""
 
     def __str__(self) -> str:
         where = "attention" if self.targets == ATTENTION else "all"
@@ -133,10 +134,11 @@ def main() -> None:
         made = {form: prepared(model, precision, form, Path(scratch)) for form in forms}
         for sessions in arguments.sessions:
             runs = {form: run(sessions) for form, (run, _) in made.items()}
-            least = measured(runs, arguments.rounds)
+            times = measured(runs, arguments.rounds)
+            without = (times[forms[0]] + times[forms[-1]]) / 2
             for form, (_, size) in made.items():
-                ratio = least[form] / min(least[forms[0]], least[forms[-1]])
-                print(f"| {form} | {size / 1e6:.1f} | {sessions} | {1e3 * least[form]:.1f} | {ratio:.2f} |", flush=True)
+                least, ratio = 1e3 * times[form].min(), np.median(times[form] / without)
+                print(f"| {form} | {size / 1e6:.1f} | {sessions} | {least:.1f} | {ratio:.2f} |", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -189,14 +191,14 @@ def step(session: ort.InferenceSession, adapters: dict[str, Any], sessions: int)
     return partial(session.run_with_iobinding, binding)
 
 
-def measured(runs: dict[Form, Callable[[], object]], rounds: int) -> dict[Form, float]:
-    """Processor seconds of a step, the least of some."""
-    least = dict.fromkeys(runs, float("inf"))
-    for form, run in [*runs.items(), *itertools.chain(*itertools.repeat(runs.items(), rounds))]:
+def measured(runs: dict[Form, Callable[[], object]], rounds: int) -> dict[Form, np.ndarray]:
+    """Processor seconds of a step, of every round."""
+    times: dict[Form, list[float]] = {form: [] for form in runs}
+    for form, run in itertools.chain(*itertools.repeat(runs.items(), rounds + 1)):
         begun = time.process_time()
         run()
-        least[form] = min(least[form], time.process_time() - begun)
-    return least
+        times[form].append(time.process_time() - begun)
+    return {form: np.array(each[1:]) for form, each in times.items()}
 
 
 def write_random(groups: list[WeightGroup], path: Path) -> None:

@@ -70,8 +70,8 @@ eval: .venv/ready ## the paper's measurements on the demo model, into build/eval
 nightly: .venv/ready ## the suite with all of every matrix, and ten times the examples: for an hour
 	SINKSERVE_TEST_EXAMPLES=10 SINKSERVE_TEST_MODEL_EXAMPLES=100 $(BIN)/python -m pytest $(IN_PARALLEL) -m '' --timeout=1800
 
-parity: .venv/ready ## compare with Hugging Face; installs torch
-	@$(BIN)/python -m pip install --quiet 'torch==2.13.0'
+parity: .venv/ready ## compare with Hugging Face; installs torch and peft
+	@$(BIN)/python -m pip install --quiet 'torch==2.13.0' 'peft==0.21.2'
 	$(BIN)/python -m pytest -m parity tests/parity
 
 tensorrt: .venv/ready ## compile every family, precision and architecture with TensorRT-RTX; needs no GPU

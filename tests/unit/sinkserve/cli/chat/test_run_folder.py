@@ -34,5 +34,5 @@ def test_a_session_goes_on_without_a_look_at_the_checkpoint_or_for_a_gpu(
     monkeypatch.setattr(run_folder, "open_source", refuse)
     monkeypatch.setattr(run_folder, "run_chat", lambda asked, runtime: held.append(asked))
     asked = Chat(session="sessions/a", session_options=SessionOptions(), generation={}, resume_command="", prompt="hi")
-    run_folder._build_and_chat(Source(uri=str(tmp_path / "gone")), SpecChoices(), asked)  # noqa: SLF001 - without typer
+    run_folder._build_and_chat(Source(uri=str(tmp_path / "gone")), SpecChoices(), asked)
     assert held == [asked]

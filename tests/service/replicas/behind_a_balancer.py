@@ -31,8 +31,8 @@ from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import conversation_service_pb2_grpc as pb_grpc
 from tests.samples.checkpoints import write_checkpoint
 from tests.servers.balancers import Balancer, free_address
-from tests.servers.forked import Forked
 from tests.service.builder.builder import BuilderClient
+from tests.service.replicas.fleet import Forked
 
 ENGINE = "tiny"
 MOST = 3

@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
+from multiprocessing import connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.servers.forked import Forked
-
 _LOOK_S = 0.2
+_RUNTIME = "runtime_service"
+
+
+class Forked:
+    """A runtime, forked from a process that has imported it: a second of a processor less for each.
+
+    It is `Executed` in all but how it begins. `environment` is the whole of it; what it logs goes to the file `log`.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._process = _server().Process(target=_run, args=(dict(environment), log))
+        self._process.start()
+        self._reaped = threading.Lock()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        """Nothing if it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Its exit status, or minus the signal that ended it."""
+        connection.wait([self._process.sentinel])
+        with self._reaped:  # which one thread may do
+            self._process.join()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
 
 
 class Executed(subprocess.Popen[bytes]):
@@ -26,7 +58,7 @@ class Executed(subprocess.Popen[bytes]):
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         with log.open("ab") as opened:
-            super().__init__((sys.executable, "-m", "runtime_service"), stderr=opened, env=environment)
+            super().__init__((sys.executable, "-m", _RUNTIME), stderr=opened, env=environment)
 
 
 class Replica:
@@ -123,3 +155,20 @@ def addresses(count: int) -> list[str]:
     with socket.create_server(("127.0.2.1", 0)) as free:
         port = free.getsockname()[1]
     return [f"127.0.2.{number}:{port}" for number in range(1, count + 1)]
+
+
+@cache
+def _server() -> ForkServerContext:
+    """One for all tests of a process. It has no threads and has begun nothing of gRPC, which do not survive a fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{_RUNTIME}.service"])
+    return context
+
+
+def _run(environment: Mapping[str, str], log: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    opened = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(opened, sys.__stderr__.fileno() if sys.__stderr__ else 2)
+    os.close(opened)
+    runpy.run_module(_RUNTIME, run_name="__main__", alter_sys=True)

@@ -135,6 +135,7 @@ SESSIONS = Board(
             "engine",
         ),
         of("sinkserve_runtime_evicted_tokens_total", "Tokens that left their window, a second", "engine"),
+        of("sinkserve_runtime_recalled_tokens_total", "Tokens of old turns that are fed again, a second", "engine"),
     ),
 )
 BUILDS = Board(

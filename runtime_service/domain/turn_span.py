@@ -61,3 +61,4 @@ def _attributes(session: Session, turn: Turn, result: Result) -> Iterator[tuple[
     yield "sinkserve.turn.attempt", turn.attempt
     yield "sinkserve.session.position", usage.position
     yield "sinkserve.turn.evicted_tokens", usage.evicted_tokens
+    yield "sinkserve.turn.recalled_tokens", usage.recalled_tokens

@@ -31,6 +31,8 @@ class TurnMetrics:
         self._prompt = self._counter("prompt_tokens", "Tokens of input that were fed, counted as turns end.")
         self._generated = self._counter("generated_tokens", "Tokens of replies, counted as turns end.")
         self._evicted = self._counter("evicted_tokens", "Tokens that left their session's window.")
+        recalled = "Tokens of old turns that were fed again, among the tokens of input, counted as turns end."
+        self._recalled = self._counter("recalled_tokens", recalled)
         drafted = "Tokens that were guessed and fed on trial, counted as turns end."
         self._drafted = self._counter("drafted_tokens", drafted)
         self._accepted = self._counter("accepted_tokens", "Drafted tokens that were right, counted as turns end.")
@@ -45,7 +47,8 @@ class TurnMetrics:
         """Count from zero for an engine that may not have run a turn yet."""
         for reason in FinishReason:
             self._turns.labels(engine, reason.value)
-        for metric in (self._prompt, self._generated, self._evicted, self._drafted, self._accepted):
+        of_tokens = (self._prompt, self._generated, self._evicted, self._recalled, self._drafted, self._accepted)
+        for metric in of_tokens:
             metric.labels(engine)
 
     def turn_ended(self, session: str, turn: str, engine: str, outcome: Outcome) -> None:
@@ -60,6 +63,7 @@ class TurnMetrics:
         self._prompt.labels(engine).inc(usage.prompt_tokens)
         self._generated.labels(engine).inc(usage.generated_tokens)
         self._evicted.labels(engine).inc(usage.evicted_tokens)
+        self._recalled.labels(engine).inc(usage.recalled_tokens)
         self._drafted.labels(engine).inc(usage.drafted_tokens)
         self._accepted.labels(engine).inc(usage.accepted_tokens)
         self._queue.labels(engine).observe(outcome.timing.queue_s)

@@ -107,12 +107,16 @@ async def _is_healthy(envoy: Envoy) -> bool:
 async def test_a_conversation_that_has_lost_tokens_is_compacted(bench: Bench, collector: Collector) -> None:
     new = pb.NewSession(engine="demo", session_id="a")
     made = await bench.stub.CreateSession(pb.CreateSessionRequest(new_session=new))
-    turn = pb.Turn(text="x" * 50, generation=pb.GenerationOptions(max_new_tokens=40, ignore_eos=True))
-    async for _ in bench.stub.RunTurn(pb.RunTurnRequest(session=made.session.name, turn=turn)):
-        pass
+    for turn_id, text, recalled in (("old", "Ann has 17", ()), ("long", "x" * 60, ()), ("asks", "who?", ("old",))):
+        generation, recall = pb.GenerationOptions(max_new_tokens=2, ignore_eos=True), pb.Recall(turn_ids=recalled)
+        turn = pb.Turn(turn_id=turn_id, text=text, generation=generation, recall=recall if recalled else None)
+        async for event in bench.stub.RunTurn(pb.RunTurnRequest(session=made.session.name, turn=turn)):
+            usage = event.finished.usage
     await bench.stop()
-    found = collector.wait_for("chat demo@1")
+    collector.wait_for("chat demo@1")
+    found = next(span for span in collector.spans if attributes(span).get("sinkserve.turn.id") == "asks")
     assert attributes(found)["gen_ai.conversation.compacted"] is True
+    assert attributes(found)["sinkserve.turn.recalled_tokens"] == usage.recalled_tokens > 0
     assert not found.parent_span_id  # nobody said that it had a span
 
 

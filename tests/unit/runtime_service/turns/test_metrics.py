@@ -11,8 +11,16 @@ from runtime_service.scheduling.running_turn import Outcome
 from runtime_service.turns.metrics import FIRST_TOKEN_S, TOKEN_S, TurnMetrics
 
 ENGINE = "demo@1"
-USAGE = Usage(prompt_tokens=7, generated_tokens=5, position=40, evicted_tokens=3, drafted_tokens=9, accepted_tokens=2)
-USAGE_COUNTERS = ("prompt", "generated", "evicted", "drafted", "accepted")
+USAGE = Usage(
+    prompt_tokens=7,
+    generated_tokens=5,
+    position=40,
+    evicted_tokens=3,
+    recalled_tokens=6,
+    drafted_tokens=9,
+    accepted_tokens=2,
+)
+USAGE_COUNTERS = ("prompt", "generated", "evicted", "recalled", "drafted", "accepted")
 TIMING = Timing(queue_s=0.5, prefill_s=0.25, first_token_s=2.0, decode_s=0.8)
 
 
@@ -46,7 +54,7 @@ def test_a_turn_counts_its_tokens_and_its_times(counted: Counted) -> None:
     assert counted.value("turns_total", finish_reason="STOP") == 1
     assert counted.value("turns_total", finish_reason="LENGTH") == 1
     tokens = [counted.value(f"{name}_tokens_total") for name in USAGE_COUNTERS]
-    assert tokens == [14, 10, 6, 18, 4]
+    assert tokens == [14, 10, 6, 12, 18, 4]
     assert counted.times("queue") == (2, 1.0)
     assert counted.times("prefill") == (2, 0.5)
     assert counted.times("time_to_first_token") == (2, 4.0)

@@ -15,13 +15,13 @@ S = TypeVar("S", bound=Span)
 
 
 def budget_of(session: Session, request: TurnRequest) -> int:
-    """Tokens of turns that are named or found; pinned ones come besides."""
+    """Tokens of turns that are named or found; pinned ones come besides. Without a reply nobody would read them."""
     asked = request.recall
     if asked is not None and asked.tokens is not None:
         return asked.tokens
     if asked is not None and asked.turn_ids:
         return most_recalled(session.window.window)
-    return session.options.recall_tokens
+    return 0 if request.no_reply else session.options.recall_tokens
 
 
 def recalls(session: Session, request: TurnRequest) -> bool:

@@ -16,6 +16,8 @@ def find(
 ) -> list[Candidate]:
     """Turns for what is `said`, the best first, of those that began before a position and are not `seen`. Blocks."""
     asked = asked_words(said)
-    found = index.search(session, asked, before)
-    numbers = shortlist(found, seen)
-    return candidates(found, asked, index.indexed(session, numbers), seen) if numbers else []
+    with index.reading(session) as reader:
+        found = reader.search(asked, before)
+        numbers = shortlist(found, seen)
+        read = reader.indexed(numbers) if numbers else []
+    return candidates(found, asked, read, seen) if read else []

@@ -6,44 +6,54 @@ its own words are read: else it would count with its rare words alone, and lose 
 
 from __future__ import annotations
 
-import heapq
 import math
-from bisect import bisect_right
 from collections.abc import Collection
-from itertools import accumulate
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime_service.storage.recall.index import Found, Word
 
-MOST_READ = 64
+MOST_READ = 32
 """Turns whose words are read: so many that have left the window, and so many that the model still sees."""
 
 
 def shortlist(found: Found, seen: Collection[int] = ()) -> list[int]:
     """Numbers of the turns that may be the best, without order. Turns behind `found.newest` are `seen` as well."""
-    best = _at_best(found)
-    left = [(score, number) for number, score in best.items() if number <= found.newest and number not in seen]
-    if not left:
+    if not found.words:
         return []
-    still = [(score, number) for number, score in best.items() if number > found.newest or number in seen]
-    return [number for some in (left, still) for _, number in heapq.nlargest(MOST_READ, some)]
+    numbers, scores = _at_best(found)
+    still = (numbers > found.newest) | np.isin(numbers, list(seen))
+    if still.all():
+        return []
+    return [number for part in (~still, still) for number in _highest(numbers[part], scores[part])]
 
 
 def weight(word: Word, newest: int) -> float:
     """What a word counts, by how many of the `newest` turns have it."""
-    having = min(word.having, newest)
-    return math.log1p((newest - having + 0.5) / (having + 0.5))
+    return rarity(min(word.having, newest), newest)
 
 
-def _at_best(found: Found) -> dict[int, float]:
-    """Scores of turns with every word that they may have."""
-    sums: dict[int, float] = {}
-    cut_off: list[tuple[int, float]] = []  # the oldest turn that is known of a word that older ones have too
-    for word in found.words:
-        its = weight(word, found.newest)
-        for number in word.turns:
-            sums[number] = sums.get(number, 0.0) + its
-        if word.having > len(word.turns):
-            cut_off.append((word.turns[-1], its))
-    oldest = [number for number, _ in sorted(cut_off)]
-    behind = [*accumulate((its for _, its in sorted(cut_off, reverse=True)), initial=0.0)][::-1]
-    return {number: score + behind[bisect_right(oldest, number)] for number, score in sums.items()}
+def rarity(having: int, turns: int) -> float:
+    """What something counts that so many of the turns have. Source: the inverse document frequency of BM25."""
+    return math.log1p((turns - having + 0.5) / (having + 0.5))
+
+
+def _at_best(found: Found) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Turns, the oldest first, and what each would count with every word that it may have."""
+    weights = np.array([weight(word, found.newest) for word in found.words])
+    lengths = [len(word.turns) for word in found.words]
+    listed = np.fromiter(chain.from_iterable(word.turns for word in found.words), np.int64, sum(lengths))
+    numbers, places = np.unique(listed, return_inverse=True)
+    scores = np.bincount(places, np.repeat(weights, lengths)).astype(np.float64, copy=False)
+    for word, its in zip(found.words, weights, strict=True):
+        if word.having > len(word.turns):  # older ones have it too
+            scores[: np.searchsorted(numbers, word.turns[-1])] += its
+    return numbers, scores
+
+
+def _highest(numbers: NDArray[np.int64], scores: NDArray[np.float64]) -> list[int]:
+    """Turns with the highest scores, of equal ones the newest."""
+    best: list[int] = numbers[np.lexsort((numbers, scores))[-MOST_READ:]].tolist()
+    return best

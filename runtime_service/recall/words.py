@@ -1,8 +1,9 @@
 """What a text is found by: its words, in whatever script people type, as numbers of 32 bits. Pure.
 
 One place for both databases and for what is kept and what is asked, so that they cannot differ. Case and accents do not
-count. An identifier is found whole and by its parts; scripts without spaces, and Korean, by pairs of characters. That
-two words have the same number is rare, and costs a turn that is recalled for nothing.
+count. An identifier is found whole and by its parts, a number also with the word before it, as if both were one
+identifier; scripts without spaces, and Korean, by pairs of characters. That two words have the same number is rare, and
+costs a turn that is recalled for nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +31,18 @@ _LEFT_OUT = dict.fromkeys((*range(0x0300, 0x0370), *range(0x0591, 0x05C8), *rang
 
 
 def kept_words(texts: Iterable[str]) -> tuple[int, ...]:
-    """Numbers of the first MOST_KEPT different words of texts, in no order."""
+    """Numbers of the first MOST_KEPT different words of texts, in the order in which they first come."""
     return _numbers((word for text in texts for word in _words(text)), MOST_KEPT)
 
 
 def asked_words(texts: Iterable[str]) -> tuple[int, ...]:
-    """Numbers of at most MOST_ASKED different words of a question: those that look rarest, numbers and long ones."""
-    words = {word for text in texts for word in _words(text)}
-    return _numbers(sorted(words, key=lambda word: (word.isdigit(), len(word), word), reverse=True), MOST_ASKED)
+    """Numbers of at most MOST_ASKED different words of a question: those that look rarest, numbers and long ones.
+
+    In the order in which they first come.
+    """
+    words = dict.fromkeys(word for text in texts for word in _words(text))
+    rarest = {*sorted(words, key=lambda word: (word.isdigit(), len(word), word), reverse=True)[:MOST_ASKED]}
+    return _numbers((word for word in words if word in rarest), MOST_ASKED)
 
 
 def _numbers(words: Iterable[str], most: int) -> tuple[int, ...]:
@@ -58,12 +63,13 @@ def _words(text: str) -> Iterator[str]:
     half = _LONGEST_TEXT // 2
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:half]} {text[-half:]}"
-    if text.isascii():
-        for found in _ASCII.finditer(text):
-            yield from _identifier(found[0])
-        return
-    for found in _RUNS.finditer(_plain(text)):
-        yield from _pairs(found[0]) if found[1] else _identifier(found[0])
+    before = ""
+    for found in _ASCII.finditer(text) if text.isascii() else _RUNS.finditer(_plain(text)):
+        run = found[0]
+        if run.isdecimal() and before and not before[-1].isdecimal():
+            yield f"{before}{run}".casefold()
+        yield from _pairs(run) if found.lastindex else _identifier(run)
+        before = run[-1] if found.lastindex else run
 
 
 def _plain(text: str) -> str:

@@ -6,11 +6,12 @@ whichever the database. A row for each turn says where it stands, and which word
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, Select, TableValuedAlias, bindparam, cast, select
+from sqlalchemy import BigInteger, Connection, Integer, Select, TableValuedAlias, bindparam, cast, select
 
 from common.db.database import Database
 from runtime_service.domain.recall import Indexed, Span
@@ -48,35 +49,47 @@ class RecallIndex:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def search(self, session: Session, words: Collection[int], before: int) -> Found:
-        """Turns that have words, whenever they began; those that may be recalled began before a position."""
+    @contextmanager
+    def reading(self, session: Session) -> Iterator[RecallReader]:
+        """What there is of a session, in one transaction."""
         with self._database.read() as connection:
-            newest = connection.scalar(_NEWEST, {"session_key": session.key, "before": before}) or 0
-            if not (newest and words):
-                return Found(newest, ())
-            rows = connection.execute(_WORDS, {"session_key": session.key, "words": list(words)}).all()
-        return Found(newest, tuple(Word(word, having, unpacked(text)) for word, having, text in rows))
+            yield RecallReader(connection, session.key)
 
-    def indexed(self, session: Session, numbers: Collection[int]) -> list[Indexed]:
+
+class RecallReader:
+    """Reads what there is of one session."""
+
+    def __init__(self, connection: Connection, session_key: int) -> None:
+        self._connection = connection
+        self._key = session_key
+
+    def search(self, words: Collection[int], before: int) -> Found:
+        """Turns that have words, whenever they began; those that may be recalled began before a position."""
+        rows = self._read(_WORDS, words, before=before)
+        newest = rows[0].newest_gone if rows else 0
+        return Found(newest or 0, tuple(Word(word, having, unpacked(text)) for word, having, text, _ in rows if newest))
+
+    def indexed(self, numbers: Collection[int]) -> list[Indexed]:
         """Where turns stand that are in the index, and what they are found by."""
-        with self._database.read() as connection:
-            asked = {"session_key": session.key, **numbers_parameter(connection, numbers)}
-            rows = connection.execute(_TURNS[connection.dialect.name], asked).all()
+        rows = self._read(_TURNS, numbers)
         return [
             Indexed(Span(number, position, tokens), tuple(unpack(words))) for number, position, tokens, words in rows
         ]
 
+    def _read(self, statements: Mapping[str, Select[Any]], numbers: Collection[int], **more: int) -> Sequence[Any]:
+        asked = {"session_key": self._key, **more, **numbers_parameter(self._connection, numbers)}
+        return self._connection.execute(statements[self._connection.dialect.name], asked).all()
+
 
 _KEY = bindparam("session_key", type_=BigInteger)
-_NEWEST = (
-    select(recall_turns.c.number)
-    .where(recall_turns.c.session_key == _KEY, recall_turns.c.position < bindparam("before"))
-    .order_by(recall_turns.c.number.desc())
-    .limit(1)
-)
-_WORDS = select(recall_words.c.word, recall_words.c.turns, recall_words.c.newest).where(
-    recall_words.c.session_key == _KEY, recall_words.c.word.in_(bindparam("words", expanding=True))
-)
+
+
+def _words(each: TableValuedAlias) -> Select[Any]:
+    its, turns = recall_words.c, recall_turns.c
+    left = (turns.session_key == _KEY) & (turns.position < bindparam("before"))
+    newest = select(turns.number).where(left).order_by(turns.number.desc()).limit(1).scalar_subquery()
+    listed = its.word.in_(select(cast(each.c.value, Integer)))
+    return select(its.word, its.turns, its.newest, newest.label("newest_gone")).where(its.session_key == _KEY, listed)
 
 
 def _turns(each: TableValuedAlias) -> Select[Any]:
@@ -85,4 +98,5 @@ def _turns(each: TableValuedAlias) -> Select[Any]:
     return select(its.number, its.position, its.tokens, its.words).where(its.session_key == _KEY, numbered)
 
 
+_WORDS = {name: _words(each) for name, each in TABLES.items()}
 _TURNS = {name: _turns(each) for name, each in TABLES.items()}

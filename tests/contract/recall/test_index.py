@@ -14,7 +14,7 @@ from runtime_service.domain.session import Session
 from runtime_service.recall.search import find
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.branches import SessionBranches
-from runtime_service.storage.recall.index import RecallIndex, Word
+from runtime_service.storage.recall.index import Found, RecallIndex, Word
 from runtime_service.storage.recall.newest import DEPTH
 from runtime_service.storage.recall.past_turns import PastTurns
 from runtime_service.storage.recall.words import add_words, drop_words
@@ -51,6 +51,11 @@ def found(index: RecallIndex, session: Session, asked: str, before: int = 10**6)
     return [each.span.number for each in find(index, session, [asked], before)]
 
 
+def search(index: RecallIndex, session: Session, words: tuple[int, ...], before: int) -> Found:
+    with index.reading(session) as reader:
+        return reader.search(words, before)
+
+
 def rows(database: Database, session: Session) -> tuple[int, int]:
     with database.read() as connection:
         counts = [
@@ -70,7 +75,7 @@ def test_only_what_began_before_a_position_is_found(index: RecallIndex, session:
     assert found(index, session, "dog Rex", before=22) == [1]
     assert found(index, session, "dog", before=22) == []  # the model still sees what corrects it
     assert found(index, session, "dog", before=2) == []
-    assert index.search(session, asked_words(["dog"]), 13).newest == 2
+    assert search(index, session, asked_words(["dog"]), 13).newest == 2
 
 
 def test_the_same_end_written_again_is_kept_once(
@@ -88,10 +93,10 @@ def test_of_each_word_the_newest_turns_are_kept_and_how_many_there_are(
     with database.write_rows() as connection:
         for number in range(10, 10 + DEPTH + 20):
             add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5, number)))
-    rare, common = sorted(index.search(session, (1, 77, -(2**31)), 10**6).words, key=lambda word: word.having)
+    rare, common = sorted(search(index, session, (1, 77, -(2**31)), 10**6).words, key=lambda word: word.having)
     assert rare == Word(77, 1, (77,))
     assert common == Word(1, DEPTH + 20, tuple(range(29 + DEPTH, 29, -1)))
-    assert index.search(session, (1,), 400).newest == 39
+    assert search(index, session, (1,), 400).newest == 39
 
 
 @pytest.mark.parametrize("after", [80, 12])
@@ -102,7 +107,7 @@ def test_a_rewind_of_few_turns_or_of_many_leaves_no_word_of_them(
         for number in range(10, 100):
             add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5 - number % 2, number)))
         drop_words(connection, session.key, after)
-    seen = index.search(session, (1, -5, -6, 11, 12, 13, 80, 81, 99), 10**6)
+    seen = search(index, session, (1, -5, -6, 11, 12, 13, 80, 81, 99), 10**6)
     assert seen.newest == after
     assert {turn for word in seen.words for turn in word.turns} <= set(range(10, after + 1))
     assert Word(12, 1, (12,)) in seen.words
@@ -144,9 +149,10 @@ def test_spans_and_turns_are_read_by_number_and_by_name(
     database: Database, index: RecallIndex, session: Session
 ) -> None:
     past = PastTurns(database)
-    assert index.indexed(session, [3, 1, 99]) == [
-        Indexed(Span(number, 10 * number - 8, 10), kept_words([SAID[number - 1]])) for number in (1, 3)
-    ]
+    with index.reading(session) as reader:
+        assert reader.indexed([3, 1, 99]) == [
+            Indexed(Span(number, 10 * number - 8, 10), kept_words([SAID[number - 1]])) for number in (1, 3)
+        ]
     assert [(item.number, tokens) for item, tokens in past.read(session, [2, 99])] == [(2, list(range(10)))]
     assert past.tokens(session, [2, 99]) == {2: ("t2", list(range(10)))}
     assert [item.turn_id for item, _ in past.read_named(session, ["t3", "t1", "x"])] == ["t1", "t3"]

@@ -45,7 +45,8 @@ def numbers(turns: Mapping[int, str], asked: str, newest: int = 100) -> list[int
 
 
 def test_who_has_more_of_the_words_comes_first_and_of_equal_ones_the_newer() -> None:
-    assert numbers({5: "cat", 10: "dog", 20: "dog cat", 30: "dog"}, "dog cat") == [20, 5, 30, 10]
+    told = {5: "a dog, a cat", 10: "a dog", 20: "a bird, a cat, a dog", 30: "a dog, a cat"}
+    assert numbers(told, "dog? cat? bird?") == [20, 30, 5]
 
 
 def test_a_rare_word_weighs_more_than_two_that_all_have() -> None:
@@ -63,7 +64,14 @@ def test_what_has_few_of_the_words_is_of_another_matter() -> None:
 
 
 def test_some_are_left_out() -> None:
-    assert Past({20: "dog cat", 30: "dog"}).ranked("dog cat", seen=(20,)) == [30]
+    assert Past({20: "dog cat", 30: "dog, cat"}).ranked("dog cat", seen=(20,)) == [30]
+
+
+def test_what_is_far_from_the_best_in_view_or_not_is_of_another_matter() -> None:
+    told = {10: "my cat is called Rex", 20: "my dog", 30: "a cat"}
+    assert numbers(told, "what is my cat called?") == [10]
+    assert numbers({**told, 40: "my cat is called Bo"}, "what is my cat called?", newest=35) == []
+    assert Past({5: "my bird is called Kiwi", 40: told[10]}).ranked("what is my cat called?", newest=35) == []
 
 
 def test_an_old_turn_counts_with_all_of_its_words_not_with_its_rare_one_alone() -> None:
@@ -81,7 +89,21 @@ def test_an_old_turn_without_a_rare_word_is_not_lost_among_newer_ones_with_fewer
 
 def test_of_equal_ones_the_much_shorter_and_then_the_newer_is_better() -> None:
     turns = dict.fromkeys((1, 2, 3), "dog")
-    assert Past(turns, {1: 5, 2: 50, 3: 5}).ranked("dog", 100) == [3, 1, 2]
+    assert Past(turns, {1: 5, 2: 20, 3: 5}).ranked("dog", 100) == [3, 1, 2]
+
+
+def test_words_that_stand_together_as_in_the_question_count_for_more() -> None:
+    told = {10: "the friend of Ann is Ben", 20: "the friend of Bob is Ann", 30: "the friend of Tom is Bob"}
+    assert numbers(told, "who is the friend of Ann?")[0] == 10
+    assert numbers(told, "who is the friend of Bob?")[0] == 20
+    assert numbers({1: "does Ann teach Ben?", 2: "Ben: does it teach Ann?"}, "who has Ann teach?")[0] == 1
+
+
+def test_a_line_is_found_by_its_number_not_by_the_number_that_it_tells() -> None:
+    others = {n: f"what is the code in line {n}? The code in line {n} is 83." for n in range(20, 30)}
+    assert numbers({10: "line 83: the code is 19.", **others}, "what is the code in line 83?")[0] == 10
+    newer = {n: f"{n} and 83 lines" for n in range(20, 30 + 2 * DEPTH)}
+    assert numbers({10: "line 83: the code is 19.", **newer}, "line 83", 200) == [10]
 
 
 def test_a_correction_that_is_a_little_longer_comes_before_what_it_corrects() -> None:

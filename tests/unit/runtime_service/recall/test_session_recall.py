@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -51,12 +52,16 @@ class Memory:
             )
         self.position = position
 
-    def search(self, _session: Session, words: Collection[int], before: int) -> Found:
+    @contextmanager
+    def reading(self, _session: Session) -> Iterator[Memory]:
+        yield self
+
+    def search(self, words: Collection[int], before: int) -> Found:
         numbers = tuple(past.number for past, _ in self.turns)
         gone = max((past.number for past, added in self.turns if _start(past, added) < before), default=0)
         return Found(gone, tuple(Word(word, len(numbers), numbers[::-1]) for word in words) if gone else ())
 
-    def indexed(self, _session: Session, numbers: Collection[int]) -> list[Indexed]:
+    def indexed(self, numbers: Collection[int]) -> list[Indexed]:
         return [
             Indexed(
                 Span(past.number, _start(past, added), len(added)), (past.number, *asked_words(["it"]), -past.number)
@@ -132,6 +137,13 @@ def test_pins_come_besides_what_is_found_and_named_ones_instead() -> None:
     assert chosen(memory, pins=pins) == [1, 7, 8]
     assert chosen(memory, replace(ASKED, recall=Recall(tokens=0)), pins=pins) == [1]
     assert chosen(memory, replace(ASKED, recall=Recall(turn_ids=("t3", "t12"))), pins=pins) == [1, 3]
+
+
+def test_a_turn_without_a_reply_recalls_only_what_it_asks_for() -> None:
+    silent = replace(ASKED, no_reply=True)
+    assert chosen(Memory([8] * 12), silent) == []
+    assert chosen(Memory([8] * 12), replace(silent, recall=Recall(tokens=16))) == [6, 7]
+    assert chosen(Memory([8] * 12), replace(silent, recall=Recall(turn_ids=("t3",)))) == [3]
 
 
 @given(st.lists(st.integers(1, 20), max_size=40), st.integers(1, 70), st.integers(0, 16))

@@ -24,6 +24,9 @@ def found(said: str, asked: str) -> bool:
         ("class HTTPServer:", "server"),
         ("maxTokens", "TOKENS"),
         ("line17 fails", "17"),
+        ("line 17 fails", "LINE17"),
+        ("Ябль 17", "ЯБЛЬ17"),
+        ("第17行", "第 17 行"[:4]),
         ("die Größe der Straße", "GRÖSSE"),
         ("Привет, мой друг", "ДРУГ"),
         ("東京の天気はどうですか", "天気"),
@@ -57,6 +60,12 @@ def test_of_a_long_question_the_numbers_and_long_words_are_asked_for() -> None:
     asked = set(asked_words([f"{filler} 4711 extraordinary"]))
     assert len(asked) == MOST_ASKED
     assert {*kept_words(["4711"]), *kept_words(["extraordinary"])} <= asked
+
+
+def test_a_number_is_found_with_the_word_before_it_besides() -> None:
+    assert len({*kept_words(["line 17: it is 4"])} & {*asked_words(["line 4"])}) == len({"line", "4"})
+    assert asked_words(["line 17"]) == (*kept_words(["line"]), *kept_words(["x line17"])[1:2], *kept_words(["17"]))
+    assert len(kept_words(["17 18"])) == len({"17", "18"})
 
 
 def test_of_an_endless_text_both_ends_count() -> None:

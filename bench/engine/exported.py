@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from builder_service.checkpoint.folder import open_checkpoint
+from builder_service.checkpoint.opened import open_path
 from builder_service.families.registry import read_model, read_rope
 from builder_service.model.model import Model
 from builder_service.model.tensors import ModelTensors
@@ -20,7 +20,7 @@ def exported_engine(
     checkpoint: Path, geometry: Geometry, weight_format: WeightFormat, out: Path, threads: int
 ) -> tuple[OnnxRuntimeEngine, Model]:
     """The engine in `out`, which is written there unless it is this graph already."""
-    source = open_checkpoint(checkpoint)
+    source = open_path(checkpoint)
     model = read_model(source.config)
     if not _is_current(model, geometry, weight_format, out):
         tensors, described = ModelTensors(source.tensors, model), source.tokenizer

@@ -27,12 +27,7 @@ class Replicas:
     async def forget_lease(self, bench: Bench) -> None:
         """As if it had been paused for longer than its lease."""
         await self.pause(bench)
-        database = connect(bench.shared.database)
-        with database.write() as connection:
-            its = replicas.c.replica == bench.handle.shared.claims.replica
-            past = database_time(connection) - timedelta(seconds=1)
-            connection.execute(update(replicas).where(its).values(lease_expires=past))
-        database.close()
+        end_lease(bench, bench.handle.shared.claims.replica)
 
     async def pause(self, bench: Bench) -> None:
         """It says no more that it is alive, and hands nothing over; its streams and its engine go on."""
@@ -40,6 +35,15 @@ class Replicas:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def end_lease(bench: Bench, replica: str) -> None:
+    """As if a replica on the database of `bench` had said nothing for long."""
+    database = connect(bench.shared.database)
+    with database.write() as connection:
+        past = database_time(connection) - timedelta(seconds=1)
+        connection.execute(update(replicas).where(replicas.c.replica == replica).values(lease_expires=past))
+    database.close()
 
 
 async def history(bench: Bench, session: str) -> list[str]:

@@ -1,11 +1,12 @@
 """What recall costs: a turn with it beside the same turn without, and the search alone, in sessions of any age.
 
-    python bench/service/recall.py [--ages 10 1000 100000] [--turns 20] [--database postgresql://HOST/NAME]
+    python bench/service/recall.py [--ages 10 1000 100000] [--words 12] [--turns 20] [--database postgresql://HOST/NAME]
 
 Both services run embedded, with the demo model. Two sessions of each age lie in the database as if they had been
 talked to: one with `recall_tokens` of an eighth of its window, one without. Both are asked the same by turns: a word
 that one old turn has, and words that many have. Processor time of the services counts, not the clock, so that a busy
-machine changes little. The search is that of the runtime, with what is read of the turns that it finds.
+machine changes little. With `--words 450` each old turn has 4 KB of text; its tokens stay as few as before, so that it
+may be recalled. The search is that of the runtime, with what is read of the turns that it finds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from runtime_service.domain.recall import Indexed, Span
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Turn
 from runtime_service.recall.search import find
-from runtime_service.recall.words import kept_words
+from runtime_service.recall.words import MOST_KEPT, kept_words
 from runtime_service.storage.recall.index import RecallIndex
 from runtime_service.storage.recall.newest import DEPTH, packed
 from runtime_service.storage.recall.past_turns import PastTurns
@@ -75,10 +76,10 @@ class Costs:
         return (*figures, f"{100 * share:.1f} %", f"{self.words:.2f}", str(self.found))
 
 
-def said(number: int) -> str:
-    """What was said in a turn: words as common as those of a language, and one of its own."""
+def said(number: int, words: int) -> str:
+    """What was said in a turn: so many words as common as those of a language, and one of its own."""
     rng = random.Random(number)
-    return f"fact{number} {' '.join(rng.choices(_VOCABULARY, cum_weights=_WEIGHTS, k=_WORDS))}"
+    return f"fact{number} {' '.join(rng.choices(_VOCABULARY, cum_weights=_WEIGHTS, k=words))}"
 
 
 def question(rng: random.Random, age: int) -> str:
@@ -105,7 +106,7 @@ async def main() -> None:
                 await client.engines.load(engine)
                 sample = await _sample(client, engine, database)
                 for age in arguments.ages:
-                    costs = await _measure(client, database, sample, age, arguments.turns)
+                    costs = await _measure(client, database, sample, age, arguments)
                     table.add_row(f"{age:,}", *costs.row)
         database.close()
     Console().print(table)
@@ -121,10 +122,16 @@ async def _sample(client: Client, engine: str, database: Database) -> tuple[Sess
 
 
 async def _measure(
-    client: Client, database: Database, sample: tuple[Session, Turn, list[int]], age: int, count: int
+    client: Client,
+    database: Database,
+    sample: tuple[Session, Turn, list[int]],
+    age: int,
+    arguments: argparse.Namespace,
 ) -> Costs:
+    count: int = arguments.turns
+    words: int = arguments.words
     recalled = sample[0].window.window // 8
-    made = [_aged(database, sample, age, tokens) for tokens in (recalled, 0)]
+    made = [_aged(database, sample, age, tokens, words) for tokens in (recalled, 0)]
     rng, found = random.Random(age), 0
     spent: tuple[list[float], list[float]] = ([], [])
     async with (
@@ -138,9 +145,9 @@ async def _measure(
                 found += tokens > 0
                 if number > 1:
                     spent[place].append(used)
-    search, words = _search(database, made[0], age, count), _words(database, made[0], age, count)
+    search, written = _search(database, made[0], age, count), _words(database, made[0], age, count, words)
     recalling_ms, without_ms = (1000 * sum(each) / len(each) for each in spent)
-    return Costs(recalling_ms, without_ms, search, words, found)
+    return Costs(recalling_ms, without_ms, search, written, found)
 
 
 async def _turn(conversation: Conversation, text: str) -> tuple[float, int]:
@@ -166,20 +173,22 @@ def _search(database: Database, session: Session, age: int, count: int) -> float
     return 1000 * median(spent)
 
 
-def _words(database: Database, session: Session, age: int, count: int) -> float:
+def _words(database: Database, session: Session, age: int, count: int, words: int) -> float:
     """Milliseconds to find the words of a turn and to write them, in a transaction that is taken back."""
     spent = []
     for number in range(age + 100, age + 100 + count):
         before = time.thread_time()
-        words = kept_words([said(number), said(number + 1)])
+        its = kept_words([said(number, words), said(number + 1, words)])
         with database.read() as connection:
-            add_words(connection, session.key, Indexed(Span(number, session.position, 30), words))
+            add_words(connection, session.key, Indexed(Span(number, session.position, 30), its))
             connection.rollback()
         spent.append(time.thread_time() - before)
     return 1000 * median(spent)
 
 
-def _aged(database: Database, sample: tuple[Session, Turn, list[int]], age: int, recall_tokens: int) -> Session:
+def _aged(
+    database: Database, sample: tuple[Session, Turn, list[int]], age: int, recall_tokens: int, words: int
+) -> Session:
     """A session that has been talked to `age` times."""
     source, turn, tokens = sample
     options = replace(source.options, recall_tokens=recall_tokens)
@@ -188,11 +197,11 @@ def _aged(database: Database, sample: tuple[Session, Turn, list[int]], age: int,
     asked = replace(source, session_id=name, options=options, position=position, turns=age, last_sequence=0)
     session = SessionRepository(database).create(asked)
     first = 1 if recall_tokens else max(1, age - _AT_ONCE)  # without recall older ones are never read
-    _fill(database, turns, _turn_rows(session, turn, tokens, range(first, age + 1)))
+    _fill(database, turns, _turn_rows(session, turn, tokens, range(first, age + 1), words))
     if recall_tokens:
-        words = {number: _words_of(number) for number in range(1, age + 1)}
-        _fill(database, recall_turns, _index_rows(session, len(tokens), words))
-        _fill(database, recall_words, _word_rows(session, words))
+        its = {number: _words_of(number, words) for number in range(1, age + 1)}
+        _fill(database, recall_turns, _index_rows(session, len(tokens), its))
+        _fill(database, recall_words, _word_rows(session, its))
     return session
 
 
@@ -202,13 +211,15 @@ def _fill(database: Database, table: Table, rows: Iterator[dict[str, object]]) -
             connection.execute(insert(table), some)
 
 
-def _turn_rows(session: Session, turn: Turn, tokens: list[int], numbers: range) -> Iterator[dict[str, object]]:
+def _turn_rows(
+    session: Session, turn: Turn, tokens: list[int], numbers: range, words: int
+) -> Iterator[dict[str, object]]:
     assert turn.result is not None
     row, result, packed_tokens = turn_to_row(session.key, turn), json.loads(result_to_json(turn.result)), pack(tokens)
     ended = {"reason": "STOP", "tokens": packed_tokens, "ended_at": turn.ended_at}
     for number in numbers:
         result["usage"]["position"] = len(session.opening) + number * len(tokens)
-        body = str(row["body"]).replace(SAMPLE, said(number))
+        body = str(row["body"]).replace(SAMPLE, said(number, words))
         yield {**row, "number": number, "turn_id": f"t{number}", "body": body, "result": json.dumps(result), **ended}
 
 
@@ -232,8 +243,8 @@ def _word_rows(session: Session, words: Mapping[int, tuple[int, ...]]) -> Iterat
         yield {"session_key": session.key, "word": word, "turns": counts[word], "newest": text}
 
 
-def _words_of(number: int) -> tuple[int, ...]:
-    return tuple({each for word in said(number).split() for each in _numbers(word)})
+def _words_of(number: int, words: int) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(each for word in said(number, words).split() for each in _numbers(word)))[:MOST_KEPT]
 
 
 @cache
@@ -244,6 +255,7 @@ def _numbers(word: str) -> tuple[int, ...]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ages", type=int, nargs="+", default=[10, 1000, 10_000, 100_000])
+    parser.add_argument("--words", type=int, default=_WORDS, help="Of every old turn.")
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--database", help="A PostgreSQL database of its own; else an SQLite file.")
     return parser.parse_args()

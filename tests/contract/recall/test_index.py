@@ -71,6 +71,11 @@ def test_turns_are_found_by_their_words_the_newer_first(index: RecallIndex, sess
     assert found(index, session, "nothing of this was ever said".replace("is", "")) == []
 
 
+def test_a_question_of_a_megabyte_costs_its_two_ends(index: RecallIndex, session: Session) -> None:
+    assert found(index, session, f"Rex {'what is this ' * 90_000} dog?") == [1]
+    assert found(index, session, f"{'nothing else ' * 40_000} Rex dog {'nothing else ' * 40_000}") == []
+
+
 def test_only_what_began_before_a_position_is_found(index: RecallIndex, session: Session) -> None:
     assert found(index, session, "dog Rex", before=22) == [1]
     assert found(index, session, "dog", before=22) == []  # the model still sees what corrects it

@@ -5,6 +5,8 @@ The engine's logits are a hash of what it sees, so that equal replies mean equal
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +16,7 @@ from common.window import SessionWindow
 from runtime_service.storage.repository import SessionRepository
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.fakes.engine import expected_greedy
+from tests.servers.databases import KINDS, new_database_url
 from tests.service.runtime.runtime import VOCABULARY, Bench, Stream, info, reason_of, tokens_of
 
 WINDOW = SessionWindow(4, 64)
@@ -185,18 +188,40 @@ async def test_a_repeated_turn_tells_what_it_recalled(bench: Bench) -> None:
     assert [again[0].started, again[-1].finished] == [events[0].started, events[-1].finished]
 
 
-HOSTILE = [
-    "'; DROP TABLE recall_words; --",
-    'who" OR 1=1 NEAR(has 17)* AND NOT ^17 :* & | ! <-> (',
-    "17 " * 1500,
-    "\x00\x01 has \u202e17\ufffe",
-]
+@pytest.fixture(params=KINDS)
+async def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """On each kind of database."""
+    with new_database_url(request.param, tmp_path, with_schema=True) as url:
+        bench = Bench(tmp_path, {}, url)
+        bench.publish()
+        await bench.start()
+        yield bench
+        await bench.stop()
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=["sql", "operators", "long", "control"])
-async def test_whatever_is_asked_the_answer_is_a_turn_or_nothing(bench: Bench, text: str) -> None:
-    stream = await _told(bench)
-    await stream.turn("q", text=text, generation=SHORT, allow_eviction_within_turn=True)
-    events = await stream.until("finished")
-    assert set(_recalled(events)) <= {"fact"}
-    assert _recalled(await _asked(stream, "after", "Ann 17")) in ([], ["fact"])
+HOSTILE = {
+    "'; DROP TABLE recall_words; --": [],
+    '17"; DELETE FROM recall_turns': ["fact"],
+    'Ann" OR 1=1 NEAR(has 17)* AND NOT ^17': ["fact"],
+    "Ann:* & has | !17 <-> (": ["fact"],
+    "%_\\ has 17 $1 :words ?": ["fact"],
+    "\x00\x01 has \u202e17\ufffe": ["fact"],
+    "17 " * 1500: [],  # leaves no room
+}
+
+
+async def test_whatever_is_asked_is_words_and_no_query(anywhere: Bench) -> None:
+    for number, (text, wanted) in enumerate(HOSTILE.items()):
+        stream = await _told(anywhere, f"s{number}", **RECALL)
+        assert _recalled(await _asked(stream, text=text, allow_eviction_within_turn=True)) == wanted, text
+        for other in range(4):
+            await stream.said(f"then{other}", "good day to you", generation=SHORT)
+        assert "fact" in _recalled(await _asked(stream, "after", "Ann 17")), text
+        await stream.half_close()
+
+
+async def test_a_question_of_a_megabyte_is_refused_by_name_and_harms_nothing(anywhere: Bench) -> None:
+    stream = await _told(anywhere)
+    await stream.turn("q", text="who has 17? " * 90_000, generation=SHORT)
+    assert info((await stream.rejected()).error).reason == "TURN_EXCEEDS_WINDOW"
+    assert _recalled(await _asked(stream, "after", "Ann 17")) == ["fact"]

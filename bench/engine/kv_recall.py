@@ -188,7 +188,7 @@ def ask(talk: Talk, index: int, age: float, ways: Ways, kept: Path) -> None:
 
 
 def main() -> None:
-    arguments = parse()
+    arguments, progress = parse(), Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="sinkserve-kv-recall-") as scratch:
         talk = Talk(arguments.model, arguments.window, arguments.threads, Path(scratch) / "engine")
         table = Table("told windows ago", *WAYS, "tokens", "bytes kept", "ms read again", "ms keys and values")
@@ -196,6 +196,7 @@ def main() -> None:
             ways = Ways()
             for index in range(arguments.questions):
                 ask(talk, index, age, ways, Path(scratch) / "kept")
+                progress.print(f"{age:g} windows ago, of {index + 1} questions right: {ways.right}")
             shares = [f"{ways.right[way]} of {arguments.questions}" for way in WAYS]
             sizes = [f"{median(each):,.0f}" for each in (ways.tokens, ways.kept_bytes)]
             table.add_row(f"{age:g}", *shares, *sizes, *(f"{median(ways.spent_ms[way]):.1f}" for way in WAYS[2:]))

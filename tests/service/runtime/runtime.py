@@ -25,7 +25,6 @@ from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.session import Session
 from runtime_service.engines.loader import Loaded
-from runtime_service.recall.ranking import Ranker, by_words
 from runtime_service.recompute.token_generator import LoadedGenerator
 from runtime_service.service import RuntimeHandle, start_runtime
 from runtime_service.settings import RuntimeSettings
@@ -54,7 +53,6 @@ class Bench:
     geometry: Geometry = GEOMETRY
     poison: frozenset[int] = frozenset()
     before_step: Step | None = None
-    ranker: Ranker = by_words
     shared_settings: dict[str, Any] = field(default_factory=dict)
     engines: list[FakeEngine] = field(default_factory=list)
     loads: threading.Event = field(default_factory=threading.Event)
@@ -68,7 +66,7 @@ class Bench:
 
     async def start(self) -> None:
         settings = RuntimeSettings.load({"listen": "127.0.0.1:0", "engines": ("demo",), **self.settings})
-        self.runtime = await start_runtime(settings, self.shared, self._load, self.ranker)
+        self.runtime = await start_runtime(settings, self.shared, self._load)
         self.channel = grpc.aio.insecure_channel(self.runtime.address)
         self.admin = grpc.aio.insecure_channel(self.runtime.admin_address)
 

@@ -132,6 +132,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ppl-smol": partial(ppl, "ppl-smol"),
     "ppl-int4-smol": partial(ppl, "ppl-int4-smol"),
     "streameval-smol": partial(streameval, "streameval-smol"),
+    "recall-smol": partial(recall, "recall-smol"),
 }
 UNDRAWN: dict[str, Callable[[], str]] = {
     "dense-smol": dense,
@@ -182,6 +183,16 @@ def test_what_is_in_the_window_is_known_and_nothing_beyond() -> None:
     for column in measured("streameval")["columns"]:
         assert column["beyond"]["right"] == column["beyond"]["value_right"] == 0 < column["beyond"]["asked"]
         assert column["inside"]["share"] >= 0.9 if column["sinks"] else column["inside"]["right"] == 0
+
+
+def test_beyond_the_window_recall_keeps_most_of_the_accuracy_inside_it_at_any_distance() -> None:
+    found = measured("recall")
+    inside = found["inside"]["without"]["accuracy"]
+    far = {row["windows"]: row["with_recall"]["accuracy"] for row in found["distances"] if row["windows"] >= 2}
+    assert found["recall_tokens"] == found["window_tokens"] // 8
+    assert found["beyond"]["with_recall"]["accuracy"] >= 0.8 * inside
+    assert found["inside"]["with_recall"]["accuracy"] >= 0.95 * inside
+    assert min(far[500.0], far[1000.0]) >= 0.8 * inside
 
 
 if __name__ == "__main__":

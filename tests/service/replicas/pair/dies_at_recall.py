@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime_service.recall.ranking import Candidate
+from runtime_service.service import start_runtime
+from runtime_service.settings import RuntimeSettings
 from tests.service.runtime.runtime import Bench
 
 
@@ -22,9 +24,10 @@ def dies(asked: str, candidates: Sequence[Candidate], said: Callable[[], Sequenc
 
 async def main(home: str, database_url: str) -> None:
     """Say where it serves and its name as a replica, and serve until it dies."""
-    bench = Bench(Path(home), {}, database_url, ranker=dies)
-    await bench.start()
-    sys.stdout.write(f"serves {bench.handle.address} {bench.handle.shared.claims.replica}\n")
+    bench = Bench(Path(home), {}, database_url)
+    settings = RuntimeSettings.load({"listen": "127.0.0.1:0", "engines": ("demo",)})
+    handle = await start_runtime(settings, bench.shared, bench._load, dies)
+    sys.stdout.write(f"serves {handle.address} {handle.shared.claims.replica}\n")
     sys.stdout.flush()
     await asyncio.Event().wait()
 

@@ -25,7 +25,7 @@ def found(said: str, asked: str) -> bool:
         ("maxTokens", "TOKENS"),
         ("line17 fails", "17"),
         ("line 17 fails", "LINE17"),
-        ("第17行", "第 17 行"[:4]),
+        ("第17行", "第 17"),
         ("die Größe der Straße", "GRÖSSE"),
         ("Привет, мой друг", "ДРУГ"),
         ("東京の天気はどうですか", "天気"),

@@ -20,8 +20,8 @@ GENERATED = re.compile(r"(<!-- (?P<name>[\w-]+): made from [^>]*-->\n).*?<!-- en
 
 def place(name: str) -> str:
     """Where the files of a measurement are, seen from the page, without their endings; a real model has its folder."""
-    if name == "recall":
-        return "recall/recall"
+    if name.startswith("recall"):
+        return f"recall/{'smol' if name.endswith('-smol') else name}"
     return f"smol/{name.removesuffix('-smol')}" if name.endswith("-smol") else f"evaluation/{name}"
 
 

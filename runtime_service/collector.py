@@ -73,6 +73,15 @@ def _replayed_tokens(engine: LoadedEngine, _sessions: list[LiveSession]) -> Valu
     return {"": engine.thread.scheduler.moves.replayed_tokens}
 
 
+def _mask_steps(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
+    return {"": engine.thread.scheduler.masks.steps}
+
+
+def _mask_seconds(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
+    masks = engine.thread.scheduler.masks
+    return {"beside": masks.seconds - masks.waited_s, "after": masks.waited_s}
+
+
 def _golden_margin(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
     return {} if engine.margin is None else {"": engine.margin}
 
@@ -104,6 +113,14 @@ MEASURES = (
         CounterMetricFamily,
     ),
     Measure("replayed_tokens", "Tokens fed again to restore caches.", _replayed_tokens, kind=CounterMetricFamily),
+    Measure("mask_steps", "Steps with replies that have a form.", _mask_steps, kind=CounterMetricFamily),
+    Measure(
+        "mask_seconds",
+        "Time to find what fits forms: beside the engine's step, and after it, when the step had to wait.",
+        _mask_seconds,
+        "when",
+        CounterMetricFamily,
+    ),
 )
 
 WHOLE = {

@@ -14,7 +14,7 @@ from common.engine.engine import Engine, Feed, FloatArray, SlotState
 from common.errors import Internal, Reason
 from common.window import linear_run
 from runtime_service.decoding.sampling import Tokens
-from runtime_service.forms.masks import Masks, PendingMasks
+from runtime_service.forms.masks import PendingMasks
 from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.scheduler_events import Emit, TurnAdmitted
 from runtime_service.scheduling.slots import Residence, Slots, Tenant
@@ -35,7 +35,6 @@ class Scheduler(TurnScheduler):
     ) -> None:
         self.slots = Slots(engine, limits.parked_bytes, spill)
         super().__init__(clock, emit, self.slots.moves)
-        self.masks = Masks()
         self._engine = engine
         self._limits = limits
         self._running: list[Tenant] = []

@@ -18,6 +18,7 @@ from common.panics import pass_on_ends
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.token_history import TokenHistory
 from runtime_service.domain.turn import FinishReason
+from runtime_service.forms.masks import Masks
 from runtime_service.scheduling.cache_moves import CacheMoves
 from runtime_service.scheduling.running_turn import Outcome, RunningTurn, Work
 from runtime_service.scheduling.scheduler_events import Emit, Listener, NeedsHistory, SchedulerEvent
@@ -35,6 +36,8 @@ class TurnScheduler(ABC):
 
     def __init__(self, clock: Callable[[], float], emit: Emit, moves: CacheMoves) -> None:
         self.moves = moves
+        self.masks = Masks()
+        """Of replies with a form; its counts are safe to read from any thread."""
         self._clock = clock
         self._emit = emit
         self._listeners: dict[Tenant, Listener] = {}  # of every turn that waits or runs

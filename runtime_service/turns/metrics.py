@@ -36,6 +36,8 @@ class TurnMetrics:
         drafted = "Tokens that were guessed and fed on trial, counted as turns end."
         self._drafted = self._counter("drafted_tokens", drafted)
         self._accepted = self._counter("accepted_tokens", "Drafted tokens that were right, counted as turns end.")
+        forms = "Turns that ended and whose reply had a form, by whether it is whole."
+        self._forms = self._counter("form_turns", forms, "form", "matched")
         self._queue = self._histogram("queue", "From a turn's acceptance until it had a slot.", FIRST_TOKEN_S)
         self._prefill = self._histogram("prefill", "From having a slot until all input was fed.", FIRST_TOKEN_S)
         first = "TTFT: from a turn's acceptance until its first token. Not of turns that ended in ERROR."
@@ -69,6 +71,10 @@ class TurnMetrics:
         self._queue.labels(engine).observe(outcome.timing.queue_s)
         if outcome.reason is not FinishReason.ERROR:
             self._time(engine, outcome)
+
+    def form_ended(self, engine: str, form: str, *, matched: bool) -> None:
+        """A turn on `engine` ended whose reply was to have a form."""
+        self._forms.labels(engine, form, str(matched).lower()).inc()
 
     def _time(self, engine: str, outcome: Outcome) -> None:
         usage, timing = outcome.usage, outcome.timing

@@ -58,6 +58,9 @@ class TurnRun:
         await asyncio.shield(self._writing)
         engine = state.engine.published.reference
         state.shared.meter.turn_ended(state.session.name, turn.turn_id, engine, outcome)
+        if turn.options.response_format is not None and turn.result.format_matched is not None:
+            form = turn.options.response_format.form
+            state.shared.meter.form_ended(engine, form, matched=turn.result.format_matched)
         if state.shared.traces.on:
             state.shared.traces.record(turn_span(state.session, turn, time.time()), self.pending.caller_span)
         return self._log(TurnFinished.of(turn.result))

@@ -116,3 +116,10 @@ def test_meters_count_for_themselves() -> None:
 @pytest.mark.parametrize("bounds", [FIRST_TOKEN_S, TOKEN_S])
 def test_bounds_rise(bounds: tuple[float, ...]) -> None:
     assert list(bounds) == sorted(set(bounds))
+
+
+def test_turns_are_counted_by_the_form_of_their_reply(counted: Counted) -> None:
+    counted.meter.form_ended(ENGINE, "json_schema", matched=True)
+    counted.meter.form_ended(ENGINE, "json_schema", matched=False)
+    assert counted.value("form_turns_total", form="json_schema", matched="true") == 1
+    assert counted.value("form_turns_total", form="json_schema", matched="false") == 1

@@ -1,8 +1,8 @@
 """Replies by JSON schemas at temperature 1: how many of them are whole, and how many of those match (all have to).
 
-    python bench/service/form_replies.py SOURCE [--tries 200] [--json]
+    python bench/service/form_replies.py SOURCE [--precision int8] [--tries 200] [--json]
 
-SOURCE is a checkpoint folder or a GGUF file; it is built in int8 into a home that is removed at the end. Tries of one
+SOURCE is a checkpoint folder or a GGUF file; it is built into a home that is removed at the end. Tries of one
 schema run 8 at a time, each in a session of its own with a seed of its own. Exits 1 unless every reply is whole, is
 JSON, and is valid by the jsonschema package.
 """
@@ -89,7 +89,7 @@ async def main() -> int:
         own_settings(home)
         with embedded_services(source.parent) as addresses:
             async with Client(addresses.runtime, addresses.builder) as client:
-                await build(client, str(source))
+                await build(client, str(source), arguments.precision)
                 rows = [await ask(client, name, arguments.tries) for name in SCHEMAS]
     show(rows, console, as_json=arguments.json)
     return 0 if all(row.valid == row.whole == row.tries for row in rows) else 1
@@ -98,13 +98,14 @@ async def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("source", type=lambda text: Path(text).resolve())
+    parser.add_argument("--precision", type=Precision, default=Precision.INT8)
     parser.add_argument("--tries", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
-async def build(client: Client, source: str) -> None:
-    spec = ModelSpec(name=NAME, source=Source(uri=source), precision=Precision.INT8, cache=CACHE)
+async def build(client: Client, source: str, precision: Precision) -> None:
+    spec = ModelSpec(name=NAME, source=Source(uri=source), precision=precision, cache=CACHE)
     print_outcome(await watch(client, (await client.builds.submit(spec_to_wire(spec))).name), next_command=False)
 
 

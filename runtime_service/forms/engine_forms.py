@@ -1,7 +1,7 @@
 """The forms of one engine: refuses what cannot be, and has a matcher for each reply that asks for one.
 
-To make a matcher can take long and cannot be stopped, so it is done in threads, with a deadline. What was made once
-is kept, and copied for the next reply.
+To make a matcher can take long, so it is done in threads, with a deadline; what may never end is tried out before, in
+a process that can be stopped. What was made once is kept, and copied for the next reply.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer
 
 from common.errors import Reason, ResourceExhausted
 from common.spec.manifest import Manifest
@@ -20,10 +20,10 @@ from runtime_service.domain.response_format import refused
 from runtime_service.forms.form import Form, behind_spaces
 from runtime_service.forms.matcher import Matcher, said
 from runtime_service.forms.tokenizer import make_tokenizer
+from runtime_service.forms.trial import LIMITS, too_slow, try_out
 
 MOST_KEPT = 64
 DEADLINE_S = 5.0
-_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 _MAKERS = ThreadPoolExecutor(2, "forms")  # a few for the whole process: what is made is somebody else's text
 
 
@@ -60,7 +60,7 @@ class EngineForms:
         if work.cancel():
             what = "forms of other replies are being prepared, which takes long"
             raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0)
-        raise refused(form.field, f"takes more than {DEADLINE_S:g} s to prepare; make it simpler")
+        raise too_slow(form.field, DEADLINE_S)
 
     async def _made_tokenizer(self) -> LLTokenizer:
         """Made once, whoever asks meanwhile."""
@@ -72,7 +72,10 @@ class EngineForms:
 
 def _made(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
     """A matcher that has found a first mask: some forms show only then that nothing satisfies them."""
-    state = LLMatcher(tokenizer, behind_spaces(form.grammar, leading_spaces), log_level=0, limits=_LIMITS)
+    grammar = behind_spaces(form.grammar, leading_spaces)
+    if form.is_risky:
+        try_out(grammar, form.field, DEADLINE_S)
+    state = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     allowed = 0 if state.is_error() else int.from_bytes(state.compute_bitmask(), "little")
     if state.is_error():
         raise refused(form.field, f"is refused: {said(state.get_error())}")

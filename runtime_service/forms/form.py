@@ -21,6 +21,8 @@ _JSON_OPTIONS = {
     "coerce_one_of": False,
     "lenient": False,
 }
+_RISKY = ('"pattern', '"allOf"', '"oneOf"', '"multipleOf"', "&", "~", "%")
+"""What intersects languages, in JSON schemas and in Lark grammars, which may have schemas inside."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Form:
 
     grammar: str
     field: str
+
+    @property
+    def is_risky(self) -> bool:
+        """Whether nobody knows how long it takes to prepare."""
+        return any(word in self.grammar for word in _RISKY)
 
     @classmethod
     def lark(cls, grammar: str, field: str) -> Form:

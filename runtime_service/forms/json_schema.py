@@ -14,9 +14,9 @@ MOST_PROPERTIES = 1000
 """Of all objects together."""
 MOST_MULTIPLE = 20_000
 """Least common multiple of every `multipleOf`, without powers of ten: a machine of so many states is made."""
-MOST_DIGITS = 40
-"""Of a number that bounds others."""
 MOST_DEPTH = 128
+_SHOWN = 40  # characters of a number
+_EXACT = 1 << 53
 _FORM = "json_schema"
 
 
@@ -71,10 +71,11 @@ def _steps(value: object) -> int:
 
 
 def _number(text: str) -> float:
+    """Whole numbers become such: a `maxLength` of 2.0 is one of 2."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:MOST_DIGITS]} is too large a number")
-    return value
+        raise ValueError(f"{text[:_SHOWN]} is too large a number")
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 
 def _no_number(name: str) -> float:

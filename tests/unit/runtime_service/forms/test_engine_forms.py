@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
+import threading
 from typing import Any
 
 import jsonschema
@@ -12,7 +14,7 @@ import pytest
 
 from common.errors import InvalidArgument, Reason, ResourceExhausted
 from runtime_service.domain.response_format import ResponseFormat
-from runtime_service.forms import engine_forms
+from runtime_service.forms import engine_forms, trial
 from runtime_service.forms.form import Form, form_of
 from tests.unit.runtime_service.forms.replies import TOKENIZERS, fitting, forms_of, matcher, reply, text_of
 
@@ -107,30 +109,45 @@ def test_what_cannot_be_is_refused_by_name(asked: ResponseFormat, why: str) -> N
     assert caught.value.reason is Reason.INVALID_FIELD
 
 
-def test_what_takes_too_long_is_refused_and_others_are_told_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [form_of(ResponseFormat(regex=f"a{{{count}}}")) for count in range(1, 4)]
+ENDLESS = schema_of({"allOf": [{"type": "string", "pattern": f"x{i}.*y{i}"} for i in range(20)]})
+IN_GRAMMAR = ResponseFormat(grammar='start: %json {"multiple\\u004ff": 123456789}')
 
-    async def make() -> list[BaseException | object]:
-        forms, release = forms_of("byte_level"), asyncio.Event()
+
+@pytest.mark.parametrize("asked", [ENDLESS, IN_GRAMMAR])
+def test_what_never_ends_is_stopped_and_refused(asked: ResponseFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_forms, "DEADLINE_S", 1.0)
+    with pytest.raises(InvalidArgument, match="takes more than 1 s to prepare; make it simpler"):
+        matcher(asked)
+
+
+def test_what_takes_more_memory_than_it_may_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_COMMAND", (sys.executable, "-c", "raise MemoryError"))
+    with pytest.raises(InvalidArgument, match="takes more than 2 GiB of memory to prepare"):
+        matcher(schema_of({"type": "string", "pattern": "^only here$"}))
+
+
+def test_while_others_are_prepared_a_form_waits_and_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> Any:
+        begun.release()
+        release.wait()
+        raise ValueError("whatever")
+
+    async def ask() -> None:
+        forms = forms_of("byte_level")
         forms._tokenizer = None
-        await forms.matcher(asked[0])
-        loop, real = asyncio.get_running_loop(), engine_forms._made
-
-        def slow(*arguments: Any) -> Any:
-            asyncio.run_coroutine_threadsafe(release.wait(), loop).result()
-            return real(*arguments)
-
+        await forms.matcher(form_of(ResponseFormat(regex="a")))
         monkeypatch.setattr(engine_forms, "_made", slow)
-        monkeypatch.setattr(engine_forms, "DEADLINE_S", 0.5)  # in which two threads begin
-        every = [forms.matcher(form_of(ResponseFormat(regex=f"b{{{count}}}"))) for count in range(1, 4)]
+        others = [asyncio.create_task(forms.matcher(form_of(ResponseFormat(regex=f"b{{{n}}}")))) for n in (1, 2)]
+        await asyncio.to_thread(lambda: [begun.acquire() for _ in others])
+        monkeypatch.setattr(engine_forms, "DEADLINE_S", 0.01)
         try:
-            return await asyncio.gather(*every, return_exceptions=True)
+            with pytest.raises(ResourceExhausted, match="being prepared") as caught:
+                await forms.matcher(form_of(ResponseFormat(regex="c")))
+            assert caught.value.reason is Reason.CAPACITY_EXHAUSTED
         finally:
             release.set()
+        assert [type(error) for error in await asyncio.gather(*others, return_exceptions=True)] == [ValueError] * 2
 
-    first, second, third = asyncio.run(make())
-    for slow in (first, second):
-        assert isinstance(slow, InvalidArgument)
-        assert "takes more than 0.5 s to prepare" in slow.message
-    assert isinstance(third, ResourceExhausted)
-    assert third.reason is Reason.CAPACITY_EXHAUSTED
+    asyncio.run(ask())

@@ -43,3 +43,9 @@ def test_others_are_as_they_were(schema: dict[str, Any]) -> None:
 
 def test_true_is_any_json() -> None:
     assert read_schema("true") == {}
+
+
+def test_whole_numbers_may_be_written_with_a_point() -> None:
+    assert repr(read_schema('{"maxLength": 2.0, "maximum": 1e300, "minimum": 0.5}')) == (
+        "{'maxLength': 2, 'maximum': 1e+300, 'minimum': 0.5}"
+    )

@@ -30,7 +30,7 @@ from demo.chat import own_settings
 from sinkserve.cli.build.view import print_outcome, watch
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.cli.terminal.console import HarmlessConsole
-from sinkserve.client import Client
+from sinkserve.client import Client, ResponseFormat
 
 SLOTS = 8
 NAME = "forms"
@@ -114,7 +114,7 @@ async def ask(client: Client, name: str, tries: int) -> Row:
 
     async def one(seed: int) -> None:
         async with room, client.conversation(NAME) as conversation:
-            form = {"json_schema": SCHEMAS[name]}
+            form = ResponseFormat(json_schema=SCHEMAS[name])
             said = await conversation.say(
                 ASKED.format(name), temperature=1.0, seed=seed, max_new_tokens=1000, response_format=form
             )

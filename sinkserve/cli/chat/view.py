@@ -60,9 +60,11 @@ class ChatView:
         return input("you " if console.out.color_system is None else _PROMPT)
 
     def figures(self, finished: Finished, words: Mapping[str, str]) -> None:
-        """Print what a reply took, and always what was forgotten; `words` are those that turns began with, by id."""
+        """Print what a reply took, and always what was forgotten or cut; `words` begin turns, by id."""
         if finished.notice is not None:
             self._forgotten(finished.notice, words)
+        if finished.format_matched is False:
+            self._warn("the reply was cut, and need not match its form")
         if not self.lively:
             return
         usage, ending = finished.usage, _ENDINGS.get(finished.reason)
@@ -96,8 +98,11 @@ class ChatView:
         named = ", ".join(called(turn_id, words) for turn_id in notice.turn_ids[:_MOST_NAMED])
         more = ", ..." if notice.turns > _MOST_NAMED else ""
         parts = f"forgotten: {tokens}" + (f", with {turns}: {named}{more}" if notice.turns else "")
+        self._warn(parts)
+
+    def _warn(self, text: str) -> None:
         where = console.out if self.lively else console.err
-        where.print(f"[yellow]{escape(parts)}[/]")
+        where.print(f"[yellow]{escape(text)}[/]")
 
     def print_resume_command(self, resume_command: str) -> None:
         """Print the command that resumes the session."""

@@ -31,6 +31,8 @@ from runtime_service.forms.form import form_of
 from runtime_service.forms.matcher import Matcher
 from tests.samples.whole_manifests import make_manifest
 
+DRAFTS = {"draft7": "http://json-schema.org/draft-07/schema#"}
+"""What schemas of a folder that say nothing are; without a word, a form reads draft 2020-12."""
 COLUMNS = ("schemas", "refused", "fit as they should", "stricter", "wrong")
 
 
@@ -61,7 +63,7 @@ async def run(folder: Path) -> dict[str, Counter[str]]:
         counts = found.setdefault(name, Counter(dict.fromkeys(COLUMNS, 0)))
         counts["schemas"] += 1
         try:
-            form = form_of(ResponseFormat(json_schema=json.dumps(group["schema"])))
+            form = form_of(ResponseFormat(json_schema=json.dumps(dated(group["schema"], folder.name))))
             matcher = await forms.matcher(form)
         except InvalidArgument:
             counts["refused"] += 1
@@ -75,6 +77,13 @@ def groups(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted(folder.glob("*.json")):
         for group in json.loads(path.read_text(encoding="utf-8")):
             yield path.stem, group
+
+
+def dated(schema: object, folder: str) -> object:
+    """The schema, which says of which draft it is."""
+    if isinstance(schema, dict) and folder in DRAFTS:
+        return {"$schema": DRAFTS[folder], **schema}
+    return schema
 
 
 def judge(matcher: Matcher, test: dict[str, Any], name: str, description: str) -> str:

@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from builder_service.chat.limits import MOST_CPU_S
@@ -20,6 +21,10 @@ from builder_service.chat.limits import MOST_CPU_S
 CLOCK = "strftime_now"
 """The function that a template calls to get the date and time."""
 _COMMAND = (sys.executable, "-P", "-m", "builder_service.chat.render_process")
+
+
+Said = tuple[str, str] | Mapping[str, object]
+"""A role and a content, or a message as templates get it."""
 
 
 class TemplateFailed(Exception):
@@ -37,16 +42,21 @@ class ChatTemplate:
         """
         self.asked_time = False
         self.now = now
+        self.source = source
         self._process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own
         weakref.finalize(self, _end, self._process)
         self._ask({"source": source, "variables": dict(variables), "now": now.isoformat()})
 
-    def render(self, messages: Sequence[tuple[str, str]], *, generation: bool = False) -> str:
-        """The text of `messages`, each a role and a content; with `generation` it ends where a reply would begin.
+    def render(
+        self, messages: Sequence[Said], *, generation: bool = False, given: Mapping[str, object] = MappingProxyType({})
+    ) -> str:
+        """The text of `messages`; with `generation` it ends where a reply would begin. `given` are variables of this
+        rendering alone, such as `tools`.
 
         Raises TemplateFailed.
         """
-        answer = self._ask({"messages": messages, "generation": generation})
+        said = [dict(message) if isinstance(message, Mapping) else _plain(*message) for message in messages]
+        answer = self._ask({"messages": said, "generation": generation, "given": dict(given)})
         self.asked_time = answer["asked_time"]
         return str(answer["text"])
 
@@ -72,6 +82,10 @@ class ChatTemplate:
         if status == -signal.SIGXCPU:
             return TemplateFailed(f"it takes more than {MOST_CPU_S} s of processor time")
         return TemplateFailed(f"the process that renders it ended with status {status}")
+
+
+def _plain(role: str, content: str) -> dict[str, object]:
+    return {"role": role, "content": content}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -33,12 +33,13 @@ class JinjaTemplate:
         with limited(COMPILE_STEPS + COMPILE_STEPS_EACH * len(source), "to compile"):  # constants are computed here
             self._template = _environment(self._strftime_now).from_string(source)
 
-    def render(self, messages: Sequence[tuple[str, str]], *, generation: bool) -> str:
-        """The text of `messages`, each a role and a content; with `generation` it ends where a reply would begin."""
-        said = [{"role": role, "content": content} for role, content in messages]
-        given = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": generation}
+    def render(
+        self, messages: Sequence[Mapping[str, object]], *, generation: bool, given: Mapping[str, object]
+    ) -> str:
+        """The text of `messages`; with `generation` it ends where a reply would begin."""
+        always = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": generation}
         with limited(RENDER_STEPS, "to render"):
-            return _joined(self._template.generate(**(self._variables | given)))
+            return _joined(self._template.generate(**(self._variables | always | given)))
 
     def _strftime_now(self, form: str) -> str:
         self.asked_time = True

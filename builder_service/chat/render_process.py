@@ -22,7 +22,9 @@ def main() -> None:
                 now = datetime.fromisoformat(asked["now"])
                 template = JinjaTemplate(asked["source"], asked["variables"], now)
             else:
-                answer["text"] = template.render(asked["messages"], generation=asked["generation"])
+                answer["text"] = template.render(
+                    asked["messages"], generation=asked["generation"], given=asked["given"]
+                )
                 answer["asked_time"] = template.asked_time
         except Exception as error:  # noqa: BLE001 - foreign code raises anything
             answer["failed"] = str(error) or type(error).__name__

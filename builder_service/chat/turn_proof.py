@@ -12,6 +12,8 @@ from contextlib import suppress
 from itertools import product
 
 from builder_service.chat.chat_template import TemplateFailed
+from builder_service.chat.tools.proof import with_tools
+from builder_service.chat.tools.reasoning import reasoning_of
 from builder_service.chat.turn_segments import (
     ROLES,
     TemplateTokenizer,
@@ -55,7 +57,9 @@ def prove(tokenizer: TemplateTokenizer, parts: TurnSegments) -> TurnSegments:
     template, warnings = _with_system(tokenizer, _proven_users(tokenizer, parts.template))
     template = template.model_copy(update={"unproven": tuple(_unproven(tokenizer, template))})
     found = (*warnings, *_refused(template), *_rewritten(tokenizer, template), *_edges(tokenizer, template))
-    return TurnSegments(template, (*parts.warnings, *found))
+    template = template.model_copy(update={"reasoning": reasoning_of(tokenizer)})
+    template, of_tools = with_tools(tokenizer, template)
+    return TurnSegments(template, (*parts.warnings, *found, *of_tools))
 
 
 def _proven_users(tokenizer: TemplateTokenizer, template: TurnTemplate) -> TurnTemplate:

@@ -16,7 +16,7 @@ has another token for the same text at the beginning, or because a system prompt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 from tokenizers import Tokenizer
 
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
+from builder_service.chat.chat_template import Said as Message
 from common.spec.manifest import TurnTemplate
 from common.text.content import ContentEncoder, control_tokens
 from common.text.prefix_space import without_prefix_space
@@ -40,6 +41,15 @@ NONE: Suffixes = MappingProxyType({})
 
 class Unsplittable(Exception):
     """The template cannot be cut into parts that wrap contents; the text says why."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A rendering with its tokens, and where in the text each stands."""
+
+    text: str
+    ids: Tokens
+    offsets: tuple[tuple[int, int], ...]
 
 
 class TemplateTokenizer:
@@ -69,6 +79,18 @@ class TemplateTokenizer:
         """Tokens of the template's own rendering. Raises TemplateFailed."""
         text = self.template.render(said, generation=generation)
         return tuple(self._whole.encode(text, add_special_tokens=False).ids)
+
+    def rendered(self, messages: Sequence[Message], given: Mapping[str, object]) -> Rendering:
+        """The template's own rendering up to where a reply begins. Raises TemplateFailed."""
+        text = self.template.render(messages, generation=True, given=given)
+        encoded = self._whole.encode(text, add_special_tokens=False)
+        return Rendering(text, tuple(encoded.ids), tuple(encoded.offsets))
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        """Added tokens by their text, other than white space."""
+        tokens = self._contents["added_tokens"]
+        return {token["content"]: token["id"] for token in tokens if not token["content"].isspace()}
 
     def wrapping(self, template: TurnTemplate) -> Wrapping:
         """The template with this tokenizer, as a runtime has it."""

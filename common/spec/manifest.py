@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from common.spec.hardware import Hardware
 from common.spec.model_spec import ModelSpec, Target
+from common.spec.tool_template import Reasoning, ToolTemplate
 from common.window import Geometry
 
 GRAPH_PATH = "model.onnx"
@@ -154,6 +155,12 @@ class TurnTemplate(_Part):
     """The template strips white space around contents."""
     unproven: tuple[TurnForm, ...] = ()
     """Turns that the chat template refuses, or has other tokens for than its parts make; a runtime refuses them."""
+    tools: ToolTemplate | None = None
+    """How tools are declared, called and answered; None: sessions have none."""
+    no_tools: str = ""
+    """Why there are none."""
+    reasoning: Reasoning | None = None
+    """How what a model thinks is marked; None: it is not."""
 
 
 class TemplateVariant(_Part):

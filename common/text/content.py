@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -114,7 +114,20 @@ def template_tokens(template: TurnTemplate) -> frozenset[int]:
         template.earlier_before or (),
         template.assistant_after,
     )
-    return frozenset(token for part in parts for token in part)
+    return frozenset(token for part in (*parts, *_tool_tokens(template)) for token in part)
+
+
+def _tool_tokens(template: TurnTemplate) -> Iterator[tuple[int, ...]]:
+    """Tokens of the forms of tools, and those that mark calls and reasoning."""
+    tools, reasoning = template.tools, template.reasoning
+    markers = [reasoning.opens, reasoning.closes] if reasoning else []
+    if tools is not None:
+        results = tools.results
+        openings = [opening.form for opening in (tools.opening, tools.system_opening) if opening is not None]
+        for form in (*openings, results.before, results.result, results.between or (), results.after):
+            yield from (part.tokens for part in form)
+        markers += [marker for marker in (tools.calls.opens, tools.calls.closes) if marker is not None]
+    yield from ((marker.token_id,) for marker in markers if marker.token_id is not None)
 
 
 def _without(tokenizer: dict[str, Any], control: frozenset[int]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Wrapping:
         """`encode_unspaced` is `encode` without the space that a tokenizer may put before texts."""
         self.template = template
         self._encode = encode
+        self._encode_unspaced = encode_unspaced
         self._encode_by_system = encode_unspaced if template.system_unspaced else encode
 
     def content(self, text: str) -> Tokens:
@@ -33,6 +34,10 @@ class Wrapping:
     def stripped(self, text: str) -> str:
         """A content as the template has it."""
         return text.strip() if self.template.strip_content else text
+
+    def encoded(self, text: str, *, unspaced: bool) -> Tokens:
+        """Tokens of a text as it is."""
+        return self._encode_unspaced(text) if unspaced else self._encode(text)
 
     def opening(self, system_prompt: str = "") -> Tokens:
         """First tokens of a conversation; a template that gets a system prompt has to have a place for it."""
@@ -56,6 +61,11 @@ class Wrapping:
         (role, content), *later = said
         first = self._message(role, content) if opening is None else self._first_message(role, content, opening)
         return sum((self._message(*message) for message in later), first)
+
+    def user_inside(self, content: str, *, unspaced: bool) -> Tokens:
+        """Tokens of a message of the user whose beginning is part of the opening."""
+        said = self.stripped(content) + self.template.user_suffix
+        return (*self.encoded(said, unspaced=unspaced), *self.template.user_after)
 
     def conversation(self, said: Said, system_prompt: str = "") -> Tokens:
         """Tokens of a whole conversation, up to where a reply begins."""

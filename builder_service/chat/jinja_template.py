@@ -33,13 +33,11 @@ class JinjaTemplate:
         with limited(COMPILE_STEPS + COMPILE_STEPS_EACH * len(source), "to compile"):  # constants are computed here
             self._template = _environment(self._strftime_now).from_string(source)
 
-    def render(
-        self, messages: Sequence[Mapping[str, object]], *, generation: bool, given: Mapping[str, object]
-    ) -> str:
+    def render(self, messages: Sequence[Mapping[str, object]], *, generation: bool, given: Mapping[str, object]) -> str:
         """The text of `messages`; with `generation` it ends where a reply would begin."""
         always = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": generation}
         with limited(RENDER_STEPS, "to render"):
-            return _joined(self._template.generate(**(self._variables | always | given)))
+            return _joined(self._template.generate(**{**self._variables, **always, **given}))
 
     def _strftime_now(self, form: str) -> str:
         self.asked_time = True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from common.errors import InvalidArgument, Reason
 from common.rpc.wire import variables_from_wire
 from common.spec.template_choices import Value
 from runtime_service.api.requests import Cancel, Close, Open, Refused, Request
+from runtime_service.api.tools_wire import choice_from_wire, message_from_wire, tools_from_wire
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.options import RequestedOptions, check_counts
 from runtime_service.domain.recall import Recall, check_turn_ids
@@ -22,7 +24,7 @@ from runtime_service.domain.session import (
     check_labels,
 )
 from runtime_service.domain.session_update import LABELS_FIELD, SessionUpdate
-from runtime_service.domain.turn import Message, TurnInput, TurnRequest, check_turn_id
+from runtime_service.domain.turn import TurnInput, TurnRequest, check_turn_id
 from runtime_service.turns.input import turn_too_long
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
@@ -108,7 +110,7 @@ def new_session_from_wire(message: pb.NewSession) -> NewSession:
         engine=message.engine,
         session_id=message.session_id,
         system_prompt=message.system_prompt,
-        options=_session_options(message.options),
+        options=replace(_session_options(message.options), tools=tools_from_wire(message.tools)),
         labels=dict(message.labels),
     )
 
@@ -186,6 +188,7 @@ def _turn(message: pb.Turn, window_tokens: int) -> TurnRequest | Refused:
             stop=tuple(message.generation.stop),
             stop_token_ids=tuple(message.generation.stop_token_ids),
             response_format=_format(message.generation),
+            tool_choice=choice_from_wire(message.generation),
         ),
         no_reply=message.no_reply,
         allow_eviction_within_turn=message.allow_eviction_within_turn,
@@ -229,7 +232,7 @@ def _input(message: pb.Turn) -> TurnInput:
             return TurnInput(text=message.text)
         case "messages":
             items = message.messages.messages
-            return TurnInput(messages=tuple(Message(item.role, item.content) for item in items))
+            return TurnInput(messages=tuple(map(message_from_wire, items)))
         case "token_ids":
             return TurnInput(token_ids=tuple(message.token_ids.ids))
     return TurnInput()

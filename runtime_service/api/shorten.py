@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
-from runtime_service.domain.turn import Message, Turn, TurnInput
+from common.text.tools.values import ToolCall
+from runtime_service.domain.turn import Result, Turn, TurnInput
 
 MOST_BYTES = 1 << 20
 """Of the input of a turn, and of its reply, in UTF-8."""
@@ -16,7 +18,7 @@ _AROUND = 16  # bytes of a message around role and content
 def shorten(turn: Turn) -> tuple[Turn, bool]:
     """The turn, cut if it has to be; and whether it was."""
     request = replace(turn.request, input=_shorter(turn.request.input))
-    result = turn.result and replace(turn.result, text=_cut(turn.result.text, MOST_BYTES))
+    result = turn.result and _shorter_result(turn.result)
     short = replace(turn, request=request, result=result)
     return short, short != turn
 
@@ -30,11 +32,27 @@ def _shorter(given: TurnInput) -> TurnInput:
         return given
     kept, left = [], MOST_BYTES
     for message in given.messages:
-        kept.append(Message(message.role, _cut(message.content, left)))
-        left -= len(message.content.encode()) + _AROUND
+        calls, spent = _fitting(message.tool_calls, left - len(message.content.encode()))
+        kept.append(replace(message, content=_cut(message.content, left), tool_calls=calls))
+        left -= len(message.content.encode()) + spent + _AROUND
         if left <= 0:
             break
     return TurnInput(messages=tuple(kept))
+
+
+def _shorter_result(result: Result) -> Result:
+    calls, _ = _fitting(result.tool_calls, MOST_BYTES)
+    text, reasoning = (_cut(said, MOST_BYTES // 2) for said in (result.text, result.reasoning))
+    if not result.reasoning:
+        text = _cut(result.text, MOST_BYTES)
+    return replace(result, text=text, reasoning=reasoning, tool_calls=calls)
+
+
+def _fitting(calls: tuple[ToolCall, ...], most: int) -> tuple[tuple[ToolCall, ...], int]:
+    """Whole calls as far as they fit, and the bytes of all: half a call would be another."""
+    sizes = [len(call.arguments.encode()) + len(call.name) + _AROUND for call in calls]
+    fitting = sum(total <= most for total in accumulate(sizes))
+    return calls[:fitting], sum(sizes)
 
 
 def _cut(text: str, most: int) -> str:

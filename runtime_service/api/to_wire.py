@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from common.rpc.grpc_status import to_status
 from runtime_service.api.from_wire import SCALARS
 from runtime_service.api.shorten import shorten
+from runtime_service.api.tools_wire import calls_to_wire, choice_to_wire, message_to_wire, pieces_to_wire
 from runtime_service.decoding.delta import Delta, TokenLogprobs
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
@@ -73,6 +74,7 @@ def session_to_wire(session: Session, residence: Residence) -> pb.Session:
         window_start_position=session.window_start_position,
         oldest_visible_turn=session.oldest_visible_turn,
         evicted_tokens=session.evicted_tokens,
+        tool_names=[tool.name for tool in session.options.tools],
     )
 
 
@@ -84,12 +86,13 @@ def turn_to_wire(turn: Turn) -> pb.TurnRecord:
     if given.text is not None:
         record.text = given.text
     elif given.messages is not None:
-        items = [pb.ChatMessage(role=item.role, content=item.content) for item in given.messages]
-        record.messages.CopyFrom(pb.ChatMessages(messages=items))
+        record.messages.CopyFrom(pb.ChatMessages(messages=map(message_to_wire, given.messages)))
     else:
         record.token_ids.CopyFrom(pb.TokenIds(ids=given.token_ids))
     if result is not None and turn.ended_at is not None:
         record.reply = result.text
+        record.reasoning = result.reasoning
+        record.tool_calls.extend(calls_to_wire(result.tool_calls))
         record.reason = _reason(result)
         record.usage.CopyFrom(_usage(result.usage))
         record.recalled.extend(_recalled(result.recalled))
@@ -130,6 +133,7 @@ def _opened(opened: Opened) -> pb.Opened:
         events_replayed=opened.events_replayed,
         kv_recomputed=opened.kv_recomputed,
         system_prompt_pinned=opened.session.pinned,
+        tools_pinned=opened.session.pinned and bool(opened.session.options.tools),
         generation=generation,
     )
 
@@ -170,6 +174,7 @@ def _generation(options: GenerationOptions) -> pb.GenerationOptions:
         stop=options.stop,
         stop_token_ids=options.stop_token_ids,
         response_format=None if options.response_format is None else _format(options.response_format),
+        tool_choice=choice_to_wire(options.tool_choice),
     )
 
 
@@ -185,6 +190,8 @@ def _delta(turn_id: str, delta: Delta) -> pb.Delta:
         text=delta.text,
         token_ids=delta.token_ids,
         logprobs=[_logprobs(entry) for entry in delta.logprobs],
+        reasoning=delta.reasoning,
+        tool_calls=pieces_to_wire(delta.calls),
     )
 
 
@@ -204,6 +211,7 @@ def _finished(turn_id: str, result: Result) -> pb.TurnFinished:
         timing=_timing(result.timing),
         error=None if result.error is None else to_status(result.error),
         stop_sequence=result.stop_sequence,
+        tool_calls=calls_to_wire(result.tool_calls),
         notice=None if result.notice is None else _notice(result.notice),
         format_matched=result.format_matched,
     )
@@ -230,6 +238,7 @@ def _usage(usage: Usage) -> pb.Usage:
         recalled_tokens=usage.recalled_tokens,
         window_start_position=usage.window_start_position,
         oldest_visible_turn=usage.oldest_visible_turn,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 

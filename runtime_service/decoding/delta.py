@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
 
+from runtime_service.decoding.parts.pieces import CallPiece, join_calls
+
 T = TypeVar("T")
 
 MOST_TOKENS = 64
@@ -15,6 +17,7 @@ MOST_BYTES = 1 << 16
 """About how many bytes they have at most: with log-probabilities a token may have thousands."""
 _TOKEN_BYTES = 8
 _LOGPROB_BYTES = 100
+_CALL_BYTES = 50
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class Delta:
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
 
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        size = len(self.text) + _TOKEN_BYTES * len(self.token_ids)
+        size = len(self.text) + len(self.reasoning) + _TOKEN_BYTES * len(self.token_ids)
+        size += sum(_CALL_BYTES + len(piece.arguments) for piece in self.calls)
         if self.logprobs:
             size += _LOGPROB_BYTES * sum(1 + len(entry.top) for entry in self.logprobs)
         return size
@@ -61,6 +67,8 @@ def join(pieces: Sequence[Delta]) -> Delta:
         text="".join([piece.text for piece in pieces]),
         token_ids=tuple(chain.from_iterable([piece.token_ids for piece in pieces])),
         logprobs=tuple(chain.from_iterable([piece.logprobs for piece in pieces])),
+        reasoning="".join([piece.reasoning for piece in pieces]),
+        calls=join_calls(chain.from_iterable([piece.calls for piece in pieces])),
     )
 
 

@@ -7,10 +7,13 @@ those of a stop text included; only the text ends before the stop text.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from common.text.tools.values import ToolCall
 from runtime_service.decoding.delta import Delta, TokenLogprobs, TopLogprob
+from runtime_service.decoding.parts.pieces import Pieces
+from runtime_service.decoding.parts.reply_parts import ReplyParts
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.stop import StopFinder
 from runtime_service.decoding.text import Text
@@ -29,8 +32,15 @@ class Finish:
 class Reply:
     """Life: `push` every sampled token until `finished`; `flush` when it ends earlier, such as by a cancel."""
 
-    def __init__(self, text: Text, options: GenerationOptions, end_token_ids: Collection[int]) -> None:
-        """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply.
+    def __init__(
+        self,
+        text: Text,
+        options: GenerationOptions,
+        end_token_ids: Collection[int],
+        new_id: Callable[[int], str] = str,
+    ) -> None:
+        """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply. `new_id` gives the id of the
+        call with an index.
 
         A reply with a form ends where that does: tokens of `stop_token_ids` may be in the middle of it.
         """
@@ -40,7 +50,7 @@ class Reply:
         if options.response_format is None:
             self._ends |= set(options.stop_token_ids)
         self._stop = StopFinder(options.stop)
-        self._detokenizer = text.detokenizer()
+        self._parts = ReplyParts(text.part_forms(options.tool_choice), text.detokenizer(), new_id)
         self.finished: Finish | None = None
         """Set by the push that ends the reply."""
 
@@ -53,7 +63,8 @@ class Reply:
         self._left -= 1
         if sampled.token_id in self._ends:
             self.finished = Finish(FinishReason.STOP)
-        text = "" if self.finished else self._stop.push(self._detokenizer.push(sampled.token_id))
+        pieces = Pieces() if self.finished else self._parts.push(sampled.token_id)
+        text = self._stop.push(pieces.text)
         if self._stop.found is not None:
             self.finished = Finish(FinishReason.STOP, self._stop.found)
         elif is_last:
@@ -61,13 +72,33 @@ class Reply:
         elif self.finished is None and self._left == 0:
             self.finished = Finish(FinishReason.LENGTH)
         if self.finished:
-            text += self._stop.flush()
-        return Delta(text, (sampled.token_id,), self._logprobs(sampled))
+            pieces, rest = self._end(pieces)
+            text += rest
+        return Delta(text, (sampled.token_id,), self._logprobs(sampled), pieces.reasoning, pieces.calls)
 
     def flush(self) -> Delta | None:
-        """Text that was held back, when the reply ends without a token that ends it. Nothing the second time."""
-        text = self._stop.flush()
-        return Delta(text) if text else None
+        """What was held back, when the reply ends without a token that ends it. Nothing the second time."""
+        pieces, text = self._end(Pieces())
+        return Delta(text, reasoning=pieces.reasoning, calls=pieces.calls) if text or pieces != Pieces() else None
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Calls of the reply; whole once it has ended."""
+        return tuple(self._parts.calls)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens in which the model thought."""
+        return self._parts.reasoning_tokens
+
+    def _end(self, pieces: Pieces) -> tuple[Pieces, str]:
+        """The pieces with what was held back, and the text of it. A reply that calls tools ends by that."""
+        held = self._parts.flush()
+        text = self._stop.flush() if self._stop.found is not None else self._stop.push(held.text) + self._stop.flush()
+        calls, finish = self._parts.calls, self.finished
+        if finish == Finish(FinishReason.STOP) and calls and not any(call.incomplete for call in calls):
+            self.finished = Finish(FinishReason.TOOL_CALLS)
+        return pieces + Pieces(reasoning=held.reasoning, calls=held.calls), text
 
     def _logprobs(self, sampled: Sampled) -> tuple[TokenLogprobs, ...]:
         if sampled.logprob is None:

@@ -20,15 +20,20 @@ from common.spec.manifest import Manifest, TurnForm, TurnTemplate
 from common.spec.template_choices import NotAChoice, Value, choose, same, shown
 from common.text.content import ContentEncoder, control_tokens, template_tokens
 from common.text.prefix_space import without_prefix_space
+from common.text.tools.values import Tool
 from common.text.vocabulary import NO_TOKENIZER, Vocabulary
 from common.text.wrapping import Wrapping, unproven_forms
 from runtime_service.decoding.detokenizer import Detokenizer
+from runtime_service.decoding.parts.reply_parts import PartForms
+from runtime_service.decoding.tool_text import TOOL, ToolText, opens_reasoning, roles_of
+from runtime_service.domain.tools import FIELD as TOOLS_FIELD
+from runtime_service.domain.tools import ToolChoice, ToolMode
 from runtime_service.domain.turn import Message
 
 MESSAGES = "turn.messages.messages"
 log = structlog.get_logger()
 
-ROLES = ("user", "assistant")
+ROLES = ("user", "assistant", TOOL)
 SYSTEM_PROMPT = "open.new_session.system_prompt"
 VARIABLES = "open.new_session.options.template_variables"
 
@@ -54,6 +59,7 @@ class Text:
         self._encoder = ContentEncoder(tokenizer, self._control) if template else None
         self._wrapping = self._wrap(template, tokenizer, self._encoder) if template and self._encoder else None
         self._tokenizer = tokenizer
+        self._tools = ToolText(self._wrapping, (), self._reference) if self._wrapping else None
         self._chosen: dict[int, Text] = {}
 
     @property
@@ -90,11 +96,36 @@ class Text:
             chosen = copy(self)
             wrapping = self._wrap(self._variants[index].template, self._tokenizer, self._encoder)
             chosen._wrapping = wrapping  # noqa: SLF001 - another of this class
+            chosen._tools = ToolText(wrapping, (), self._reference)  # noqa: SLF001
             self._chosen[index] = chosen
         return self._chosen[index]
 
+    def with_tools(self, tools: Sequence[Tool]) -> Text:
+        """This text as a session with `tools` has it. Raises InvalidArgument (INVALID_FIELD, TEXT_UNSUPPORTED)."""
+        if not tools:
+            return self
+        chosen = copy(self)
+        chosen._tools = ToolText(self._required(TOOLS_FIELD), tools, self._reference)  # noqa: SLF001 - another of this class
+        return chosen
+
+    def part_forms(self, choice: ToolChoice | None) -> PartForms:
+        """What a reply can consist of besides text, if calls are made as the turn chooses."""
+        if self._wrapping is None or self._tools is None:
+            return PartForms()
+        template, tools = self._wrapping.template, self._tools
+        called = bool(tools.tools) and (choice is None or choice.mode is not ToolMode.NONE)
+        reasoning = template.reasoning
+        return PartForms(
+            calls=tools.template.calls if called and tools.template else None,
+            names=frozenset(tool.name for tool in tools.tools),
+            reasoning=reasoning,
+            thinks=reasoning is not None and opens_reasoning(template.assistant_before, reasoning, self._vocabulary),
+        )
+
     def opening(self, system_prompt: str = "") -> tuple[int, ...]:
         """First tokens of a conversation. Raises InvalidArgument where a system prompt cannot be given."""
+        if self._tools is not None and self._tools.tools:
+            return self._tools.opening(system_prompt)
         if not system_prompt:
             return self._wrapping.opening() if self._wrapping else ()
         wrapping = self._required(SYSTEM_PROMPT)
@@ -124,17 +155,27 @@ class Text:
         for index, message in enumerate(messages):
             if message.role not in ROLES:
                 raise _unknown_role(index, message.role)
-        self._check_form(wrapping.template, [message.role for message in messages], no_reply=no_reply)
-        return wrapping.messages([(message.role, message.content) for message in messages])
+        assert self._tools is not None
+        self._tools.check(messages)
+        self._check_form(wrapping.template, list(roles_of(messages)), no_reply=no_reply)
+        return self._tools.tokens(messages)
 
     def begins_otherwise(self, opening: tuple[int, ...]) -> bool:
         """Whether the first message behind a conversation's `opening` has other tokens than it would have later."""
+        if self._tools is not None and self._tools.tools:
+            return self._tools.begins_inside(opening)
         return self._wrapping is not None and self._wrapping.begins_otherwise(opening)
 
     def first(self, messages: Sequence[Message], opening: tuple[int, ...]) -> tuple[int, ...]:
         """Tokens of messages that were accepted, behind the `opening` of a conversation."""
-        said = [(message.role, message.content) for message in messages]
-        return self._required(MESSAGES).messages(said, opening)
+        assert self._tools is not None
+        first, *rest = messages
+        if first.role != "user" or not self.begins_otherwise(opening):
+            return self._tools.tokens(messages)
+        if self._tools.tools:
+            return (*self._tools.first_user(first.content), *self._tools.tokens(rest))
+        said = self._required(MESSAGES).messages([(first.role, first.content)], opening)
+        return (*said, *self._tools.tokens(rest))
 
     @property
     def assistant_before(self) -> tuple[int, ...]:
@@ -242,5 +283,5 @@ def _guarded(encode: Callable[[str], tuple[int, ...]]) -> Callable[[str], tuple[
 
 def _unknown_role(index: int, role: str) -> InvalidArgument:
     field = f"{MESSAGES}[{index}].role"
-    message = f"{field} is {role[:100]!r}; it has to be 'user' or 'assistant'"
+    message = f"{field} is {role[:100]!r}; it has to be 'user', 'assistant' or 'tool'"
     return InvalidArgument(Reason.INVALID_FIELD, message, field=field, role=role[:100])

@@ -17,6 +17,7 @@ from common.errors import FieldViolation, InvalidArgument, Reason
 from common.spec.manifest import GenerationDefaults
 from runtime_service.domain.response_format import FIELD as FORMAT_FIELD
 from runtime_service.domain.response_format import ResponseFormat
+from runtime_service.domain.tools import Choice
 
 FIELD = "turn.generation"
 MOST_STOPS = 16
@@ -48,6 +49,7 @@ class RequestedOptions:
     ignore_eos: bool | None = None
     speculated_tokens: int | None = None
     response_format: Format = None
+    tool_choice: Choice = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class GenerationOptions:
     ignore_eos: bool = False
     speculated_tokens: int = 0
     response_format: Format = None
+    tool_choice: Choice = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def resolve(
         ignore_eos=bool(requested.ignore_eos),
         speculated_tokens=int(_first(requested.speculated_tokens, None, limits.speculated_tokens_default)),
         response_format=requested.response_format,
+        tool_choice=requested.tool_choice,
     )
 
 

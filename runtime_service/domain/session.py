@@ -16,9 +16,11 @@ from common.db.database import utc_now
 from common.errors import InvalidArgument, Reason
 from common.spec.published_engine import PublishedEngine
 from common.spec.template_choices import Value
+from common.text.tools.values import Tool
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.durability import Durability
 from runtime_service.domain.recall import PastTurn, check_budget
+from runtime_service.domain.tools import check_tools
 from runtime_service.domain.turn import Result
 
 SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
@@ -59,6 +61,8 @@ class SessionOptions:
     recall_tokens: int = 0
     template_variables: Mapping[str, Value] = field(default_factory=dict)
     """In a request those that are not the defaults, else of all that have choices."""
+    tools: tuple[Tool, ...] = ()
+    """What replies may call."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class NewSession:
         options = replace(self.options, template_variables=variables)
         body = replace(self, labels=dict(sorted(self.labels.items())), options=options)
         later = {"template_variables": bool(variables), "recall_tokens": self.options.recall_tokens != 0}
+        later |= {"tools": bool(self.options.tools)}
         unsaid = {name for name, said in later.items() if not said}  # so it was before there were any
         return hashlib.sha256(_NEW_SESSION.dump_json(body, exclude={"options": unsaid})).digest()
 
@@ -90,6 +95,7 @@ class NewSession:
                 f"{FIELD}.system_prompt", f"may have at most {LONGEST_SYSTEM_PROMPT} bytes", f"{size} bytes long"
             )
         check_idle(self.options.delete_after_idle_s, f"{FIELD}.{IDLE_FIELD}")
+        check_tools(self.options.tools)
 
 
 def check_labels(labels: Mapping[str, str], field: str) -> None:
@@ -248,11 +254,12 @@ def settle(asked: NewSession, geometry: Geometry, opening: int) -> tuple[Session
     sinks = _within(options.sink_tokens, "sink_tokens", 0, geometry.sinks)
     window = _within(options.window_tokens, "window_tokens", 1, geometry.window)
     check_budget(options.recall_tokens, window, f"{FIELD}.{RECALL_FIELD}")
-    fits = bool(asked.system_prompt) and opening <= sinks
+    fits = bool(asked.system_prompt or options.tools) and opening <= sinks
     if options.pin_system_prompt and asked.system_prompt and not fits:
+        beside = "the template's and the tools'" if options.tools else "the template's"
         raise InvalidArgument(
             Reason.SYSTEM_PROMPT_EXCEEDS_SINKS,
-            f"{FIELD}.system_prompt has {opening} tokens with the template's, and the session has {sinks} sinks; "
+            f"{FIELD}.system_prompt has {opening} tokens with {beside}, and the session has {sinks} sinks; "
             "shorten it, or leave pin_system_prompt unset",
             field=f"{FIELD}.system_prompt",
             tokens=opening,

@@ -7,11 +7,13 @@ import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from common.controls import check_name
 from common.errors import SinkServeError
+from common.text.tools.values import ToolCall
 from runtime_service.domain.options import GenerationOptions, RequestedOptions
 from runtime_service.domain.recall import PastTurn, Recall
 from runtime_service.domain.window_view import WindowNotice
@@ -35,14 +37,32 @@ class FinishReason(StrEnum):
     CONTEXT_FULL = "CONTEXT_FULL"
     INPUT_ONLY = "INPUT_ONLY"
     ERROR = "ERROR"
+    TOOL_CALLS = "TOOL_CALLS"
+
+
+T = TypeVar("T")
+Unsaid = Annotated[T, Field(exclude_if=lambda value: not value)]
+"""Not written where it is empty: a request of before has the same digest."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a chat: `role` is user or assistant."""
+    """One message of a chat: `role` is user, assistant or tool.
+
+    A tool's message is the result of the call `tool_call_id` of the tool `name`; `tool_calls` are the assistant's.
+    """
 
     role: str
     content: str
+    tool_call_id: Unsaid[str] = ""
+    name: Unsaid[str] = ""
+    tool_calls: Unsaid[tuple[ToolCall, ...]] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory."""
+        calls = sum(len(call.name) + len(call.arguments) + TOKEN_BYTES for call in self.tool_calls)
+        return len(self.content) + TOKEN_BYTES + calls
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ class TurnRequest:
             return TOKEN_BYTES * len(given.token_ids)
         asked = self.generation.response_format
         form = 0 if asked is None else asked.size_bytes
-        return form + len(given.text or "") + sum(len(item.content) + TOKEN_BYTES for item in given.messages or ())
+        return form + len(given.text or "") + sum(message.size_bytes for message in given.messages or ())
 
     def with_id(self) -> TurnRequest:
         """The request with an id, drawn if it has none; raises InvalidArgument for one that no turn may have."""
@@ -115,6 +135,7 @@ class Usage:
     recalled_tokens: int = 0
     window_start_position: int | None = None
     oldest_visible_turn: str = ""
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +160,8 @@ class Result:
     prompt_tokens: int = 0
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     stop_sequence: str = ""
     error: SinkServeError | None = None
     recalled: tuple[PastTurn, ...] = ()
@@ -150,7 +173,8 @@ class Result:
     @property
     def size_bytes(self) -> int:
         """About what it takes in memory."""
-        return len(self.text) + TOKEN_BYTES * len(self.token_ids)
+        calls = sum(len(call.arguments) + TOKEN_BYTES for call in self.tool_calls)
+        return len(self.text) + len(self.reasoning) + calls + TOKEN_BYTES * len(self.token_ids)
 
 
 def format_matched(options: GenerationOptions, reason: FinishReason, stop_sequence: str) -> bool | None:

@@ -36,7 +36,9 @@ def indexed(turn: Turn, tokens: int, text: Text) -> Indexed | None:
 
 def said_in(turn: Turn, text: Text) -> tuple[str, ...]:
     """What was said in a turn: input and reply."""
-    return (*said_by_user(turn.request.input, text), "" if turn.result is None else turn.result.text)
+    result = turn.result
+    calls = () if result is None else (f"{call.name} {call.arguments}" for call in result.tool_calls)
+    return (*said_by_user(turn.request.input, text), "" if result is None else result.text, *calls)
 
 
 def said_by_user(given: TurnInput, text: Text) -> tuple[str, ...]:

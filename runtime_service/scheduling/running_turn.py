@@ -8,11 +8,12 @@ it is pending, as is the template's closing behind it, and goes before the next 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from common.engine.engine import FloatArray
 from common.errors import SinkServeError
+from common.text.tools.values import ToolCall
 from runtime_service.decoding.delta import Delta
 from runtime_service.decoding.reply import Reply
 from runtime_service.decoding.sampling import Sampled, Tokens, sample
@@ -61,6 +62,8 @@ class Outcome:
     start: int
     tokens: tuple[int, ...] = ()
     text: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     stop_sequence: str = ""
     error: SinkServeError | None = None
 
@@ -79,6 +82,7 @@ class RunningTurn:
         self._speculation = Speculation(history, work.options.speculated_tokens if work.reply else 0)
         self._generated = 0
         self._text: list[str] = []
+        self._reasoning: list[str] = []
         self._began_at: float | None = None
         self._fed_at: float | None = None
         self._first_at: float | None = None
@@ -140,7 +144,7 @@ class RunningTurn:
         self._generated += 1
         self._first_at = now if self._first_at is None else self._first_at
         delta = reply.push(sampled, is_last=self._fits_no_more(sampled.token_id))
-        self._text.append(delta.text)
+        self._note(delta)
         if reply.finished is not None:
             return delta, reply.finished.reason
         return delta, FinishReason.CONTEXT_FULL if self._lacks_room(1) else None
@@ -162,8 +166,12 @@ class RunningTurn:
         """What the reply still held back."""
         delta = self.work.reply.flush() if self.work.reply else None
         if delta is not None:
-            self._text.append(delta.text)
+            self._note(delta)
         return delta
+
+    def _note(self, delta: Delta) -> None:
+        self._text.append(delta.text)
+        self._reasoning.append(delta.reasoning)
 
     def finish(self, reason: FinishReason, now: float) -> Outcome:
         """End with everything that was fed and accepted, and the closing pending behind it."""
@@ -183,7 +191,9 @@ class RunningTurn:
         """End as if the turn had not been. The cache, fed up to `fed`, has been taken back to the start, or is lost."""
         self.history.truncate(self.start)
         self._text.clear()
-        return self._outcome(FinishReason.CANCELLED, now, max(0, min(fed - self.start, len(self.work.prompt))))
+        self._reasoning.clear()
+        outcome = self._outcome(FinishReason.CANCELLED, now, max(0, min(fed - self.start, len(self.work.prompt))))
+        return replace(outcome, tool_calls=())
 
     def fail(self, error: SinkServeError, now: float) -> Outcome:
         """End as if the turn had not been, whatever the history has become: it is not looked at."""
@@ -226,6 +236,7 @@ class RunningTurn:
             drafted_tokens=self._speculation.drafted,
             accepted_tokens=self._speculation.accepted,
             recalled_tokens=min(prompt_tokens, self.work.recalled_tokens),
+            reasoning_tokens=self.work.reply.reasoning_tokens if self.work.reply else 0,
             window_start_position=max(self.seen_from, history.window.start(history.length)),
         )
         return Outcome(
@@ -235,6 +246,8 @@ class RunningTurn:
             start=self.start,
             tokens=history.tokens(self.start),
             text="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=self.work.reply.calls if self.work.reply else (),
             stop_sequence=stop_sequence,
         )
 

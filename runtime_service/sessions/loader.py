@@ -42,7 +42,8 @@ class SessionLoader:
         published = await self._engines.named(asked.engine, "open.new_session.engine", scope)
         engine = await self._engines.serving(published)
         variables = engine.text.settle(asked.options.template_variables)
-        opening = await asyncio.to_thread(engine.text.choosing(variables).opening, asked.system_prompt)
+        text = engine.text.choosing(variables).with_tools(asked.options.tools)
+        opening = await asyncio.to_thread(text.opening, asked.system_prompt)
         durability = self._shared.settings.durability
         session = begin(asked, key, published, engine.manifest.geometry, opening, variables, durability)
         async with self._table.room(key[0], quotas):

@@ -28,6 +28,7 @@ from runtime_service.storage.quotas import check_sessions
 from runtime_service.storage.recall.words import add_words
 from runtime_service.storage.rows import (
     pack,
+    parts_to_json,
     past_turns_to_json,
     result_to_json,
     session_from_row,
@@ -122,6 +123,7 @@ class SessionRepository:
             "tokens": pack(tokens),
             "recalled": past_turns_to_json(turn.result.recalled),
             "view": view_to_json(turn.result),
+            "parts": parts_to_json(turn.result),
             "ended_at": turn.ended_at,
         }
         new = {name: getattr(session, name) for name in (*_PROGRESS, "last_sequence", "oldest_visible_turn")}
@@ -286,7 +288,7 @@ def _session_bytes(row: RowMapping) -> int:
 
 
 def _turn_bytes(row: RowMapping) -> int:
-    return _ROW_BYTES + text_bytes(row["body"], row["result"])
+    return _ROW_BYTES + text_bytes(row["body"], row["result"], row["parts"])
 
 
 def _micros(time: datetime) -> int:

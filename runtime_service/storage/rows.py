@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping
 
 from common import errors
 from common.errors import Internal, Reason, SinkServeError
+from common.text.tools.values import ToolCall
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session, SessionOptions
@@ -21,6 +22,19 @@ from runtime_service.domain.window_view import WindowNotice
 
 _SESSION_OPTIONS = TypeAdapter(SessionOptions)
 _GENERATION_OPTIONS = TypeAdapter(GenerationOptions)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Column `parts` of a turn; `ends`: the reply ended by its calls."""
+
+    ends: bool
+    reasoning: str
+    reasoning_tokens: int
+    calls: tuple[ToolCall, ...]
+
+
+_PARTS = TypeAdapter(_Parts)
 TOKEN_BYTES = 4
 """Of a token that is packed."""
 
@@ -104,6 +118,8 @@ def turn_from_row(row: RowMapping) -> Turn:
 def result_to_json(result: Result) -> str:
     """A result without its token ids, what it recalled and what was in view, which the row has beside it."""
     data = {name: getattr(result, name) for name in _RESULT}
+    if result.reason is FinishReason.TOOL_CALLS:
+        data["reason"] = FinishReason.STOP  # for programs of before; `parts` has the calls
     error = result.error
     if error is not None:
         data["error"] = {
@@ -122,6 +138,29 @@ def view_to_json(result: Result) -> str:
     return json.dumps(view | ({} if result.notice is None else {"notice": asdict(result.notice)}))
 
 
+def parts_to_json(result: Result) -> str | None:
+    """What a reply thought and called beside its text; None: nothing."""
+    if not (result.reasoning or result.tool_calls or result.usage.reasoning_tokens):
+        return None
+    parts = _Parts(
+        result.reason is FinishReason.TOOL_CALLS, result.reasoning, result.usage.reasoning_tokens, result.tool_calls
+    )
+    return _PARTS.dump_json(parts).decode()
+
+
+def _with_parts(result: Result, text: str | None) -> Result:
+    if text is None:
+        return result
+    parts = _PARTS.validate_json(text)
+    return replace(
+        result,
+        reason=FinishReason.TOOL_CALLS if parts.ends else result.reason,
+        usage=replace(result.usage, reasoning_tokens=parts.reasoning_tokens),
+        reasoning=parts.reasoning,
+        tool_calls=parts.calls,
+    )
+
+
 def result_from_row(row: RowMapping) -> Result:
     """The result of a turn that has ended; the row's tokens are all that it added to the history."""
     data, tokens, recalled = json.loads(row["result"]), unpack(row["tokens"] or b""), _past_turns(row["recalled"])
@@ -133,7 +172,8 @@ def result_from_row(row: RowMapping) -> Result:
     data["error"] = _error(data["error"]) if "error" in data else None
     data |= {"reason": FinishReason(data["reason"]), "usage": usage, "timing": Timing(**data["timing"])}
     data |= {"recalled": recalled, "notice": None if notice is None else _notice(notice)}
-    return Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
+    result = Result(**{**data, "prompt_tokens": prompt}, token_ids=tuple(tokens[usage.prompt_tokens : end]))
+    return _with_parts(result, row["parts"])
 
 
 def _with_match(result: Result, options: GenerationOptions) -> Result:
@@ -176,6 +216,6 @@ _PLAIN = (
     "expires_at",
 )
 _VIEW = ("window_start_position", "oldest_visible_turn")
-_BESIDE = {"recalled_tokens", *_VIEW}
+_BESIDE = {"recalled_tokens", "reasoning_tokens", *_VIEW}
 """Of usage, in columns of their own: programs of before refuse what they do not know."""
 _RESULT = ("reason", "prompt_tokens", "text", "stop_sequence", "started_sequence", "finished_sequence")

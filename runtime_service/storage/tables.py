@@ -82,6 +82,7 @@ turns = Table(
     Column("tokens", LargeBinary),
     Column("recalled", Text),
     Column("view", Text),
+    Column("parts", Text),
     UniqueConstraint("session_key", "turn_id"),
 )
 

@@ -50,7 +50,7 @@ class TurnFinished:
     @classmethod
     def of(cls, result: Result) -> Self:
         """Tell of a result."""
-        return cls(replace(result, text="", token_ids=()))
+        return cls(replace(result, text="", reasoning="", token_ids=()))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import replace
+from functools import partial
 
 from common.db.database import utc_now
 from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, Reason
@@ -20,6 +21,7 @@ from runtime_service.domain.options import (
     stop_at_special,
 )
 from runtime_service.domain.session import Session
+from runtime_service.domain.tools import call_id, check_choice
 from runtime_service.domain.turn import Message, Turn, TurnInput, TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.forms.form import form_of
@@ -38,6 +40,7 @@ def prepare_turn(
 
     Raises InvalidArgument for options out of range, and for an input that is missing, unknown or too long.
     """
+    check_choice(request.generation.tool_choice, session.options.tools)
     options = options_of(request.generation, engine.manifest, engine.text, settings)
     return _pending(Turn(number, request, options, utc_now()), session, engine)
 
@@ -72,8 +75,8 @@ async def matcher_of(turn: Turn, engine: LoadedEngine) -> Matcher | None:
 
 
 def text_of(session: Session, engine: LoadedEngine) -> Text:
-    """The engine's text with what the session chose of its chat template."""
-    return engine.text.choosing(session.options.template_variables)
+    """The engine's text with the session's tools, and with what it chose of the chat template."""
+    return engine.text.choosing(session.options.template_variables).with_tools(session.options.tools)
 
 
 def prompt_of(request: TurnRequest, session: Session, manifest: Manifest, text: Text) -> tuple[int, ...]:
@@ -127,12 +130,13 @@ def check_room(session: Session, tokens: int) -> None:
 
 def _pending(turn: Turn, session: Session, engine: LoadedEngine) -> PendingTurn:
     request, manifest, text = turn.request, engine.manifest, text_of(session, engine)
+    new_id = partial(call_id, turn.turn_id)
     work = Work(
         turn_id=turn.turn_id,
         prompt=prompt_of(request, session, manifest, text),
         options=turn.options,
         accepted_at=time.monotonic(),
-        reply=None if request.no_reply else Reply(text, turn.options, manifest.end_token_ids),
+        reply=None if request.no_reply else Reply(text, turn.options, manifest.end_token_ids, new_id),
         closing_after=no_closing if request.input.token_ids is not None else text.closing_after,
         evicts=session.evicts,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common.errors import AlreadyExists, Reason
 from runtime_service.decoding.delta import Delta
+from runtime_service.decoding.parts.pieces import pieces_of
 from runtime_service.domain.turn import Result, Turn, TurnRequest
 from runtime_service.turns.events import Event, EventLog, TurnFinished, TurnStarted
 from runtime_service.turns.pending import PendingTurn
@@ -35,7 +36,8 @@ def running_turn(pending: PendingTurn, log: EventLog) -> KnownTurn:
     logged = log.of_turn(pending.turn_id)
     if pending.started is None or (logged and logged[0].sequence == pending.started_sequence):
         return KnownTurn(tuple(logged), ended=False)
-    reply = Delta(pending.text.getvalue(), tuple(pending.token_ids))
+    said, thought = pending.text.getvalue(), pending.reasoning.getvalue()
+    reply = Delta(said, tuple(pending.token_ids), reasoning=thought, calls=pending.calls)
     return KnownTurn((pending.started, *_in_one_piece(reply, log.last, pending.turn_id)), ended=False)
 
 
@@ -55,7 +57,7 @@ def events_from_result(turn: Turn, result: Result) -> tuple[Event, ...]:
         return (finished,)
     started = TurnStarted(result.prompt_tokens, turn.attempt, turn.options, result.recalled)
     first = Event(result.started_sequence, started, turn.turn_id)
-    reply = Delta(result.text, result.token_ids)
+    reply = Delta(result.text, result.token_ids, reasoning=result.reasoning, calls=pieces_of(result.tool_calls))
     return (first, *_in_one_piece(reply, result.finished_sequence - 1, turn.turn_id), finished)
 
 

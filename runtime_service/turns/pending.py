@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 
 from runtime_service.decoding.delta import Delta
+from runtime_service.decoding.parts.pieces import CallPiece, join_calls
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.turn import TOKEN_BYTES, Turn
 from runtime_service.scheduling.running_turn import Outcome, Work
@@ -19,7 +20,7 @@ class PendingTurn:
     """`work` is what the scheduler gets of it, and has what is `recalled` once it runs. `discard` is None until it is
     cancelled.
 
-    Of its events it has what a repeat cannot do without: how it started, and the text and tokens of the reply so far.
+    Of its events it has what a repeat cannot do without: how it started, and the parts and tokens of the reply so far.
     `outcome` is there once the scheduler has it. `caller_span` and `request_id` are those of the call that brought it.
     """
 
@@ -29,6 +30,8 @@ class PendingTurn:
     discard: bool | None = None
     started: Event | None = None
     text: StringIO = field(default_factory=StringIO)
+    reasoning: StringIO = field(default_factory=StringIO)
+    calls: tuple[CallPiece, ...] = ()
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     outcome: asyncio.Future[Outcome] | None = None
     caller_span: str = ""
@@ -63,4 +66,7 @@ class PendingTurn:
             self.started = event
         elif isinstance(event.body, Delta):
             self.text.write(event.body.text)
+            self.reasoning.write(event.body.reasoning)
+            if event.body.calls:
+                self.calls = join_calls((*self.calls, *event.body.calls))
             self.token_ids.extend(event.body.token_ids)

@@ -175,6 +175,8 @@ class TurnRun:
             prompt_tokens=len(self.pending.work.prompt),
             text=outcome.text,
             token_ids=outcome.tokens[usage.prompt_tokens :][: usage.generated_tokens],
+            reasoning=outcome.reasoning,
+            tool_calls=outcome.tool_calls,
             stop_sequence=outcome.stop_sequence,
             error=outcome.error,
             recalled=self.pending.recalled,

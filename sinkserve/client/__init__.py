@@ -30,7 +30,6 @@ from sinkserve.client.errors import (
     Unavailable,
     Unreachable,
 )
-from sinkserve.client.reply import Delta, Finished, FinishReason, Timing, Usage, WindowNotice
 from sinkserve.client.requests import (
     Durability,
     GenerationOptions,
@@ -39,6 +38,17 @@ from sinkserve.client.requests import (
     OnFull,
     ResponseFormat,
     SessionOptions,
+    Tool,
+)
+from sinkserve.client.reply import (
+    Delta,
+    Finished,
+    FinishReason,
+    Timing,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+    WindowNotice,
 )
 from sinkserve.client.retry import Retry
 from sinkserve.client.turn import Turn
@@ -72,6 +82,9 @@ __all__ = [
     "SinkServeError",
     "Timing",
     "Token",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
     "Turn",
     "Unauthenticated",
     "Unavailable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -95,6 +95,16 @@ class Conversation:
             recall_turns=recall_turns,
             **generation,
         )
+
+    async def answer(self, turn: Turn, results: Mapping[str, str], **generation: Unpack[GenerationOptions]) -> Turn:
+        """Give the results of the calls of `turn`, by the ids of these; returns the turn that goes on with them.
+
+            results = {call.id: run(call.name, json.loads(call.arguments)) for call in turn.tool_calls}
+            turn = await conversation.answer(turn, results)
+
+        Raises KeyError for a call that has no result.
+        """
+        return await self.send(messages=requests.results(turn.tool_calls, results), **generation)
 
     async def send(
         self,

@@ -23,7 +23,30 @@ class FinishReason(StrEnum):
     CONTEXT_FULL = "context_full"
     INPUT_ONLY = "input_only"
     ERROR = "error"
+    TOOL_CALLS = "tool_calls"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool: run it, and send what it answers with `Conversation.answer`."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+    incomplete: bool = False
+    """The arguments are no whole JSON: the reply ended inside them, or the model wrote something else."""
+
+
+@dataclass(frozen=True)
+class ToolCallDelta:
+    """A piece of the call `index` of a reply; id and name come with the first, and whole."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +58,10 @@ class Delta:
     logprobs: tuple[pb.TokenLogprobs, ...] = ()
     attempt: int = 1
     """Grows when the turn starts again after a crash of its server: then drop what earlier attempts said."""
+    reasoning: str = ""
+    """What the model thinks before it replies; it is not in `text`."""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    """Pieces of calls; they are not in `text`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,8 @@ class Usage:
     older server did not say."""
     oldest_visible_turn: str = ""
     """Id of the oldest turn from which on nothing has left; empty: not even the last is whole."""
+    reasoning_tokens: int = 0
+    """Tokens in which the model thought; they are among the generated."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,8 @@ class Finished:
     """What was forgotten, in a session with `on_full="notify"`."""
     format_matched: bool | None = None
     """Whether the reply is whole in its `response_format`, or ended before; None without one."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the reply calls, with TOOL_CALLS; or called until it ended otherwise."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -110,30 +141,66 @@ class Reply:
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
-        self.text = ""
         self.token_ids: list[int] = []
         self.attempt = 1
-        self._received_text = 0
+        self._text, self._reasoning = _Delivered(), _Delivered()
+        self._arguments: dict[int, _Delivered] = {}
         self._received_tokens = 0
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self._text.text
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought."""
+        return self._reasoning.text
 
     def start(self, attempt: int) -> None:
         """Start a pass over the turn's events."""
         if attempt > self.attempt:
             self.attempt = attempt
-            self.deltas, self.text, self.token_ids = [], "", []
-        self._received_text = self._received_tokens = 0
+            self.deltas, self.token_ids = [], []
+            self._text, self._reasoning, self._arguments = _Delivered(), _Delivered(), {}
+        self._received_tokens = 0
+        for delivered in (self._text, self._reasoning, *self._arguments.values()):
+            delivered.received = 0
 
     def append(self, delta: pb.Delta) -> None:
         """Deliver what of `delta` is new."""
-        text = delta.text[max(0, len(self.text) - self._received_text) :]
+        text, reasoning = self._text.new(delta.text), self._reasoning.new(delta.reasoning)
+        calls = tuple(piece for call in delta.tool_calls if (piece := self._piece(call)) is not None)
         known = max(0, len(self.token_ids) - self._received_tokens)
         token_ids = tuple(delta.token_ids[known:])
-        self._received_text += len(delta.text)
         self._received_tokens += len(delta.token_ids)
-        if text or token_ids:
-            self.text += text
+        if text or token_ids or reasoning or calls:
             self.token_ids += token_ids
-            self.deltas.append(Delta(text, token_ids, tuple(delta.logprobs[known:]), self.attempt))
+            logprobs = tuple(delta.logprobs[known:])
+            self.deltas.append(Delta(text, token_ids, logprobs, self.attempt, reasoning, calls))
+
+    def _piece(self, call: pb.ToolCallDelta) -> ToolCallDelta | None:
+        """What of a piece is new."""
+        is_first = call.index not in self._arguments
+        new = self._arguments.setdefault(call.index, _Delivered()).new(call.arguments)
+        if is_first:
+            return ToolCallDelta(call.index, call.id, call.name, new)
+        return ToolCallDelta(call.index, arguments=new) if new else None
+
+
+@dataclass
+class _Delivered:
+    """A text that was delivered, and how much of it was received in the present pass."""
+
+    text: str = ""
+    received: int = 0
+
+    def new(self, piece: str) -> str:
+        """Of the next piece what was not delivered yet."""
+        new = piece[max(0, len(self.text) - self.received) :]
+        self.received += len(piece)
+        self.text += new
+        return new
 
 
 def read_finished(finished: pb.TurnFinished) -> Finished:
@@ -151,6 +218,7 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
             recalled_tokens=usage.recalled_tokens,
             window_start_position=usage.window_start_position if usage.HasField("window_start_position") else None,
             oldest_visible_turn=usage.oldest_visible_turn,
+            reasoning_tokens=usage.reasoning_tokens,
         ),
         timing=Timing(
             queue_s=timing.queue_duration.ToTimedelta().total_seconds(),
@@ -162,6 +230,7 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
         error=from_status(finished.error) if finished.HasField("error") else None,
         notice=_read_notice(finished.notice) if finished.HasField("notice") else None,
         format_matched=finished.format_matched if finished.HasField("format_matched") else None,
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments, call.incomplete) for call in finished.tool_calls),
     )
 
 

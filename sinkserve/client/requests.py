@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
+from sinkserve.client.reply import ToolCall
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
 OnFull = Literal["evict", "error", "notify"]
@@ -35,11 +36,35 @@ _DURABILITY: Mapping[Durability | None, pb.SessionOptions.Durability.ValueType] 
 }
 
 
+_TOOL_MODES = {
+    "auto": pb.ToolChoice.MODE_AUTO,
+    "none": pb.ToolChoice.MODE_NONE,
+    "required": pb.ToolChoice.MODE_REQUIRED,
+}
+
+
 class Message(TypedDict):
-    """One message of a chat: role "user" or "assistant", and what was said."""
+    """One message of a chat: role "user", "assistant" or "tool", and what was said, or the result of a call."""
 
     role: str
     content: str
+    tool_call_id: NotRequired[str]
+    """Of a result: the id of the call."""
+    name: NotRequired[str]
+    """Of a result: which tool it is from."""
+    tool_calls: NotRequired[Sequence[ToolCall]]
+    """Of the assistant: what it called, where a conversation is given that was held elsewhere."""
+
+
+class Tool(TypedDict):
+    """A function that replies may call. Nothing here calls it."""
+
+    name: str
+    """Letters, digits, "_", "-" and "."; at most 64."""
+    description: NotRequired[str]
+    """What it does, for the model."""
+    parameters: NotRequired[Mapping[str, object]]
+    """JSON schema of its arguments, an object; left out: it takes none."""
 
 
 class ResponseFormat(TypedDict, total=False):
@@ -74,6 +99,9 @@ class GenerationOptions(TypedDict, total=False):
     speculated_tokens: int
     response_format: ResponseFormat
     """What the reply has to be; see `Finished.format_matched`."""
+    tool_choice: str
+    """"auto", also if left out; "none"; "required": the reply calls something; or the name of a tool: it calls this
+    one."""
 
 
 class SessionOptions(TypedDict, total=False):
@@ -106,6 +134,8 @@ class SessionOptions(TypedDict, total=False):
     declares. The first of them where it is left out."""
     labels: Mapping[str, str]
     """Anything to find the session again by."""
+    tools: Sequence[Tool]
+    """What replies may call; at most 64."""
 
 
 def new_id() -> str:
@@ -122,6 +152,7 @@ def new_session(engine: str, session_id: str, options: SessionOptions) -> pb.New
         session_id=session_id,
         system_prompt=options.get("system_prompt", ""),
         labels=options.get("labels", {}),
+        tools=[_tool(tool) for tool in options.get("tools", ())],
         options=pb.SessionOptions(
             pin_system_prompt=options.get("pin_system_prompt"),
             sink_tokens=options.get("sink_tokens"),
@@ -160,8 +191,26 @@ def turn_input(text: str | None, messages: Sequence[Message] | None, token_ids: 
     if text is not None:
         return pb.Turn(text=text)
     if messages is not None:
-        return pb.Turn(messages=pb.ChatMessages(messages=[pb.ChatMessage(**message) for message in messages]))
+        return pb.Turn(messages=pb.ChatMessages(messages=[_message(message) for message in messages]))
     return pb.Turn(token_ids=pb.TokenIds(ids=token_ids))
+
+
+def results(calls: Sequence[ToolCall], answers: Mapping[str, str]) -> list[Message]:
+    """A message for each call with its answer, by its id; raises KeyError for one that has none."""
+    return [Message(role="tool", content=answers[call.id], tool_call_id=call.id, name=call.name) for call in calls]
+
+
+def _message(message: Message) -> pb.ChatMessage:
+    calls = [
+        pb.ToolCall(id=call.id, name=call.name, arguments=call.arguments) for call in message.get("tool_calls", ())
+    ]
+    return pb.ChatMessage(
+        role=message["role"],
+        content=message["content"],
+        tool_call_id=message.get("tool_call_id", ""),
+        name=message.get("name", ""),
+        tool_calls=calls,
+    )
 
 
 def recall(tokens: int | None, turn_ids: Sequence[str]) -> pb.Recall | None:
@@ -171,9 +220,14 @@ def recall(tokens: int | None, turn_ids: Sequence[str]) -> pb.Recall | None:
 
 def generation(options: GenerationOptions) -> pb.GenerationOptions:
     """How to generate, on the wire."""
-    scalars: dict[str, Any] = {name: value for name, value in options.items() if name != "response_format"}
-    asked = options.get("response_format")
-    return pb.GenerationOptions(**scalars, response_format=None if asked is None else _response_format(asked))
+    asked, choice = options.get("response_format"), options.get("tool_choice")
+    others = {"response_format", "tool_choice"}
+    scalars: dict[str, Any] = {name: value for name, value in options.items() if name not in others}
+    return pb.GenerationOptions(
+        **scalars,
+        response_format=None if asked is None else _response_format(asked),
+        tool_choice=None if choice is None else _tool_choice(choice),
+    )
 
 
 def _response_format(asked: ResponseFormat) -> pb.ResponseFormat:
@@ -188,6 +242,16 @@ def _response_format(asked: ResponseFormat) -> pb.ResponseFormat:
     return (
         pb.ResponseFormat(grammar=asked["grammar"]) if "grammar" in asked else pb.ResponseFormat(regex=asked["regex"])
     )
+
+
+def _tool(tool: Tool) -> pb.Tool:
+    parameters = json.dumps(tool["parameters"], ensure_ascii=False) if tool.get("parameters") else ""
+    return pb.Tool(name=tool["name"], description=tool.get("description", ""), parameters=parameters)
+
+
+def _tool_choice(choice: str) -> pb.ToolChoice:
+    mode = _TOOL_MODES.get(choice)
+    return pb.ToolChoice(function=choice) if mode is None else pb.ToolChoice(mode=mode)
 
 
 def _duration(seconds: float | None) -> Duration | None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from sinkserve.client.errors import SinkServeError
-from sinkserve.client.reply import Delta, Finished, FinishReason, Reply, read_finished
+from sinkserve.client.reply import Delta, Finished, FinishReason, Reply, ToolCall, read_finished
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 
 
@@ -44,6 +44,16 @@ class Turn:
     def text(self) -> str:
         """The reply so far."""
         return self._reply.text
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought so far, before it replies."""
+        return self._reply.reasoning
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """What the reply calls, once it has ended: empty before. `Conversation.answer` takes the results."""
+        return () if self._finished is None else self._finished.tool_calls
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -139,10 +139,10 @@ class Checkpoint:
         return derived.model.template
 
 
-def byte_level(folder: Path, template: str | None, **config: Any) -> Checkpoint:
+def byte_level(folder: Path, template: str | None, added: tuple[str, ...] = (), **config: Any) -> Checkpoint:
     named = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>", "chat_template": template}
     kept = {key: value for key, value in {**named, **config}.items() if value is not None}
-    return Checkpoint(folder, vocabularies.byte_level(CONTROL), **kept)
+    return Checkpoint(folder, vocabularies.byte_level(CONTROL, added), **kept)
 
 
 def sentencepiece(folder: Path, template: str | None, **config: Any) -> Checkpoint:

@@ -19,8 +19,8 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 @cache
-def byte_level(control: tuple[str, ...] = CONTROL) -> bytes:
-    """Byte-level BPE as in Llama 3 and GPT-2: control tokens lie in the model's vocabulary too."""
+def byte_level(control: tuple[str, ...] = CONTROL, added: tuple[str, ...] = ()) -> bytes:
+    """Byte-level BPE as in Llama 3 and GPT-2: control tokens lie in the model's vocabulary too, `added` ones do not."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r" ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"), "isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -33,7 +33,7 @@ def byte_level(control: tuple[str, ...] = CONTROL) -> bytes:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_tokens([THINK, END_THINK])
+    tokenizer.add_tokens([THINK, END_THINK, *added])
     return _json(tokenizer)
 
 

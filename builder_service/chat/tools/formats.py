@@ -35,11 +35,8 @@ PLACES: tuple[dict[str, object], ...] = ({"tools_in_user_message": False}, {})
 """Variables to render with, in the order in which they are tried: Llama 3 then declares tools in the system prompt."""
 
 PREAMBLE = (
-    "You can call functions. They are, one JSON object a line:\n<tools>\n",
-    "\n</tools>\n"
-    "To call one, reply with its name and its arguments, and nothing behind it:\n"
-    '<tool_call>\n{"name": NAME, "arguments": {...}}\n</tool_call>\n'
-    "What it answers comes as <tool_response>.",
+    "You can call these functions:\n<tools>\n",
+    '\n</tools>\nTo call one, say only\n<tool_call>\n{"name": NAME, "arguments": {...}}\n</tool_call>',
 )
 """Around the tools in the system prompt of a model whose template knows none."""
 RESPONSE = ("<tool_response>\n", "\n</tool_response>")

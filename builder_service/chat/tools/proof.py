@@ -21,7 +21,10 @@ from common.text.wrapping import Tokens
 _NESTED = Tool(
     "add_note",
     "Keeps a note: what, für wen, and how much (0 to 1).",
-    {"type": "object", "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]}}, "much": {"minimum": 0.5}}},
+    {
+        "type": "object",
+        "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]}}, "much": {"minimum": 0.5}},
+    },
 )
 DECLARED = ((TOOLS[0],), TOOLS, (_NESTED, *TOOLS), (Tool("now", "What time it is."),))
 """Tools of sessions that are compared."""
@@ -54,7 +57,9 @@ def _with_tools(tokenizer: TemplateTokenizer, turns: TurnTemplate) -> tuple[Tool
     raise failures[-1]
 
 
-def _proven(renderings: ToolRenderings, turns: TurnTemplate, tools: ToolTemplate) -> tuple[ToolTemplate, tuple[str, ...]]:
+def _proven(
+    renderings: ToolRenderings, turns: TurnTemplate, tools: ToolTemplate
+) -> tuple[ToolTemplate, tuple[str, ...]]:
     """The template as far as it is proven. Raises Unsplittable where sessions without a system prompt are not."""
     proof = _Proof(renderings, turns)
     tools = proof.exchanged(tools.model_copy(update={"opening": proof.opened(tools, "")}))
@@ -93,7 +98,9 @@ class _Proof:
             tried = tools.model_copy(update={"unspaced": unspaced})
             if all(self._exchanges(tried, *exchange) for exchange in _exchanges(tools)):
                 return tried
-        raise Unsplittable("the chat template's own rendering has other tokens for calls or results than their forms make")
+        raise Unsplittable(
+            "the chat template's own rendering has other tokens for calls or results than their forms make"
+        )
 
     def stays(self, tools: ToolTemplate) -> bool:
         """Whether tools are where they were when more is said."""

@@ -86,7 +86,7 @@ def declarations(form: Declaration, tools: Sequence[Tool]) -> str:
 def declared(tool: Tool, *, wrapped: bool) -> dict[str, object]:
     """A tool as chat templates get it: wrapped as `{"type": "function", ...}`, or what is inside."""
     parameters = tool.parameters or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    function: dict[str, object] = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function} if wrapped else function
 
 

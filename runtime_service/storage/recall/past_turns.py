@@ -44,7 +44,7 @@ class PastTurns:
         """Results of the turns that end behind a position, the newest first, with how many tokens each has added."""
         ended = (turns.c.session_key == session.key) & turns.c.result.is_not(None)
         query = (
-            select(turns.c.result, turns.c.tokens, turns.c.recalled, turns.c.view)
+            select(turns.c.result, turns.c.tokens, turns.c.recalled, turns.c.view, turns.c.parts)
             .where(ended)
             .order_by(turns.c.number.desc())
         )

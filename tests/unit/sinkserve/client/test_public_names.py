@@ -16,18 +16,9 @@ NAMES = (
     *("Aborted", "AlreadyExists", "Cancelled", "Client", "Conversation", "DataLoss", "Delta", "Durability"),
     *("FailedPrecondition", "FieldViolation", "FinishReason", "Finished", "GenerationOptions", "Internal"),
     *("InvalidArgument", "Message", "NotFound", "OnDisconnect", "OnFull", "OutOfRange", "PermissionDenied"),
-    *(
-        "ResourceExhausted",
-        "ResponseFormat",
-        "Retry",
-        "SessionOptions",
-        "SinkServeError",
-        "Timing",
-        "Token",
-        "Turn",
-        "Unauthenticated",
-    ),
-    *("Unavailable", "Unreachable", "Usage", "WindowNotice", "tls_credentials", "token_file"),
+    *("ResourceExhausted", "ResponseFormat", "Retry", "SessionOptions", "SinkServeError", "Timing", "Token", "Tool"),
+    *("ToolCall", "ToolCallDelta", "Turn", "Unauthenticated", "Unavailable", "Unreachable", "Usage"),
+    *("WindowNotice", "tls_credentials", "token_file"),
 )
 
 
@@ -42,7 +33,7 @@ def test_the_names_of_the_package_are_these() -> None:
 
 def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
-    assert public(Conversation) == {"close", "error", "open", "opened", "say", "send", "session"}
+    assert public(Conversation) == {"answer", "close", "error", "open", "opened", "say", "send", "session"}
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
     changes = {"cancel_turn", "create", "delete", "fork", "pin", "rewind", "unpin", "update"}
     assert public(Sessions) == changes | {"get", "list", "turns", "usage"}

@@ -81,7 +81,7 @@ class ToolText:
         """Tokens of messages in order."""
         found = tuple[int, ...]()
         for is_result, group in groupby(messages, key=lambda message: message.role == TOOL):
-            found += self._results(list(group)) if is_result else self._said(list(group))
+            found += (self._results if is_result else self._said)(list(group))
         return found
 
     def _results(self, messages: Sequence[Message]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Tools of a session, and whether a turn calls them: what a client may ask for, and its limits. Plain data and rules."""
+"""Tools of a session, and whether a turn calls them: what a client may ask for. Plain data and rules."""
 
 from __future__ import annotations
 

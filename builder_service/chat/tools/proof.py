@@ -1,4 +1,4 @@
-"""Compares tools, calls and results, put together by their forms, with the chat template's own renderings, in tokens."""
+"""Compares tools, calls and results, put together by their forms, with the template's own renderings, in tokens."""
 
 from __future__ import annotations
 

@@ -174,6 +174,7 @@ def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
         parameters=shapes.parameters,
         kv_bytes_per_slot=manifest.kv_bytes_per_slot,
         accepts_text=manifest.text is not None,
+        tools=_tools(manifest),
         build_key=manifest.build_key,
         files=[engine_pb2.EngineFile(**file.model_dump()) for file in manifest.files],
         tool_versions=manifest.tool_versions,
@@ -183,6 +184,13 @@ def manifest_to_wire(manifest: Manifest) -> engine_pb2.EngineManifest:
         warnings=manifest.warnings,
         hardware=None if manifest.hardware is None else _hardware_to_wire(manifest.hardware),
     )
+
+
+def _tools(manifest: Manifest) -> engine_pb2.EngineManifest.Tools.ValueType:
+    tools = manifest.text.template.tools if manifest.text else None
+    if tools is None:
+        return engine_pb2.EngineManifest.TOOLS_NONE
+    return engine_pb2.EngineManifest.TOOLS_BY_TEMPLATE if tools.by_template else engine_pb2.EngineManifest.TOOLS_PLAIN
 
 
 def _hardware_to_wire(hardware: Hardware) -> engine_pb2.Hardware:

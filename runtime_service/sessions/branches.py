@@ -96,7 +96,7 @@ class Branches:
             return source
         before = await self._engines.resolve(source.engine, "name")
         after = await self._engines.resolve(engine, "engine", scope)
-        check_same_words(before.manifest, after)
+        check_same_words(before.manifest, after, tools=bool(source.options.tools))
         return replace(
             source,
             engine_name=after.name,
@@ -118,21 +118,32 @@ class Branches:
         return kept
 
 
-def check_same_words(before: Manifest, after: PublishedEngine) -> None:
-    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) unless both read the same tokens, and frame turns alike."""
+def check_same_words(before: Manifest, after: PublishedEngine, *, tools: bool = True) -> None:
+    """Raise FailedPrecondition (ENGINE_INCOMPATIBLE) unless both read the same tokens, and frame turns alike; and where
+    there are `tools`, these too.
+    """
     manifest = after.manifest
     differ = [
         what
         for what, one, other in (
             ("vocabulary", before.architecture.vocabulary, manifest.architecture.vocabulary),
             ("tokenizer", _tokenizer(before), _tokenizer(manifest)),
-            ("template", before.text, manifest.text),
+            ("template", _turns(before, tools=tools), _turns(manifest, tools=tools)),
         )
         if one != other
     ]
     if differ:
         message = f"{after.reference} has another {' and another '.join(differ)} than the session's engine"
         raise FailedPrecondition(Reason.ENGINE_INCOMPATIBLE, message, engine=after.reference)
+
+
+def _turns(manifest: Manifest, *, tools: bool) -> object:
+    """How turns are framed; what is only said of it, and what nobody uses, may differ between releases."""
+    if manifest.text is None:
+        return None
+    unused = {"no_tools"} if tools else {"no_tools", "tools", "reasoning"}
+    templates = {"template": unused, "variants": {"__all__": {"template": unused}}}
+    return manifest.text.model_dump(exclude={"warnings": True, **templates})
 
 
 def _tokenizer(manifest: Manifest) -> str | None:

@@ -8,7 +8,14 @@ from rich.markup import escape
 
 from sinkserve.cli.build.builds import spec_facts
 from sinkserve.cli.terminal import console
-from sinkserve.engine.v1.engine_pb2 import Engine, Hardware
+from sinkserve.engine.v1.engine_pb2 import Engine, EngineManifest, Hardware
+
+
+_TOOLS = {
+    EngineManifest.TOOLS_BY_TEMPLATE: "as the chat template has them",
+    EngineManifest.TOOLS_PLAIN: "in a plain form: the chat template knows none",
+    EngineManifest.TOOLS_NONE: "none",
+}
 
 
 def facts(engine: Engine) -> tuple[tuple[str, str], ...]:
@@ -24,6 +31,7 @@ def facts(engine: Engine) -> tuple[tuple[str, str], ...]:
         ("memory per slot", console.size(manifest.kv_bytes_per_slot)),
         ("hardware", escape(_hardware(manifest.hardware)) if manifest.HasField("hardware") else ""),
         ("takes", "text and token ids" if manifest.accepts_text else "token ids only"),
+        ("tools", _TOOLS.get(manifest.tools, "")),
         ("files", ", ".join(f"{escape(file.path)} {console.size(file.size_bytes)}" for file in manifest.files)),
         ("compiled", _network(manifest.network)),
         ("signed", "yes" if engine.signed else "no"),

@@ -17,6 +17,7 @@ from sinkserve.cli.chat import options
 from sinkserve.cli.chat.dialog import Dialog
 from sinkserve.cli.chat.form import read_form
 from sinkserve.cli.chat.template import read_variables
+from sinkserve.cli.chat.tools import read_tools
 from sinkserve.cli.chat.view import ChatView
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import WRONG, Failure, exit_code, explained
@@ -50,6 +51,8 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     recall_tokens: options.RecallTokens = None,
     on_full: options.OnFullChoice = None,
     template: options.Template = None,
+    tools: options.Tools = None,
+    tool_choice: options.ToolChoice = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the session after --prompt or a pipe.")] = False,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
@@ -73,9 +76,10 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     new_session |= given(recall_tokens=recall_tokens, on_full=on_full)
     generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
-    generation |= given(speculated_tokens=speculated_tokens)
+    generation |= given(speculated_tokens=speculated_tokens, tool_choice=tool_choice)
     with explained():
         new_session |= given(template_variables=read_variables(template or ()) or None)
+        new_session |= given(tools=None if tools is None else read_tools(tools))
         generation |= given(response_format=read_form(json_schema, form))
         options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
         run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)

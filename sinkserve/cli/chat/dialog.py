@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from typing import cast
 
 from sinkserve.cli.chat.form import describe_form, with_form
 from sinkserve.cli.chat.sampling import changed, describe
 from sinkserve.cli.chat.view import HELP, ChatView, Printer
 from sinkserve.cli.terminal.failures import explain
-from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError
+from sinkserve.client import Client, Conversation, FinishReason, GenerationOptions, SinkServeError, Turn
 from sinkserve.runtime.v1.conversation_service_pb2 import TurnRecord
 
 _KEPT_OF_A_TURN = 100  # characters
@@ -28,6 +29,7 @@ class Dialog:
         self._client = client
         self._generation = generation
         self._words: dict[str, str] = {}  # how what was said here begins, by turn
+        self._called: Turn | None = None  # its calls have no results yet
 
     @property
     def sampling(self) -> str:
@@ -42,13 +44,28 @@ class Dialog:
             if line:
                 with contextlib.suppress(SinkServeError):
                     runner.run(self._command(line, view) if line.startswith("/") else self.say(line, view))
+                    self._answer_calls(runner, view)
             if self.conversation.error is not None:
                 return
 
     async def say(self, text: str, view: ChatView) -> None:
         """One turn, printed as it comes. Raises SinkServeError when it failed, after saying so."""
+        await self._run(self.conversation.say(text, **self._generation), text, view)
+
+    def _answer_calls(self, runner: asyncio.Runner, view: ChatView) -> None:
+        """Ask the person what the tools answer that are called; nothing is run here."""
+        while (turn := self._called) is not None:
+            self._called = None
+            results = view.ask_results(turn.tool_calls)
+            if results is None:
+                return
+            free = cast("GenerationOptions", {**self._generation, "tool_choice": "auto"})
+            answered = self.conversation.answer(turn, results, **free)
+            runner.run(self._run(answered, " ".join(results.values()), view))
+
+    async def _run(self, asked: Awaitable[Turn], text: str, view: ChatView) -> None:
         try:
-            turn = await self.conversation.say(text, **self._generation)
+            turn = await asked
             self._words[turn.id] = text[:_KEPT_OF_A_TURN]
             printer = Printer(view, turn)
             try:
@@ -59,7 +76,10 @@ class Dialog:
                 await printer.print()
             finally:
                 printer.end()
-            view.figures(await turn.wait(), self._words)
+            finished = await turn.wait()
+            view.figures(finished, self._words)
+            view.calls(finished.tool_calls)
+            self._called = turn if finished.reason is FinishReason.TOOL_CALLS else None
         except SinkServeError as error:
             explain(error)
             raise

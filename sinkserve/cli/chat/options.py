@@ -41,6 +41,13 @@ Template = Annotated[
         "--template", metavar="NAME=VALUE", help="Of the chat template, such as enable_thinking=false; repeated."
     ),
 ]
+Tools = Annotated[
+    Path | None,
+    typer.Option("--tools", metavar="FILE", help="JSON file of tools that replies may call; you say what they answer."),
+]
+ToolChoice = Annotated[
+    str | None, typer.Option("--tool-choice", help="auto (default), none, required, or the name of a tool.")
+]
 MaxNewTokens = Annotated[int | None, typer.Option("--max-new-tokens", help="Longest reply, in tokens.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample among the k likeliest.")]

@@ -5,14 +5,16 @@ Knows turns, not streams; prints, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from rich.markup import escape
 
 from sinkserve.cli.sessions import facts
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.window_picture import picture
-from sinkserve.client import Finished, FinishReason, Turn, WindowNotice
+from sinkserve.client import Finished, FinishReason, ToolCall, Turn, WindowNotice
 from sinkserve.runtime.v1.conversation_service_pb2 import Opened, Session
 
 HELP = """\
@@ -50,9 +52,11 @@ class ChatView:
         session = opened.session
         options = session.options
         keeps = f" · {options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""
-        pinned = " · system prompt pinned" if opened.system_prompt_pinned else ""
+        pinned = " · system prompt pinned" if opened.system_prompt_pinned and not opened.tools_pinned else ""
         back = f" · position {session.position:,}" if opened.resumed else ""
-        console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{back} · {sampling} · /help[/]")
+        tools = f" · {len(session.tool_names)} tools" if session.tool_names else ""
+        tools += " pinned" if opened.tools_pinned else ""
+        console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{tools}{back} · {sampling} · /help[/]")
 
     def ask(self) -> str:
         """A line from the person; raises EOFError at the end, KeyboardInterrupt at Ctrl-C."""
@@ -80,6 +84,23 @@ class ChatView:
             f"{usage.recalled_tokens:,} recalled" if usage.recalled_tokens else "",
         )
         console.out.print(f"[dim]{' · '.join(part for part in parts if part)}[/]")
+
+    def calls(self, calls: Sequence[ToolCall]) -> None:
+        """Print what a reply calls: from a pipe as JSON, one a line."""
+        for call in calls:
+            cut = " (cut)" if call.incomplete else ""
+            if self.lively:
+                console.out.print(f"[cyan]calls {escape(call.name)}[/] {escape(call.arguments)}{cut}")
+            else:
+                console.write(json.dumps(asdict(call), ensure_ascii=False) + "\n")
+
+    def ask_results(self, calls: Sequence[ToolCall]) -> dict[str, str] | None:
+        """What the person says that the calls answer, by their ids; None: they do not say."""
+        try:
+            return {call.id: input(f"{call.name} answers ") for call in calls}
+        except (EOFError, KeyboardInterrupt):
+            self.say("\nthe calls have no results; what you say next goes on without them")
+            return None
 
     def stats(self, session: Session) -> None:
         """Print the session as it is now."""
@@ -131,6 +152,7 @@ class Printer:
         self._attempt = 1
         self._shown = 0
         self._ends_line = False
+        self._thinking = False
 
     async def print(self) -> None:
         """Print deltas until the turn ends; raises what the turn raises."""
@@ -142,11 +164,12 @@ class Printer:
             index += 1
             if index > self._shown:
                 self._shown = index
+                self._think(delta.reasoning)
                 self._write(delta.text)
 
     def end(self) -> None:
         """End the line that the reply is on."""
-        if self._shown and not self._ends_line:
+        if (self._shown and not self._ends_line) or self._thinking:
             self._write("\n")
 
     def _restart(self, attempt: int) -> None:
@@ -154,6 +177,15 @@ class Printer:
         self._attempt, self._shown = attempt, 0
         self._view.say("the server was lost and starts this reply again")
 
+    def _think(self, text: str) -> None:
+        """Reasoning is quiet, and at a terminal only."""
+        if text and self._view.lively:
+            self._thinking = True
+            console.out.print(f"[dim]{escape(text)}[/]", end="", highlight=False)
+
     def _write(self, text: str) -> None:
+        if self._thinking and text:
+            self._thinking = False
+            text = f"\n{text}" if text != "\n" else text
         self._ends_line = text.endswith("\n")
         console.write(text)

@@ -169,6 +169,8 @@ class Text:
     def first(self, messages: Sequence[Message], opening: tuple[int, ...]) -> tuple[int, ...]:
         """Tokens of messages that were accepted, behind the `opening` of a conversation."""
         assert self._tools is not None
+        if not messages:
+            return ()
         first, *rest = messages
         if first.role != "user" or not self.begins_otherwise(opening):
             return self._tools.tokens(messages)

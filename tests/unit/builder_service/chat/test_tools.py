@@ -117,9 +117,9 @@ def test_results_are_json_or_named_as_the_template_has_them() -> None:
 
 
 def _slots(text: Text) -> frozenset[Slot]:
-    assert text._tools  # noqa: SLF001 - what was derived
-    assert text._tools.template  # noqa: SLF001
-    return text._tools.template.results.slots  # noqa: SLF001
+    assert text._tools
+    assert text._tools.template
+    return text._tools.template.results.slots
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_messages_are_rendered_in_order_and_ready_for_a_reply() -> None:
     assert TEXT.assistant_before == (ASSISTANT,)
 
 
-@pytest.mark.parametrize("role", ["system", "tool", "", "User"])
+@pytest.mark.parametrize("role", ["system", "", "User"])
 def test_other_roles_are_refused_by_name(role: str) -> None:
     with pytest.raises(InvalidArgument, match=repr(role)) as caught:
         TEXT.messages([Message("user", "Hello"), Message(role, "x")])

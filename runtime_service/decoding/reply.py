@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from common.text.tools.values import ToolCall
 from runtime_service.decoding.delta import Delta, TokenLogprobs, TopLogprob
 from runtime_service.decoding.parts.pieces import Pieces
-from runtime_service.decoding.parts.reply_parts import ReplyParts
+from runtime_service.decoding.parts.reply_parts import PartForms, ReplyParts
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.stop import StopFinder
 from runtime_service.decoding.text import Text
@@ -50,7 +50,8 @@ class Reply:
         if options.response_format is None:
             self._ends |= set(options.stop_token_ids)
         self._stop = StopFinder(options.stop)
-        self._parts = ReplyParts(text.part_forms(options.tool_choice), text.detokenizer(), new_id)
+        forms = text.part_forms(options.tool_choice) if options.response_format is None else PartForms()
+        self._parts = ReplyParts(forms, text.detokenizer(), new_id)
         self.finished: Finish | None = None
         """Set by the push that ends the reply."""
 

@@ -218,6 +218,8 @@ def _stop_violations(requested: RequestedOptions, limits: GenerationLimits) -> I
 
 
 def _format_violations(requested: RequestedOptions, limits: GenerationLimits) -> Iterator[FieldViolation]:
+    if requested.tool_choice is not None and requested.tool_choice.is_forced:
+        yield from _forced_violations(requested, limits)
     if requested.response_format is None:
         return
     if not limits.takes_forms:
@@ -226,6 +228,14 @@ def _format_violations(requested: RequestedOptions, limits: GenerationLimits) ->
         yield FieldViolation(FORMAT_FIELD, "response_format is set, but this engine has no tokenizer")
     if requested.ignore_eos:
         yield _violation("ignore_eos", "ignore_eos is set with response_format: a reply ends where its form does")
+
+
+def _forced_violations(requested: RequestedOptions, limits: GenerationLimits) -> Iterator[FieldViolation]:
+    if not limits.takes_forms:
+        yield _violation("tool_choice", "tool_choice asks for a call, but engines for TensorRT-LLM cannot hold to one")
+    for name in ("response_format", "ignore_eos"):
+        if getattr(requested, name):
+            yield _violation(name, f"{name} is set with a tool_choice that asks for a call; one of them has to go")
 
 
 def _count_violations(stops: int, stop_tokens: int) -> Iterator[FieldViolation]:

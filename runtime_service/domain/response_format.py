@@ -53,6 +53,6 @@ def _check_choice(texts: tuple[str, ...]) -> None:
 
 
 def refused(form: str, why: str) -> InvalidArgument:
-    """`why` a `form` is refused."""
-    field = f"{FIELD}.{form}" if form else FIELD
+    """`why` a `form` is refused, or what else asked for one, by its whole name."""
+    field = form if form.startswith("turn.") else f"{FIELD}.{form}" if form else FIELD
     return InvalidArgument(Reason.INVALID_FIELD, f"{field} {why}", field=field)

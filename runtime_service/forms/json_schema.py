@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -32,34 +32,35 @@ def read_schema(text: str) -> dict[str, Any]:
         return {}
     if not isinstance(schema, dict):
         raise refused(_FORM, f"has to be an object, as a JSON schema is; it is {text[:40]}")
-    _check(schema)
+    check_schema(schema)
     return schema
 
 
-def _check(schema: dict[str, Any]) -> None:
+def check_schema(schema: Mapping[str, Any], form: str = _FORM) -> None:
+    """Raise InvalidArgument (INVALID_FIELD) for what would take too long to make a form of; `form` asked for it."""
     properties, multiple = 0, 1
-    for node in _nodes(schema, 0):
+    for node in _nodes(schema, 0, form):
         found = node.get("properties")
         properties += len(found) if isinstance(found, dict) else 0
         multiple = math.lcm(multiple, _steps(node.get("multipleOf")))
         if properties > MOST_PROPERTIES:
-            raise refused(_FORM, f"has more than {MOST_PROPERTIES} properties")
+            raise refused(form, f"has more than {MOST_PROPERTIES} properties")
         if multiple > MOST_MULTIPLE:
             what = f"has values of multipleOf that have {multiple} as their least common multiple"
-            raise refused(_FORM, f"{what}; at most {MOST_MULTIPLE} is allowed, powers of ten aside")
+            raise refused(form, f"{what}; at most {MOST_MULTIPLE} is allowed, powers of ten aside")
 
 
-def _nodes(value: object, depth: int) -> Iterator[dict[str, Any]]:
+def _nodes(value: object, depth: int, form: str) -> Iterator[Mapping[str, Any]]:
     """Every object in a value."""
     if depth > MOST_DEPTH:
-        raise refused(_FORM, f"is deeper than {MOST_DEPTH} levels")
+        raise refused(form, f"is deeper than {MOST_DEPTH} levels")
     if isinstance(value, dict):
         yield value
         for each in value.values():
-            yield from _nodes(each, depth + 1)
+            yield from _nodes(each, depth + 1, form)
     elif isinstance(value, list):
         for each in value:
-            yield from _nodes(each, depth + 1)
+            yield from _nodes(each, depth + 1, form)
 
 
 def _steps(value: object) -> int:

@@ -141,9 +141,10 @@ def _turns(manifest: Manifest, *, tools: bool) -> object:
     """How turns are framed; what is only said of it, and what nobody uses, may differ between releases."""
     if manifest.text is None:
         return None
-    unused = {"no_tools"} if tools else {"no_tools", "tools", "reasoning"}
-    templates = {"template": unused, "variants": {"__all__": {"template": unused}}}
-    return manifest.text.model_dump(exclude={"warnings": True, **templates})
+    unused = dict.fromkeys(("no_tools",) if tools else ("no_tools", "tools", "reasoning"), True)
+    return manifest.text.model_dump(
+        exclude={"warnings": True, "template": unused, "variants": {"__all__": {"template": unused}}}
+    )
 
 
 def _tokenizer(manifest: Manifest) -> str | None:

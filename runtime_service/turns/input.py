@@ -26,6 +26,7 @@ from runtime_service.domain.turn import Message, Turn, TurnInput, TurnRequest
 from runtime_service.engines.loaded_engine import LoadedEngine
 from runtime_service.forms.form import form_of
 from runtime_service.forms.matcher import Matcher
+from runtime_service.forms.tool_form import tool_form
 from runtime_service.scheduling.running_turn import Work, no_closing
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.pending import PendingTurn
@@ -62,16 +63,43 @@ def options_of(
         decodes_text=text.decodes_text,
         temperature_default=settings.temperature_default,
         speculated_tokens_default=settings.speculated_tokens,
-        takes_forms=manifest.spec.target is not Target.TENSORRT_LLM,
+        takes_forms=takes_forms(manifest),
     )
     options = resolve(requested, manifest.generation, limits, lambda: secrets.randbits(SEED_BITS))
     return stop_at_special(options, text.special_token)
 
 
-async def matcher_of(turn: Turn, engine: LoadedEngine) -> Matcher | None:
-    """What holds the reply of a turn to its form, if it has one; raises what is wrong with that."""
-    asked = turn.options.response_format
-    return None if asked is None or turn.request.no_reply else await engine.forms.matcher(form_of(asked))
+async def matcher_of(turn: Turn, session: Session, engine: LoadedEngine) -> Matcher | None:
+    """What holds the reply of a turn to its form, or its calls to theirs; raises what is wrong with that.
+
+    Where the model decides what it calls, a form that cannot be made is none: its calls are read all the same.
+    """
+    options, tools = turn.options, session.options.tools
+    if turn.request.no_reply:
+        return None
+    if options.response_format is not None:
+        return await engine.forms.matcher(form_of(options.response_format))
+    choice = options.tool_choice
+    is_forced = choice is not None and choice.is_forced
+    if not tools or not (is_forced or _may_hold_calls(options, engine.manifest)):
+        return None
+    try:
+        form = tool_form(text_of(session, engine).part_forms(choice), tools, choice)
+        return None if form is None else await engine.forms.matcher(form)
+    except InvalidArgument:
+        if is_forced:
+            raise
+        return None
+
+
+def _may_hold_calls(options: GenerationOptions, manifest: Manifest) -> bool:
+    """Whether a reply that may call tools can be held to their form, and nothing else changes by it."""
+    return takes_forms(manifest) and not options.ignore_eos and not options.stop_token_ids
+
+
+def takes_forms(manifest: Manifest) -> bool:
+    """Whether the engine samples here, where tokens can be left out."""
+    return manifest.spec.target is not Target.TENSORRT_LLM
 
 
 def text_of(session: Session, engine: LoadedEngine) -> Text:

@@ -136,7 +136,7 @@ class TurnIntake:
         prepare = partial(prepare_turn, request, self._next_number, state.session, state.engine, state.settings)
         with state.shared.waiting.taken_in(request.size_bytes):
             pending = await asyncio.to_thread(prepare) if request.size_bytes > _LONG else prepare()
-        await matcher_of(pending.turn, state.engine)  # refused before it is accepted
+        await matcher_of(pending.turn, state.session, state.engine)  # refused before it is accepted
         pending.caller_span, pending.request_id = caller_span.get(), request_id.get()
         if request.recall is not None and request.recall.turn_ids:
             await self._check_named(request, len(pending.work.prompt))

@@ -92,7 +92,7 @@ class TurnRun:
             what = f"the server died {MOST_CRASHES} times while it ran this turn"
             return self._not_run(FinishReason.ERROR, Internal(Reason.INTERNAL, what))
         try:
-            matcher = await matcher_of(turn, self._state.engine)
+            matcher = await matcher_of(turn, session, self._state.engine)
         except SinkServeError as error:  # it was accepted elsewhere, or by another release
             return self._not_run(FinishReason.ERROR, error)
         self.pending.work = replace(self.pending.work, matcher=matcher)

@@ -10,7 +10,6 @@ from sinkserve.cli.build.builds import spec_facts
 from sinkserve.cli.terminal import console
 from sinkserve.engine.v1.engine_pb2 import Engine, EngineManifest, Hardware
 
-
 _TOOLS = {
     EngineManifest.TOOLS_BY_TEMPLATE: "as the chat template has them",
     EngineManifest.TOOLS_PLAIN: "in a plain form: the chat template knows none",

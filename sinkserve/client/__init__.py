@@ -30,16 +30,6 @@ from sinkserve.client.errors import (
     Unavailable,
     Unreachable,
 )
-from sinkserve.client.requests import (
-    Durability,
-    GenerationOptions,
-    Message,
-    OnDisconnect,
-    OnFull,
-    ResponseFormat,
-    SessionOptions,
-    Tool,
-)
 from sinkserve.client.reply import (
     Delta,
     Finished,
@@ -49,6 +39,16 @@ from sinkserve.client.reply import (
     ToolCallDelta,
     Usage,
     WindowNotice,
+)
+from sinkserve.client.requests import (
+    Durability,
+    GenerationOptions,
+    Message,
+    OnDisconnect,
+    OnFull,
+    ResponseFormat,
+    SessionOptions,
+    Tool,
 )
 from sinkserve.client.retry import Retry
 from sinkserve.client.turn import Turn

@@ -30,7 +30,7 @@ def call_grammar(forms: PartForms, tools: Sequence[Tool], choice: ToolChoice | N
     if choice is not None and choice.is_forced:
         named = [tool for tool in tools if choice.mode is ToolMode.REQUIRED or tool.name == choice.function]
         several = forms.calls.several and choice.mode is ToolMode.REQUIRED
-        return _grammar("calls", forms, named, _calls(forms.calls, several=several))
+        return _grammar("calls", forms, named, [*_calls(forms.calls, several=several)])
     if forms.calls.opens is None:
         return None
     return _grammar("said", forms, tools, [*_said(forms.calls), *_calls(forms.calls, several=forms.calls.several)])

@@ -19,6 +19,7 @@ from common.catalog.catalog import Catalog
 from common.db.schema import open_database
 from common.engine.engine import Feed
 from common.settings import SharedSettings
+from common.spec.manifest import TurnTemplate
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
 from common.window import Geometry
@@ -100,14 +101,16 @@ class Bench:
         assert self.runtime is not None
         return self.runtime
 
-    def publish(self, name: str = "demo", *, text: bool = True, owner: str = "local") -> PublishedEngine:
+    def publish(
+        self, name: str = "demo", *, text: bool = True, owner: str = "local", template: TurnTemplate = TEMPLATE
+    ) -> PublishedEngine:
         """Put an engine without files into the catalog."""
         database = open_database(self.shared.database)
         manifest = make_manifest(
             self.geometry,
             vocabulary=VOCABULARY,
             name=name,
-            template=TEMPLATE if text else None,
+            template=template if text else None,
             end_token_ids=(1,),
             layers=2,
         )

@@ -93,7 +93,7 @@ def test_calls_are_read_as_they_are_written(
     )
 )
 def test_pieces_are_the_whole_whatever_is_said(name: str, said: list[str]) -> None:
-    """Of any text: what was told of calls in pieces is what they are in the end, and text without calls is all there."""
+    """What was told of calls in pieces is what they are in the end, and text without calls is all there."""
     text = "".join(said)
     pieces, parts = read(spelled(text), PartForms(FORMS[name], NAMES))
     assert joined(pieces).calls == pieces_of(parts.calls)

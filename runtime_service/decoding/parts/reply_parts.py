@@ -17,6 +17,8 @@ from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.decoding.parts.call_section import CallSection
 from runtime_service.decoding.parts.pieces import Pieces
 
+_NOTHING = Pieces()
+
 
 class _Mode(Enum):
     TEXT = auto()
@@ -48,19 +50,32 @@ class ReplyParts:
         self._trims = forms.thinks  # blanks at the beginning are left out
         self._holds = False  # blanks are held back: nothing but calls may follow
         self._bare = forms.calls is not None and forms.calls.opens is None
+        marks = [mark for form in (forms.calls, forms.reasoning) if form for mark in (form.opens, form.closes) if mark]
+        self._tokens = frozenset(mark.token_id for mark in marks if mark.token_id is not None)
+        self._begins = frozenset(mark.text[0] for mark in marks if mark.token_id is None)
         self.calls: list[ToolCall] = []
         self.reasoning_tokens = 0
 
     def push(self, token_id: int) -> Pieces:
         """Take a token; returns what it adds."""
         before = self._mode
-        marker = next((found for found in self._markers() if found.token_id == token_id), None)
-        if marker is not None:
-            pieces = self._end_text() + self._at(marker)
-        else:
-            pieces = self._read(self._detokenizer.push(token_id))
+        if token_id in self._tokens:
+            marker = next((found for found in self._markers() if found.token_id == token_id), None)
+            if marker is not None:
+                pieces = self._end_text() + self._at(marker)
+                self.reasoning_tokens += _Mode.REASONING in {before, self._mode}
+                return pieces
+        text = self._detokenizer.push(token_id)
+        if self._is_plain and self._begins.isdisjoint(text):
+            return Pieces(text) if text else _NOTHING
+        pieces = self._read(text)
         self.reasoning_tokens += _Mode.REASONING in {before, self._mode}
         return pieces
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether text is told as it comes, unless it begins a marker: this is most of all replies."""
+        return self._mode is _Mode.TEXT and not (self._bare or self._trims or self._holds or self._buffer)
 
     def flush(self) -> Pieces:
         """What was held back, when the reply ends."""

@@ -21,8 +21,8 @@ from builder_service.chat.variants import Choice, Proven, prove_choices
 from builder_service.checkpoint.checkpoint import DEFAULT_TEMPLATE, Checkpoint
 from builder_service.checkpoint.tokenizer import TokenizerDescription, dumped
 from common.errors import InvalidArgument, Reason, SinkServeError
+from common.spec.chat.template_choices import Variables, combinations
 from common.spec.manifest import TextModel, TurnTemplate
-from common.spec.template_choices import Variables, combinations
 from common.text.content import control_tokens
 from common.text.prefix_space import keeping_spaces, without_prefix_space
 from common.text.vocabulary import Vocabulary, pieces

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from builder_service.chat.chat_template import ChatTemplate, TemplateFailed
 from builder_service.chat.turn_proof import prove
 from builder_service.chat.turn_segments import TemplateTokenizer, TurnSegments, Unsplittable, derive_parts
+from common.spec.chat.template_choices import Value, shown
 from common.spec.manifest import TemplateVariant, TurnTemplate
-from common.spec.template_choices import Value, shown
 from common.text.content import template_tokens
 
 

@@ -14,13 +14,13 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from common.errors import FieldViolation, InvalidArgument, Reason
 from common.spec.bounds import shown
+from common.spec.chat.template_choices import Value
 from common.spec.checks import check_spec
 from common.spec.hardware import Hardware
 from common.spec.manifest import Manifest
 from common.spec.model_spec import BuildOptions, ModelSpec
 from common.spec.published_engine import PublishedEngine
 from common.spec.target_options import HardwareCompatibility
-from common.spec.template_choices import Value
 from sinkserve.engine.v1 import engine_pb2
 
 

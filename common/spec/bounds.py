@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.errors import FieldViolation
+from common.spec.chat.template_choices import Value
 from common.spec.model_spec import ModelSpec
-from common.spec.template_choices import Value
 
 LONGEST_URI = 4096
 LONGEST_WORD = 255

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.spec.chat.tool_template import Reasoning, ToolTemplate
 from common.spec.hardware import Hardware
 from common.spec.model_spec import ModelSpec, Target
-from common.spec.tool_template import Reasoning, ToolTemplate
 from common.window import Geometry
 
 GRAPH_PATH = "model.onnx"

@@ -21,10 +21,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from common.spec.capabilities import lacks, least_capability
+from common.spec.chat.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.spec.one_line import OneLine
 from common.spec.rtx_gpus import TensorRtRtxOptions, unable_gpus
 from common.spec.target_options import OnnxRuntimeOptions, TensorRtLlmOptions, TensorRtOptions
-from common.spec.template_choices import MOST_COMBINATIONS, TemplateValue
 from common.window import Geometry
 
 GGUF: Final = ".gguf"

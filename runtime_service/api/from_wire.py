@@ -7,7 +7,7 @@ from typing import Any
 
 from common.errors import InvalidArgument, Reason
 from common.rpc.wire import variables_from_wire
-from common.spec.template_choices import Value
+from common.spec.chat.template_choices import Value
 from runtime_service.api.requests import Cancel, Close, Open, Refused, Request
 from runtime_service.api.tools_wire import choice_from_wire, message_from_wire, tools_from_wire
 from runtime_service.domain.durability import Durability

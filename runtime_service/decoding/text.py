@@ -16,8 +16,8 @@ import structlog
 
 from common.errors import Internal, InvalidArgument, Reason
 from common.panics import panics_as_errors
+from common.spec.chat.template_choices import NotAChoice, Value, choose, same, shown
 from common.spec.manifest import Manifest, TurnForm, TurnTemplate
-from common.spec.template_choices import NotAChoice, Value, choose, same, shown
 from common.text.content import ContentEncoder, control_tokens, template_tokens
 from common.text.prefix_space import without_prefix_space
 from common.text.tools.values import Tool

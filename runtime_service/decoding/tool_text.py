@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from common.errors import InvalidArgument, Reason
-from common.spec.tool_template import Reasoning, Slot, ToolTemplate
+from common.spec.chat.tool_template import Reasoning, Slot, ToolTemplate
 from common.text.tools.values import Tool, ToolResult
 from common.text.tools.wrapping import ToolWrapping
 from common.text.vocabulary import Vocabulary

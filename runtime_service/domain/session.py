@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from common.controls import check_name
 from common.db.database import utc_now
 from common.errors import InvalidArgument, Reason
+from common.spec.chat.template_choices import Value
 from common.spec.published_engine import PublishedEngine
-from common.spec.template_choices import Value
 from common.text.tools.values import Tool
 from common.window import Geometry, SessionWindow
 from runtime_service.domain.durability import Durability

@@ -14,8 +14,7 @@ from builder_service.chat.chat_template import Said, TemplateFailed
 from builder_service.chat.tools.formats import FORMATS
 from builder_service.chat.tools.forms import form_of, slot_span, token_at
 from builder_service.chat.turn_segments import Rendering, TemplateTokenizer, Unsplittable
-from common.spec.manifest import TurnTemplate
-from common.spec.tool_template import (
+from common.spec.chat.tool_template import (
     CallForm,
     Declaration,
     Form,
@@ -25,6 +24,7 @@ from common.spec.tool_template import (
     ToolOpening,
     ToolTemplate,
 )
+from common.spec.manifest import TurnTemplate
 from common.text.tools.values import Tool, ToolCall
 from common.text.tools.wrapping import call_form, declarations, declared
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.spec.tool_template import CallForm, Marker
+from common.spec.chat.tool_template import CallForm, Marker
 
 HERMES = CallForm(
     opens=Marker(text="<tool_call>"),

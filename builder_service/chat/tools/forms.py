@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from builder_service.chat.turn_segments import Rendering, Unsplittable
-from common.spec.tool_template import Form, FormPart, Slot
+from common.spec.chat.tool_template import Form, FormPart, Slot
 
 
 def form_of(rendering: Rendering, span: tuple[int, int], control: Collection[int], slots: Mapping[str, Slot]) -> Form:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from builder_service.chat.tools.derive import resolved
 from builder_service.chat.tools.formats import HERMES, PREAMBLE, RESPONSE
 from builder_service.chat.turn_segments import Unsplittable
+from common.spec.chat.tool_template import Declaration, Form, FormPart, ResultForm, Slot, ToolOpening, ToolTemplate
 from common.spec.manifest import TurnTemplate
-from common.spec.tool_template import Declaration, Form, FormPart, ResultForm, Slot, ToolOpening, ToolTemplate
 
 
 def plain_tools(turns: TurnTemplate, added: Mapping[str, int]) -> ToolTemplate:

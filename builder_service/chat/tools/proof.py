@@ -11,8 +11,8 @@ from builder_service.chat.tools.derive import CALLS, TOOLS, ToolRenderings, answ
 from builder_service.chat.tools.formats import PLACES
 from builder_service.chat.tools.plain import plain_tools
 from builder_service.chat.turn_segments import TemplateTokenizer, Unsplittable
+from common.spec.chat.tool_template import ToolOpening, ToolTemplate
 from common.spec.manifest import TurnTemplate
-from common.spec.tool_template import ToolOpening, ToolTemplate
 from common.text.content import template_tokens
 from common.text.tools.values import Tool, ToolCall, ToolResult
 from common.text.tools.wrapping import ToolWrapping

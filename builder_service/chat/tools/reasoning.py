@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builder_service.chat.tools.derive import marker
 from builder_service.chat.turn_segments import TemplateTokenizer
-from common.spec.tool_template import Reasoning
+from common.spec.chat.tool_template import Reasoning
 
 MARKERS = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 """Of Qwen3, DeepSeek R1, SmolLM3 and others; of Magistral."""

@@ -10,7 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from common.spec.tool_template import CallForm, Declaration, Form, FormPart, Marker, Slot, ToolOpening, ToolTemplate
+from common.spec.chat.tool_template import (
+    CallForm,
+    Declaration,
+    Form,
+    FormPart,
+    Marker,
+    Slot,
+    ToolOpening,
+    ToolTemplate,
+)
 from common.text.tools.values import Tool, ToolCall, ToolResult
 from common.text.wrapping import Tokens, Wrapping
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from common.spec.tool_template import CallForm, Marker, Reasoning
+from common.spec.chat.tool_template import CallForm, Marker, Reasoning
 from common.text.tools.values import Tool
 from runtime_service.decoding.parts.reply_parts import PartForms
 from runtime_service.domain.tools import ToolChoice, ToolMode

@@ -23,8 +23,8 @@ class CallReader:
         self._blank = ""  # may be behind the value
         self._held = ""  # arguments that came before the name
         self._has_arguments = False
+        self._told: list[str] = []
         self.name = ""
-        self.arguments = ""
         self.ended = False
         """The object is closed."""
 
@@ -32,6 +32,11 @@ class CallReader:
     def raw(self) -> str:
         """What was read."""
         return "".join(self._raw)
+
+    @property
+    def arguments(self) -> str:
+        """What was told of them."""
+        return "".join(self._told)
 
     @property
     def is_call(self) -> bool:
@@ -112,10 +117,11 @@ class CallReader:
         """Arguments that can be told now."""
         if not self.name:
             return ""
-        if self.ended and not self.arguments and not self._held:
+        if self.ended and not self._told and not self._held:
             self._held = "{}"
         new, self._held = self._held, ""
-        self.arguments += new
+        if new:
+            self._told.append(new)
         return new
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from common.spec.tool_template import CallForm
+from common.spec.chat.tool_template import CallForm
 from common.text.tools.values import ToolCall
 from runtime_service.decoding.parts.call_reader import CallReader
 from runtime_service.decoding.parts.pieces import CallPiece

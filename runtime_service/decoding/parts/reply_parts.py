@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from common.spec.tool_template import CallForm, Marker, Reasoning
+from common.spec.chat.tool_template import CallForm, Marker, Reasoning
 from common.text.tools.values import ToolCall
 from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.decoding.parts.call_section import CallSection

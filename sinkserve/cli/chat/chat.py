@@ -40,6 +40,7 @@ class Chat:
     resume_command: str = "sinkserve chat --session"
 
 
+@explained()
 def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     engine: options.Engine = None,
     session: Annotated[str | None, typer.Option("--session", help="Resume this session instead.")] = None,
@@ -76,13 +77,11 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     new_session |= given(recall_tokens=recall_tokens, on_full=on_full)
     generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
-    generation |= given(speculated_tokens=speculated_tokens, tool_choice=tool_choice)
-    with explained():
-        new_session |= given(template_variables=read_variables(template or ()) or None)
-        new_session |= given(tools=None if tools is None else read_tools(tools))
-        generation |= given(response_format=read_form(json_schema, form))
-        options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
-        run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
+    new_session |= given(template_variables=read_variables(template or ()) or None, tools=read_tools(tools))
+    generation |= given(response_format=read_form(json_schema, form), tool_choice=tool_choice)
+    generation |= given(speculated_tokens=speculated_tokens)
+    options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
+    run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
 
 
 def given(**values: object) -> dict[str, object]:

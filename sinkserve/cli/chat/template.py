@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from common.spec.template_choices import Value
+from common.spec.chat.template_choices import Value
 from sinkserve.cli.terminal.failures import WRONG, Failure
 
 

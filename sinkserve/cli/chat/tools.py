@@ -12,8 +12,10 @@ from sinkserve.client import Tool
 _HINT = 'a JSON list of tools, each {"name": ..., "description": ..., "parameters": JSON schema}'
 
 
-def read_tools(path: Path) -> list[Tool]:
-    """Tools of a JSON file, also in the form that OpenAI's clients have them. Raises Failure."""
+def read_tools(path: Path | None) -> list[Tool] | None:
+    """Tools of a JSON file, also in the form that OpenAI's clients have them, if one is given. Raises Failure."""
+    if path is None:
+        return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -151,7 +151,7 @@ class Printer:
         self._turn = turn
         self._attempt = 1
         self._shown = 0
-        self._ends_line = False
+        self._ends_line = True
         self._thinking = False
 
     async def print(self) -> None:
@@ -165,11 +165,12 @@ class Printer:
             if index > self._shown:
                 self._shown = index
                 self._think(delta.reasoning)
-                self._write(delta.text)
+                if delta.text:
+                    self._write(delta.text)
 
     def end(self) -> None:
         """End the line that the reply is on."""
-        if (self._shown and not self._ends_line) or self._thinking:
+        if not self._ends_line or self._thinking:
             self._write("\n")
 
     def _restart(self, attempt: int) -> None:

@@ -19,10 +19,10 @@ from builder_service.model.tensors import ModelTensors
 from builder_service.model.weight_format import WeightFormat
 from builder_service.pipeline.estimate import Estimate, estimate
 from builder_service.sources.uri import Folder, Place, Repository, read_adapter_place, read_place
+from common.spec.chat.template_choices import Value
 from common.spec.checks import check_spec
 from common.spec.manifest import Architecture
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
-from common.spec.template_choices import Value
 from sinkserve.cli.terminal.engine_choice import PrecisionChoice, choose_precision
 
 PINNED_SINKS = 256  # room for a system prompt

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from common.catalog.catalog import Catalog
 from common.db.schema import open_database
 from common.engine.engine import Feed
 from common.settings import SharedSettings
-from common.spec.manifest import TurnTemplate
+from common.spec.manifest import TurnTemplate as Turns
 from common.spec.published_engine import PublishedEngine
 from common.store.blob_store import open_store
 from common.window import Geometry
@@ -101,23 +102,18 @@ class Bench:
         assert self.runtime is not None
         return self.runtime
 
-    def publish(
-        self, name: str = "demo", *, text: bool = True, owner: str = "local", template: TurnTemplate = TEMPLATE
-    ) -> PublishedEngine:
+    def publish(self, name: str = "demo", *, text: bool | Turns = True, owner: str = "local") -> PublishedEngine:
         """Put an engine without files into the catalog."""
-        database = open_database(self.shared.database)
         manifest = make_manifest(
             self.geometry,
             vocabulary=VOCABULARY,
             name=name,
-            template=template if text else None,
+            template=TEMPLATE if text is True else text or None,
             end_token_ids=(1,),
             layers=2,
         )
-        try:
+        with closing(open_database(self.shared.database)) as database:
             return Catalog(database, open_store(self.shared.store)).publish(manifest, "test", owner=owner)
-        finally:
-            database.close()
 
     def stream(self, **kwargs: Any) -> Stream:
         return Stream(self.stub.Converse(**kwargs))

@@ -38,7 +38,7 @@ def calling(choice: pb.ToolChoice = WEATHER, **options: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def _serving(home: Path, geometry: Geometry = GEOMETRY) -> AsyncIterator[Bench]:
     bench = Bench(home, {}, geometry=geometry)
-    bench.publish(template=TEMPLATE.model_copy(update={"tools": plain_tools(TEMPLATE, {})}))
+    bench.publish(text=TEMPLATE.model_copy(update={"tools": plain_tools(TEMPLATE, {})}))
     await bench.start()
     try:
         yield bench

@@ -16,21 +16,35 @@ from builder_service.chat.derive import DerivedText
 from builder_service.chat.tools.derive import answering, calling
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument
-from common.spec.tool_template import Slot
+from common.spec.chat.tool_template import Slot
 from common.text.tools.values import Tool, ToolCall
 from common.text.tools.wrapping import declared
 from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.turn import Message
-from tests.samples.chat_templates import CHATML, GEMMA, GEMMA_3, LLAMA_2, NOW, Checkpoint, byte_level, sentencepiece
-from tests.samples.tool_templates import FOREIGN, LLAMA, MISTRAL, MISTRAL_TOKENS, QWEN, QWEN_TOKENS
+from tests.samples.chat_templates import (
+    CHATML,
+    FOREIGN_TOOLS,
+    GEMMA,
+    GEMMA_3,
+    LLAMA_2,
+    LLAMA_TOOLS,
+    MISTRAL_TOKENS,
+    MISTRAL_TOOLS,
+    NOW,
+    QWEN_TOKENS,
+    QWEN_TOOLS,
+    Checkpoint,
+    byte_level,
+    sentencepiece,
+)
 from tests.samples.whole_manifests import make_manifest
 
 KINDS = {
-    "qwen": (QWEN, ()),
-    "qwen, markers are tokens": (QWEN, QWEN_TOKENS),
-    "llama": (LLAMA, ()),
-    "mistral": (MISTRAL, MISTRAL_TOKENS),
+    "qwen": (QWEN_TOOLS, ()),
+    "qwen, markers are tokens": (QWEN_TOOLS, QWEN_TOKENS),
+    "llama": (LLAMA_TOOLS, ()),
+    "mistral": (MISTRAL_TOOLS, MISTRAL_TOKENS),
 }
 TOOLS = (
     Tool("weather", "Says how it is outside.", {"type": "object", "properties": {"town": {"type": "string"}}}),
@@ -159,7 +173,7 @@ def test_a_template_that_knows_no_tools_has_them_in_the_system_prompt(
 
 
 @pytest.mark.parametrize(
-    ("template", "why"), [(FOREIGN, "none of the forms that are known"), (GEMMA, "no place for them")]
+    ("template", "why"), [(FOREIGN_TOOLS, "none of the forms that are known"), (GEMMA, "no place for them")]
 )
 def test_where_tools_cannot_be_derived_the_engine_says_why_and_sessions_have_none(
     tmp_path: Path, template: str, why: str

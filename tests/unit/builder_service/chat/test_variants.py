@@ -7,7 +7,7 @@ import pytest
 from builder_service.chat.chat_template import ChatTemplate
 from builder_service.checkpoint.folder import FolderCheckpoint
 from common.errors import InvalidArgument
-from common.spec.template_choices import NotAChoice, Value, Variables, choose, combinations
+from common.spec.chat.template_choices import NotAChoice, Value, Variables, choose, combinations
 from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.turn import Message

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder_service.chat.tools.formats import FORMATS, HERMES, LLAMA
-from common.spec.tool_template import CallForm, Marker, Reasoning
+from common.spec.chat.tool_template import CallForm, Marker, Reasoning
 from common.text.tools.values import ToolCall
 from common.text.tools.wrapping import call_form
 from runtime_service.decoding.detokenizer import Detokenizer

@@ -15,7 +15,7 @@ from common.spec.chat.tool_template import CallForm, Marker, Reasoning
 from common.text.tools.values import ToolCall
 from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.decoding.parts.call_section import CallSection
-from runtime_service.decoding.parts.pieces import Pieces
+from runtime_service.decoding.parts.pieces import CallPiece, Pieces, join_calls
 
 _NOTHING = Pieces()
 
@@ -134,15 +134,15 @@ class ReplyParts:
         return pieces
 
     def _read_calls(self, text: str) -> tuple[Pieces, str]:
-        section, found = self._section, Pieces()
+        section, found = self._section, list[CallPiece]()
         assert section is not None
         for index, character in enumerate(text):
             piece = section.push(character)
             if piece is not None:
-                found += Pieces(calls=(piece,))
+                found.append(piece)
             if section.over:
-                return found + self._leave_calls(), text[index + 1 :]
-        return found, ""
+                return Pieces(calls=join_calls(found)) + self._leave_calls(), text[index + 1 :]
+        return Pieces(calls=join_calls(found)), ""
 
     def _read_until_marker(self, text: str) -> tuple[Pieces, str]:
         """Tell the text before a marker that is spelled out, and return what is behind it."""

@@ -77,11 +77,24 @@ def chat(  # noqa: PLR0917 - typer reads a command's options from its parameters
     new_session |= given(recall_tokens=recall_tokens, on_full=on_full)
     generation = given(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     generation |= given(repetition_penalty=repetition_penalty, stop=stop, seed=seed, ignore_eos=ignore_eos)
+    generation |= given(speculated_tokens=speculated_tokens, tool_choice=tool_choice)
+    generation |= given(response_format=read_form(json_schema, form))
     new_session |= given(template_variables=read_variables(template or ()) or None, tools=read_tools(tools))
-    generation |= given(response_format=read_form(json_schema, form), tool_choice=tool_choice)
-    generation |= given(speculated_tokens=speculated_tokens)
-    options_given = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
-    run_chat(Chat(engine, session, prompt, keep, *options_given), runtime)
+    run_chat(_chat(engine, session, prompt, new_session, generation, keep=keep), runtime)
+
+
+def _chat(
+    engine: str | None,
+    session: str | None,
+    prompt: str | None,
+    new_session: dict[str, object],
+    generation: dict[str, object],
+    *,
+    keep: bool,
+) -> Chat:
+    """What to open, and how to talk, of what a person gave."""
+    typed = cast("SessionOptions", new_session), cast("GenerationOptions", generation)
+    return Chat(engine, session, prompt, keep, *typed)
 
 
 def given(**values: object) -> dict[str, object]:

@@ -25,9 +25,19 @@ def passes(draw: st.DrawFn) -> list[pb.Delta]:
             text=TEXT[text_cuts[index] : text_cuts[index + 1]],
             token_ids=IDS[token_cuts[index] : token_cuts[index + 1]],
             logprobs=[pb.TokenLogprobs(token_id=item) for item in IDS[token_cuts[index] : token_cuts[index + 1]]],
+            reasoning=TEXT[text_cuts[index] : text_cuts[index + 1]],
+            tool_calls=[_piece(TEXT[text_cuts[index] : text_cuts[index + 1]], is_first=index == 0)],
         )
         for index in range(count)
     ]
+
+
+def _piece(arguments: str, *, is_first: bool) -> pb.ToolCallDelta:
+    return (
+        pb.ToolCallDelta(index=0, id="a", name="now", arguments=arguments)
+        if is_first
+        else pb.ToolCallDelta(arguments=arguments)
+    )
 
 
 @given(st.lists(st.tuples(passes(), st.integers(0, 6)), max_size=4), passes())
@@ -42,6 +52,10 @@ def test_interrupted_passes_and_a_whole_one_make_the_reply_once(
     assert reply.text == "".join(delta.text for delta in reply.deltas) == TEXT
     assert reply.token_ids == [token for delta in reply.deltas for token in delta.token_ids] == IDS
     assert [item.token_id for delta in reply.deltas for item in delta.logprobs] == IDS
+    assert reply.reasoning == "".join(delta.reasoning for delta in reply.deltas) == TEXT
+    pieces = [piece for delta in reply.deltas for piece in delta.tool_calls]
+    assert "".join(piece.arguments for piece in pieces) == TEXT
+    assert [piece.name for piece in pieces] == ["now", *[""] * (len(pieces) - 1)]
 
 
 def test_another_attempt_voids_what_came_before() -> None:

@@ -176,7 +176,13 @@ def _raw(described: TokenizerDescription, *warnings: str) -> DerivedText:
     contents = keeping_spaces(without_prefix_space(described.tokenizer))
     begin = _begin(described)
     template = TurnTemplate(
-        opening=begin, system_before=begin, user_before=(), user_after=(), assistant_before=(), assistant_after=()
+        opening=begin,
+        system_before=begin,
+        user_before=(),
+        user_after=(),
+        assistant_before=(),
+        assistant_after=(),
+        no_tools="its text is fed as it is, without a chat template",
     )
     return _text(described, contents, TextModel(template=template), list(warnings), [])
 

@@ -85,7 +85,7 @@ def test_so_it_is_with_sentencepieces_spaces(tmp_path: Path, template: str) -> N
 
 def test_the_parts_of_chatml(tmp_path: Path) -> None:
     checkpoint = byte_level(tmp_path, CHATML)
-    assert checkpoint.parts() == TurnTemplate(
+    assert checkpoint.parts().model_copy(update={"tools": None}) == TurnTemplate(
         opening=(),
         system_before=ids(checkpoint, "<|im_start|>system\n"),
         system_after=ids(checkpoint, "<|im_end|>\n"),

@@ -13,7 +13,13 @@ def test_none_feeds_text_as_it_is(tmp_path: Path) -> None:
     derived = byte_level(tmp_path, CHATML).derive("none")
     assert derived.model
     assert derived.model.template == TurnTemplate(
-        opening=(), system_before=(), user_before=(), user_after=(), assistant_before=(), assistant_after=()
+        opening=(),
+        system_before=(),
+        user_before=(),
+        user_after=(),
+        assistant_before=(),
+        assistant_after=(),
+        no_tools="its text is fed as it is, without a chat template",
     )
     assert derived.warnings == ()
 

@@ -32,8 +32,10 @@ from tests.samples.chat_templates import (
     MISTRAL_TOKENS,
     MISTRAL_TOOLS,
     NOW,
+    QWEN_3,
     QWEN_TOKENS,
     QWEN_TOOLS,
+    REASONING,
     Checkpoint,
     byte_level,
     sentencepiece,
@@ -170,6 +172,17 @@ def test_a_template_that_knows_no_tools_has_them_in_the_system_prompt(
     assert "Be kind." in said
     result = one.text.messages([Message("tool", "21 degrees", CALLS[0].id, "weather")])
     assert result == one.text.user("<tool_response>\n21 degrees\n</tool_response>")
+
+
+@pytest.mark.parametrize(("template", "thinks"), [(QWEN_3, False), (REASONING, True)])
+def test_a_template_that_knows_thoughts_marks_them_and_may_open_one(
+    tmp_path: Path, template: str, *, thinks: bool
+) -> None:
+    one = Made(byte_level(tmp_path, template), template)
+    forms = one.text.part_forms(None)
+    assert forms.reasoning
+    assert forms.reasoning.closes.token_id == one.library.token_to_id("</think>")
+    assert (forms.thinks, made("llama").text.part_forms(None).reasoning) == (thinks, None)
 
 
 @pytest.mark.parametrize(

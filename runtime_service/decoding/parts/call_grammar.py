@@ -13,10 +13,16 @@ from runtime_service.domain.tools import ToolChoice, ToolMode
 _ANY = r"(.|\n)*"
 _TEXT = f"/{_ANY}/"
 _MARGIN = r"/[ \n]{0,8}/"
-_BLANKS = "[ \n]{0,8}"
-"""Between the parts of arguments: bounded, so that a reply cannot go on with them for ever."""
-_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": _BLANKS, "coerce_one_of": True, "lenient": True}
-"""Keywords of a schema that llguidance does not know are not held to: the model has read them all the same."""
+_OPTIONS = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "coerce_one_of": True,
+    "lenient": True,
+}
+"""Arguments are written as chat templates write them, which is what models have read. Keywords of a schema that
+llguidance does not know are not held to: the model has read them all the same.
+"""
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 

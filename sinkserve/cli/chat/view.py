@@ -54,7 +54,8 @@ class ChatView:
         keeps = f" · {options.sink_tokens} sinks + {options.window_tokens} tokens" if options.window_tokens else ""
         pinned = " · system prompt pinned" if opened.system_prompt_pinned and not opened.tools_pinned else ""
         back = f" · position {session.position:,}" if opened.resumed else ""
-        tools = f" · {len(session.tool_names)} tools" if session.tool_names else ""
+        count = len(session.tool_names)
+        tools = f" · {count} {'tool' if count == 1 else 'tools'}" if count else ""
         tools += " pinned" if opened.tools_pinned else ""
         console.out.print(f"[bold]{escape(session.engine)}[/][dim]{keeps}{pinned}{tools}{back} · {sampling} · /help[/]")
 

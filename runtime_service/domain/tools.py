@@ -20,8 +20,8 @@ CHOICE_FIELD = "turn.generation.tool_choice"
 MOST_TOOLS = 64
 MOST_BYTES = 1 << 16
 """Of names, descriptions and parameters together, in UTF-8."""
-MOST_CALLS = 64
-"""Of one message."""
+MOST_DEPTH = 64
+"""Of a schema, and of arguments."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_LENGTH = 9  # what templates of Mistral's accept
@@ -110,12 +110,24 @@ def call_id(turn_id: str, index: int) -> str:
 
 def _object(text: str, field: str, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character is none
     except (ValueError, RecursionError) as error:
         raise _invalid(field, f"{what}: {str(error)[:100]}", text) from None
     if not isinstance(value, dict):
         raise _invalid(field, what, text)
+    if _is_deep(value, MOST_DEPTH):
+        raise _invalid(field, f"may have at most {MOST_DEPTH} levels", text)
     return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deep(each, levels - 1) for each in inside)
 
 
 def _invalid(field: str, what: str, value: object) -> InvalidArgument:

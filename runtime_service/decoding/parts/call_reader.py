@@ -126,8 +126,8 @@ class CallReader:
 
 
 def _string(text: str) -> str:
-    """The string that a JSON text is; empty for anything else."""
+    """The string that a JSON text is; empty for anything else, such as half a character."""
     with suppress(ValueError):
         value = json.loads(text)
-        return value if isinstance(value, str) else ""
+        return value if isinstance(value, str) and value.encode() else ""
     return ""

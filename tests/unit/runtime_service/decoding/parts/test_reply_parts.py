@@ -134,6 +134,7 @@ def test_a_spelled_marker_stays_text_where_the_marker_is_a_token() -> None:
         ("<tool_call>now()</tool_call> ok", "<tool_call>now()</tool_call> ok", []),
         ('<tool_call>{"tool": "now"}</tool_call>', '<tool_call>{"tool": "now"}</tool_call>', []),
         ("a <tool_cal", "a <tool_cal", []),
+        (r'<tool_call>{"name": "\ud800"}', r'<tool_call>{"name": "\ud800"}', []),
     ],
 )
 def test_what_is_cut_or_wrong_is_told_as_far_as_it_came(said: str, text: str, calls: list[ToolCall]) -> None:

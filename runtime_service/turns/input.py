@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from common.db.database import utc_now
-from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, Reason
+from common.errors import FailedPrecondition, FieldViolation, InvalidArgument, Reason, SinkServeError
 from common.spec.manifest import Manifest
 from common.spec.model_spec import Target
 from runtime_service.decoding.reply import Reply
@@ -86,7 +86,7 @@ async def matcher_of(turn: Turn, session: Session, engine: LoadedEngine) -> Matc
     try:
         form = tool_form(text_of(session, engine).part_forms(choice), tools, choice)
         return None if form is None else await engine.forms.matcher(form)
-    except InvalidArgument:
+    except SinkServeError:
         if is_forced:
             raise
         return None

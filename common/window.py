@@ -7,7 +7,8 @@ spare rows follow that nobody ever sees, where the padding of a batch goes::
     | sinks: n | ring: w + c - 1 | spare: c - 1 |
 
 The ring is ``c - 1`` rows longer than the window so that a step of ``c`` tokens never overwrites what its first
-query sees; equally, ``c`` tokens can be taken back by not advancing the position.
+query sees; equally, ``c`` tokens can be taken back by not advancing the position. Until the ring has come round nothing
+is overwritten, and a step of one session may be longer.
 
 Source: StreamingLLM (arXiv 2309.17453), section 3.2: positions are those in the cache, not in the text.
 """
@@ -73,11 +74,17 @@ def row(geometry: Geometry, sinks: int, position: int) -> int:
     return geometry.sinks + (position - sinks) % geometry.ring
 
 
-def linear_run(geometry: Geometry, sinks: int, position: int) -> int:
-    """Most tokens one step may feed at `position`: at most a chunk, in rows that follow one another."""
-    if position < sinks:
-        return min(geometry.chunk, sinks - position)
-    return min(geometry.chunk, geometry.ring - (position - sinks) % geometry.ring)
+def linear_run(geometry: Geometry, sinks: int, position: int, longest: int = 0) -> int:
+    """Most tokens one step may feed at `position`, in rows that follow one another: at most a chunk.
+
+    Or `longest`, if that is more, until the ring has come round: before that a step overwrites nothing.
+    """
+    first, most = position - sinks, geometry.chunk
+    if first < geometry.ring:
+        most = max(most, longest)
+    if first < 0 and sinks < geometry.sinks:  # its ring is not behind its sinks
+        return min(most, -first)
+    return min(most, geometry.sinks + geometry.ring - row(geometry, sinks, position))
 
 
 def visible_rows(geometry: Geometry, window: SessionWindow, position: int) -> tuple[range, ...]:
@@ -118,14 +125,17 @@ def earliest(geometry: Geometry, window: SessionWindow, written: int) -> int:
     """Lowest position that a session can be taken back to without recomputing.
 
     `written` is one past the highest position whose row any step has written since, padding included: for a
-    step at `position` of a batch padded to `step` tokens, ``position + step``. Always ``<= written - chunk``,
-    so a single step can be taken back whole. A session that was imported cannot go back before its state.
+    step at `position` of a batch padded to `step` tokens, ``position + step``. Always ``<= written - chunk``, and 0
+    until something was overwritten, so a single step can be taken back whole. A session that was imported cannot go
+    back before its state.
     """
-    return max(0, written - 1 - geometry.ring + window.window)
+    if written <= window.sinks + geometry.ring:
+        return 0
+    return written - 1 - geometry.ring + window.window
 
 
 def chunks(geometry: Geometry, sinks: int, position: int, count: int) -> tuple[int, ...]:
-    """Sizes of the steps that feed `count` tokens from `position` on, each as large as it may be."""
+    """Sizes of the steps that feed `count` tokens from `position` on, each as large as it may be, at most a chunk."""
     sizes: list[int] = []
     while count > 0:
         sizes.append(min(count, linear_run(geometry, sinks, position)))

@@ -44,6 +44,9 @@ class IdleEngine:
         self._logits = np.zeros((geometry.slots, VOCABULARY), np.float32)
         self._logits[:, LETTER] = 1.0
 
+    def longest_step(self, position: int) -> int:  # noqa: ARG002 - the same everywhere
+        return self.geometry.chunk
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         return self._logits[: sum(bool(feed.tokens) for feed in feeds)]
 

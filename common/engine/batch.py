@@ -5,7 +5,7 @@ No tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,8 @@ from common.engine.engine import Feed
 from common.window import Geometry, SessionWindow, linear_run, row
 
 _UNUSED = SessionWindow(0, 1)
+_LENGTHS = (256, 192, 128)  # of steps that are longer than a chunk: a few, since shapes of steps are bound
+_MOST_SCORES = 1 << 16  # of a head in such a step: with more, reading them costs what is saved (measured)
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,32 @@ class Batch:
         return len(self.outputs) // self.size
 
 
-def plan_batch(geometry: Geometry, feeds: tuple[Feed, ...], *, multiple: int = 1, draft_rows: int = 0) -> Batch:
+def longest_step(geometry: Geometry, position: int) -> int:
+    """Most tokens at `position` that are worth a step on a processor: of young sessions more than a chunk."""
+    fitting = (length for length in _LENGTHS if length * (position + length) <= _MOST_SCORES)
+    return max(geometry.chunk, next(fitting, 0))
+
+
+def plan_batch(
+    geometry: Geometry,
+    feeds: tuple[Feed, ...],
+    *,
+    multiple: int = 1,
+    draft_rows: int = 0,
+    longest: Callable[[int], int] = lambda _: 0,
+) -> Batch:
     """Lay out a step over the smallest range of slots that holds all tokens and starts at a multiple of `multiple`.
+
+    A slot alone may have as many tokens as `longest` says of its position.
 
     Raises ValueError for a slot that is named twice or does not exist, a window larger than the engine's, more
     tokens than `linear_run`, no tokens at all, logits of more tokens than there are, and drafts in more than
     `draft_rows` rows.
     """
-    for feed in feeds:
-        _check(geometry, feed)
     named = {feed.slot: feed for feed in feeds}
     busy = [feed.slot for feed in feeds if feed.tokens]
+    for feed in feeds:
+        _check(geometry, feed, longest(feed.position) if len(busy) == 1 else 0)
     if len(named) < len(feeds) or not busy:
         raise ValueError(f"a step needs tokens, and every slot once: {feeds}")
     first = min(busy) // multiple * multiple
@@ -89,13 +106,13 @@ def plan_batch(geometry: Geometry, feeds: tuple[Feed, ...], *, multiple: int = 1
     return batch
 
 
-def _check(geometry: Geometry, feed: Feed) -> None:
+def _check(geometry: Geometry, feed: Feed, longest: int) -> None:
     window = feed.window
     if not (0 <= window.sinks <= geometry.sinks and 1 <= window.window <= geometry.window):
         raise ValueError(f"{window} does not fit {geometry}")
     if not (0 <= feed.slot < geometry.slots and feed.position >= 0):
         raise ValueError(f"slot {feed.slot} at position {feed.position} does not exist in {geometry}")
-    most = linear_run(geometry, window.sinks, feed.position)
+    most = linear_run(geometry, window.sinks, feed.position, longest)
     if len(feed.tokens) > most:
         raise ValueError(f"{len(feed.tokens)} tokens at position {feed.position}; at most {most} follow linearly")
     if not 1 <= feed.wanted <= max(1, len(feed.tokens)):

@@ -22,7 +22,8 @@ class Feed:
     """Tokens for one slot in one step: `tokens` go to positions `position`, `position + 1`, ...
 
     An idle slot has no tokens; it is named so that the step's padding is written where it does no harm.
-    The tokens' rows follow one another: at most `linear_run(geometry, window.sinks, position)` tokens.
+    The tokens' rows follow one another: at most `linear_run(geometry, window.sinks, position)` tokens, in a step of one
+    slot with `Engine.longest_step(position)`.
     Logits are `wanted` after that many of the last tokens: after more than one, see `Engine.draft_rows`.
     """
 
@@ -78,6 +79,9 @@ class Engine(Protocol):
 
         In such a step logits are wanted after more than one token of a feed.
         """
+
+    def longest_step(self, position: int) -> int:
+        """Most tokens at `position` of a step that feeds one slot alone, at least a chunk; see `linear_run`."""
 
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         """Feed every slot its tokens and return the logits after its last ones.

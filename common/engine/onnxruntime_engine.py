@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from common.engine.angles import Angles
-from common.engine.batch import Batch, plan_batch
+from common.engine.batch import Batch, longest_step, plan_batch
 from common.engine.denormals import flushed_denormals
 from common.engine.engine import Feed, FloatArray, SlotState, check_tokens
 from common.engine.kv_pool import KvPool, aligned_zeros
@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
         self._geometry = geometry
         self._vocabulary = architecture.vocabulary
         self._session = _load(graph, threads)
-        self._inputs = StepInputs(geometry, Angles.of(rope))
+        self._inputs = StepInputs(geometry, Angles.of(rope), longest=longest_step(geometry, 0))
         ports = {put.name: put.shape for put in self._session.get_inputs()}
         varies = isinstance(ports["mask"][-1], str)
         self._pool = KvPool(
@@ -85,6 +85,9 @@ class OnnxRuntimeEngine:
     def draft_rows(self) -> int:
         return DRAFT_ROWS
 
+    def longest_step(self, position: int) -> int:
+        return longest_step(self._geometry, position)
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         batch, binding = self._prepare(feeds)
         self._run(binding)
@@ -107,7 +110,7 @@ class OnnxRuntimeEngine:
     def _prepare(self, feeds: tuple[Feed, ...]) -> tuple[Batch, Any]:
         """Everything of a step before onnxruntime runs: its layout, the inputs' numbers, and pointers to them."""
         check_tokens(feeds, self._vocabulary)
-        batch = plan_batch(self._geometry, feeds, draft_rows=DRAFT_ROWS)
+        batch = plan_batch(self._geometry, feeds, draft_rows=DRAFT_ROWS, longest=self.longest_step)
         ends = tuple(row + batch.step for row in batch.rows)
         place = self._pool.lay_out(batch.first, ends, batch.step)
         self._inputs.fill(batch, place.rows)

@@ -44,13 +44,16 @@ class Views:
 class StepInputs:
     """Buffers for the largest step; a smaller one uses their beginning. Untouched pages take no memory.
 
-    `allocate` makes zeroed arrays of a shape and type: elsewhere than in common memory for a device that copies them.
+    `longest`: tokens of a step of one slot, where that is more than a chunk. `allocate` makes zeroed arrays of a shape
+    and type: elsewhere than in common memory for a device that copies them.
     """
 
-    def __init__(self, geometry: Geometry, angles: Angles, allocate: Allocate = aligned_zeros) -> None:
+    def __init__(
+        self, geometry: Geometry, angles: Angles, allocate: Allocate = aligned_zeros, *, longest: int = 0
+    ) -> None:
         self.geometry = geometry
         self._angles = angles
-        tokens = geometry.slots * geometry.chunk
+        tokens = max(geometry.slots * geometry.chunk, longest)
         self._half = len(angles.inverse_frequencies)
         self._mask = allocate((tokens * geometry.rows,), np.float32)
         self._distance = allocate((tokens * geometry.rows,), np.float32)

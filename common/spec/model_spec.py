@@ -100,7 +100,7 @@ class CacheGeometry(_Part):
     window_tokens: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1020
     """Most recent tokens that a query sees, itself included. Sinks and window fit the trained context."""
     chunk_tokens: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
-    """Most tokens that one step feeds to one session."""
+    """Most tokens that one step feeds to one session; onnxruntime feeds up to 256 to a young one that is alone."""
     max_slots: Annotated[int, Field(strict=True, ge=1, le=1024)] = 8
     """Conversations held in the engine at once."""
 

@@ -115,11 +115,13 @@ class Scheduler(TurnScheduler):
     def _next_step(self) -> Step:
         runnable = [tenant for tenant in self._running if tenant.slot is not None]
         candidates = [Candidate(_slot(tenant), self._ready(tenant)) for tenant in runnable]
-        return plan(candidates, most=self._pace.tokens, before=self._before, last_chunk=self._last_chunk)
+        most, alone = self._pace.tokens, self._pace.alone
+        return plan(candidates, most=most, alone=alone, before=self._before, last_chunk=self._last_chunk)
 
     def _ready(self, tenant: Tenant) -> int:
         history = tenant.history
-        run = linear_run(self._engine.geometry, history.window.sinks, history.fed)
+        longest = self._engine.longest_step(history.fed)
+        run = linear_run(self._engine.geometry, history.window.sinks, history.fed, longest)
         return len(history.next_tokens(min(run, history.unfed)))
 
     def _feed(self, step: Step) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEAST_CHUNK = 8
+ALONE = 4
+"""Times `stall_s` that a step longer than a chunk may take while nobody decodes: who comes or cancels waits for it."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,18 @@ class Step:
     chunk: int | None = None
 
 
-def plan(candidates: Sequence[Candidate], *, most: int, before: Step, last_chunk: int) -> Step:
-    """One token each to all that have one, or at most `most` to one that has more.
+def plan(candidates: Sequence[Candidate], *, most: int, alone: int, before: Step, last_chunk: int) -> Step:
+    """One token each to all that have one, or at most `most` to one that has more, `alone` while nobody decodes.
 
     Where there are both, they alternate (`before` is the step before). Among long inputs, slots take turns:
-    `last_chunk` is the slot that had the last one. Alone, a long input is not held to `most`.
+    `last_chunk` is the slot that had the last one.
     """
     singles = {candidate.slot: 1 for candidate in candidates if candidate.ready == 1}
     longs = {candidate.slot: candidate.ready for candidate in candidates if candidate.ready > 1}
     if not longs or (singles and before.chunk is not None):
         return Step(singles)
     slot = min(longs, key=lambda slot: (slot <= last_chunk, slot))
-    return Step({slot: min(longs[slot], most if singles else longs[slot])}, chunk=slot)
+    return Step({slot: min(longs[slot], most if singles else alone)}, chunk=slot)
 
 
 def most_drafted(step: Step, *, rows: int, multiple: int = 1) -> int:
@@ -71,6 +73,13 @@ class Pace:
         if self._token_s * self._chunk <= self._stall_s:
             return self._chunk
         return min(self._chunk, max(LEAST_CHUNK, int(self._stall_s / self._token_s)))
+
+    @property
+    def alone(self) -> int:
+        """Tokens to feed while nobody decodes, at least a chunk; no more until a step says how long one takes."""
+        if not self._token_s:
+            return self._chunk
+        return max(self._chunk, int(ALONE * self._stall_s / self._token_s))
 
     def note(self, tokens: int, seconds: float) -> None:
         """Learn from a step that fed `tokens` of one input."""

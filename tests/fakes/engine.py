@@ -71,6 +71,7 @@ class FakeEngine:
         vocabulary: int = 64,
         slot_multiple: int = 1,
         draft_rows: int = 16,
+        longest: int = 0,
         simple: bool = False,
         poison: frozenset[int] = frozenset(),
         before_step: Callable[[tuple[Feed, ...]], None] | None = None,
@@ -79,6 +80,7 @@ class FakeEngine:
         self.vocabulary_size = vocabulary
         self.slot_multiple = slot_multiple
         self.draft_rows = draft_rows
+        self.longest = max(geometry.chunk, longest)
         self.simple = simple
         self.poison = poison
         self.before_step = before_step
@@ -86,12 +88,21 @@ class FakeEngine:
         self.closed = False
         self._rows = np.full((geometry.slots, geometry.rows), EMPTY, np.float32)
 
+    def longest_step(self, position: int) -> int:
+        return self.longest
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         assert not self.closed, "step after close"
         if self.before_step is not None:
             self.before_step(feeds)
         self._check_tokens(feeds)
-        batch = plan_batch(self.geometry, feeds, multiple=self.slot_multiple, draft_rows=self.draft_rows)
+        batch = plan_batch(
+            self.geometry,
+            feeds,
+            multiple=self.slot_multiple,
+            draft_rows=self.draft_rows,
+            longest=self.longest_step,
+        )
         self.steps.append(feeds)
         self._write(batch)
         return np.stack([self._logits(feed, index) for feed in feeds for index in _wanted(feed)])

@@ -19,7 +19,7 @@ def feed_of(  # noqa: PLR0917 - a slot, a session, and how much of it
     engine: Engine, slot: int, window: SessionWindow, tokens: Sequence[int], done: int, size: int
 ) -> Feed:
     """The next up to `size` of a session's tokens, as many as follow one another in rows."""
-    size = min(size, linear_run(engine.geometry, window.sinks, done))
+    size = min(size, linear_run(engine.geometry, window.sinks, done, engine.longest_step(done)))
     return Feed(slot, done, window, tuple(tokens[done : done + size]))
 
 

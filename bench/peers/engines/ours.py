@@ -13,16 +13,20 @@ from common.engine.engine import Feed, FloatArray, SlotState
 from common.engine.onnxruntime_engine import OnnxRuntimeEngine
 from common.spec.model_spec import Precision
 from common.spec.target_options import INT4_BLOCK
-from common.window import Geometry, SessionWindow, chunks
+from common.window import Geometry, SessionWindow, linear_run
 
 SLOTS = 32
 
 
 def load(job: Job) -> Peer:
-    """Export the checkpoint if that was not done before, and load it; the variant is a precision, or int4-BLOCK."""
+    """Export the checkpoint if that was not done before, and load it.
+
+    The variant is a precision, for int4 with its block behind it, and last `kv8` for keys and values of 8 bits.
+    """
     geometry = Geometry(job.sinks, job.cache - job.sinks, job.chunk, SLOTS)
-    name, _, block = job.variant.partition("-")
-    weight_format = WeightFormat(Precision(name), int(block or INT4_BLOCK))
+    name, *others = job.variant.split("-")
+    block = next((int(part) for part in others if part.isdigit()), INT4_BLOCK)
+    weight_format = WeightFormat(Precision(name), block, narrow_cache="kv8" in others)
     engine, _ = exported_engine(job.checkpoint, geometry, weight_format, job.scratch, job.threads)
     return Ours(engine)
 
@@ -85,8 +89,10 @@ class Ours:
     def _feed(self, position: int, ids: list[int]) -> FloatArray:
         """Feed slot 0 from `position` on, in steps as large as they may be; returns the last logits: [vocabulary]."""
         logits: FloatArray = np.empty(0, np.float32)
-        for size in chunks(self._engine.geometry, self._window.sinks, position, len(ids)):
+        engine, sinks = self._engine, self._window.sinks
+        while ids:
+            size = linear_run(engine.geometry, sinks, position, engine.longest_step(position))
             taken, ids = ids[:size], ids[size:]
             logits = self._engine.step((Feed(0, position, self._window, tuple(taken)),))[0]
-            position += size
+            position += len(taken)
         return logits

@@ -75,6 +75,9 @@ class TensorRtEngine:
     def draft_rows(self) -> int:
         return 0  # its profiles have one row of logits a slot
 
+    def longest_step(self, position: int) -> int:  # noqa: ARG002 - a plan has its profiles
+        return self.geometry.chunk
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         check_tokens(feeds, self._vocabulary)
         batch = plan_batch(self._geometry, feeds, multiple=self.slot_multiple)

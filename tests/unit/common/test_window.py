@@ -58,23 +58,25 @@ def test_what_is_held_is_what_the_next_query_sees_besides_itself(
 
 
 @given(data=st.data(), geometry=geometries(), position=st.integers(0, 200))
-def test_a_run_follows_linearly_and_never_crosses_the_end_of_sinks_or_ring(
+def test_a_run_follows_linearly_and_never_crosses_the_end_of_the_ring(
     data: st.DataObject, geometry: Geometry, position: int
 ) -> None:
-    window = data.draw(windows(geometry))
-    run = linear_run(geometry, window.sinks, position)
+    window, longest = data.draw(windows(geometry)), data.draw(st.integers(0, 30))
+    run = linear_run(geometry, window.sinks, position, longest)
     first = row(geometry, window.sinks, position)
-    assert 1 <= run <= geometry.chunk
+    assert 1 <= run <= max(geometry.chunk, longest)
+    assert run <= geometry.chunk or position + run <= window.sinks + geometry.ring  # nothing is overwritten
     assert [row(geometry, window.sinks, position + k) for k in range(run)] == list(range(first, first + run))
 
 
 @given(data=st.data(), geometry=geometries(), position=st.integers(0, 200))
 def test_a_run_is_as_long_as_it_may_be(data: st.DataObject, geometry: Geometry, position: int) -> None:
-    window = data.draw(windows(geometry))
-    run = linear_run(geometry, window.sinks, position)
+    window, longest = data.draw(windows(geometry)), data.draw(st.integers(0, 30))
+    run = linear_run(geometry, window.sinks, position, longest)
     after = position + run
-    crosses = after == window.sinks or row(geometry, window.sinks, after) == geometry.sinks
-    assert run == geometry.chunk or crosses
+    crosses = row(geometry, window.sinks, after) != row(geometry, window.sinks, after - 1) + 1
+    most = max(geometry.chunk, longest if position < window.sinks + geometry.ring else 0)
+    assert run == most or crosses
 
 
 @given(data=st.data(), geometry=geometries(), position=st.integers(0, 200), step=st.integers(1, 8))

@@ -71,6 +71,16 @@ def test_a_session_that_grows(folder: Path, precision: str, narrow: bool, monkey
     check_same(said, conversation(build_engine(folder, LONG, precision, narrow_cache=narrow)))
 
 
+@pytest.mark.parametrize(("precision", "narrow"), [("fp32", False), ("int8", False), ("int4", False), ("fp32", True)])
+def test_long_steps_say_what_short_ones_do(folder: Path, precision: str, narrow: bool) -> None:
+    window, tokens = SessionWindow(2, 500), random_tokens(600, VOCABULARY)
+    engine = build_engine(folder, LONG, precision, narrow_cache=narrow)
+    long = feed_all(engine, 0, window, tokens, [300])
+    assert [*long] == [255, 383, 511, 540, 580, 599]  # up to the ring's end, then in chunks
+    short = feed_all(engine, 1, window, tokens, [32] * 16 + [29, 40])
+    check_same([long[at] for at in (511, 540, 580)], [short[at] for at in (511, 540, 580)])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_sessions_that_come_and_go(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.engine.slot_layout.LEAST_ROWS", 16)

@@ -99,6 +99,9 @@ class Shifted:
     def draft_rows(self) -> int:
         return self.engine.draft_rows
 
+    def longest_step(self, position: int) -> int:
+        return self.engine.longest_step(position)
+
     def step(self, feeds: tuple[Feed, ...]) -> FloatArray:
         return self.engine.step(tuple(replace(feed, position=feed.position + 1) for feed in feeds))
 

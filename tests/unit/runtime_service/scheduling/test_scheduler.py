@@ -48,11 +48,13 @@ class Play:
         self.simple = data.draw(st.booleans(), label="simple")
         self.vocabulary = data.draw(st.sampled_from([5, 64]), label="vocabulary")
         rows = data.draw(st.sampled_from([0, 3, 16]), label="draft rows")
+        longest = data.draw(st.sampled_from([0, 9]), label="longest")
         self.driver = Driver(
             geometry,
             parked_bytes=budget,
             slot_multiple=multiple,
             draft_rows=rows,
+            longest=longest,
             simple=self.simple,
             vocabulary=self.vocabulary,
         )
@@ -205,6 +207,19 @@ def test_a_replay_beyond_the_bound_is_refused_with_both_numbers() -> None:
     error = talkers[0].outcomes[-1].error
     assert isinstance(error, FailedPrecondition)
     assert error.metadata == {"tokens": "12", "max_replay_tokens": "11"}
+
+
+def test_a_long_input_is_fed_in_long_steps_while_it_is_alone_and_its_ring_has_not_come_round() -> None:
+    driver = Driver(Geometry(sinks=2, window=40, chunk=4, slots=2), longest=16)
+    driver.submit(driver.talker(), (1,) * 70, reply=False)
+    driver.finish()
+    counts = [tokens for step in fed(driver) for tokens in step.values()]
+    assert counts == [4, 16, 16, 9, *[4] * 6, 1]  # one to see how long it takes, then up to the ring's end
+    driver.submit(driver.talker(), (2,))
+    driver.scheduler.step()
+    driver.submit(driver.talker(), (1,) * 30)
+    driver.finish()
+    assert max(tokens for step in fed(driver)[len(counts) :] for tokens in step.values()) == 4
 
 
 @pytest.mark.parametrize(("multiple", "slot", "neighbours"), [(1, 1, (0, 2)), (2, 0, (1,))])

@@ -21,7 +21,7 @@ def test_nobody_starves(candidates: list[Candidate], most: int) -> None:
     step, last, seen = Step({}), -1, []
     longs = sum(candidate.ready > 1 for candidate in candidates)
     for _ in range(2 * max(longs, 1)):
-        step = plan(candidates, most=most, before=step, last_chunk=last)
+        step = plan(candidates, most=most, alone=20, before=step, last_chunk=last)
         last = last if step.chunk is None else step.chunk
         seen.append(step)
     for candidate in candidates:
@@ -33,16 +33,18 @@ def test_nobody_starves(candidates: list[Candidate], most: int) -> None:
 
 def test_a_long_input_is_held_to_the_most_only_while_others_decode() -> None:
     single, long = Candidate(0, 1), Candidate(3, 20)
-    assert plan([long], most=8, before=Step({}), last_chunk=-1) == Step({3: 20}, chunk=3)
-    assert plan([single, long], most=8, before=Step({}), last_chunk=-1) == Step({3: 8}, chunk=3)
-    assert plan([single, long], most=8, before=Step({3: 8}, chunk=3), last_chunk=3) == Step({0: 1})
-    assert plan([], most=8, before=Step({}), last_chunk=-1) == Step({})
+    nobody = Step({})
+    assert plan([long], most=8, alone=64, before=nobody, last_chunk=-1) == Step({3: 20}, chunk=3)
+    assert plan([long], most=8, alone=16, before=nobody, last_chunk=-1) == Step({3: 16}, chunk=3)
+    assert plan([single, long], most=8, alone=64, before=nobody, last_chunk=-1) == Step({3: 8}, chunk=3)
+    assert plan([single, long], most=8, alone=64, before=Step({3: 8}, chunk=3), last_chunk=3) == Step({0: 1})
+    assert plan([], most=8, alone=64, before=nobody, last_chunk=-1) == nobody
 
 
 def test_long_inputs_are_fed_by_slot_after_the_one_that_was_fed_last() -> None:
     longs = [Candidate(slot, 5) for slot in (4, 1, 2)]
     for last, following in ((-1, 1), (1, 2), (2, 4), (4, 1), (3, 4)):
-        assert plan(longs, most=8, before=Step({}), last_chunk=last).chunk == following
+        assert plan(longs, most=8, alone=8, before=Step({}), last_chunk=last).chunk == following
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,15 @@ def test_slow_chunks_get_shorter_while_others_decode() -> None:
     for _ in range(50):
         pace.note(8, 0.008)
     assert pace.tokens > 40
+
+
+def test_a_step_alone_takes_some_stalls_at_most_and_never_less_than_a_chunk() -> None:
+    pace = Pace(stall_s=0.1, chunk=64)
+    assert pace.alone == 64
+    for seconds, most in ((0.064, 400), (0.64, 64)):
+        for _ in range(50):
+            pace.note(64, seconds)
+        assert abs(pace.alone - most) <= 1
 
 
 def test_chunks_are_never_shorter_than_the_least_and_short_steps_teach_nothing() -> None:

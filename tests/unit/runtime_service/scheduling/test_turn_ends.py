@@ -37,8 +37,8 @@ def test_a_cancel_while_the_input_is_fed_keeps_what_was_fed() -> None:
     turn_id = driver.submit(talker, tuple(range(10, 30)), closing=(3,))
     driver.scheduler.step()
     driver.scheduler.cancel_turn(talker.tenant, turn_id, discard=False)
-    assert talker.history == [10, 11, 3]  # a step does not cross the end of the sinks
-    assert talker.outcomes[0].usage.prompt_tokens == 2
+    assert talker.history == [10, 11, 12, 13, 3]  # a chunk
+    assert talker.outcomes[0].usage.prompt_tokens == 4
 
 
 def test_a_cancel_before_the_first_step_changes_nothing() -> None:

@@ -33,7 +33,8 @@ class Tenant:
     """A session as its engine sees it; `key` and `epoch` are those of its row, `principal` is whose it is.
 
     Belongs to the scheduler's thread once a turn was submitted. `written` is one past the highest position whose row
-    any step has written since the cache is in its slot. `paused`: nothing is to be done for it. `pauses`: how often its
+    any step has written since the cache is in its slot. `floor` is the lowest position that what was put there has all
+    tokens for. `paused`: nothing is to be done for it. `pauses`: how often its
     turn was paused while it ran. `suspended`: its turn began, and has no slot or may lose it. `spilled`: the cache may
     be kept elsewhere.
     """
@@ -43,6 +44,7 @@ class Tenant:
     slot: int | None = None
     parked: SlotState | None = None
     written: int = 0
+    floor: int = 0
     run: RunningTurn | None = None
     paused: bool = False
     pauses: int = 0
@@ -140,9 +142,8 @@ class Slots:
         history = tenant.history
         if fed >= history.fed:
             return
-        if tenant.slot is not None and fed >= max(
-            history.start, earliest(self._engine.geometry, history.window, tenant.written)
-        ):
+        intact = earliest(self._engine.geometry, history.window, tenant.written)
+        if tenant.slot is not None and fed >= max(history.start, tenant.floor, intact):
             history.take_back(fed)
         else:
             self.lose(tenant)
@@ -159,6 +160,7 @@ class Slots:
         tenant.history.lose_cache()
 
     def _move_in(self, tenant: Tenant, slot: int) -> None:
+        tenant.floor = 0 if tenant.parked is None else tenant.history.fed
         if tenant.parked is not None:
             self._engine.import_slot(slot, tenant.parked)
             self.moves.unparked += 1

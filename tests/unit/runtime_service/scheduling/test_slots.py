@@ -17,6 +17,21 @@ GEOMETRY = Geometry(sinks=2, window=5, chunk=3, slots=3)
 STATE_BYTES = 56  # of a full cache in the fake engine: 7 rows, keys and values of 4 bytes
 
 
+def test_what_was_parked_is_not_taken_back_to_before_it_was() -> None:
+    """A state holds what its own position sees, which is less than what an earlier one does."""
+    slots = Slots(FakeEngine(Geometry(sinks=0, window=5, chunk=4, slots=1)), 1 << 20)
+    one, other = (Tenant(name, TokenHistory(SessionWindow(0, 5), (1,) * 8)) for name in "ab")
+    slots.acquire(one)
+    one.history.advance(7)
+    slots.rest(one)
+    for tenant in (other, one):
+        assert slots.acquire(tenant)
+        slots.rest(tenant)
+    one.written = 8
+    slots.take_back(one, 6)
+    assert one.residence is Residence.STORED
+
+
 class Residencies(RuleBasedStateMachine):
     """Tenants that work, rest, leave and come back, as a scheduler would have them."""
 

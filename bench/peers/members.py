@@ -20,8 +20,10 @@ MEMBERS = {
     member.name: member
     for member in (
         Member("ours int8", "ours", "int8", ""),
+        Member("ours int8, keys and values too", "ours", "int8-kv8", ""),
         Member("ours int4", "ours", "int4", ""),
         Member("ours int4, blocks of 128", "ours", "int4-128", ""),
+        Member("ours int4, blocks of 128, keys and values int8", "ours", "int4-128-kv8", ""),
         Member("llama.cpp Q4_0", "llama", "q4_0", "llama"),
         Member("llama.cpp Q8_0", "llama", "q8_0", "llama"),
         Member("llama.cpp Q4_0, built with AMX", "llama", "q4_0", "llama-amx"),
@@ -34,5 +36,5 @@ MEMBERS = {
         Member("PyTorch recomputation fp32", "recompute", "fp32", "torch"),
     )
 }
-REFERENCES = ("ours int8", "ours int4", "ours int4, blocks of 128")
+REFERENCES = tuple(member.name for member in MEMBERS.values() if member.module == "ours")
 """Whom the others are compared with; an engine is one of them."""

@@ -103,11 +103,16 @@ def _run_group(engine: Engine, group: dict[int, tuple[int, Stream]]) -> Iterator
 
 
 def _feed(geometry: Geometry, slot: int, stream: Stream, done: int, size: int) -> Feed:
-    """Up to `size` tokens that may go together: one by one while the window grows; none at the stream's end."""
+    """Up to `size` tokens that may go together, none across the jump; one by one while the window grows.
+
+    None at the stream's end.
+    """
     fed = done - stream.sinks  # behind the jump
     window = SessionWindow(stream.sinks, max(1, min(stream.window, fed + 1)))
     if done == len(stream.tokens):
         return Feed(slot, stream.positions[-1] + 1, window)
     most = linear_run(geometry, stream.sinks, stream.positions[done])
-    size = min(size, 1 if 0 <= fed < stream.window else most)
+    if fed < stream.window:
+        most = -fed if fed < 0 else 1
+    size = min(size, most)
     return Feed(slot, stream.positions[done], window, stream.tokens[done : done + size])

@@ -36,6 +36,9 @@ class Entry:
 COMMANDS: Mapping[str, Entry] = {
     "run": Entry("chat.run_folder", "run", "Build a checkpoint folder if need be, and chat with it."),
     "serve": Entry("services.serve", "serve", "Run the builder and the runtime in one process, or one of them."),
+    "web": Entry(
+        "services.web", "web", "Answer OpenAI's clients and browsers over HTTP, in front of a builder and a runtime."
+    ),
     "build": Entry("build.submit", "build", "Build an engine from a spec."),
     "chat": Entry("chat.chat", "chat", "Talk to an engine."),
     "spec": Entry("build.spec", "app", "Write and check specs."),
@@ -86,7 +89,8 @@ def _load(module: str) -> ModuleType:
     try:
         return import_module(f"sinkserve.cli.{module}")
     except ModuleNotFoundError as error:
-        sys.exit(f"error this command needs {error.name}, which comes with: pip install 'sinkserve[serve]'")
+        extra = "web" if module == "services.web" else "serve"
+        sys.exit(f"error this command needs {error.name}, which comes with: pip install 'sinkserve[{extra}]'")
 
 
 def _nothing() -> None:

@@ -39,8 +39,8 @@ class Client:
     is answered at addresses of its own, `runtime_admin` and `builder_admin`, which belong to the addresses that they
     are given with. With `credentials` (`tls_credentials` makes them of files) connections are encrypted. `token` goes
     with each call: an API key or a token of an identity provider, or a function that gives the one of now. Both come
-    from SINKSERVE_CLIENT_* where they are left out. Connecting happens at the first call. Every method raises
-    SinkServeError.
+    from SINKSERVE_CLIENT_* where they are left out; an empty `token` is none at all. Connecting happens at the first
+    call. Every method raises SinkServeError.
     """
 
     def __init__(
@@ -145,6 +145,8 @@ def _find_credentials(
     credentials: grpc.ChannelCredentials | None, token: str | Token | None
 ) -> tuple[grpc.ChannelCredentials | None, Token | None]:
     """Those given, and the settings' for the rest. Raises SettingsError."""
+    if token == "":
+        return credentials, None
     given: Token | None = (lambda: token) if isinstance(token, str) else token
     if not any(name in os.environ for name in _VARIABLES):
         return credentials, given

@@ -11,6 +11,7 @@ from common.artifact.registry.settings import RegistrySettings
 from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
 from sinkserve.client.settings import ClientSettings
+from sinkserve.web.settings import WebSettings
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "operate" / "settings.md"
 CLASSES: dict[str, type[Settings]] = {
@@ -18,6 +19,7 @@ CLASSES: dict[str, type[Settings]] = {
     "Builder": BuilderSettings,
     "Runtime": RuntimeSettings,
     "Clients": ClientSettings,
+    "Web": WebSettings,
     "Registries": RegistrySettings,
 }
 INTRODUCTION = """# Settings

@@ -1,0 +1,70 @@
+"""`sinkserve web`: OpenAI's interface and the page, in one process that talks to the services as any client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from common.settings import SettingsError, SharedSettings
+from common.telemetry import configure_logging
+from sinkserve.cli.terminal import console
+from sinkserve.cli.terminal.failures import FAILED, WRONG, Failure, explained
+from sinkserve.web.app import make_app
+from sinkserve.web.settings import WebSettings
+
+
+def web(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Else SINKSERVE_WEB_LISTEN.")] = "",
+) -> None:
+    """Answer OpenAI's clients and browsers over HTTP, in front of a builder and a runtime.
+
+    These are looked for as any client does: SINKSERVE_CLIENT_RUNTIME, SINKSERVE_CLIENT_BUILDER.
+    """
+    with explained():
+        try:
+            configure_logging(json=SharedSettings.load().log_format == "json")
+            settings = WebSettings.load({"listen": listen} if listen else None)
+            server = _make_server(settings)
+        except SettingsError as error:
+            raise Failure(str(error), code=WRONG) from None
+        asyncio.run(_serve(server, settings))
+
+
+def _make_server(settings: WebSettings) -> uvicorn.Server:
+    try:
+        config = uvicorn.Config(
+            make_app(settings),
+            ssl_certfile=settings.tls_certificate,
+            ssl_keyfile=settings.tls_key,
+            timeout_graceful_shutdown=round(settings.grace_s),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+        config.load()
+    except OSError as error:
+        raise SettingsError(f"SINKSERVE_WEB_TLS_CERTIFICATE, _KEY: {error}") from None
+    return uvicorn.Server(config)
+
+
+async def _serve(server: uvicorn.Server, settings: WebSettings) -> None:
+    with _listening(settings.listen) as listening:
+        host, port = listening.getsockname()[:2]
+        scheme = "https" if settings.tls_certificate else "http"
+        where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        console.out.print(f"[bold]web[/] {where} [dim]· OpenAI's clients: base_url={where}/v1 · Ctrl-C stops[/]")
+        await server.serve(sockets=[listening])
+
+
+def _listening(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    try:
+        family = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, int(port)), family=family, backlog=2048)
+    except OSError as error:
+        raise Failure(f"cannot listen at {listen}: {error.strerror}", code=FAILED) from None

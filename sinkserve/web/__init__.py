@@ -1,0 +1,1 @@
+"""One process that speaks HTTP: OpenAI's interface and the page, for callers of the runtime and the builder."""

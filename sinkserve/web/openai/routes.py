@@ -1,0 +1,15 @@
+"""What of OpenAI's interface is answered, by address."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from sinkserve.web.openai import models
+
+
+def routes() -> list[Route]:
+    """Routes below `/v1`."""
+    return [
+        Route("/v1/models", models.list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", models.get_model, methods=["GET"]),
+    ]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 from sinkserve.client import requests
 from sinkserve.client.errors import SinkServeError
@@ -46,7 +46,7 @@ class Conversation:
         if kind is None:
             await self.close()
         else:
-            await self._leave()
+            await self.leave("cancel")
 
     @property
     def opened(self) -> pb.Opened:
@@ -145,6 +145,18 @@ class Conversation:
         if delete and self._ledger.error is not None:
             raise self._ledger.error
 
+    async def leave(self, turns: Literal["cancel", "discard", "continue"]) -> None:
+        """Close the stream now, whatever runs: turns are cancelled, or discarded, or go on without anybody who hears.
+
+        A server that cannot be reached within two seconds does not hear of it.
+        """
+        if turns != "continue":
+            for turn in self._ledger.unfinished:
+                await turn.cancel(discard=turns == "discard")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.close(), _FAREWELL_S)
+        await self._stream.drop()
+
     def _add(self, request: pb.Turn) -> Turn:
         if self._ledger.error is not None:
             raise self._ledger.error
@@ -154,11 +166,3 @@ class Conversation:
         self._ledger.add(turn)
         self._stream.wake()
         return turn
-
-    async def _leave(self) -> None:
-        """Cancel running turns, if the server can be reached quickly, and close the stream."""
-        for turn in self._ledger.unfinished:
-            await turn.cancel()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.close(), _FAREWELL_S)
-        await self._stream.drop()

@@ -92,6 +92,13 @@ class Turn:
         if self.error is not None:
             raise self.error
 
+    async def wait_started(self) -> None:
+        """Wait until it runs, or has ended. Raises what the server said where it was rejected."""
+        while self.started is None and not self.done:
+            await self._next_news()
+        if self.error is not None and self._finished is None:
+            raise self.error
+
     async def wait(self) -> Finished:
         """Wait for the end; `text` is whole then. Raises as iterating does."""
         while not self.done:

@@ -32,6 +32,8 @@ class WebSettings(Settings):
     """PEM file of its private key."""
     engine: str = ""
     """Engine reference of requests that name no model; empty: they are refused."""
+    keep_days: Annotated[float, Field(ge=0)] = 30.0
+    """Sessions that OpenAI's clients began are deleted after so many days without a turn; 0: never."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=64 << 20)] = 8 << 20
     """Largest body of a request."""
     max_callers: Annotated[int, Field(ge=1)] = 256

@@ -5,11 +5,15 @@ from __future__ import annotations
 from starlette.routing import Route
 
 from sinkserve.web.openai import models
+from sinkserve.web.openai.chat import endpoint as chat
+from sinkserve.web.openai.responses import endpoint as responses
 
 
 def routes() -> list[Route]:
     """Routes below `/v1`."""
     return [
+        Route("/v1/chat/completions", chat.create, methods=["POST"]),
+        Route("/v1/responses", responses.create, methods=["POST"]),
         Route("/v1/models", models.list_models, methods=["GET"]),
         Route("/v1/models/{model:path}", models.get_model, methods=["GET"]),
     ]

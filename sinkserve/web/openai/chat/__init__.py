@@ -1,0 +1,1 @@
+"""`/v1/chat/completions`: the client sends the whole conversation each time."""

@@ -1,0 +1,68 @@
+"""The body of a chat completion, and what it asks for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sinkserve.client import GenerationOptions
+from sinkserve.web.errors import WebError
+from sinkserve.web.openai.body import Body, Sampling, text_of
+from sinkserve.web.openai.prompt import Message, Prompt, split_system
+
+_SEEDS = 1 << 64
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(Sampling):
+    """What is taken; the rest is refused by name."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    n: Literal[1] = 1
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: int | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    store: Literal[False] = False
+
+    @property
+    def prompt(self) -> Prompt:
+        """Raises WebError for messages that are not supported."""
+        messages = [_message(each, f"messages[{index}]") for index, each in enumerate(self.messages)]
+        system, said = split_system(messages, "messages")
+        return Prompt(self.model, system, said, self._generation(), self.metadata)
+
+    def _generation(self) -> GenerationOptions:
+        given = {
+            "max_new_tokens": self.max_completion_tokens or self.max_tokens,
+            "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
+            "seed": None if self.seed is None else self.seed % _SEEDS,
+            "logprobs": self.top_logprobs if self.logprobs else None,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+        }
+        return self.sampling(given)
+
+
+class _ChatMessage(Body):
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+    name: str = ""
+    refusal: str = ""
+
+
+def _message(given: dict[str, Any], where: str) -> Message:
+    message = _ChatMessage.parse(given, where)
+    if message.name:
+        raise WebError(400, f"{where}.name is not supported here", "unsupported_parameter", f"{where}.name")
+    return Message(message.role, text_of(message.content, f"{where}.content"))

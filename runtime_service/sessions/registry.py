@@ -150,13 +150,15 @@ class SessionRegistry:
         found, token = await self.store.list_sessions(principal, page, only)
         return [self._present(session) for session in found], token
 
-    async def turns(self, principal: str, session_id: str, page: Page) -> tuple[list[Turn], str]:
-        """A page of a session's turns, the oldest first."""
+    async def turns(self, principal: str, session_id: str, page: Page, turn_id: str = "") -> tuple[list[Turn], str]:
+        """A page of a session's turns, the oldest first; of a `turn_id` that one alone."""
         session, _ = await self.get(principal, session_id)
         live = self._table.find((principal, session_id))
-        if live is None:
-            return await self.store.list_turns(session, page)
-        return await asyncio.to_thread(live.history.list_turns, session, page)
+        history = self.store.history if live is None else live.history
+        if turn_id:
+            found = await asyncio.to_thread(history.find_turn, session.key, turn_id)
+            return [] if found is None else [found], ""
+        return await asyncio.to_thread(history.list_turns, session, page)
 
     async def cancel(self, principal: str, session_id: str, turn_id: str, *, discard: bool) -> None:
         """Cancel a turn, or ask the session's owner to; one that has ended stays as it is. Raises NotFound."""

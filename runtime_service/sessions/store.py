@@ -16,8 +16,8 @@ from runtime_service.domain.durability import Durability
 from runtime_service.domain.session import Session
 from runtime_service.domain.session_filter import SessionFilter
 from runtime_service.domain.session_update import SessionUpdate
-from runtime_service.domain.turn import Turn
 from runtime_service.storage.claims import Key
+from runtime_service.turns.ephemeral import TurnHistory
 from runtime_service.turns.shared import Shared
 
 P = ParamSpec("P")
@@ -71,9 +71,10 @@ class SessionStore:
         """A session as another replica changed it, once."""
         return await self.write(self._shared.updates.take, key)
 
-    async def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
-        """A page of a session's turns, the oldest first, and the token of the next."""
-        return await asyncio.to_thread(self._shared.repository.list_turns, session, page)
+    @property
+    def history(self) -> TurnHistory:
+        """What keeps the turns of sessions that nobody has in memory."""
+        return self._shared.repository
 
     async def expired(self) -> list[Session]:
         """Sessions whose time has passed, and which no other replica owns."""

@@ -207,7 +207,7 @@ def read_finished(finished: pb.TurnFinished) -> Finished:
     """How a turn ended, from the wire."""
     usage, timing = finished.usage, finished.timing
     return Finished(
-        reason=_read_reason(finished.reason),
+        reason=read_reason(finished.reason),
         usage=Usage(
             prompt_tokens=usage.prompt_tokens,
             generated_tokens=usage.generated_tokens,
@@ -238,7 +238,8 @@ def _read_notice(notice: pb.WindowNotice) -> WindowNotice:
     return WindowNotice(notice.start_position, notice.end_position, notice.turns, tuple(notice.turn_ids))
 
 
-def _read_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
+def read_reason(reason: pb.FinishReason.ValueType) -> FinishReason:
+    """Why a turn ended, from the wire."""
     try:
         return FinishReason(pb.FinishReason.Name(reason).removeprefix("FINISH_REASON_").lower())
     except ValueError:  # a newer server

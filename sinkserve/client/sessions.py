@@ -8,6 +8,7 @@ from typing import Literal, Unpack
 import grpc
 
 from sinkserve.client import requests
+from sinkserve.client.errors import Details, NotFound
 from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.stream import SESSION_KEY
@@ -83,13 +84,24 @@ class Sessions:
 
     async def turns(self, name: str) -> AsyncIterator[pb.TurnRecord]:
         """All turns of a session, the oldest first. Raises NotFound."""
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListTurnsRequest, pb.ListTurnsResponse]:
-            request = pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE, page_token=token)
-            return self._stub.ListTurns(request, metadata=routing(name))
-
-        async for turn in pages(fetch, lambda page: page.turns, self._address):
+        async for turn in self._turns(pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE)):
             yield turn
+
+    async def turn(self, name: str, turn_id: str) -> pb.TurnRecord:
+        """One turn of a session. Raises NotFound."""
+        request = pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE, turn_id=turn_id)
+        async for turn in self._turns(request):  # of an older server all of them
+            if turn.turn_id == turn_id:
+                return turn
+        what = f"no turn {turn_id!r} in {name}"
+        raise NotFound(grpc.StatusCode.NOT_FOUND, what, Details(reason="TURN_NOT_FOUND", retry="never"))
+
+    def _turns(self, request: pb.ListTurnsRequest) -> AsyncIterator[pb.TurnRecord]:
+        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListTurnsRequest, pb.ListTurnsResponse]:
+            request.page_token = token
+            return self._stub.ListTurns(request, metadata=routing(request.session))
+
+        return pages(fetch, lambda page: page.turns, self._address)
 
     async def fork(self, name: str, turn_id: str = "", *, session_id: str = "", engine: str = "") -> pb.Session:
         """A new session that is a copy of another at the end of a turn, or as it is now; the other stays as it is.

@@ -14,7 +14,7 @@ from sinkserve.web.errors import WebError
 
 async def list_models(request: Request) -> JSONResponse:
     """Names of engines, and the versions that the runtime has loaded."""
-    models = await _models(client_of(request))
+    models = await models_of(client_of(request))
     return JSONResponse({"object": "list", "data": [models[name] for name in sorted(models)]})
 
 
@@ -24,13 +24,13 @@ async def get_model(request: Request) -> JSONResponse:
     try:
         engine = await client.engines.get(reference)
     except Unavailable:
-        if (found := (await _models(client)).get(reference)) is None:
+        if (found := (await models_of(client)).get(reference)) is None:
             raise WebError(404, f"there is no model {reference!r}", "model_not_found", "model") from None
         return JSONResponse(found)
     return JSONResponse(_model(reference, engine.create_time.seconds, engine.owner))
 
 
-async def _models(client: Client) -> dict[str, dict[str, Any]]:
+async def models_of(client: Client) -> dict[str, dict[str, Any]]:
     """By reference. The catalog is the builder's: without one, what is loaded is all that is known."""
     models: dict[str, dict[str, Any]] = {}
     for loaded in await client.engines.loaded():

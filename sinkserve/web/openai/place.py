@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from sinkserve.client import Client, SessionOptions
+from sinkserve.client import Client, NotFound, SessionOptions
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.history import Known, beginnings, first_labels, turn_of
@@ -104,4 +104,8 @@ async def _session_with(client: Client, known: Known) -> tuple[pb.Session, TurnN
 
 
 async def _is_turn(client: Client, session: pb.Session, turn: TurnName) -> bool:
-    return any([each.turn_id == turn.turn_id async for each in client.sessions.turns(session.name)])
+    try:
+        await client.sessions.turn(session.name, turn.turn_id)
+    except NotFound:
+        return False
+    return True

@@ -27,6 +27,15 @@ _STATUSES: Mapping[StatusCode, int] = {
     StatusCode.UNAVAILABLE: 503,
     StatusCode.DEADLINE_EXCEEDED: 504,
 }
+_FIELDS: Mapping[str, str] = {
+    "open.new_session.engine": "model",
+    "open.new_session.system_prompt": "instructions",
+    "new_session.engine": "model",
+    "turn.generation.": "",
+    "turn.messages.messages": "messages",
+    "turn.messages": "messages",
+}
+"""Of requests of the services, as OpenAI calls them."""
 _TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 
 
@@ -49,10 +58,22 @@ def error_body(error: SinkServeError | WebError) -> dict[str, Any]:
     """What `{"error": ...}` holds."""
     if isinstance(error, WebError):
         return _body(error.status, str(error), error.param, error.code)
-    param = error.violations[0].field if error.violations else ""
-    told = (f"{each.field}: {each.description}" for each in error.violations if each.description not in error.message)
-    message = "; ".join((error.message, *told))
-    return _body(status_of(error), message, param, error.reason.lower() or error.code.name.lower())
+    told = [error.message]
+    told += (f"{each.field}: {each.description}" for each in error.violations if each.description not in error.message)
+    params = [each.field for each in error.violations]
+    message = _renamed("; ".join(told))
+    return _body(status_of(error), message, _renamed(params[0]) if params else "", error.reason.lower() or _code(error))
+
+
+def _renamed(text: str) -> str:
+    """With fields called as over HTTP, where they are not as on the wire."""
+    for ours, theirs in _FIELDS.items():
+        text = text.replace(ours, theirs)
+    return text
+
+
+def _code(error: SinkServeError) -> str:
+    return error.code.name.lower()
 
 
 def _body(status: int, message: str, param: str, code: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sinkserve.client import GenerationOptions
 from sinkserve.web.errors import WebError
@@ -27,6 +27,14 @@ class Body(BaseModel):
             return cls.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
             raise _refusal(error, where) from None
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+OneOrMore = BeforeValidator(_listed)
+"""Of a list of texts: one alone is such a list."""
 
 
 class Sampling(Body):

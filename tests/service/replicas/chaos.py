@@ -111,7 +111,7 @@ class Chaos:
 
     async def _prepare(self) -> None:
         plan = self._plan
-        await _build(plan)
+        await build_demo(plan)
         database = connect(plan.database_url)
         audit.install(database)
         database.close()
@@ -205,7 +205,7 @@ class Chaos:
             self.report.troubles += chatter.troubles
 
 
-async def _build(plan: Plan) -> None:
+async def build_demo(plan: Plan) -> None:
     """The demo model's engine, published as demo."""
     shared = SharedSettings(home=plan.folder / "builder", database_url=plan.database_url, store_url=plan.store_url)
     nowhere = {"admin_listen": "", "metrics_listen": ""}

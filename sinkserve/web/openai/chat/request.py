@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sinkserve.client import GenerationOptions
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.body import Body, Sampling, text_of
+from sinkserve.web.openai.body import Body, OneOrMore, Sampling, text_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
 
 _SEEDS = 1 << 64
@@ -27,7 +27,7 @@ class ChatRequest(Sampling):
     stream_options: StreamOptions = StreamOptions()
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Annotated[list[str], OneOrMore, Field(max_length=16)] | None = None
     seed: int | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
@@ -45,7 +45,7 @@ class ChatRequest(Sampling):
     def _generation(self) -> GenerationOptions:
         given = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
-            "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
+            "stop": self.stop,
             "seed": None if self.seed is None else self.seed % _SEEDS,
             "logprobs": self.top_logprobs if self.logprobs else None,
             "presence_penalty": self.presence_penalty,
@@ -56,7 +56,7 @@ class ChatRequest(Sampling):
 
 class _ChatMessage(Body):
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: Any = None
     name: str = ""
     refusal: str = ""
 

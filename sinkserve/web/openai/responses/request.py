@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.body import Body, Sampling, text_of
@@ -13,8 +13,12 @@ from sinkserve.web.openai.prompt import Message, Prompt, split_system
 LOGPROBS = "message.output_text.logprobs"
 
 
-class _Conversation(Body):
-    id: str
+def _id_of(value: object) -> object:
+    return value.get("id") if isinstance(value, dict) else value
+
+
+def _items(value: object) -> object:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
 class _Format(Body):
@@ -32,27 +36,26 @@ class _StreamOptions(Body):
 class ResponseRequest(Sampling):
     """What is taken; the rest is refused by name."""
 
-    input: str | list[dict[str, Any]]
+    input: Annotated[list[dict[str, Any]], BeforeValidator(_items)]
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: str | _Conversation | None = None
+    conversation: Annotated[str, BeforeValidator(_id_of)] | None = None
     store: bool = True
     max_output_tokens: Annotated[int | None, Field(ge=1)] = None
     text: _Text = _Text()
     truncation: Literal["auto"] = "auto"
     background: Literal[False] = False
     stream_options: _StreamOptions = _StreamOptions()
-    include: tuple[Literal["message.output_text.logprobs"], ...] = ()
+    include: list[Literal["message.output_text.logprobs"]] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
 
     @property
     def conversation_id(self) -> str | None:
         """The conversation that it goes on with. Raises WebError where it names a response, too."""
-        named = self.conversation.id if isinstance(self.conversation, _Conversation) else self.conversation
-        if named is not None and self.previous_response_id is not None:
+        if self.conversation is not None and self.previous_response_id is not None:
             what = "previous_response_id and conversation: one of them says where to go on"
             raise WebError(400, what, "invalid_value", "previous_response_id")
-        return named
+        return self.conversation
 
     @property
     def prompt(self) -> Prompt:
@@ -70,17 +73,15 @@ class ResponseRequest(Sampling):
 class _MessageItem(Body):
     type: Literal["message"] = "message"
     role: str
-    content: str | list[dict[str, Any]]
+    content: Any
     id: str = ""
     status: str = ""
     phase: str = ""
 
 
-def messages_of(given: str | list[dict[str, Any]]) -> list[Message]:
+def messages_of(items: list[dict[str, Any]]) -> list[Message]:
     """The messages of an input. Raises WebError for items of other types, by their name."""
-    if isinstance(given, str):
-        return [Message("user", given)]
-    return [_message(item, f"input[{index}]") for index, item in enumerate(given)]
+    return [_message(item, f"input[{index}]") for index, item in enumerate(items)]
 
 
 def _message(item: dict[str, Any], where: str) -> Message:

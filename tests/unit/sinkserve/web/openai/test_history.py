@@ -1,0 +1,90 @@
+"""By which labels a history is found again."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sinkserve.web.errors import WebError
+from sinkserve.web.openai.history import (
+    beginnings,
+    check_instructions,
+    first_labels,
+    labels_behind,
+    metadata_of,
+    turn_of,
+    with_metadata,
+)
+from sinkserve.web.openai.prompt import Message
+
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), st.text(max_size=3)), max_size=30)
+
+
+def exchange(*texts: str) -> list[Message]:
+    return [Message(("user", "assistant")[index % 2], text) for index, text in enumerate(texts)]
+
+
+@given(MESSAGES)
+def test_every_reply_ends_a_beginning_and_the_longest_is_first(messages: list[Message]) -> None:
+    found = beginnings(("demo", ""), messages)
+    replies = [index for index, each in enumerate(messages, start=1) if each.role == "assistant"]
+    assert [each.messages for each in found] == replies[::-1]
+    assert [each.replies for each in found] == list(range(len(replies), 0, -1))
+
+
+@given(MESSAGES, MESSAGES)
+def test_histories_have_one_digest_only_where_they_are_one(one: list[Message], other: list[Message]) -> None:
+    ended = [[*each, Message("assistant", "")] for each in (one, other)]
+    digests = [beginnings(("demo", ""), each)[0].digest for each in ended]
+    assert (digests[0] == digests[1]) == (one == other)
+
+
+@pytest.mark.parametrize("begin", [("other", ""), ("demo", "system"), ("dem", "o"), ("demo",)])
+def test_another_engine_or_system_is_another_history(begin: tuple[str, ...]) -> None:
+    assert beginnings(begin, exchange("a", "b")) != beginnings(("demo", ""), exchange("a", "b"))
+
+
+def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
+    labels: dict[str, str] = {"own": "x"}
+    messages = exchange("told", "before", "hello")
+    for number in range(1, 40):
+        messages = [*messages, Message("assistant", f"reply {number}")]
+        known = beginnings(("demo", ""), messages)[0]
+        labels = labels_behind(known, "s", number, labels)
+        assert turn_of(known, "s", labels) == number
+        assert known.label.items() <= labels.items()
+        messages = [*messages, Message("user", "more")]
+    assert len(labels) <= 32, "as many as a session may have"
+    assert metadata_of(labels) == {"own": "x"}
+
+
+def test_a_fork_is_not_found_by_the_labels_that_it_was_copied_with() -> None:
+    known = beginnings(("demo", ""), exchange("a", "b", "c", "d"))
+    labels: dict[str, str] = {}
+    for number, each in enumerate(reversed(known), start=1):
+        labels = labels_behind(each, "source", number, labels)
+    assert turn_of(known[0], "fork", labels) is None
+    other = beginnings(("demo", ""), exchange("a", "b", "c", "otherwise"))[0]
+    forked = labels_behind(other, "fork", 2, labels)
+    assert turn_of(known[1], "fork", forked) == 1
+    assert not known[0].label.items() <= forked.items()
+
+
+def test_instructions_stay_as_they_were_at_first() -> None:
+    labels = first_labels({"topic": "cats"}, "Be brief.")
+    for same in (None, "Be brief."):
+        check_instructions(labels, same)
+    check_instructions(first_labels({}, None), "")
+    for bad, other in ((labels, "Be long."), (labels, ""), (first_labels({}, ""), "Be brief.")):
+        with pytest.raises(WebError, match="other instructions"):
+            check_instructions(bad, other)
+    changed = with_metadata(labels, {"topic": "dogs"})
+    assert metadata_of(changed) == {"topic": "dogs"}
+    check_instructions(changed, "Be brief.")
+
+
+@pytest.mark.parametrize("metadata", [{"k" * 64: ""}, {"k": "v" * 256}, {"openai.1": "v"}])
+def test_metadata_that_labels_cannot_hold_is_refused(metadata: dict[str, str]) -> None:
+    with pytest.raises(WebError, match="metadata"):
+        first_labels(metadata, None)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -34,7 +37,19 @@ def web(
         asyncio.run(_serve(server, settings))
 
 
-def _make_server(settings: WebSettings) -> uvicorn.Server:
+class _Server(uvicorn.Server):
+    """Ends with status 0 where it was asked to stop; uvicorn's own ends by the signal."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The second signal stops at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def _make_server(settings: WebSettings) -> _Server:
     try:
         config = uvicorn.Config(
             make_app(settings),
@@ -48,10 +63,10 @@ def _make_server(settings: WebSettings) -> uvicorn.Server:
         config.load()
     except OSError as error:
         raise SettingsError(f"SINKSERVE_WEB_TLS_CERTIFICATE, _KEY: {error}") from None
-    return uvicorn.Server(config)
+    return _Server(config)
 
 
-async def _serve(server: uvicorn.Server, settings: WebSettings) -> None:
+async def _serve(server: _Server, settings: WebSettings) -> None:
     with _listening(settings.listen) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_certificate else "http"

@@ -29,7 +29,7 @@ from sinkserve.web.openai.place import Place, forked
 from sinkserve.web.openai.prompt import Attempt, Prompt
 from sinkserve.web.openai.relay import Piece, Relay
 
-Leave = Literal["continue", "discard", "delete"]
+Leave = Literal["end", "continue", "discard", "delete"]
 
 _TAKE_OVERS = 40
 _AWAY_S = 0.25
@@ -94,7 +94,7 @@ async def _once(
         async for delta in turn:
             if (piece := relay.take(delta)) is not None:
                 yield piece
-        leave = "continue" if place.is_kept else "delete"
+        leave = "end" if place.is_kept else "delete"
         yield Ended(_judged(turn.finished), turn.text)
     except (Aborted, AlreadyExists, WebError):  # what the session has is not for this request to take away
         leave = "continue"
@@ -110,6 +110,9 @@ def _if_abandoned(place: Place, attempt: Attempt) -> Leave:
 
 
 async def _leave(client: Client, place: Place, conversation: Conversation, leave: Leave) -> None:
+    if leave == "end":
+        await conversation.close()
+        return
     await conversation.leave("continue" if leave == "continue" else "discard")
     if leave == "delete":
         with suppress(SinkServeError):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from sinkserve.client import Client
 from tests.service.runtime.runtime import Bench
@@ -114,3 +115,20 @@ async def test_an_engine_that_nobody_has_is_no_model(ai: Any, sdk: Client) -> No
     with pytest.raises(openai.NotFoundError):
         await ai.models.retrieve("nope")
     assert await turns(sdk) == []
+
+
+class Cat(BaseModel):
+    name: Literal["Miso", "Luna"]
+    age: Literal[1, 2, 3]
+
+
+async def test_a_reply_is_json_by_the_clients_own_schema(ai: Any) -> None:
+    asked = {**SHORT, "max_tokens": 200, "messages": [user("my cat")]}
+    chat = await ai.chat.completions.parse(response_format=Cat, **asked)
+    response = await ai.responses.parse(model="demo", input="my cat", text_format=Cat, temperature=0)
+    assert isinstance(chat.choices[0].message.parsed, Cat)
+    assert isinstance(response.output_parsed, Cat)
+    with pytest.raises(openai.BadRequestError) as caught:
+        bad = {"name": "Bad", "schema": {"type": "object", "properties": {"x": {"type": "nothing"}}}}
+        await ai.chat.completions.create(response_format={"type": "json_schema", "json_schema": bad}, **asked)
+    assert str(caught.value.param).startswith("response_format")

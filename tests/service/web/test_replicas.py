@@ -28,7 +28,7 @@ LINES = ("my cat is called Miso", "what is my cat called?", "what is 3 + 4?", "t
 async def streamed(ai: openai.AsyncOpenAI, cut: Any = None, **asked: Any) -> tuple[str, str]:
     """Id and text of a response, as the pieces of its stream; `cut` is called at the first."""
     stream = await ai.responses.create(stream=True, **asked)
-    pieces = []
+    pieces: list[str] = []
     async for event in stream:
         if event.type == "response.output_text.delta":
             if not pieces and cut is not None:

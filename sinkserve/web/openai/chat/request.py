@@ -9,6 +9,7 @@ from pydantic import Field
 from sinkserve.client import GenerationOptions
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.body import Body, OneOrMore, Sampling, text_of
+from sinkserve.web.openai.forms import form_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
 
 _SEEDS = 1 << 64
@@ -33,6 +34,7 @@ class ChatRequest(Sampling):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    response_format: dict[str, Any] | None = None
     store: Literal[False] = False
 
     @property
@@ -48,6 +50,7 @@ class ChatRequest(Sampling):
             "stop": self.stop,
             "seed": None if self.seed is None else self.seed % _SEEDS,
             "logprobs": self.top_logprobs if self.logprobs else None,
+            "response_format": form_of(self.response_format, "response_format"),
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
         }

@@ -139,4 +139,5 @@ def usage_of(fed: int, generated: int) -> dict[str, Any]:
 
 def _echo(asked: ResponseRequest) -> dict[str, Any]:
     names = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "store", "metadata")
-    return {name: getattr(asked, name) for name in names}
+    form = asked.text.format or {"type": "text"}
+    return {**{name: getattr(asked, name) for name in names}, "text": {"format": form}}

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.body import Body, Sampling, text_of
+from sinkserve.web.openai.forms import form_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
 
 LOGPROBS = "message.output_text.logprobs"
@@ -21,12 +22,8 @@ def _items(value: object) -> object:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-class _Format(Body):
-    type: Literal["text"] = "text"
-
-
 class _Text(Body):
-    format: _Format = _Format()
+    format: dict[str, Any] | None = None
 
 
 class _StreamOptions(Body):
@@ -62,10 +59,11 @@ class ResponseRequest(Sampling):
         """Raises WebError for input that is not supported."""
         system, said = split_system(messages_of(self.input), "input")
         system = "\n\n".join(filter(None, (self.instructions, system)))
-        options = {
+        options: dict[str, Any] = {
             "max_new_tokens": self.max_output_tokens,
             "logprobs": self.top_logprobs if LOGPROBS in self.include else None,
         }
+        options["response_format"] = form_of(self.text.format, "text.format")
         generation = self.sampling(options)
         return Prompt(self.model, system, said, generation, self.metadata, self.instructions, self.store)
 

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -16,8 +16,12 @@ from common.settings import SettingsError, SharedSettings
 from common.telemetry import configure_logging
 from sinkserve.cli.terminal import console
 from sinkserve.cli.terminal.failures import FAILED, WRONG, Failure, explained
+from sinkserve.client import Client, SinkServeError
+from sinkserve.client.settings import ClientSettings
 from sinkserve.web.app import make_app
 from sinkserve.web.settings import WebSettings
+
+_ASK_S = 5.0
 
 
 def web(
@@ -66,7 +70,21 @@ def _make_server(settings: WebSettings) -> _Server:
     return _Server(config)
 
 
+async def _refuse_open_runtime(services: ClientSettings) -> None:
+    """Who asks for keys here would take any for a runtime that asks for none. One that is away is not known yet."""
+    async with Client(services.runtime, services.builder, credentials=services.credentials(), token="") as nobody:
+        with suppress(SinkServeError, TimeoutError):
+            await asyncio.wait_for(nobody.engines.loaded(), _ASK_S)
+            raise Failure(
+                f"the runtime at {services.runtime} asks nobody who they are, so that any key would do",
+                hint="set up SINKSERVE_AUTH_KEYS there, or let SINKSERVE_WEB_ANONYMOUS=allow say that anybody may",
+                code=WRONG,
+            )
+
+
 async def _serve(server: _Server, settings: WebSettings) -> None:
+    if not settings.takes_anonymous:
+        await _refuse_open_runtime(ClientSettings.load())
     with _listening(settings.listen) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_certificate else "http"

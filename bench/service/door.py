@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -28,6 +29,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from common.telemetry import configure_logging
 from common.window import Geometry
 from sinkserve.client import Client
 from tests.environment import isolate
@@ -59,6 +61,7 @@ def main() -> None:
 
 async def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each way and number of streams."""
+    configure_logging(level=logging.WARNING)
     fake.STEP_S = args.step_ms / 1000
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from sinkserve.client import Client, SinkServeError, Unavailable
 from sinkserve.client.settings import ClientSettings
 from sinkserve.web import openai, page
 from sinkserve.web.callers import CallerMiddleware, Callers
-from sinkserve.web.errors import WebError, answer_error
+from sinkserve.web.errors import WebError, answer_error, answer_fault
 from sinkserve.web.settings import WebSettings
 
 _PROBE_S = 5.0
@@ -39,7 +39,10 @@ def make_app(settings: WebSettings, services: ClientSettings | None = None) -> S
             Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False),
             Middleware(CallerMiddleware, callers=callers, anonymous=settings.takes_anonymous),
         ],
-        exception_handlers=dict.fromkeys((WebError, SinkServeError, HTTPException), answer_error),
+        exception_handlers={
+            **dict.fromkeys((WebError, SinkServeError, HTTPException), answer_error),
+            Exception: answer_fault,
+        },
         lifespan=lifespan,
     )
     app.state.settings, app.state.callers = settings, callers

@@ -58,9 +58,9 @@ class Callers:
         await asyncio.gather(*(each.client.close() for each in kept.values()))
 
     async def _close_idle(self) -> None:
-        for name in list(self._kept)[: max(0, len(self._kept) - self._most)]:
-            if not self._kept[name].requests:
-                await self._kept.pop(name).client.close()
+        idle = [name for name, kept in self._kept.items() if not kept.requests]
+        for name in idle[: max(0, len(idle) - self._most)]:
+            await self._kept.pop(name).client.close()
 
 
 class CallerMiddleware:

@@ -30,6 +30,8 @@ _STATUSES: Mapping[StatusCode, int] = {
 _FIELDS: Mapping[str, str] = {
     "open.new_session.engine": "model",
     "open.new_session.system_prompt": "instructions",
+    "open.new_session.labels": "metadata",
+    "new_session.labels": "metadata",
     "new_session.engine": "model",
     "turn.generation.": "",
     "turn.messages.messages": "messages",
@@ -98,3 +100,9 @@ async def answer_error(_: Request, error: Exception) -> JSONResponse:
         return error_response(WebError(error.status_code, error.detail))
     assert isinstance(error, SinkServeError | WebError)
     return error_response(error)
+
+
+async def answer_fault(_: Request, error: Exception) -> JSONResponse:
+    """For the app: whatever is its own fault. What it was is in the log."""
+    del error
+    return error_response(WebError(500, "this is a fault of the server; its log says more", "internal"))

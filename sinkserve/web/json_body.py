@@ -19,7 +19,10 @@ async def json_of(request: Request) -> dict[str, Any]:
     if kind != "application/json":
         raise WebError(415, f"Content-Type has to be application/json, not {kind or 'nothing'!r}")
     try:
-        value = json.loads(await _read(request, request.app.state.settings.max_body_bytes))
+        body = await _read(request, request.app.state.settings.max_body_bytes)
+        value = json.loads(body)
+        if b"\\ud" in body.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half of a character could not go on to the services
     except (ValueError, RecursionError) as error:
         raise WebError(400, f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -11,6 +11,8 @@ from sinkserve.client import GenerationOptions
 from sinkserve.web.errors import WebError
 
 B = TypeVar("B", bound="Body")
+MOST = (1 << 31) - 1
+"""What a count can be on the wire."""
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -50,7 +52,7 @@ class Sampling(Body):
     safety_identifier: str = ""
     prompt_cache_key: str = ""
     user: str = ""
-    top_k: Annotated[int | None, Field(ge=0)] = None
+    top_k: Annotated[int | None, Field(ge=0, le=MOST)] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
 

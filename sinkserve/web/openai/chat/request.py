@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sinkserve.client import GenerationOptions
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.body import Body, OneOrMore, Sampling, text_of
+from sinkserve.web.openai.body import MOST, Body, OneOrMore, Sampling, text_of
 from sinkserve.web.openai.forms import form_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
 
@@ -26,8 +26,8 @@ class ChatRequest(Sampling):
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     n: Literal[1] = 1
     stream_options: StreamOptions = StreamOptions()
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
-    max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_tokens: Annotated[int | None, Field(ge=1, le=MOST)] = None
+    max_completion_tokens: Annotated[int | None, Field(ge=1, le=MOST)] = None
     stop: Annotated[list[str], OneOrMore, Field(max_length=16)] | None = None
     seed: int | None = None
     logprobs: bool = False

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.body import Body, Sampling, text_of
+from sinkserve.web.openai.body import MOST, Body, Sampling, text_of
 from sinkserve.web.openai.forms import form_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
 
@@ -38,7 +38,7 @@ class ResponseRequest(Sampling):
     previous_response_id: str | None = None
     conversation: Annotated[str, BeforeValidator(_id_of)] | None = None
     store: bool = True
-    max_output_tokens: Annotated[int | None, Field(ge=1)] = None
+    max_output_tokens: Annotated[int | None, Field(ge=1, le=MOST)] = None
     text: _Text = _Text()
     truncation: Literal["auto"] = "auto"
     background: Literal[False] = False

@@ -69,7 +69,7 @@ async def follow(client: Client, place: Place, prompt: Prompt, attempt: Attempt)
         except AlreadyExists as error:
             if error.reason != "TURN_ID_REUSED" or started:
                 raise
-            place = await forked(client, place, attempt)
+            place = place.otherwise or await forked(client, place, attempt)
         except Aborted as error:
             if error.reason != "SESSION_TAKEN_OVER":
                 raise

@@ -35,6 +35,8 @@ class Place:
     """Whether the turn goes to a fork where the session has another one of its number."""
     is_kept: bool = True
     """False: the session is deleted after the turn."""
+    otherwise: Place | None = None
+    """Where the turn goes, before it forks, if the session has another one of its number."""
 
     @property
     def session(self) -> str:

@@ -53,6 +53,15 @@ async def test_from_an_older_response_another_branch_begins_and_both_hold(ai: An
     assert len(await sessions(sdk)) == 2
 
 
+async def test_behind_a_response_that_never_was_nothing_goes_on(ai: Any, sdk: Client) -> None:
+    first = await ai.responses.create(input="one", **SHORT)
+    for never in (f"{first.id[:-1]}2", f"{first.id[:-1]}9", "resp_none_1", "nonsense"):
+        with pytest.raises(openai.NotFoundError) as caught:
+            await ai.responses.create(input="two", previous_response_id=never, **SHORT)
+        assert caught.value.param == "previous_response_id"
+    assert await said(sdk, first.id) == ["one"]
+
+
 async def test_two_at_once_behind_the_same_response_never_mix(ai: Any, sdk: Client) -> None:
     first = await ai.responses.create(input="one", **SHORT)
     texts = [f"branch {number}" for number in range(4)]
@@ -168,7 +177,10 @@ async def test_a_conversation_takes_its_instructions_from_its_first_response(ai:
     conversation = await ai.conversations.create(metadata={"topic": "cats"})
     asked = {"conversation": conversation.id, "instructions": "Be brief.", **SHORT}
     for text in ("one", "two"):
-        response = await ai.responses.create(input=text, **asked)
+        response, again = [
+            await ai.responses.create(input=text, extra_headers={"Idempotency-Key": text}, **asked) for _ in range(2)
+        ]
+        assert (response.id, response.output_text) == (again.id, again.output_text)
     assert await said(sdk, response.id) == ["one", "two"]
     assert (await ai.conversations.retrieve(conversation.id)).metadata == {"topic": "cats"}
     changed = await ai.conversations.update(conversation.id, metadata={"topic": "dogs"})

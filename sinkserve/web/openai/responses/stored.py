@@ -7,7 +7,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from sinkserve.client import Client, NotFound
 from sinkserve.client.reply import read_reason
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.callers import client_of
@@ -15,20 +14,20 @@ from sinkserve.web.errors import WebError
 from sinkserve.web.openai.history import metadata_of
 from sinkserve.web.openai.ids import TurnName, read_response
 from sinkserve.web.openai.responses import answer
-from sinkserve.web.openai.responses.where import session_of
+from sinkserve.web.openai.responses.where import record_of, session_of
 
 
 async def get(request: Request) -> JSONResponse:
     """The response, also while it is being made."""
     client, turn = client_of(request), _asked(request)
     session = await session_of(client, turn.session, turn.response)
-    return JSONResponse(_response(turn, session, await _record(client, turn)))
+    return JSONResponse(_response(turn, session, await record_of(client, turn)))
 
 
 async def list_input(request: Request) -> JSONResponse:
     """What went into this response, without what its conversation had heard before."""
     turn = _asked(request)
-    record = await _record(client_of(request), turn)
+    record = await record_of(client_of(request), turn)
     return JSONResponse(item_list(input_items(turn, record)))
 
 
@@ -36,7 +35,7 @@ async def delete(request: Request) -> JSONResponse:
     """Take back the last response of a conversation; where it is the only one, the conversation with it."""
     client, turn = client_of(request), _asked(request)
     session = await session_of(client, turn.session, turn.response)
-    await _record(client, turn)
+    await record_of(client, turn)
     if session.turns > turn.number:
         what = f"{turn.response} is not the last of its conversation: others go on from it, and would not be the same"
         raise WebError(409, what, "response_continued")
@@ -49,13 +48,6 @@ async def delete(request: Request) -> JSONResponse:
 
 def _asked(request: Request) -> TurnName:
     return read_response(request.path_params["response"])
-
-
-async def _record(client: Client, turn: TurnName) -> pb.TurnRecord:
-    try:
-        return await client.sessions.turn(f"sessions/{turn.session}", turn.turn_id)
-    except NotFound:
-        raise WebError(404, f"there is no {turn.response}", "not_found") from None
 
 
 def _response(turn: TurnName, session: pb.Session, record: pb.TurnRecord) -> dict[str, Any]:

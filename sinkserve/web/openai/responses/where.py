@@ -24,7 +24,7 @@ async def events_of(
     """As `follow`. Raises WebError for what it cannot go on with."""
     prompt, conversation = asked.prompt, asked.conversation_id
     if conversation is not None:
-        place = await _in_conversation(client, conversation, prompt, settings)
+        place = await _in_conversation(client, conversation, prompt, attempt, settings)
     elif asked.previous_response_id is not None:
         place = await _behind_response(client, asked.previous_response_id, prompt, attempt)
     elif prompt.is_kept:
@@ -38,6 +38,8 @@ async def _behind_response(client: Client, named: str, prompt: Prompt, attempt: 
     """What is not to be kept goes to a fork, which is deleted."""
     turn = read_response(named, "previous_response_id")
     session = await session_of(client, turn.session, named, "previous_response_id")
+    if turn.number > session.turns:  # it is being made, or was never asked for
+        await record_of(client, turn, "previous_response_id")
     _check(session, prompt)
     place = await place_behind(client, session, turn, prompt.messages, attempt)
     if not prompt.is_kept and place.turn.session == turn.session:
@@ -46,7 +48,9 @@ async def _behind_response(client: Client, named: str, prompt: Prompt, attempt: 
     return place if not prompt.is_kept else await _with_metadata(client, place, prompt)
 
 
-async def _in_conversation(client: Client, named: str, prompt: Prompt, settings: WebSettings) -> Place:
+async def _in_conversation(
+    client: Client, named: str, prompt: Prompt, attempt: Attempt, settings: WebSettings
+) -> Place:
     """Raises WebError where the response is not to be kept, which the conversation is."""
     if not prompt.is_kept:
         raise WebError(400, "store: a response of a conversation is kept with it", "invalid_value", "store")
@@ -56,7 +60,10 @@ async def _in_conversation(client: Client, named: str, prompt: Prompt, settings:
         session = await _begun(client, session, prompt, settings)
     _check(session, prompt)
     place = Place(TurnName(name, session.turns + 1), prompt.messages, dict(session.labels), forks=False)
-    return await _with_metadata(client, place, prompt)
+    place = await _with_metadata(client, place, prompt)
+    if attempt.is_named and session.turns:  # the last turn may be this very request's
+        return replace(place, turn=TurnName(name, session.turns), otherwise=place)
+    return place
 
 
 async def _begun(client: Client, session: pb.Session, prompt: Prompt, settings: WebSettings) -> pb.Session:
@@ -94,6 +101,14 @@ async def session_of(client: Client, session: str, named: str, param: str = "") 
         return await client.sessions.get(f"sessions/{session}")
     except NotFound:
         raise WebError(404, f"there is no {named}", "not_found", param) from None
+
+
+async def record_of(client: Client, turn: TurnName, param: str = "") -> pb.TurnRecord:
+    """The turn of a response. Raises WebError 404 where there is none."""
+    try:
+        return await client.sessions.turn(f"sessions/{turn.session}", turn.turn_id)
+    except NotFound:
+        raise WebError(404, f"there is no {turn.response}", "not_found", param) from None
 
 
 async def _with_metadata(client: Client, place: Place, prompt: Prompt) -> Place:

@@ -48,8 +48,8 @@ class Sampling(Body):
     stream: bool = False
     metadata: Annotated[dict[str, str], Field(max_length=16)] = {}
     parallel_tool_calls: bool = True
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["auto", "none"] = "auto"
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
     service_tier: Literal["auto", "default"] = "auto"
     safety_identifier: str = ""
     prompt_cache_key: str = ""

@@ -24,9 +24,10 @@ from sinkserve.client import (
     SinkServeError,
     Turn,
 )
+from sinkserve.client import Message as WireMessage
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.place import Place, forked
-from sinkserve.web.openai.prompt import Attempt, Prompt
+from sinkserve.web.openai.prompt import Attempt, Message, Prompt
 from sinkserve.web.openai.relay import Piece, Relay
 
 Leave = Literal["end", "continue", "discard", "delete"]
@@ -51,6 +52,7 @@ class Ended:
 
     finished: Finished
     text: str
+    reasoning: str = ""
 
 
 Event = Started | Piece | Ended
@@ -95,7 +97,7 @@ async def _once(
             if (piece := relay.take(delta)) is not None:
                 yield piece
         leave = "end" if place.is_kept else "delete"
-        yield Ended(_judged(turn.finished), turn.text)
+        yield Ended(_judged(turn.finished), turn.text, turn.reasoning)
     except (Aborted, AlreadyExists, WebError):  # what the session has is not for this request to take away
         leave = "continue"
         raise
@@ -128,7 +130,7 @@ def _conversation(client: Client, place: Place) -> Conversation:
 async def _send(conversation: Conversation, place: Place, prompt: Prompt, attempt: Attempt) -> Turn:
     generation: GenerationOptions = {"seed": attempt.seed, **prompt.generation}
     return await conversation.send(
-        messages=[{"role": each.role, "content": each.content} for each in place.messages],
+        messages=[_on_the_wire(each) for each in place.messages],
         turn_id=place.turn.turn_id,
         allow_eviction_within_turn=True,
         **generation,
@@ -141,6 +143,16 @@ async def to_the_end(work: Coroutine[None, None, None]) -> None:
     _leaving.add(task)
     task.add_done_callback(_leaving.discard)
     await asyncio.shield(task)
+
+
+def _on_the_wire(message: Message) -> WireMessage:
+    return {
+        "role": message.role,
+        "content": message.content,
+        "tool_calls": message.calls,
+        "tool_call_id": message.call_id,
+        "name": message.name,
+    }
 
 
 def _judged(finished: Finished) -> Finished:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from sinkserve.client import Tool
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.prompt import Message
+from sinkserve.web.openai.prompt import Message, Prompt
 
 PREFIX = "openai."
 """Of labels that are not the client's metadata."""
 _SESSION, _BEFORE, _INSTRUCTIONS = f"{PREFIX}session", f"{PREFIX}before", f"{PREFIX}instructions"
+_TOOLS = f"{PREFIX}tools"
+_BEGAN = (_INSTRUCTIONS, _TOOLS)
 _REPLIES_KEPT = 12
 _KEY, _VALUE = 63, 255
 
@@ -35,12 +38,12 @@ class Known:
         return {f"{PREFIX}{self.replies}": self.digest}
 
 
-def beginnings(begin: Sequence[str], messages: Sequence[Message]) -> list[Known]:
-    """Each beginning that ends with a reply, the longest first. `begin` is what is before all messages."""
-    digest = _digest("", *begin)
+def beginnings(prompt: Prompt, messages: Sequence[Message]) -> list[Known]:
+    """Each beginning of `messages` that ends with a reply, the longest first, behind all that is before messages."""
+    digest = _digest(prompt.model, prompt.system, *([_tools_text(prompt.tools)] if prompt.tools else []))
     found: list[Known] = []
     for index, message in enumerate(messages, start=1):
-        digest = _digest(digest, *message)
+        digest = _digest(digest, *_words(message))
         if message.role == "assistant":
             found.append(Known(index, len(found) + 1, digest))
     return found[::-1]
@@ -53,19 +56,22 @@ def turn_of(known: Known, session: str, labels: Mapping[str, str]) -> int | None
 
 def labels_behind(known: Known, session: str, number: int, labels: Mapping[str, str]) -> dict[str, str]:
     """The labels of a session whose turn `number` ended a history: those before, as far as they are still true."""
-    own = {name: value for name, value in labels.items() if not name.startswith(PREFIX) or name == _INSTRUCTIONS}
+    own = {name: value for name, value in labels.items() if not name.startswith(PREFIX) or name in _BEGAN}
     earlier = range(known.replies - 1, max(0, known.replies - _REPLIES_KEPT), -1)
     kept = {name: labels[name] for each in earlier if (name := f"{PREFIX}{each}") in labels}
     return {**own, **kept, **known.label, _SESSION: session, _BEFORE: str(known.replies - number)}
 
 
-def first_labels(metadata: Mapping[str, str], instructions: str | None) -> dict[str, str]:
+def first_labels(
+    metadata: Mapping[str, str], instructions: str | None = None, tools: Sequence[Tool] = ()
+) -> dict[str, str]:
     """Of a new session. Raises WebError for metadata that labels cannot hold."""
     for name, value in metadata.items():
         if len(name) > _KEY or len(value) > _VALUE or name.startswith(PREFIX):
             what = f"keys have at most {_KEY} characters and do not begin with {PREFIX!r}, values at most {_VALUE}"
             raise WebError(400, f"metadata.{name[:_KEY]}: {what}", "invalid_value", "metadata")
-    return {**metadata, **({_INSTRUCTIONS: _digest(instructions)} if instructions else {})}
+    began = {_INSTRUCTIONS: instructions, _TOOLS: _tools_text(tools) if tools else ""}
+    return {**metadata, **{name: _digest(text) for name, text in began.items() if text}}
 
 
 def check_instructions(labels: Mapping[str, str], instructions: str | None) -> None:
@@ -75,14 +81,42 @@ def check_instructions(labels: Mapping[str, str], instructions: str | None) -> N
         raise WebError(400, f"instructions: {what}", "invalid_value", "instructions")
 
 
+def goes_without_tools(labels: Mapping[str, str], tools: Sequence[Tool]) -> bool:
+    """Whether a session has tools and a request none. Raises WebError for tools that it did not begin with."""
+    if tools and labels.get(_TOOLS) != _digest(_tools_text(tools)):
+        what = "this conversation began with other tools, which stay: send those, or begin another one"
+        raise WebError(400, f"tools: {what}", "invalid_value", "tools")
+    return _TOOLS in labels and not tools
+
+
 def with_metadata(labels: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:
     """Labels with other metadata. Raises WebError as `first_labels`."""
-    return {**{name: labels[name] for name in labels if name.startswith(PREFIX)}, **first_labels(metadata, None)}
+    return {**{name: labels[name] for name in labels if name.startswith(PREFIX)}, **first_labels(metadata)}
 
 
 def metadata_of(labels: Mapping[str, str]) -> dict[str, str]:
     """What of the labels is the client's."""
     return {name: value for name, value in labels.items() if not name.startswith(PREFIX)}
+
+
+def _words(message: Message) -> Iterator[str]:
+    """What has to be the same; arguments of calls may be written otherwise, as some clients do."""
+    yield from (message.role, message.content)
+    if message.call_id:
+        yield message.call_id
+    for call in message.calls:
+        yield from (call.id, call.name, _canonical(call.arguments))
+
+
+def _canonical(arguments: str) -> str:
+    try:
+        return json.dumps(json.loads(arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _tools_text(tools: Sequence[Tool]) -> str:
+    return json.dumps(list(tools), sort_keys=True)
 
 
 def _digest(*parts: str) -> str:

@@ -48,8 +48,8 @@ def new_place(prompt: Prompt, name: str, engine: str, keep_days: float) -> Place
     """A new session called `name`, with `engine` where the request names none. Raises WebError for none at all."""
     if not (engine := prompt.model or engine):
         raise WebError(400, "model is missing: an engine reference, as /v1/models lists them", param="model")
-    labels = first_labels(prompt.metadata, prompt.instructions)
-    options = SessionOptions(system_prompt=prompt.system, labels=labels)
+    labels = first_labels(prompt.metadata, prompt.instructions, prompt.tools)
+    options = SessionOptions(system_prompt=prompt.system, labels=labels, tools=prompt.tools)
     if keep_days:
         options["delete_after_idle_s"] = keep_days * DAY_S
     if not prompt.is_kept:
@@ -59,7 +59,7 @@ def new_place(prompt: Prompt, name: str, engine: str, keep_days: float) -> Place
 
 async def heard_place(client: Client, prompt: Prompt, attempt: Attempt) -> Place | None:
     """Behind the longest beginning of `prompt.messages` that a session has heard; None: no session has."""
-    for known in beginnings((prompt.model, prompt.system), prompt.messages)[:_BEGINNINGS]:
+    for known in beginnings(prompt, prompt.messages)[:_BEGINNINGS]:
         if (found := await _session_with(client, known)) is not None:
             session, turn = found
             return await place_behind(client, session, turn, prompt.messages[known.messages :], attempt)

@@ -10,20 +10,29 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from sinkserve.client import GenerationOptions
+from sinkserve.client import GenerationOptions, Tool, ToolCall
 from sinkserve.web.errors import WebError
 
 
 class Message(NamedTuple):
-    """What one of them said: role "user" or "assistant"."""
+    """What one of them said, or called, or what a call of a tool gave: role "user", "assistant" or "tool"."""
 
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    """What the assistant called."""
+    call_id: str = ""
+    """Of a result: which call it is of."""
+    name: str = ""
+    """Of a result: which tool it is from, if that is known."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`messages` are all of a conversation, or what is new in one that the request names; the last is the user's."""
+    """`messages` are all of a conversation, or what is new in one that the request names.
+
+    The last is the user's, or a tool's.
+    """
 
     model: str
     system: str
@@ -33,6 +42,7 @@ class Prompt:
     instructions: str | None = None
     """What of `system` stands beside the messages; None: nothing was said of it."""
     is_kept: bool = True
+    tools: tuple[Tool, ...] = ()
 
 
 def split_system(messages: Sequence[Message], where: str) -> tuple[str, tuple[Message, ...]]:
@@ -43,16 +53,26 @@ def split_system(messages: Sequence[Message], where: str) -> tuple[str, tuple[Me
     count = next((index for index, each in enumerate(messages) if each.role not in _SYSTEM), len(messages))
     system, rest = "\n\n".join(each.content for each in messages[:count]), tuple(messages[count:])
     for index, each in enumerate(rest, start=count):
-        if each.role not in ("user", "assistant"):
+        if each.role not in _SAID:
             late = each.role in _SYSTEM
-            why = "only the first messages may be the system's" if late else "it has to be system, user or assistant"
+            why = (
+                "only the first messages may be the system's"
+                if late
+                else "it has to be system, user, assistant or tool"
+            )
             raise WebError(400, f"{where}[{index}].role is {each.role!r}: {why}", "unsupported_value", where)
-    if not rest or rest[-1].role != "user":
-        raise WebError(400, f"{where} has to end with what the user says", "invalid_value", where)
-    return system, rest
+    if not rest or rest[-1].role == "assistant":
+        raise WebError(400, f"{where} has to end with what the user says, or a tool gave", "invalid_value", where)
+    return system, _with_names(rest)
 
 
-_SYSTEM = ("system", "developer")
+def _with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Results with the names of their tools, where the calls are among the messages."""
+    names = {call.id: call.name for each in messages for call in each.calls}
+    return tuple(each._replace(name=each.name or names.get(each.call_id, "")) for each in messages)
+
+
+_SYSTEM, _SAID = ("system", "developer"), ("user", "assistant", "tool")
 
 
 class Attempt(NamedTuple):

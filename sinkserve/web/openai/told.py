@@ -22,8 +22,8 @@ async def told(client: Client, prompt: Prompt, attempt: Attempt, settings: WebSe
             if isinstance(event, Started):
                 place = event.place
             elif isinstance(event, Ended):
-                said = (*prompt.messages, Message("assistant", event.text))
-                known = beginnings((prompt.model, prompt.system), said)[0]
+                said = (*prompt.messages, Message("assistant", event.text, event.finished.tool_calls))
+                known = beginnings(prompt, said)[0]
                 labels = labels_behind(known, place.turn.session, place.turn.number, place.labels)
                 await client.sessions.update(place.session, labels=labels)
             yield event

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sinkserve.client import Finished, FinishReason
+from sinkserve.client import Finished, FinishReason, ToolCallDelta
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.openai.follow import Ended, Started
 from sinkserve.web.openai.relay import Piece
 
-_REASONS: Mapping[FinishReason, str] = {FinishReason.LENGTH: "length", FinishReason.CONTEXT_FULL: "length"}
+_REASONS: Mapping[FinishReason, str] = {
+    FinishReason.LENGTH: "length",
+    FinishReason.CONTEXT_FULL: "length",
+    FinishReason.TOOL_CALLS: "tool_calls",
+}
 
 
 @dataclass
@@ -28,8 +32,13 @@ class ChatAnswer:
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, piece: Piece) -> dict[str, Any]:
-        """A chunk of text."""
-        return self._chunk({"content": piece.text}, logprobs=self._tokens(piece))
+        """A chunk of text, of what the model thinks, or of calls."""
+        delta: dict[str, Any] = {"content": piece.text} if piece.text or not (piece.reasoning or piece.calls) else {}
+        if piece.reasoning:
+            delta["reasoning_content"] = piece.reasoning
+        if piece.calls:
+            delta["tool_calls"] = [_call_piece(each) for each in piece.calls]
+        return self._chunk(delta, logprobs=self._tokens(piece))
 
     def closing(self, ended: Ended) -> dict[str, Any]:
         """The last chunk with a choice."""
@@ -44,7 +53,7 @@ class ChatAnswer:
         tokens = [each for piece in pieces for each in self._tokens(piece) or ()]
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": ended.text, "refusal": None},
+            "message": _message(ended),
             "logprobs": {"content": tokens, "refusal": None} if self.with_logprobs else None,
             "finish_reason": _reason(ended.finished),
         }
@@ -66,6 +75,26 @@ class ChatAnswer:
         return {"id": name, "object": kind, "created": self.created, "model": self.started.engine}
 
 
+def _message(ended: Ended) -> dict[str, Any]:
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in ended.finished.tool_calls
+    ]
+    return {
+        "role": "assistant",
+        "content": ended.text if ended.text or not calls else None,
+        "refusal": None,
+        **({"reasoning_content": ended.reasoning} if ended.reasoning else {}),
+        **({"tool_calls": calls} if calls else {}),
+    }
+
+
+def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
+    """The first of a call has its id and its name."""
+    function = {**({"name": piece.name} if piece.name else {}), "arguments": piece.arguments}
+    return {"index": piece.index, **({"id": piece.id, "type": "function"} if piece.id else {}), "function": function}
+
+
 def usage(finished: Finished) -> dict[str, Any]:
     """Tokens that were fed and generated for this request; what the session had heard before costs nothing."""
     fed, generated = finished.usage.prompt_tokens, finished.usage.generated_tokens
@@ -74,7 +103,7 @@ def usage(finished: Finished) -> dict[str, Any]:
         "completion_tokens": generated,
         "total_tokens": fed + generated,
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": finished.usage.reasoning_tokens, "audio_tokens": 0},
     }
 
 

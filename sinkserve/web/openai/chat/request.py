@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sinkserve.client import GenerationOptions
+from sinkserve.client import GenerationOptions, Tool, ToolCall
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.body import MOST, Body, OneOrMore, Sampling, text_of
 from sinkserve.web.openai.forms import form_of
 from sinkserve.web.openai.prompt import Message, Prompt, split_system
+from sinkserve.web.openai.tools import choice_of, tools_of
 
 _SEEDS = 1 << 64
 
@@ -42,15 +44,17 @@ class ChatRequest(Sampling):
         """Raises WebError for messages that are not supported."""
         messages = [_message(each, f"messages[{index}]") for index, each in enumerate(self.messages)]
         system, said = split_system(messages, "messages")
-        return Prompt(self.model, system, said, self._generation(), self.metadata)
+        tools = tools_of(self)
+        return Prompt(self.model, system, said, self._generation(tools), self.metadata, tools=tools)
 
-    def _generation(self) -> GenerationOptions:
+    def _generation(self, tools: Sequence[Tool]) -> GenerationOptions:
         given = {
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "stop": self.stop,
             "seed": None if self.seed is None else self.seed % _SEEDS,
             "logprobs": self.top_logprobs if self.logprobs else None,
             "response_format": form_of(self.response_format, "response_format"),
+            "tool_choice": choice_of(self.tool_choice, tools),
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
         }
@@ -62,10 +66,25 @@ class _ChatMessage(Body):
     content: Any = None
     name: str = ""
     refusal: str = ""
+    reasoning_content: str = ""
+    tool_call_id: str = ""
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class _Call(Body):
+    id: str
+    type: Literal["function"] = "function"
+    function: dict[str, str]
 
 
 def _message(given: dict[str, Any], where: str) -> Message:
     message = _ChatMessage.parse(given, where)
     if message.name:
         raise WebError(400, f"{where}.name is not supported here", "unsupported_parameter", f"{where}.name")
-    return Message(message.role, text_of(message.content, f"{where}.content"))
+    calls = [_Call.parse(each, f"{where}.tool_calls[{index}]") for index, each in enumerate(message.tool_calls)]
+    content = text_of(message.content, f"{where}.content")
+    return Message(message.role, content, tuple(map(_tool_call, calls)), message.tool_call_id)
+
+
+def _tool_call(call: _Call) -> ToolCall:
+    return ToolCall(call.id, call.function.get("name", ""), call.function.get("arguments", ""))

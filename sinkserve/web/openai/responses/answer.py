@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sinkserve.client import FinishReason
@@ -11,9 +12,8 @@ from sinkserve.web.openai.chat.answer import token_logprobs
 from sinkserve.web.openai.follow import Ended, Started
 from sinkserve.web.openai.ids import TurnName, conversation_id
 from sinkserve.web.openai.relay import Piece
+from sinkserve.web.openai.responses.output import Event, Output
 from sinkserve.web.openai.responses.request import LOGPROBS, ResponseRequest
-
-Event = dict[str, Any]
 
 
 class ResponseAnswer:
@@ -21,9 +21,8 @@ class ResponseAnswer:
 
     def __init__(self, started: Started, asked: ResponseRequest) -> None:
         turn = started.place.turn
-        self._item = item_id(turn)
+        self._output = Output(turn)
         self._with_logprobs = LOGPROBS in asked.include
-        self._tokens: list[dict[str, Any]] = []
         self._head = {**response_head(turn, started.engine, int(time.time())), **_echo(asked)}
 
     def opening(self) -> Iterator[Event]:
@@ -31,40 +30,39 @@ class ResponseAnswer:
         response = {**self._head, "status": "in_progress", "output": [], "usage": None}
         yield {"type": "response.created", "response": response}
         yield {"type": "response.in_progress", "response": response}
-        item = {**message_item(self._item, "", "in_progress"), "content": []}
-        yield {"type": "response.output_item.added", "output_index": 0, "item": item}
-        yield {"type": "response.content_part.added", **self._place, "part": output_text("")}
 
-    def piece(self, piece: Piece) -> Event:
-        """Some text."""
-        tokens = [token_logprobs(each) for each in piece.logprobs] if self._with_logprobs else []
-        self._tokens += tokens
-        return {"type": "response.output_text.delta", **self._place, "delta": piece.text, "logprobs": tokens}
+    def piece(self, piece: Piece) -> Iterator[Event]:
+        """Something of the reply."""
+        if piece.reasoning:
+            yield from self._output.think(piece.reasoning)
+        if piece.text or (piece.logprobs and not (piece.reasoning or piece.calls)):
+            tokens = [token_logprobs(each) for each in piece.logprobs] if self._with_logprobs else []
+            yield from self._output.say(piece.text, tokens)
+        for call in piece.calls:
+            yield from self._output.call(call)
 
     def closing(self, ended: Ended) -> Iterator[Event]:
-        """What comes after the text."""
-        response = self.whole(ended)
-        item = response["output"][0]
-        done = {"type": "response.output_text.done", **self._place, "text": ended.text, "logprobs": self._tokens}
-        yield done
-        yield {"type": "response.content_part.done", **self._place, "part": item["content"][0]}
-        yield {"type": "response.output_item.done", "output_index": 0, "item": item}
-        yield {"type": f"response.{response['status']}", "response": response}
-
-    def whole(self, ended: Ended) -> dict[str, Any]:
-        """All in one."""
-        usage = ended.finished.usage
+        """What comes after the reply."""
         status = status_of(ended.finished.reason)
+        yield from self._output.close(status)
+        yield {"type": f"response.{status}", "response": self._response(ended, status)}
+
+    def whole(self, pieces: Iterable[Piece], ended: Ended) -> dict[str, Any]:
+        """All in one."""
+        for each in pieces:
+            deque(self.piece(each), maxlen=0)
+        *_, last = self.closing(ended)
+        response: dict[str, Any] = last["response"]
+        return response
+
+    def _response(self, ended: Ended, status: str) -> dict[str, Any]:
+        usage = ended.finished.usage
         return {
             **self._head,
             **how_it_ended(status),
-            "output": [message_item(self._item, ended.text, status, self._tokens)],
-            "usage": usage_of(usage.prompt_tokens, usage.generated_tokens),
+            "output": self._output.items(status),
+            "usage": usage_of(usage.prompt_tokens, usage.generated_tokens, usage.reasoning_tokens),
         }
-
-    @property
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._item, "output_index": 0, "content_index": 0}
 
 
 def response_head(turn: TurnName, engine: str, created: int) -> dict[str, Any]:
@@ -109,35 +107,22 @@ def how_it_ended(status: str) -> dict[str, Any]:
     return {"status": status, "incomplete_details": reason}
 
 
-def item_id(turn: TurnName) -> str:
-    """Of the message that a turn said."""
-    return f"msg_{turn.session}_{turn.number}"
-
-
-def message_item(item: str, text: str, status: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """What the model said."""
-    content = [{**output_text(text), "logprobs": list(logprobs)}]
-    status = status if status in ("in_progress", "incomplete") else "completed"
-    return {"id": item, "type": "message", "role": "assistant", "status": status, "content": content}
-
-
-def output_text(text: str) -> dict[str, Any]:
-    """A part of a message."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def usage_of(fed: int, generated: int) -> dict[str, Any]:
+def usage_of(fed: int, generated: int, reasoning: int) -> dict[str, Any]:
     """Tokens that were fed and generated for this request; what the session had heard before costs nothing."""
     return {
         "input_tokens": fed,
         "input_tokens_details": {"cached_tokens": 0},
         "output_tokens": generated,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning},
         "total_tokens": fed + generated,
     }
 
 
 def _echo(asked: ResponseRequest) -> dict[str, Any]:
     names = ("instructions", "previous_response_id", "max_output_tokens", "temperature", "top_p", "store", "metadata")
-    form = asked.text.format or {"type": "text"}
-    return {**{name: getattr(asked, name) for name in names}, "text": {"format": form}}
+    more = {
+        "text": {"format": asked.text.format or {"type": "text"}},
+        "tools": asked.tools or [],
+        "tool_choice": asked.tool_choice or "auto",
+    }
+    return {**{name: getattr(asked, name) for name in names}, **more}

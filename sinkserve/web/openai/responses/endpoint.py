@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from itertools import count
 
@@ -16,7 +16,7 @@ from sinkserve.web.json_body import json_of
 from sinkserve.web.openai.follow import Ended, Event, Started
 from sinkserve.web.openai.prompt import attempt_of
 from sinkserve.web.openai.relay import Piece
-from sinkserve.web.openai.responses import answer
+from sinkserve.web.openai.responses import output
 from sinkserve.web.openai.responses.answer import ResponseAnswer
 from sinkserve.web.openai.responses.request import ResponseRequest
 from sinkserve.web.openai.responses.where import events_of
@@ -36,33 +36,38 @@ async def create(request: Request) -> Response:
 
 
 async def _whole(events: AsyncGenerator[Event, None], asked: ResponseRequest) -> dict[str, object]:
+    pieces: list[Piece] = []
     async with aclosing(events):
         async for each in events:
             if isinstance(each, Started):
-                whole = ResponseAnswer(each, asked)
+                answer = ResponseAnswer(each, asked)
             elif isinstance(each, Piece):
-                whole.piece(each)
+                pieces.append(each)
             else:
-                return whole.whole(each)
+                return answer.whole(pieces, each)
     raise AssertionError
 
 
-async def _events(whole: ResponseAnswer, events: AsyncGenerator[Event, None]) -> AsyncGenerator[answer.Event, None]:
+async def _events(whole: ResponseAnswer, events: AsyncGenerator[Event, None]) -> AsyncGenerator[output.Event, None]:
     async with aclosing(events):
         for each in whole.opening():
             yield each
         try:
             async for happened in events:
-                if isinstance(happened, Piece):
-                    yield whole.piece(happened)
-                elif isinstance(happened, Ended):
-                    for each in whole.closing(happened):
-                        yield each
+                for each in _told(whole, happened):
+                    yield each
         except (SinkServeError, WebError) as error:
             yield {**error_body(error), "type": "error"}
 
 
-async def _numbered(events: AsyncGenerator[answer.Event, None]) -> AsyncIterator[bytes]:
+def _told(answer: ResponseAnswer, happened: Event) -> Iterator[output.Event]:
+    if isinstance(happened, Piece):
+        yield from answer.piece(happened)
+    elif isinstance(happened, Ended):
+        yield from answer.closing(happened)
+
+
+async def _numbered(events: AsyncGenerator[output.Event, None]) -> AsyncIterator[bytes]:
     number = count()
     async with aclosing(events):
         async for each in events:

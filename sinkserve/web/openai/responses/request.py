@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.body import MOST, Body, Sampling, text_of
+from sinkserve.web.openai.body import MOST, Body, Sampling
 from sinkserve.web.openai.forms import form_of
-from sinkserve.web.openai.prompt import Message, Prompt, split_system
+from sinkserve.web.openai.prompt import Prompt, split_system
+from sinkserve.web.openai.responses.items import messages_of
+from sinkserve.web.openai.tools import choice_of, tools_of
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -64,28 +66,7 @@ class ResponseRequest(Sampling):
             "logprobs": self.top_logprobs if LOGPROBS in self.include else None,
         }
         options["response_format"] = form_of(self.text.format, "text.format")
+        tools = tools_of(self)
+        options["tool_choice"] = choice_of(self.tool_choice, tools)
         generation = self.sampling(options)
-        return Prompt(self.model, system, said, generation, self.metadata, self.instructions, self.store)
-
-
-class _MessageItem(Body):
-    type: Literal["message"] = "message"
-    role: str
-    content: Any
-    id: str = ""
-    status: str = ""
-    phase: str = ""
-
-
-def messages_of(items: list[dict[str, Any]]) -> list[Message]:
-    """The messages of an input. Raises WebError for items of other types, by their name."""
-    return [_message(item, f"input[{index}]") for index, item in enumerate(items)]
-
-
-def _message(item: dict[str, Any], where: str) -> Message:
-    kind = item.get("type", "message")
-    if kind != "message":
-        what = f"{where}: items of type {kind!r} are not supported here"
-        raise WebError(400, what, "unsupported_value", f"{where}.type")
-    message = _MessageItem.parse(item, where)
-    return Message(message.role, text_of(message.content, f"{where}.content"))
+        return Prompt(self.model, system, said, generation, self.metadata, self.instructions, self.store, tools)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from sinkserve.web.callers import client_of
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.history import metadata_of
 from sinkserve.web.openai.ids import TurnName, read_response
-from sinkserve.web.openai.responses import answer
+from sinkserve.web.openai.responses import answer, output
 from sinkserve.web.openai.responses.where import record_of, session_of
 
 
@@ -57,22 +58,41 @@ def _response(turn: TurnName, session: pb.Session, record: pb.TurnRecord) -> dic
         **answer.response_head(turn, session.engine, record.create_time.seconds),
         **answer.how_it_ended(status),
         "metadata": metadata_of(session.labels),
-        "output": [answer.message_item(answer.item_id(turn), record.reply, status)] if record.reply else [],
-        "usage": answer.usage_of(usage.prompt_tokens, usage.generated_tokens) if status != "in_progress" else None,
+        "output": _output(turn, record, status),
+        "usage": None
+        if status == "in_progress"
+        else answer.usage_of(usage.prompt_tokens, usage.generated_tokens, usage.reasoning_tokens),
     }
+
+
+def _output(turn: TurnName, record: pb.TurnRecord, status: str) -> list[dict[str, Any]]:
+    status = "incomplete" if status == "incomplete" else "completed"
+    items = [output.reasoning_item(output.reasoning_id(turn), record.reasoning, status)] if record.reasoning else []
+    items += [output.message_item(output.item_id(turn), record.reply, status)] if record.reply else []
+    for index, call in enumerate(record.tool_calls):
+        name = output.call_item_id(turn, index)
+        items.append(output.call_item(name, call.id, call.name, call.arguments, status))
+    return items
 
 
 def input_items(turn: TurnName, record: pb.TurnRecord) -> list[dict[str, Any]]:
     """The messages that went into a turn."""
     messages = record.messages.messages or (pb.ChatMessage(role="user", content=record.text),)
-    return [_input_item(turn, index, each) for index, each in enumerate(messages)]
+    return [item for index, each in enumerate(messages) for item in _input_items(turn, index, each)]
 
 
-def _input_item(turn: TurnName, index: int, message: pb.ChatMessage) -> dict[str, Any]:
-    user = message.role == "user"
-    part = {"type": "input_text", "text": message.content} if user else answer.output_text(message.content)
-    name = f"{answer.item_id(turn)}_{index}"
-    return {"id": name, "type": "message", "role": message.role, "status": "completed", "content": [part]}
+def _input_items(turn: TurnName, index: int, message: pb.ChatMessage) -> Iterator[dict[str, Any]]:
+    name = f"{output.item_id(turn)}_{index}"
+    if message.role == "tool":
+        result = {"call_id": message.tool_call_id, "output": message.content}
+        yield {"id": name, "type": "function_call_output", **result, "status": "completed"}
+        return
+    if message.content or not message.tool_calls:
+        user = message.role == "user"
+        part = {"type": "input_text", "text": message.content} if user else output.output_text(message.content)
+        yield {"id": name, "type": "message", "role": message.role, "status": "completed", "content": [part]}
+    for number, call in enumerate(message.tool_calls):
+        yield output.call_item(f"{name}_{number}", call.id, call.name, call.arguments, "completed")
 
 
 def item_list(items: list[dict[str, Any]]) -> dict[str, Any]:

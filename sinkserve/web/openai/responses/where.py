@@ -9,10 +9,10 @@ from sinkserve.client import Client, NotFound
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.follow import Event, follow
-from sinkserve.web.openai.history import check_instructions, metadata_of, with_metadata
+from sinkserve.web.openai.history import check_instructions, goes_without_tools, metadata_of, with_metadata
 from sinkserve.web.openai.ids import TurnName, read_conversation, read_response
 from sinkserve.web.openai.place import Place, forked, new_place, place_behind
-from sinkserve.web.openai.prompt import Attempt, Prompt
+from sinkserve.web.openai.prompt import Attempt, Message, Prompt
 from sinkserve.web.openai.responses.request import ResponseRequest
 from sinkserve.web.openai.told import told
 from sinkserve.web.settings import WebSettings
@@ -41,7 +41,8 @@ async def _behind_response(client: Client, named: str, prompt: Prompt, attempt: 
     if turn.number > session.turns:  # it is being made, or was never asked for
         await record_of(client, turn, "previous_response_id")
     _check(session, prompt)
-    place = await place_behind(client, session, turn, prompt.messages, attempt)
+    messages = await _named(client, turn, prompt.messages)
+    place = await place_behind(client, session, turn, messages, attempt)
     if not prompt.is_kept and place.turn.session == turn.session:
         place = await forked(client, place, attempt)
     place = replace(place, is_kept=prompt.is_kept)
@@ -59,16 +60,19 @@ async def _in_conversation(
     if not session.turns:
         session = await _begun(client, session, prompt, settings)
     _check(session, prompt)
-    place = Place(TurnName(name, session.turns + 1), prompt.messages, dict(session.labels), forks=False)
+    last = TurnName(name, session.turns)
+    messages = await _named(client, last, prompt.messages)
+    place = Place(TurnName(name, session.turns + 1), messages, dict(session.labels), forks=False)
     place = await _with_metadata(client, place, prompt)
     if attempt.is_named and session.turns:  # the last turn may be this very request's
-        return replace(place, turn=TurnName(name, session.turns), otherwise=place)
+        messages = await _named(client, TurnName(name, session.turns - 1), prompt.messages)
+        return replace(place, turn=last, messages=messages, otherwise=place)
     return place
 
 
 async def _begun(client: Client, session: pb.Session, prompt: Prompt, settings: WebSettings) -> pb.Session:
     """A conversation that nothing was said in yet, with the engine and the instructions of its first response."""
-    if _is_engine(session, prompt.model) and not prompt.system:
+    if _is_engine(session, prompt.model) and not (prompt.system or prompt.tools):
         return session
     name = session.name.partition("/")[2]
     await client.sessions.delete(session.name)
@@ -82,9 +86,19 @@ def _check(session: pb.Session, prompt: Prompt) -> None:
         what = f"model: this conversation is with {session.engine}, and stays with it; it is {prompt.model!r}"
         raise WebError(400, what, "invalid_value", "model")
     check_instructions(session.labels, prompt.instructions)
+    if goes_without_tools(session.labels, prompt.tools):
+        prompt.generation["tool_choice"] = "none"
     if session.turns and prompt.system != (prompt.instructions or ""):
         what = "input: messages of the system can only begin a conversation"
         raise WebError(400, what, "unsupported_value", "input")
+
+
+async def _named(client: Client, before: TurnName, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Results with the names of the tools that the turn before called."""
+    if not before.number or all(each.name or not each.call_id for each in messages):
+        return messages
+    names = {call.id: call.name for call in (await record_of(client, before)).tool_calls}
+    return tuple(each._replace(name=each.name or names.get(each.call_id, "")) for each in messages)
 
 
 def _is_engine(session: pb.Session, model: str) -> bool:

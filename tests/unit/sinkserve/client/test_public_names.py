@@ -33,10 +33,11 @@ def test_the_names_of_the_package_are_these() -> None:
 
 def test_the_methods_are_these() -> None:
     assert public(Client) == {"close", "conversation"}
-    assert public(Conversation) == {"answer", "close", "error", "open", "opened", "say", "send", "session"}
+    methods = {"answer", "close", "error", "leave", "open", "opened", "say", "send", "session"}
+    assert public(Conversation) == methods
     assert public(Builds) == {"cancel", "get", "list", "submit", "wait", "watch"}
     changes = {"cancel_turn", "create", "delete", "fork", "pin", "rewind", "unpin", "update"}
-    assert public(Sessions) == changes | {"get", "list", "turns", "usage"}
+    assert public(Sessions) == changes | {"get", "list", "turn", "turns", "usage"}
     catalog = {"aliases", "collect_garbage", "delete", "delete_alias", "get", "list", "set_alias", "verify"}
     assert public(Engines) == catalog | {"load", "loaded", "refused", "unload"}
     assert public(Turn) >= {"attempt", "cancel", "done", "id", "text", "token_ids", "wait"}

@@ -67,7 +67,9 @@ def test_a_request_for_a_response_becomes_a_prompt() -> None:
         ({"stop": ["x"] * 17}, "stop"),
         ({"stream_options": {"include": True}}, "stream_options.include"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": "maybe"}, "tool_choice"),
         ({"messages": [USER, {"role": "system", "content": "late"}, USER]}, "messages"),
         ({"messages": [USER, {"role": "assistant", "content": "last"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
@@ -100,6 +102,31 @@ def test_what_a_response_cannot_have_is_refused_by_name(body: dict[str, Any], pa
         asked = ResponseRequest.parse({**RESPONSE, **body})
         _ = asked.prompt, asked.conversation_id
     assert (caught.value.status, caught.value.param) == (400, param)
+
+
+def test_what_one_reply_said_and_called_is_one_message() -> None:
+    call = {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "c1",
+        "name": "now",
+        "arguments": "{}",
+        "status": "completed",
+    }
+    items = [
+        USER,
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"role": "assistant", "content": "wait"},
+        call,
+        {**call, "call_id": "c2"},
+        {"type": "function_call_output", "call_id": "c2", "output": "noon"},
+    ]
+    said = ResponseRequest.parse({**RESPONSE, "input": items}).prompt.messages
+    assert [(each.role, each.content, len(each.calls), each.name) for each in said] == [
+        ("user", "hello", 0, ""),
+        ("assistant", "wait", 2, ""),
+        ("tool", "noon", 0, "now"),
+    ]
 
 
 def test_an_id_says_session_and_turn() -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sinkserve.client import Tool, ToolCall
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.history import (
     beginnings,
     check_instructions,
     first_labels,
+    goes_without_tools,
     labels_behind,
     metadata_of,
     turn_of,
     with_metadata,
 )
-from sinkserve.web.openai.prompt import Message
+from sinkserve.web.openai.prompt import Message, Prompt
 
 MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), st.text(max_size=3)), max_size=30)
+
+
+DEMO = Prompt("demo", "", (), {})
 
 
 def exchange(*texts: str) -> list[Message]:
@@ -27,7 +34,7 @@ def exchange(*texts: str) -> list[Message]:
 
 @given(MESSAGES)
 def test_every_reply_ends_a_beginning_and_the_longest_is_first(messages: list[Message]) -> None:
-    found = beginnings(("demo", ""), messages)
+    found = beginnings(DEMO, messages)
     replies = [index for index, each in enumerate(messages, start=1) if each.role == "assistant"]
     assert [each.messages for each in found] == replies[::-1]
     assert [each.replies for each in found] == list(range(len(replies), 0, -1))
@@ -36,13 +43,21 @@ def test_every_reply_ends_a_beginning_and_the_longest_is_first(messages: list[Me
 @given(MESSAGES, MESSAGES)
 def test_histories_have_one_digest_only_where_they_are_one(one: list[Message], other: list[Message]) -> None:
     ended = [[*each, Message("assistant", "")] for each in (one, other)]
-    digests = [beginnings(("demo", ""), each)[0].digest for each in ended]
+    digests = [beginnings(DEMO, each)[0].digest for each in ended]
     assert (digests[0] == digests[1]) == (one == other)
 
 
-@pytest.mark.parametrize("begin", [("other", ""), ("demo", "system"), ("dem", "o"), ("demo",)])
-def test_another_engine_or_system_is_another_history(begin: tuple[str, ...]) -> None:
-    assert beginnings(begin, exchange("a", "b")) != beginnings(("demo", ""), exchange("a", "b"))
+@pytest.mark.parametrize(
+    "begin",
+    [
+        replace(DEMO, model="other"),
+        replace(DEMO, system="Be brief."),
+        replace(DEMO, model="dem", system="o"),
+        replace(DEMO, tools=({"name": "weather"},)),
+    ],
+)
+def test_another_engine_system_or_tool_is_another_history(begin: Prompt) -> None:
+    assert beginnings(begin, exchange("a", "b")) != beginnings(DEMO, exchange("a", "b"))
 
 
 def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
@@ -50,7 +65,7 @@ def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
     messages = exchange("told", "before", "hello")
     for number in range(1, 40):
         messages = [*messages, Message("assistant", f"reply {number}")]
-        known = beginnings(("demo", ""), messages)[0]
+        known = beginnings(DEMO, messages)[0]
         labels = labels_behind(known, "s", number, labels)
         assert turn_of(known, "s", labels) == number
         assert known.label.items() <= labels.items()
@@ -60,15 +75,33 @@ def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
 
 
 def test_a_fork_is_not_found_by_the_labels_that_it_was_copied_with() -> None:
-    known = beginnings(("demo", ""), exchange("a", "b", "c", "d"))
+    known = beginnings(DEMO, exchange("a", "b", "c", "d"))
     labels: dict[str, str] = {}
     for number, each in enumerate(reversed(known), start=1):
         labels = labels_behind(each, "source", number, labels)
     assert turn_of(known[0], "fork", labels) is None
-    other = beginnings(("demo", ""), exchange("a", "b", "c", "otherwise"))[0]
+    other = beginnings(DEMO, exchange("a", "b", "c", "otherwise"))[0]
     forked = labels_behind(other, "fork", 2, labels)
     assert turn_of(known[1], "fork", forked) == 1
     assert not known[0].label.items() <= forked.items()
+
+
+def test_calls_are_the_same_however_their_arguments_are_written() -> None:
+    digests = set()
+    for arguments in ('{"a": 1, "b": [2]}', '{"b":[2],"a":1}', "no JSON", "no  JSON"):
+        messages = [Message("user", "x"), Message("assistant", "", (ToolCall("id", "name", arguments),))]
+        digests.add(beginnings(DEMO, messages)[0].digest)
+    assert len(digests) == 3
+
+
+def test_tools_stay_as_they_were_at_first() -> None:
+    tools: tuple[Tool, ...] = ({"name": "weather"},)
+    labels = first_labels({}, None, tools)
+    assert [goes_without_tools(labels, each) for each in (tools, ())] == [False, True]
+    assert not goes_without_tools({}, ())
+    for before in (labels, {}):
+        with pytest.raises(WebError, match="other tools"):
+            goes_without_tools(before, ({"name": "other"},))
 
 
 def test_instructions_stay_as_they_were_at_first() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinkserve.client import Delta
+from sinkserve.client import Delta, ToolCallDelta
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.relay import Relay
@@ -55,3 +55,18 @@ def test_a_reply_that_came_out_otherwise_is_an_error() -> None:
     relay.take(Delta("he", (1,), attempt=2))
     with pytest.raises(WebError, match="began anew"):
         relay.take(Delta("ap", (2,), attempt=2))
+
+
+def test_calls_and_thoughts_that_come_again_are_not_told_again() -> None:
+    relay = Relay()
+    first = relay.take(Delta("", (1,), reasoning="so", tool_calls=(ToolCallDelta(0, "id", "name", "{"),)))
+    assert first is not None
+    assert (first.reasoning, first.calls) == ("so", (ToolCallDelta(0, "id", "name", "{"),))
+    again = (
+        Delta("", (1,), attempt=2, reasoning="so"),
+        Delta("", (), (), 2, "", (ToolCallDelta(0, "id", "name", "{"),)),
+    )
+    assert [relay.take(each) for each in again] == [None, None]
+    piece = relay.take(Delta("", (2,), attempt=2, tool_calls=(ToolCallDelta(0, arguments="}"),)))
+    assert piece is not None
+    assert piece.calls == (ToolCallDelta(0, arguments="}"),)

@@ -26,6 +26,9 @@ class WebSettings(Settings):
     own; elsewhere any."""
     anonymous: Literal["allow", "refuse", ""] = ""
     """Whether requests without a key go on to the services, as nobody's; empty: only on a loopback address."""
+    admin: Literal["allow", "refuse", ""] = ""
+    """Whether the page offers administration, to those whom the services let; where their admin addresses ask nobody,
+    that is whoever reaches this one. Empty: only on a loopback address."""
     tls_certificate: OptionalPath = None
     """PEM file of the certificate, and those between it and its authority; unset: nothing is encrypted."""
     tls_key: OptionalPath = None
@@ -56,3 +59,8 @@ class WebSettings(Settings):
     def takes_anonymous(self) -> bool:
         """Whether requests without a key go on."""
         return self.anonymous == "allow" or (self.anonymous == "" and is_loopback(self.listen))
+
+    @property
+    def offers_admin(self) -> bool:
+        """Whether the page offers administration."""
+        return self.admin == "allow" or (self.admin == "" and is_loopback(self.listen))

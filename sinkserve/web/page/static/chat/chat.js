@@ -1,0 +1,258 @@
+// A conversation: its turns, what the model sees of them, and the turn that runs.
+
+import { call, followed } from "/page/api.js";
+import { advanced, CachePicture, sightOf } from "/page/chat/cache.js";
+import { Composer } from "/page/chat/composer.js";
+import { button, confirmed, el, notice } from "/page/dom.js";
+import { count, counted } from "/page/figures.js";
+import { follow } from "/page/chat/follow.js";
+import { addressOf, titleOf } from "/page/side.js";
+import { Speaker } from "/page/chat/speaker.js";
+import { Turn } from "/page/chat/turn.js";
+
+const STEP = 50;
+const POLL_MS = 1500;
+
+export class Chat {
+  static async open(main, name, side) {
+    const [session, { engines }] = await Promise.all([call("GET", `/api/${name}`), call("GET", "/api/loaded").catch(() => ({ engines: [] }))]);
+    const chat = new Chat(main, session, engines, side);
+    await chat.#load();
+    chat.#resume();
+    return chat;
+  }
+
+  #left = new AbortController();
+  #framed = false;
+  #limit = STEP;
+
+  constructor(main, session, engines, side) {
+    this.session = session;
+    this.path = `/api/${session.name}`;
+    this.side = side;
+    this.cache = engines.find(({ reference }) => reference === session.engine)?.cache;
+    this.turns = [];
+    this.speaker = new Speaker(document.querySelector("#spoken"));
+    this.picture = new CachePicture();
+    this.list = el("ol", { class: "turns" });
+    this.earlier = button("Earlier turns", () => this.#showEarlier(), { class: "quiet", hidden: true });
+    this.line = el("li", { class: "line" }, "what follows the model sees whole");
+    this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Conversation" }, this.earlier, this.list);
+    this.composer = new Composer((text, generation) => this.#say(text, generation));
+    this.acts = { of: (turn) => this.#actsOf(turn), goTo: (id) => this.#goTo(id) };
+    const head = el(
+      "header",
+      { class: "bar" },
+      el("h1", {}, titleOf(session)),
+      el("span", { class: "hint" }, `${session.engine} · ${session.name.replace("sessions/", "")}`),
+      button("Fork", () => this.#fork(""), { class: "quiet", title: "Go on in a copy; this one stays as it is" }),
+    );
+    main.replaceChildren(el("div", { class: "chat with-cache" }, head, this.picture.element, this.scroll, this.composer.element));
+    this.composer.focus();
+  }
+
+  leave() {
+    this.#left.abort();
+    this.speaker.stop();
+  }
+
+  async #load() {
+    const { turns, earlier } = await call("GET", `${this.path}/turns?limit=${this.#limit}`);
+    const running = this.turns.at(-1)?.running ? this.turns.pop() : null;
+    this.turns = turns.map((record) => (record.turn_id === running?.id ? running : new Turn(record, this.acts)));
+    turns.forEach((record, place) => this.#place(this.turns[place], record, turns[place - 1]));
+    this.list.replaceChildren(...this.turns.map((turn) => turn.element));
+    this.earlier.hidden = !earlier;
+    this.earlier.textContent = `Earlier turns (${count(earlier)})`;
+    this.#draw();
+    this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  #place(turn, record, before) {
+    const { position, prompt_tokens, generated_tokens } = record.usage;
+    const end = record.reason ? position : this.session.position;
+    turn.span = { start: before?.usage.position || (record.reason ? end - prompt_tokens - generated_tokens : end), end };
+    turn.span.start = Math.max(0, Math.min(turn.span.start, end));
+  }
+
+  async #showEarlier() {
+    const height = this.scroll.scrollHeight;
+    this.#limit = Math.min(1000, this.#limit * 4);
+    await this.#load();
+    this.scroll.scrollTop = this.scroll.scrollHeight - height;
+  }
+
+  /** Follow the turn that this tab followed, or wait for one that somebody else follows. */
+  #resume() {
+    const body = followed.get(this.session.name);
+    const last = this.turns.at(-1);
+    const known = this.turns.find((turn) => turn.id === body?.turn_id);
+    if (body && (!known || known.running)) this.#run(body, known).catch((error) => notice(error.message, "bad"));
+    else if (last?.running) this.#await(last).catch((error) => notice(error.message, "bad"));
+    if (body && known && !known.running) followed.clear(this.session.name);
+  }
+
+  async #await(turn) {
+    turn.interrupt("this reply is followed elsewhere");
+    this.composer.running(() => this.#cancel(turn));
+    while (turn.running && !this.#left.signal.aborted) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      const { turns } = await call("GET", `${this.path}/turns?limit=1`, undefined, this.#left.signal).catch(() => ({ turns: [] }));
+      if (turns[0]?.reason) break;
+    }
+    if (this.#left.signal.aborted) return;
+    this.turns.pop();
+    this.composer.running(null);
+    await this.#refresh();
+  }
+
+  async #refresh() {
+    this.session = await call("GET", this.path);
+    await this.#load();
+  }
+
+  async #say(text, generation) {
+    await this.#run({ turn_id: crypto.randomUUID(), text, ...generation });
+  }
+
+  /** One turn, to its end. */
+  async #run(body, known) {
+    const input = [{ role: "user", content: body.text }];
+    const turn = known ?? new Turn({ turn_id: body.turn_id, input, reply: "", reason: "" }, this.acts);
+    if (!known) {
+      turn.span = { start: this.session.position, end: this.session.position };
+      this.turns.push(turn);
+      this.list.append(turn.element);
+      this.#toEnd();
+    }
+    followed.set(this.session.name, body);
+    this.composer.running(() => this.#cancel(turn));
+    const before = this.session;
+    const heard = {
+      started: (started) => {
+        this.session = advanced(before, started.prompt_tokens);
+        turn.start(started);
+        turn.span = { start: before.position, end: this.session.position };
+        turn.name((id) => this.#wordsOf(id));
+        this.#frame(turn);
+      },
+      delta: (delta) => {
+        turn.append(delta);
+        this.session = advanced(this.session, delta.tokens);
+        turn.span.end = this.session.position;
+        this.speaker.hear(delta.text);
+        this.#frame(turn);
+      },
+      finished: (finished) => {
+        followed.clear(this.session.name);
+        turn.span.end = finished.usage.position;
+        turn.finish(finished);
+        this.speaker.end();
+      },
+      session: (session) => (this.session = session),
+      lost: (why) => turn.interrupt(why),
+    };
+    const ending = await follow(`${this.path}/turns`, body, heard, this.#left.signal);
+    if (ending.left) return;
+    this.composer.running(null);
+    if (ending.refused) {
+      followed.clear(this.session.name);
+      this.#drop(turn);
+      this.composer.giveBack(body.text);
+      throw ending.refused;
+    }
+    if (ending.lost) turn.interrupt(`${ending.lost.message} `, button("Follow it again", () => this.#run(body, turn), { class: "quiet" }));
+    this.#draw();
+    this.#toEnd();
+    this.side.load().catch(() => {});
+  }
+
+  async #cancel(turn) {
+    await call("DELETE", `${this.path}/turns/${encodeURIComponent(turn.id)}`);
+  }
+
+  #drop(turn) {
+    this.turns = this.turns.filter((each) => each !== turn);
+    turn.element.remove();
+  }
+
+  #actsOf(turn) {
+    const last = turn === this.turns.at(-1);
+    const path = `${this.path}/turns/${encodeURIComponent(turn.id)}/pin`;
+    const pin = async () => {
+      this.session = await call(turn.pinned ? "DELETE" : "PUT", path);
+      this.#draw();
+    };
+    return [
+      [turn.pinned ? "Unpin" : "Pin", pin, "pin"],
+      ["Fork here", () => this.#fork(turn.id)],
+      ["Rewind to here", () => this.#rewind(turn, false)],
+      ["Ask again", () => this.#askAgain(turn), last ? "" : "only-last"],
+    ];
+  }
+
+  async #fork(turnId) {
+    const session = await call("POST", `${this.path}/fork`, { turn_id: turnId });
+    this.side.load().catch(() => {});
+    location.hash = addressOf(session);
+  }
+
+  async #rewind(turn, dropTurn) {
+    const dropped = this.turns.length - this.turns.indexOf(turn) - (dropTurn ? 0 : 1);
+    if (!dropped) return true;
+    if (!(await confirmed(`Drop the last ${counted(dropped, "turn")}, for ever?`, "Drop"))) return false;
+    this.session = await call("POST", `${this.path}/rewind`, { turn_id: turn.id, drop_turn: dropTurn });
+    await this.#load();
+    return true;
+  }
+
+  async #askAgain(turn) {
+    const text = turn.input.map(({ content }) => content).join("\n");
+    if (await this.#rewind(turn, true)) await this.#say(text, this.composer.generation);
+  }
+
+  #goTo(id) {
+    const turn = this.turns.find((each) => each.id === id);
+    if (!turn) throw new Error("That turn is earlier than those that are shown: “Earlier turns” has it.");
+    turn.element.scrollIntoView({ block: "center", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+    turn.element.focus({ preventScroll: true });
+  }
+
+  #wordsOf(id) {
+    return this.turns.find((turn) => turn.id === id)?.input[0]?.content ?? "";
+  }
+
+  /** Show what came, at most once a frame. */
+  #frame(turn) {
+    if (this.#framed) return;
+    this.#framed = true;
+    requestAnimationFrame(() => {
+      this.#framed = false;
+      const atEnd = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 60;
+      turn.flush();
+      this.#draw();
+      if (atEnd) this.#toEnd();
+    });
+  }
+
+  #toEnd() {
+    this.scroll.scrollTop = this.scroll.scrollHeight;
+  }
+
+  #draw() {
+    const { session } = this;
+    const sinks = session.options.sink_tokens;
+    const again = new Set(this.turns.filter((turn) => turn.span.end > session.window_start_position).flatMap((turn) => turn.recalled.map(({ turn_id }) => turn_id)));
+    for (const turn of this.turns) {
+      const sight = turn.span.end > turn.span.start || turn.running ? sightOf(turn.span, session) : "visible";
+      turn.mark(sight, { pinned: session.pinned_turns.includes(turn.id), again: again.has(turn.id) && sight !== "visible" });
+      if (turn.recalled.length && turn.recall.hidden) turn.name((id) => this.#wordsOf(id));
+    }
+    const oldest = session.evicted_tokens && this.turns.find((turn) => turn.span.start >= Math.max(sinks, session.window_start_position));
+    if (oldest) oldest.element.before(this.line);
+    else this.line.remove();
+    const ring = this.cache ? this.cache.window_tokens + this.cache.chunk_tokens - 1 : session.options.window_tokens;
+    const spans = this.turns.map((turn) => ({ ...turn.span, recalled: turn.recalledTokens }));
+    if (ring) this.picture.draw(session, spans, ring);
+  }
+}

@@ -1,0 +1,97 @@
+// Where a person types: Enter sends, Shift+Enter begins a line, Escape ends the reply.
+
+import { el, notice } from "/page/dom.js";
+
+const NUMBERS = [
+  ["temperature", "Temperature", { min: 0, max: 10, step: "any" }],
+  ["top_p", "Top p", { min: 0, max: 1, step: "any" }],
+  ["max_new_tokens", "Most tokens", { min: 1, step: 1 }],
+  ["seed", "Seed", { min: 0, step: 1 }],
+];
+
+export class Composer {
+  #stop = null;
+
+  /** `send(text, generation)` takes what was typed; where it throws, the text comes back. */
+  constructor(send) {
+    this.send = send;
+    this.text = el("textarea", { name: "text", rows: 1, "aria-label": "Message", placeholder: "Say something", enterkeyhint: "send" });
+    this.button = el("button", { type: "submit", class: "main" }, "Send");
+    this.numbers = NUMBERS.map(([name, label, bounds]) => [label, el("input", { type: "number", name, placeholder: "default", ...bounds })]);
+    this.element = el(
+      "form",
+      { class: "composer", novalidate: true },
+      el("div", { class: "row" }, this.text, this.button),
+      el(
+        "details",
+        { class: "sampling" },
+        el("summary", {}, "Sampling"),
+        el("div", { class: "grid" }, this.numbers.map(([label, input]) => el("label", {}, el("span", {}, label), input))),
+      ),
+    );
+    this.element.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.#stop) this.#end();
+      else this.#submit();
+    });
+    this.text.addEventListener("keydown", (event) => this.#key(event));
+    this.text.addEventListener("input", () => this.#grow());
+  }
+
+  focus() {
+    if (matchMedia("(hover: hover)").matches) this.text.focus(); // elsewhere it would open a keyboard
+  }
+
+  enabled(enabled) {
+    this.text.disabled = this.button.disabled = !enabled;
+  }
+
+  /** While a reply runs the button ends it; null: none runs. */
+  running(stop) {
+    this.#stop = stop;
+    this.button.textContent = stop ? "Stop" : "Send";
+    this.button.classList.toggle("danger", Boolean(stop));
+  }
+
+  /** Gives back what was typed, if nothing was typed since. */
+  giveBack(text) {
+    if (!this.text.value) this.text.value = text;
+    this.#grow();
+  }
+
+  get generation() {
+    const given = this.numbers.map(([, input]) => input).filter((input) => input.value !== "");
+    return Object.fromEntries(given.map((input) => [input.name, Number(input.value)]));
+  }
+
+  #key(event) {
+    if (event.key === "Escape" && this.#stop) this.#end();
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (!this.#stop) this.#submit();
+  }
+
+  #end() {
+    this.#stop().catch((error) => notice(error.message, "bad"));
+  }
+
+  async #submit() {
+    const text = this.text.value;
+    if (!text.trim()) return;
+    const wrong = this.numbers.find(([, input]) => !input.checkValidity());
+    if (wrong) return notice(`${wrong[0]}: ${wrong[1].validationMessage}`, "bad");
+    this.text.value = "";
+    this.#grow();
+    try {
+      await this.send(text, this.generation);
+    } catch (error) {
+      this.giveBack(text);
+      notice(error.message, "bad");
+    }
+  }
+
+  #grow() {
+    this.text.style.height = "auto";
+    this.text.style.height = `${Math.min(this.text.scrollHeight + 2, 200)}px`;
+  }
+}

@@ -1,0 +1,42 @@
+// Follows a turn to its end, over as many connections as that takes.
+
+import { ApiError, events } from "/page/api.js";
+
+const MOST_TRIES = 6;
+const LONGEST_WAIT_MS = 8000;
+const OF_THE_CONNECTION = new Set(["session_taken_over", "unavailable", "internal", "draining", "cancelled", "session_busy", "database_unavailable"]);
+
+/**
+ * Sends the turn, and tells `heard` of its events. The same turn is asked for again when the connection is lost: it never
+ * runs twice. Resolves to {left} where `signal` ended it, {refused: error} where nothing came of the turn, {lost: error}
+ * where it may go on without being followed, and {} after its end.
+ */
+export async function follow(path, body, heard, signal) {
+  for (let tries = 0; ; tries += 1) {
+    try {
+      let ended = false;
+      for await (const { name, data } of events("POST", path, body, signal)) {
+        if (name === "error") return endOf(new ApiError(0, data));
+        if (name === "started") tries = 0;
+        ended ||= name === "finished";
+        heard[name]?.(data);
+      }
+      if (ended) return {};
+    } catch (error) {
+      if (signal.aborted) return { left: true };
+      if (error instanceof ApiError && ![502, 503, 504].includes(error.status)) return endOf(error);
+      if (!(error instanceof ApiError || error instanceof TypeError)) throw error;
+      if (tries + 1 >= MOST_TRIES) return { lost: new Error("The server does not answer.") };
+    }
+    heard.lost("the connection was lost, and is tried again");
+    await new Promise((resolve) => setTimeout(resolve, Math.min(LONGEST_WAIT_MS, 400 * 2 ** tries)));
+    if (signal.aborted) return { left: true };
+  }
+}
+
+const endOf = (error) => (OF_THE_CONNECTION.has(error.code) || error.status === 401 ? { lost: wordsOf(error) } : { refused: error });
+
+function wordsOf(error) {
+  const elsewhere = "This conversation was opened in another place, which follows it now.";
+  return error.code === "session_taken_over" ? new Error(elsewhere) : error;
+}

@@ -1,0 +1,119 @@
+"""Conversations as the page sees them: plain values in the words of the protos, without what it does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from sinkserve.client import Finished, Turn
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from sinkserve.web.errors import error_body
+
+View = dict[str, Any]
+
+
+def session_view(session: pb.Session) -> View:
+    """A session, with all that its cache is drawn from."""
+    options = session.options
+    return {
+        "name": session.name,
+        "engine": session.engine,
+        "position": session.position,
+        "turns": session.turns,
+        "state": word(session, "state"),
+        "labels": dict(session.labels),
+        "owner": session.owner,
+        "last_active_time": time(session.last_active_time),
+        "pinned_turns": list(session.pinned_turns),
+        "window_start_position": session.window_start_position,
+        "oldest_visible_turn": session.oldest_visible_turn,
+        "evicted_tokens": session.evicted_tokens,
+        "options": {
+            "sink_tokens": options.sink_tokens,
+            "window_tokens": options.window_tokens,
+            "recall_tokens": options.recall_tokens,
+            "on_full": word(options, "on_full"),
+            "durability": word(options, "durability"),
+        },
+    }
+
+
+def turn_view(turn: pb.TurnRecord) -> View:
+    """A turn that was accepted; `reason` is empty while it runs or waits."""
+    usage = turn.usage
+    return {
+        "turn_id": turn.turn_id,
+        "input": _input(turn),
+        "reply": turn.reply,
+        "reason": word(turn, "reason"),
+        "shortened": turn.shortened,
+        "recalled": recalled_view(turn.recalled),
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "generated_tokens": usage.generated_tokens,
+            "position": usage.position,
+            "evicted_tokens": usage.evicted_tokens,
+            "recalled_tokens": usage.recalled_tokens,
+        },
+    }
+
+
+def _input(turn: pb.TurnRecord) -> list[View]:
+    """What was said, as messages."""
+    match turn.WhichOneof("input"):
+        case "text":
+            return [{"role": "user", "content": turn.text}]
+        case "messages":
+            return [{"role": each.role, "content": each.content} for each in turn.messages.messages]
+        case _:
+            return [{"role": "user", "content": f"{len(turn.token_ids.ids):,} tokens"}]
+
+
+def recalled_view(recalled: Iterable[pb.RecalledTurn]) -> list[View]:
+    """Turns that were read again."""
+    return [{"turn_id": each.turn_id, "position": each.position, "tokens": each.tokens} for each in recalled]
+
+
+def started_view(turn: Turn) -> View:
+    """A turn that runs. It has no more to say where it was cancelled while it waited."""
+    if turn.started is None:
+        return {"turn_id": turn.id, "attempt": turn.attempt, "prompt_tokens": 0, "recalled": []}
+    return {
+        "turn_id": turn.id,
+        "attempt": turn.attempt,
+        "prompt_tokens": turn.started.prompt_tokens,
+        "recalled": recalled_view(turn.started.recalled),
+    }
+
+
+def finished_view(finished: Finished) -> View:
+    """How a turn ended."""
+    return {
+        "reason": finished.reason,
+        "usage": asdict(finished.usage),
+        "timing": asdict(finished.timing),
+        "tokens_per_second": finished.tokens_per_second,
+        "notice": asdict(finished.notice) if finished.notice is not None else None,
+        "error": error_body(finished.error) if finished.error is not None else None,
+    }
+
+
+def word(message: Message, field: str) -> str:
+    """What a field of an enum says, in a word; empty where it says nothing, a number where a newer server says it."""
+    value = getattr(message, field)
+    enum = message.DESCRIPTOR.fields_by_name[field].enum_type
+    assert enum is not None, field
+    values = enum.values_by_number
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    if value not in values:
+        return str(value)
+    return values[value].name.removeprefix(prefix).lower() if value else ""
+
+
+def time(stamp: Timestamp) -> str:
+    """RFC 3339; empty where there is none."""
+    return stamp.ToJsonString() if stamp.ByteSize() else ""

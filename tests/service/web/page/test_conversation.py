@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.service.web.page.conftest import Page
+
+TURN = {"turn_id": "t1", "text": "one two three"}
+
+
+async def told(page: Page, path: str, body: object) -> list[tuple[str, Any]]:
+    return [event async for event in page.events("POST", path, body)]
+
+
+def text_of(events: list[tuple[str, Any]]) -> str:
+    return "".join(said["text"] for name, said in events if name == "delta")
+
+
+async def test_a_turn_streams_from_its_start_to_the_session_behind_it(page: Page) -> None:
+    events = await told(page, await page.session() + "/turns", TURN)
+    assert [name for name, _ in events] == ["opened", "started", "delta", "delta", "delta", "finished", "session"]
+    assert text_of(events) == "one two three "
+    finished, session = events[-2][1], events[-1][1]
+    assert (finished["reason"], finished["usage"]["position"], session["position"]) == ("stop", 6, 6)
+
+
+async def test_a_browser_that_comes_back_follows_the_same_turn_and_runs_it_once(page: Page) -> None:
+    path, go = await page.session() + "/turns", asyncio.Event()
+    page.runtime.pace = go.wait
+    async for name, _ in page.events("POST", path, TURN):
+        if name == "started":
+            break  # the browser leaves in the middle
+    go.set()
+    events = await told(page, path, TURN)
+    assert text_of(events) == "one two three "
+    assert [session.runs for session in page.runtime.sessions.values()] == [1]
+
+
+async def test_a_turn_that_is_stopped_keeps_what_was_said(page: Page) -> None:
+    path = await page.session() + "/turns"
+    session = next(iter(page.runtime.sessions.values()))
+    said = asyncio.Event()
+
+    async def pace() -> None:
+        if session.records[0].reply:
+            said.set()
+            await session.until_cancelled()
+
+    page.runtime.pace = pace
+    following = asyncio.create_task(told(page, path, TURN))
+    await said.wait()
+    await page.ask("DELETE", path + "/t1")
+    events = await following
+    assert (text_of(events), events[-2][1]["reason"]) == ("one ", "cancelled")
+
+
+async def test_a_turn_that_fails_says_why(page: Page) -> None:
+    events = dict(await told(page, await page.session() + "/turns", {"turn_id": "t1", "text": "explode"}))
+    assert events["finished"]["reason"] == "error"
+    assert events["finished"]["error"]["code"] == "non_finite_logits"
+
+
+async def test_a_turn_that_is_not_accepted_ends_with_its_error(page: Page) -> None:
+    events = await told(page, await page.session() + "/turns", {**TURN, "temperature": 11})
+    assert [name for name, _ in events] == ["opened", "error"]
+    assert events[-1][1]["param"] == "turn.generation.temperature"
+
+
+async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
+    path, go = await page.session() + "/turns", asyncio.Event()
+    page.runtime.pace = go.wait
+    first = page.events("POST", path, TURN)
+    assert [(await anext(first))[0], (await anext(first))[0]] == ["opened", "started"]
+    second = asyncio.create_task(told(page, path, TURN))
+    name, error = await anext(first)
+    assert (name, error["code"]) == ("error", "session_taken_over")
+    go.set()
+    assert text_of(await second) == "one two three "
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"text": "hi"}, "turn_id"),
+        ({**TURN, "turn_id": ""}, "turn_id"),
+        ({**TURN, "text": 7}, "text"),
+        ({**TURN, "text": "\ud800"}, "text"),
+        ({**TURN, "max_new_tokens": 2**40}, "max_new_tokens"),
+        ({**TURN, "seed": -1}, "seed"),
+        ({**TURN, "tempreature": 1}, "tempreature"),
+    ],
+)
+async def test_a_wrong_field_is_named_before_anything_is_opened(page: Page, body: object, field: str) -> None:
+    path = await page.session() + "/turns"
+    error = await page.ask("POST", path, body)
+    assert (error["status"], error["param"]) == (400, field)
+    assert not page.runtime.opens
+
+
+async def test_an_unknown_session_is_not_found(page: Page) -> None:
+    error = await page.ask("POST", "/api/sessions/none/turns", TURN)
+    assert (error["status"], error["code"]) == (404, "session_not_found")

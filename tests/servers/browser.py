@@ -39,11 +39,17 @@ def serving(folder: Path, port: int) -> Iterator[str]:
         server.server_close()
 
 
-def shown(url: str, folder: Path) -> tuple[str, str]:
-    """Title and log of the page at `url` once it is ready; `folder` has the packages. Skips without a browser."""
+def browser_program() -> str:
+    """The path of a browser. Skips without one."""
     program = next((found for name in _PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)("no browser: install chromium")
+    return program
+
+
+def shown(url: str, folder: Path) -> tuple[str, str]:
+    """Title and log of the page at `url` once it is ready; `folder` has the packages. Skips without a browser."""
+    program = browser_program()
     shutil.copy(_SCRIPT, folder)
     command = ("node", _SCRIPT.name, program, url)
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

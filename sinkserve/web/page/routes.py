@@ -25,6 +25,7 @@ def routes() -> list[Route]:
         api("POST", _SESSION + "/rewind", sessions.rewind),
         api("GET", _SESSION + "/turns", sessions.turns),
         api("POST", _SESSION + "/turns", conversation.run_turn),
+        api("GET", _TURN, sessions.turn),
         api("DELETE", _TURN, conversation.cancel_turn),
         api("PUT", _TURN + "/pin", sessions.pin),
         api("DELETE", _TURN + "/pin", sessions.unpin),

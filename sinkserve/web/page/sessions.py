@@ -73,6 +73,11 @@ async def turns(request: Request) -> Response:
     return JSONResponse({"turns": [turn_view(turn) for turn in found], "earlier": earlier})
 
 
+async def turn(request: Request) -> Response:
+    """One turn, as it is now."""
+    return JSONResponse(turn_view(await client_of(request).sessions.turn(_name(request), request.path_params["turn"])))
+
+
 async def fork(request: Request) -> Response:
     """A copy of a session, which is the answer."""
     client, body = client_of(request), await body_of(request, Fork)

@@ -73,7 +73,7 @@ export function confirmed(question, verb) {
 /** A table whose rows become cards where there is no room; `heads` are texts, rows are lists of nodes or texts. */
 export function table(caption, heads, rows, empty) {
   if (!rows.length) return el("p", { class: "empty" }, empty);
-  const head = heads.map((text) => el("th", { scope: "col", role: "columnheader" }, text));
+  const head = heads.map((text) => el("th", { scope: "col", role: "columnheader" }, text || el("span", { class: "unseen" }, "acts")));
   const body = rows.map((cells) =>
     el("tr", { role: "row" }, cells.map((cell, place) => el("td", { role: "cell", "data-label": heads[place] }, cell))),
   );

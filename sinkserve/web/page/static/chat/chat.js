@@ -97,8 +97,8 @@ export class Chat {
     this.composer.running(() => this.#cancel(turn));
     while (turn.running && !this.#left.signal.aborted) {
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-      const { turns } = await call("GET", `${this.path}/turns?limit=1`, undefined, this.#left.signal).catch(() => ({ turns: [] }));
-      if (turns[0]?.reason) break;
+      const now = await call("GET", this.#pathOf(turn), undefined, this.#left.signal).catch(() => ({}));
+      if (now.reason) break;
     }
     if (this.#left.signal.aborted) return;
     this.turns.pop();
@@ -168,7 +168,11 @@ export class Chat {
   }
 
   async #cancel(turn) {
-    await call("DELETE", `${this.path}/turns/${encodeURIComponent(turn.id)}`);
+    await call("DELETE", this.#pathOf(turn));
+  }
+
+  #pathOf(turn) {
+    return `${this.path}/turns/${encodeURIComponent(turn.id)}`;
   }
 
   #drop(turn) {
@@ -178,9 +182,8 @@ export class Chat {
 
   #actsOf(turn) {
     const last = turn === this.turns.at(-1);
-    const path = `${this.path}/turns/${encodeURIComponent(turn.id)}/pin`;
     const pin = async () => {
-      this.session = await call(turn.pinned ? "DELETE" : "PUT", path);
+      this.session = await call(turn.pinned ? "DELETE" : "PUT", `${this.#pathOf(turn)}/pin`);
       this.#draw();
     };
     return [

@@ -9,6 +9,8 @@ const NUMBERS = [
   ["seed", "Seed", { min: 0, step: 1 }],
 ];
 
+let chosen = {}; // what was last typed of these, for the next conversation too
+
 export class Composer {
   #stop = null;
 
@@ -17,7 +19,8 @@ export class Composer {
     this.send = send;
     this.text = el("textarea", { name: "text", rows: 1, "aria-label": "Message", placeholder: "Say something", enterkeyhint: "send" });
     this.button = el("button", { type: "submit", class: "main" }, "Send");
-    this.numbers = NUMBERS.map(([name, label, bounds]) => [label, el("input", { type: "number", name, placeholder: "default", ...bounds })]);
+    this.numbers = NUMBERS.map(([name, label, bounds]) => [label, el("input", { type: "number", name, placeholder: "default", value: chosen[name], ...bounds })]);
+    this.summary = el("summary", {});
     this.element = el(
       "form",
       { class: "composer", novalidate: true },
@@ -25,7 +28,7 @@ export class Composer {
       el(
         "details",
         { class: "sampling" },
-        el("summary", {}, "Sampling"),
+        this.summary,
         el("div", { class: "grid" }, this.numbers.map(([label, input]) => el("label", {}, el("span", {}, label), input))),
       ),
     );
@@ -36,6 +39,8 @@ export class Composer {
     });
     this.text.addEventListener("keydown", (event) => this.#key(event));
     this.text.addEventListener("input", () => this.#grow());
+    for (const [, input] of this.numbers) input.addEventListener("input", () => this.#choose());
+    this.#choose();
   }
 
   focus() {
@@ -62,6 +67,12 @@ export class Composer {
   get generation() {
     const given = this.numbers.map(([, input]) => input).filter((input) => input.value !== "");
     return Object.fromEntries(given.map((input) => [input.name, Number(input.value)]));
+  }
+
+  #choose() {
+    chosen = this.generation;
+    const set = this.numbers.filter(([, input]) => input.value !== "").map(([label, input]) => `${label.toLowerCase()} ${input.value}`);
+    this.summary.textContent = set.length ? `Sampling: ${set.join(", ")}` : "Sampling";
   }
 
   #key(event) {

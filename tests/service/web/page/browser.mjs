@@ -1,0 +1,211 @@
+// What a person does with the page, in a browser: `node browser.mjs PROGRAM ORIGIN LOCKED`. Prints what became of each.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { chromium } from "playwright-core";
+
+const [executablePath, origin, locked] = process.argv.slice(2);
+const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
+const TEXT = ".composer textarea";
+const HTML = '<img src=x onerror="alert(1)"><b>';
+
+/** Waits until no reply runs and one more turn is there. */
+const ended = (page, turns) =>
+  page.waitForFunction((count) => document.querySelectorAll(".turn").length === count && !document.querySelector(".turn.running"), turns);
+
+async function say(page, text, turns) {
+  await page.fill(TEXT, text);
+  await page.press(TEXT, "Enter");
+  await ended(page, turns);
+}
+
+/** At most so many tokens a reply. */
+async function limit(page, tokens) {
+  await page.click(".sampling summary");
+  await page.fill("[name=max_new_tokens]", String(tokens));
+}
+
+async function begin(page) {
+  await page.goto(origin);
+  await page.waitForSelector(TEXT);
+}
+
+const replies = (page) => page.locator(".reply").allTextContents();
+const press = (page, name, place = -1) => page.locator(".turn").nth(place).getByRole("button", { name, exact: true }).click();
+const agree = (page, verb) => page.locator("dialog").getByRole("button", { name: verb, exact: true }).click();
+
+const SCENARIOS = {
+  async "a conversation is held by keyboard alone"(page) {
+    await begin(page);
+    await page.keyboard.type("hello"); // it has the focus
+    await page.keyboard.press("Enter");
+    await ended(page, 1);
+    const [reply] = await replies(page);
+    assert.ok(reply.length);
+    assert.equal(await page.locator("#side [aria-current]").count(), 1);
+    assert.equal(await page.locator("#spoken p").count() > 0, true, "nothing was read out");
+    await page.reload();
+    await ended(page, 1);
+    assert.deepEqual(await replies(page), [reply]);
+  },
+
+  async "a reply is stopped, and what was said stays"(page) {
+    await begin(page);
+    await page.fill(TEXT, "without end");
+    await page.press(TEXT, "Enter");
+    await page.waitForFunction(() => document.querySelector(".turn .reply")?.textContent.length > 20);
+    await page.press(TEXT, "Escape");
+    await ended(page, 1);
+    assert.match(await page.locator(".figures").textContent(), /^cancelled/);
+    assert.ok((await replies(page))[0].length > 20);
+  },
+
+  async "a turn is followed again after a reload in the middle, and runs once"(page) {
+    await begin(page);
+    await page.fill(TEXT, "without end");
+    await page.press(TEXT, "Enter");
+    await page.waitForFunction(() => document.querySelector(".turn .reply")?.textContent.length > 20);
+    await page.reload();
+    await page.waitForFunction(() => document.querySelector(".turn.running .reply")?.textContent.length > 40);
+    assert.equal(await page.locator(".turn").count(), 1);
+    await page.press(TEXT, "Escape");
+    await ended(page, 1);
+    await page.reload();
+    await ended(page, 1);
+    assert.match(await page.locator(".figures").textContent(), /^cancelled/);
+  },
+
+  async "text is text, whatever it looks like"(page) {
+    await begin(page);
+    await limit(page, 5);
+    await say(page, HTML, 1);
+    assert.equal(await page.locator(".said").textContent(), HTML);
+    assert.equal(await page.locator(".turn img, .turn b, #side img").count(), 0);
+  },
+
+  async "turns that left are marked, and the cache is drawn"(page) {
+    await begin(page);
+    await limit(page, 20);
+    for (const turns of [1, 2, 3, 4]) await say(page, "more", turns);
+    assert.equal(await page.locator(".turn").first().getAttribute("data-sight"), "left");
+    assert.match(await page.locator(".marks").first().textContent(), /has left the window/);
+    assert.equal(await page.locator(".turn").last().getAttribute("data-sight"), "visible");
+    assert.equal(await page.locator(".line").count(), 1);
+    assert.match(await page.locator(".cache .words").textContent(), /^68 seen · \d+ left$/);
+    assert.equal(await page.locator(".strip .left").count(), 1);
+    assert.match(await page.locator(".cache svg").getAttribute("aria-label"), /^64 tokens in a ring of 71, and 4 sinks$/);
+  },
+
+  async "a conversation is forked, pinned, taken back, asked again and deleted"(page) {
+    await begin(page);
+    await limit(page, 3);
+    for (const turns of [1, 2, 3]) await say(page, `turn ${turns}`, turns);
+    await press(page, "Pin", 0);
+    await page.waitForFunction(() => document.querySelector(".marks").textContent.includes("pinned"));
+    const before = page.url();
+    await press(page, "Fork here", 1);
+    await page.waitForURL((url) => url.href !== before);
+    await ended(page, 2);
+    await press(page, "Rewind to here", 0);
+    await agree(page, "Drop");
+    await ended(page, 1);
+    await press(page, "Ask again");
+    await agree(page, "Drop");
+    await ended(page, 1);
+    assert.equal(await page.locator(".said").textContent(), "turn 1");
+    await page.goto(before);
+    await ended(page, 3); // that one stayed as it was
+    const listed = await page.locator(".sessions li").count();
+    await page.locator(".sessions li:has([aria-current]) .delete").click();
+    await agree(page, "Delete");
+    await page.waitForFunction((count) => document.querySelectorAll(".sessions li").length === count, listed - 1);
+    assert.equal(new URL(page.url()).hash, "#/");
+  },
+
+  async "what is refused is said, and what was typed comes back"(page) {
+    await begin(page);
+    await limit(page, 3);
+    await say(page, "hello", 1);
+    await page.fill(TEXT, "word ".repeat(100));
+    await page.press(TEXT, "Enter");
+    await page.waitForSelector(".notice.bad");
+    assert.match(await page.inputValue(TEXT), /^word word/);
+    assert.equal(await page.locator(".turn").count(), 1);
+  },
+
+  async "a person signs in and out"(page) {
+    await page.goto(locked);
+    await page.waitForSelector("[name=key]");
+    await page.keyboard.type("sesame");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector(TEXT);
+    await page.reload();
+    await page.waitForSelector(TEXT);
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.waitForSelector("[name=key]");
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+  },
+
+  async "on a phone nothing is cut off, and the list opens and closes"(page) {
+    await page.setViewportSize({ width: 360, height: 640 });
+    for (const hash of ["#/", "#/operations"]) {
+      await page.goto(`${origin}/${hash}`);
+      await page.waitForSelector("h1");
+      assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+    }
+    await page.goto(`${origin}/#/`);
+    await page.click("#menu");
+    assert.ok(await page.locator("#side").isVisible());
+    await page.keyboard.press("Escape");
+    assert.ok(await page.locator("#side").isHidden());
+  },
+
+  async "all of it can be used by everybody"(page) {
+    await begin(page);
+    await limit(page, 3);
+    await say(page, "hello", 1);
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      for (const hash of ["#/", "#/operations", new URL(page.url()).hash]) {
+        await page.goto(`${origin}/${hash}`);
+        await page.waitForSelector("h1");
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => axe.run());
+        assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes[0].html]), []);
+      }
+    }
+  },
+
+  async "operations show what is loaded, and do what is asked"(page) {
+    await page.goto(`${origin}/#/operations`);
+    const loaded = page.getByRole("region", { name: "Loaded engines" });
+    await loaded.getByText("demo@1").waitFor();
+    assert.match(await loaded.locator("tbody").textContent(), /of 4/);
+    assert.match(await page.getByRole("region", { name: "Builds" }).textContent(), /127\.0\.0\.1/); // no builder is there
+    await loaded.getByRole("button", { name: "Unload demo@1" }).click();
+    await loaded.getByText("No engine is loaded.").waitFor();
+  },
+};
+
+const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
+const became = {};
+try {
+  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+    context.setDefaultTimeout(20_000);
+    const page = await context.newPage();
+    const errors = [];
+    page.on("pageerror", (error) => errors.push(String(error)));
+    page.on("console", (said) => said.type() === "error" && !said.text().startsWith("Failed to load resource") && errors.push(said.text()));
+    try {
+      await scenario(page);
+      assert.deepEqual(errors, []);
+      became[name] = "";
+    } catch (error) {
+      became[name] = String(error.stack);
+    }
+    await context.close();
+  }
+} finally {
+  await browser.close();
+}
+console.log(JSON.stringify(became));

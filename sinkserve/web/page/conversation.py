@@ -17,7 +17,7 @@ from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeE
 from sinkserve.web.callers import client_of
 from sinkserve.web.page.endpoint import Body, Int32, Text, body_of, id_of
 from sinkserve.web.page.event_stream import Event, EventStream
-from sinkserve.web.page.views import finished_view, session_view, started_view
+from sinkserve.web.page.views import delta_view, finished_view, session_view, started_view
 
 
 class NewTurn(Body):
@@ -74,5 +74,5 @@ async def _events_of(turn: Turn) -> AsyncGenerator[Event, None]:
             if attempt != delta.attempt:
                 attempt = delta.attempt
                 yield "started", started_view(turn)
-            yield "delta", {"text": delta.text, "tokens": len(delta.token_ids)}
+            yield "delta", delta_view(delta)
     yield "finished", finished_view(turn.finished)

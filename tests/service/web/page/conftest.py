@@ -13,7 +13,7 @@ import pytest
 from sinkserve.client import Client
 from tests.fakes.scripted_builder import ScriptedBuilder, start_scripted_builder
 from tests.fakes.scripted_runtime import ScriptedRuntime, start_scripted_runtime
-from tests.servers.web import serving_web
+from tests.service.web.serving import serving_web
 
 _JSON = {"content-type": "application/json"}
 

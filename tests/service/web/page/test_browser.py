@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.servers.browser import browser_program
 from tests.servers.node import link_packages
-from tests.servers.web import serving_web
 from tests.service.runtime.runtime import Bench
+from tests.service.web.serving import serving_web
 
 SCRIPT = Path(__file__).with_name("browser.mjs")
 

@@ -140,7 +140,7 @@ export class Chat {
         turn.append(delta);
         this.session = advanced(this.session, delta.tokens);
         turn.span.end = this.session.position;
-        this.speaker.hear(delta.text);
+        this.speaker.hear(delta.text ?? "");
         this.#frame(turn);
       },
       finished: (finished) => {

@@ -23,12 +23,11 @@ export class Turn {
     this.input = record.input;
     this.recalled = record.recalled ?? [];
     this.recalledTokens = record.usage?.recalled_tokens ?? 0;
-    this.text = record.reply;
     this.running = !record.reason;
     this.pinned = false;
     this.span = { start: 0, end: 0 };
     this.acts = acts;
-    this.reply = document.createTextNode(this.text);
+    this.reply = document.createTextNode(record.reply);
     this.waiting = "";
     this.thought = document.createTextNode("");
     this.tools = el("div", { class: "tools" });
@@ -42,6 +41,8 @@ export class Turn {
     this.replyBox = el("div", { class: "reply text" }, this.reply);
     const said = this.input.map(({ role, content }) => el("div", { class: `said text ${role}` }, content));
     this.element = el("li", { class: "turn", id: `turn-${this.id}`, tabindex: -1 }, this.marks, said, this.recall, this.thinking, this.replyBox, this.tools, el("div", { class: "foot" }, this.figures, held));
+    if (record.reasoning) this.#think(record.reasoning);
+    record.tool_calls?.forEach((call, index) => this.#call({ index, ...call }));
     if (!this.running) this.#settle(record.reason, record.usage, 0, record.shortened);
     this.#state();
   }
@@ -50,30 +51,16 @@ export class Turn {
   start(started) {
     this.recalled = started.recalled;
     this.recalledTokens = started.recalled.reduce((sum, turn) => sum + turn.tokens, 0);
-    this.text = this.reply.data = this.waiting = this.thought.data = "";
+    this.reply.data = this.waiting = this.thought.data = "";
     this.tools.replaceChildren();
     this.#say(started.attempt > 1 ? "the server was lost and starts this reply again" : "");
   }
 
   /** A piece of the reply; it is shown with the next frame. */
   append(delta) {
-    this.text += delta.text;
-    this.waiting += delta.text;
-    if (delta.reasoning) {
-      this.thinking.hidden = false;
-      this.thought.appendData(delta.reasoning);
-    }
-    if (delta.tool_call) this.tool(delta.tool_call);
-  }
-
-  /** A piece of a call of a tool. */
-  tool({ id, name, arguments: pieces }) {
-    let shown = [...this.tools.children].find((child) => child.dataset.id === id) ?? this.tools.lastChild;
-    if (name || !shown) {
-      shown = el("div", { class: "tool", "data-id": id }, el("b", {}, name || "tool"), " ", el("code", { class: "text" }));
-      this.tools.append(shown);
-    }
-    shown.querySelector("code").append(pieces ?? "");
+    this.waiting += delta.text ?? "";
+    if (delta.reasoning) this.#think(delta.reasoning);
+    for (const call of delta.tool_calls ?? []) this.#call(call);
   }
 
   /** Show what came since the last frame. */
@@ -120,6 +107,21 @@ export class Turn {
       return button(`“${words}”`, () => this.acts.goTo(turn.turn_id), { class: "link" });
     });
     this.recall.replaceChildren(`read again, ${counted(this.recalledTokens, "token")}: `, ...named.flatMap((each) => [each, " "]));
+  }
+
+  #think(text) {
+    this.thinking.hidden = false;
+    this.thought.appendData(text);
+  }
+
+  /** A call of a tool, or a piece of one: its name comes with the first. */
+  #call({ index, name, arguments: pieces }) {
+    while (this.tools.children.length <= index) {
+      this.tools.append(el("div", { class: "tool" }, el("b", {}), " ", el("code", { class: "text" })));
+    }
+    const [called, given] = this.tools.children[index].children;
+    called.append(name);
+    given.append(pieces);
   }
 
   #settle(reason, usage, speed, shortened) {

@@ -7,6 +7,7 @@ import { showNewSession } from "/page/chat/new_session.js";
 import { Side } from "/page/side.js";
 import { showSignIn } from "/page/sign_in.js";
 
+const AGAIN_MS = 5000;
 const main = document.querySelector("#main");
 const menu = document.querySelector("#menu");
 const sign = document.querySelector("#sign");
@@ -29,9 +30,18 @@ async function show() {
   try {
     shown = await viewOf(location.hash);
   } catch (error) {
-    if (error.status === 401) return; // the form is there
-    main.replaceChildren(el("div", { class: "problem page", role: "alert" }, el("h1", {}, "This cannot be shown"), el("p", {}, error.message)));
+    if (error.status !== 401) shown = showProblem(error); // else the form is there
   }
+}
+
+/** Why a view is not there. What may pass is tried again by itself. */
+function showProblem(error) {
+  const passes = !error.status || error.status >= 500;
+  const problem = el("p", { role: "alert" }, error.message || String(error));
+  const again = el("button", { type: "button", onclick: start }, "Try again");
+  main.replaceChildren(el("div", { class: "problem page" }, el("h1", {}, "This cannot be shown now"), problem, again));
+  const timer = passes && setTimeout(start, AGAIN_MS);
+  return { leave: () => clearTimeout(timer) };
 }
 
 async function viewOf(address) {

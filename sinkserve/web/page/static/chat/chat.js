@@ -181,7 +181,6 @@ export class Chat {
   }
 
   #actsOf(turn) {
-    const last = turn === this.turns.at(-1);
     const pin = async () => {
       this.session = await call(turn.pinned ? "DELETE" : "PUT", `${this.#pathOf(turn)}/pin`);
       this.#draw();
@@ -190,7 +189,7 @@ export class Chat {
       [turn.pinned ? "Unpin" : "Pin", pin, "pin"],
       ["Fork here", () => this.#fork(turn.id)],
       ["Rewind to here", () => this.#rewind(turn, false)],
-      ["Ask again", () => this.#askAgain(turn), last ? "" : "only-last"],
+      ["Ask again", () => this.#askAgain(turn), "only-last"],
     ];
   }
 

@@ -2,8 +2,8 @@
 
 import { ApiError, events } from "/page/api.js";
 
-const MOST_TRIES = 6;
-const LONGEST_WAIT_MS = 8000;
+const MOST_TRIES = 25;
+const LONGEST_WAIT_MS = 3000;
 const OF_THE_CONNECTION = new Set(["session_taken_over", "unavailable", "internal", "draining", "cancelled", "session_busy", "database_unavailable"]);
 
 /**
@@ -29,7 +29,7 @@ export async function follow(path, body, heard, signal) {
       if (tries + 1 >= MOST_TRIES) return { lost: new Error("The server does not answer.") };
     }
     heard.lost("the connection was lost, and is tried again");
-    await new Promise((resolve) => setTimeout(resolve, Math.min(LONGEST_WAIT_MS, 400 * 2 ** tries)));
+    await new Promise((resolve) => setTimeout(resolve, Math.min(LONGEST_WAIT_MS, 300 * 2 ** tries)));
     if (signal.aborted) return { left: true };
   }
 }

@@ -103,6 +103,9 @@ class Bench:
         return self.runtime
 
     def publish(self, name: str = "demo", *, text: bool | Turns = True, owner: str = "local") -> PublishedEngine:
+    def publish(
+        self, name: str = "demo", *, text: bool = True, owner: str = "local", ends: bool = True
+    ) -> PublishedEngine:
         """Put an engine without files into the catalog."""
         manifest = make_manifest(
             self.geometry,
@@ -110,6 +113,8 @@ class Bench:
             name=name,
             template=TEMPLATE if text is True else text or None,
             end_token_ids=(1,),
+            template=TEMPLATE if text else None,
+            end_token_ids=(1,) if ends else (),
             layers=2,
         )
         with closing(open_database(self.shared.database)) as database:

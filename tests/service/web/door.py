@@ -21,9 +21,9 @@ ENDING = "y"
 
 
 @asynccontextmanager
-async def door_to(runtime: str, builder: str = NOBODY, **settings: Any) -> AsyncIterator[str]:
+async def door_to(runtime: str, builder: str = NOBODY, runtime_admin: str = "", **settings: Any) -> AsyncIterator[str]:
     """The address of a door to the services at these addresses, as a URL."""
-    services = ClientSettings(runtime=runtime, builder=builder)
+    services = ClientSettings(runtime=runtime, builder=builder, runtime_admin=runtime_admin)
     app = make_app(WebSettings(listen="127.0.0.1:0", **settings), services)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listening:

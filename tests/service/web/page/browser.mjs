@@ -37,6 +37,14 @@ const SCENARIOS = {
   async "a conversation is held by keyboard alone"(page) {
     await begin(page);
     await page.keyboard.type("hello"); // it has the focus
+    await page.keyboard.press("Tab"); // to the button
+    await page.keyboard.press("Tab"); // to the options of sampling
+    await page.keyboard.press("Enter");
+    for (const text of ["0", "", "20"]) {
+      await page.keyboard.press("Tab");
+      await page.keyboard.type(text);
+    }
+    for (let back = 0; back < 5; back += 1) await page.keyboard.press("Shift+Tab");
     await page.keyboard.press("Enter");
     await ended(page, 1);
     const [reply] = await replies(page);
@@ -50,6 +58,7 @@ const SCENARIOS = {
 
   async "a reply is stopped, and what was said stays"(page) {
     await begin(page);
+    await limit(page, 16_000);
     await page.fill(TEXT, "without end");
     await page.press(TEXT, "Enter");
     await page.waitForFunction(() => document.querySelector(".turn .reply")?.textContent.length > 20);
@@ -61,6 +70,7 @@ const SCENARIOS = {
 
   async "a turn is followed again after a reload in the middle, and runs once"(page) {
     await begin(page);
+    await limit(page, 16_000);
     await page.fill(TEXT, "without end");
     await page.press(TEXT, "Enter");
     await page.waitForFunction(() => document.querySelector(".turn .reply")?.textContent.length > 20);
@@ -178,10 +188,10 @@ const SCENARIOS = {
   async "operations show what is loaded, and do what is asked"(page) {
     await page.goto(`${origin}/#/operations`);
     const loaded = page.getByRole("region", { name: "Loaded engines" });
-    await loaded.getByText("demo@1").waitFor();
+    await loaded.getByText("demo@2").waitFor();
     assert.match(await loaded.locator("tbody").textContent(), /of 4/);
     assert.match(await page.getByRole("region", { name: "Builds" }).textContent(), /127\.0\.0\.1/); // no builder is there
-    await loaded.getByRole("button", { name: "Unload demo@1" }).click();
+    await loaded.getByRole("button", { name: "Unload demo@2" }).click();
     await loaded.getByText("No engine is loaded.").waitFor();
   },
 };

@@ -13,7 +13,7 @@ import pytest
 from sinkserve.client import Client
 from tests.fakes.scripted_builder import ScriptedBuilder, start_scripted_builder
 from tests.fakes.scripted_runtime import ScriptedRuntime, start_scripted_runtime
-from tests.service.web.serving import serving_web
+from tests.service.web.door import door_to
 
 _JSON = {"content-type": "application/json"}
 
@@ -58,9 +58,8 @@ def _packed(body: object) -> str | None:
 async def page(settings: dict[str, Any]) -> AsyncIterator[Page]:
     runtime, builder = ScriptedRuntime(), ScriptedBuilder()
     talks, builds = await start_scripted_runtime(runtime), await start_scripted_builder(builder)
-    services = {"runtime": talks.address, "runtime_admin": talks.address, "builder": builds.address}
     async with (
-        serving_web(services, settings) as origin,
+        door_to(talks.address, builds.address, talks.address, **settings) as origin,
         httpx2.AsyncClient(base_url=origin) as http,
         Client(talks.address, builds.address) as client,
     ):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from pathlib import Path
 
+from sinkserve.client import Client
 from tests.servers.browser import browser_program
 from tests.servers.node import link_packages
 from tests.service.runtime.runtime import Bench
-from tests.service.web.serving import serving_web
+from tests.service.web.door import NOBODY, door_to
 
 SCRIPT = Path(__file__).with_name("browser.mjs")
 
@@ -19,12 +21,13 @@ async def test_people_use_it(bench: Bench, tmp_path: Path) -> None:
     program = browser_program()
     link_packages(tmp_path)
     shutil.copy(SCRIPT, tmp_path)
-    services = {
-        "runtime": bench.handle.address,
-        "runtime_admin": bench.handle.admin_address,
-        "builder": "127.0.0.1:1",
-    }
-    async with serving_web(services, {}) as origin, serving_web(services, {"anonymous": "refuse"}) as locked:
+    bench.before_step = lambda _: time.sleep(0.005)
+    bench.publish(ends=False)  # so that a reply ends where somebody says so
+    async with Client(bench.handle.address, NOBODY, runtime_admin=bench.handle.admin_address) as client:
+        await client.engines.load("demo@2")
+        await client.engines.unload("demo@1")
+    services = (bench.handle.address, NOBODY, bench.handle.admin_address)
+    async with door_to(*services) as origin, door_to(*services, anonymous="refuse") as locked:
         command = ("node", SCRIPT.name, program, origin, locked)
         ran = await asyncio.create_subprocess_exec(
             *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -99,9 +99,11 @@ class ConversationServicer(pb_grpc.ConversationServiceServicer):
 
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Context) -> pb.ListTurnsResponse:
         session_id = session_id_of(request.session, "session")
-        page = read_page(request.page_size, request.page_token, f"turns of {request.session}", (int,))
-        turn_id = turn_id_of(request.turn_id, "turn_id")
-        found, token = await self._sessions.turns(await self._owner(session_id), session_id, page, turn_id)
+        newest_first = request.newest_first
+        listing = f"turns of {request.session}{', the newest first' if newest_first else ''}"
+        page = read_page(request.page_size, request.page_token, listing, (int,))
+        turn_id, owner = turn_id_of(request.turn_id, "turn_id"), await self._owner(session_id)
+        found, token = await self._sessions.turns(owner, session_id, page, turn_id, newest_first=newest_first)
         return pb.ListTurnsResponse(turns=[turn_to_wire(turn) for turn in found], next_page_token=token)
 
     async def ForkSession(self, request: pb.ForkSessionRequest, context: Context) -> pb.ForkSessionResponse:

@@ -150,15 +150,17 @@ class SessionRegistry:
         found, token = await self.store.list_sessions(principal, page, only)
         return [self._present(session) for session in found], token
 
-    async def turns(self, principal: str, session_id: str, page: Page, turn_id: str = "") -> tuple[list[Turn], str]:
-        """A page of a session's turns, the oldest first; of a `turn_id` that one alone."""
+    async def turns(
+        self, principal: str, session_id: str, page: Page, turn_id: str = "", *, newest_first: bool = False
+    ) -> tuple[list[Turn], str]:
+        """A page of a session's turns, the oldest or the newest first; of a `turn_id` that one alone."""
         session, _ = await self.get(principal, session_id)
         live = self._table.find((principal, session_id))
         history = self.store.history if live is None else live.history
         if turn_id:
             found = await asyncio.to_thread(history.find_turn, session.key, turn_id)
             return [] if found is None else [found], ""
-        return await asyncio.to_thread(history.list_turns, session, page)
+        return await asyncio.to_thread(history.list_turns, session, page, newest_first=newest_first)
 
     async def cancel(self, principal: str, session_id: str, turn_id: str, *, discard: bool) -> None:
         """Cancel a turn, or ask the session's owner to; one that has ended stays as it is. Raises NotFound."""

@@ -206,12 +206,13 @@ class SessionRepository:
             kept, token = page.fill(rows, _session_bytes, lambda row: (_micros(row["last_active_at"]), row["key"]))
         return [session_from_row(row) for row in kept], token
 
-    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
-        """A page of turns, the oldest first, and the token of the next."""
-        mine = turns.c.session_key == session.key
+    def list_turns(self, session: Session, page: Page, *, newest_first: bool = False) -> tuple[list[Turn], str]:
+        """A page of turns, the oldest or the newest first, and the token of the next."""
+        mine, number = turns.c.session_key == session.key, turns.c.number
         if page.after is not None:
-            mine &= turns.c.number > int(page.after[0])
-        query = select(turns).where(mine).order_by(turns.c.number).limit(page.size + 1)
+            mine &= number < int(page.after[0]) if newest_first else number > int(page.after[0])
+        order = number.desc() if newest_first else number
+        query = select(turns).where(mine).order_by(order).limit(page.size + 1)
         with self._database.read() as connection, stream(connection, query) as rows:
             kept, token = page.fill(rows, _turn_bytes, lambda row: (row["number"],))
         return [turn_from_row(row) for row in kept], token

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from common.db.paging import Page
@@ -32,7 +32,7 @@ class TurnHistory(Protocol):
 
     def history(self, session: Session, count: int) -> tuple[list[int], int, list[int]]: ...
 
-    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]: ...
+    def list_turns(self, session: Session, page: Page, *, newest_first: bool = False) -> tuple[list[Turn], str]: ...
 
 
 class Counts(Protocol):
@@ -80,11 +80,14 @@ class EphemeralTurns:
         assert count <= len(self._recent) or len(self._recent) == session.position, count
         return self._sinks, session.position - len(self._recent), list(self._recent)
 
-    def list_turns(self, session: Session, page: Page) -> tuple[list[Turn], str]:
-        """A page of the turns that are remembered, the oldest first, and the token of the next."""
+    def list_turns(self, session: Session, page: Page, *, newest_first: bool = False) -> tuple[list[Turn], str]:
+        """A page of the turns that are remembered, the oldest or the newest first, and the token of the next."""
         del session
-        first = 0 if page.after is None else int(page.after[0])
-        following = (turn for turn in list(self._turns.values()) if turn.number > first)
+        remembered = list(self._turns.values())
+        following: Iterable[Turn] = reversed(remembered) if newest_first else remembered
+        if page.after is not None:
+            last = int(page.after[0])
+            following = (turn for turn in following if (turn.number < last if newest_first else turn.number > last))
         return page.fill(following, _size_of, lambda turn: (turn.number,))
 
     def _remember(self, turn: Turn) -> None:

@@ -82,9 +82,10 @@ class Sessions:
         request = requests.session_update(name, labels, delete_after_idle_s)
         return (await answer(self._stub.UpdateSession(request, metadata=routing(name)), self._address)).session
 
-    async def turns(self, name: str) -> AsyncIterator[pb.TurnRecord]:
-        """All turns of a session, the oldest first. Raises NotFound."""
-        async for turn in self._turns(pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE)):
+    async def turns(self, name: str, *, newest_first: bool = False) -> AsyncIterator[pb.TurnRecord]:
+        """All turns of a session, the oldest first, or the newest. Raises NotFound."""
+        request = pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE, newest_first=newest_first)
+        async for turn in self._turns(request):
             yield turn
 
     async def turn(self, name: str, turn_id: str) -> pb.TurnRecord:

@@ -261,7 +261,8 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         return pb.UpdateSessionResponse(session=session)
 
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Any) -> pb.ListTurnsResponse:
-        return pb.ListTurnsResponse(turns=self._named(request.session).records)
+        records = self._named(request.session).records
+        return pb.ListTurnsResponse(turns=reversed(records) if request.newest_first else records)
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         del self.sessions[self._named(request.name).session.name]

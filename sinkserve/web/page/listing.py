@@ -1,8 +1,7 @@
-"""The beginning or the end of a listing."""
+"""The beginning of a listing."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
@@ -17,12 +16,3 @@ async def first(items: AsyncIterator[T], limit: int) -> tuple[list[T], bool]:
             return found, True
         found.append(item)
     return found, False
-
-
-async def last(items: AsyncIterator[T], limit: int) -> tuple[list[T], int]:
-    """The last `limit` items, and how many come before them."""
-    count, found = 0, deque[T](maxlen=limit)
-    async for item in items:
-        count += 1
-        found.append(item)
-    return list(found), count - len(found)

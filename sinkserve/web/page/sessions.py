@@ -12,7 +12,7 @@ from sinkserve.client import Durability, OnFull, SessionOptions
 from sinkserve.runtime.v1.conversation_service_pb2 import Session
 from sinkserve.web.callers import client_of
 from sinkserve.web.page.endpoint import Body, Int32, Text, body_of, id_of, limit_of
-from sinkserve.web.page.listing import first, last
+from sinkserve.web.page.listing import first
 from sinkserve.web.page.views import session_view, turn_view
 
 
@@ -68,9 +68,10 @@ async def get(request: Request) -> Response:
 
 
 async def turns(request: Request) -> Response:
-    """The last turns of a session, and how many come before them."""
-    found, earlier = await last(client_of(request).sessions.turns(_name(request)), limit_of(request, 50))
-    return JSONResponse({"turns": [turn_view(turn) for turn in found], "earlier": earlier})
+    """The last turns of a session, in their order, and whether there are earlier ones."""
+    newest = client_of(request).sessions.turns(_name(request), newest_first=True)
+    found, earlier = await first(newest, limit_of(request, 50))
+    return JSONResponse({"turns": [turn_view(each) for each in reversed(found)], "earlier": earlier})
 
 
 async def turn(request: Request) -> Response:

@@ -171,14 +171,16 @@ def test_pages_of_sessions_miss_and_repeat_nothing(repository: SessionRepository
     assert seen == ["s6", "s5", "s4", "s3", "s2", "s1", "s0"]
 
 
-def test_pages_of_turns_come_in_order(repository: SessionRepository) -> None:
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_pages_of_turns_come_in_order(repository: SessionRepository, newest_first: bool) -> None:
     session = repository.create(SESSION)
     for number in range(1, 6):
         repository.add_turn(session, turn(number))
     seen, token = [], ""
     while True:
-        found, token = repository.list_turns(session, read_page(2, token, "turns", (int,)))
+        page = read_page(2, token, "turns", (int,))
+        found, token = repository.list_turns(session, page, newest_first=newest_first)
         seen += [item.number for item in found]
         if not token:
             break
-    assert seen == [1, 2, 3, 4, 5]
+    assert seen == sorted([1, 2, 3, 4, 5], reverse=newest_first)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from common.db.paging import read_page
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import TOKEN_BYTES, Turn
 from runtime_service.turns.ephemeral import MOST_BYTES, EphemeralTurns
@@ -28,3 +31,17 @@ def test_long_turns_are_forgotten_before_they_fill_the_memory() -> None:
     assert [turns.find_turn(0, f"t{number}") is not None for number in (1, 2, 3)] == [False, True, True]
     turns.add_turn(SESSION, turn(4, token_ids=ids * 3))
     assert [turns.find_turn(0, f"t{number}") is not None for number in (2, 3, 4)] == [False, False, True]
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_pages_of_turns_come_in_order(newest_first: bool) -> None:
+    turns = EphemeralTurns(SESSION, Nowhere(), 8)
+    for number in range(1, 6):
+        turns.add_turn(SESSION, turn(number))
+    seen, token = [], ""
+    while True:
+        found, token = turns.list_turns(SESSION, read_page(2, token, "turns", (int,)), newest_first=newest_first)
+        seen += [each.number for each in found]
+        if not token:
+            break
+    assert seen == sorted([1, 2, 3, 4, 5], reverse=newest_first)

@@ -4,7 +4,7 @@ import { call, followed } from "/page/api.js";
 import { advanced, CachePicture, sightOf } from "/page/chat/cache.js";
 import { Composer } from "/page/chat/composer.js";
 import { button, confirmed, el, notice } from "/page/dom.js";
-import { count, counted } from "/page/figures.js";
+import { counted } from "/page/figures.js";
 import { follow } from "/page/chat/follow.js";
 import { addressOf, titleOf } from "/page/side.js";
 import { Speaker } from "/page/chat/speaker.js";
@@ -63,7 +63,6 @@ export class Chat {
     turns.forEach((record, place) => this.#place(this.turns[place], record, turns[place - 1]));
     this.list.replaceChildren(...this.turns.map((turn) => turn.element));
     this.earlier.hidden = !earlier;
-    this.earlier.textContent = `Earlier turns (${count(earlier)})`;
     this.#draw();
     this.scroll.scrollTop = this.scroll.scrollHeight;
   }

@@ -261,8 +261,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         return pb.UpdateSessionResponse(session=session)
 
     async def ListTurns(self, request: pb.ListTurnsRequest, context: Any) -> pb.ListTurnsResponse:
-        records = self._named(request.session).records
-        return pb.ListTurnsResponse(turns=reversed(records) if request.newest_first else records)
+        return pb.ListTurnsResponse(turns=self._named(request.session).records[:: -1 if request.newest_first else 1])
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         del self.sessions[self._named(request.name).session.name]

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from sinkserve.client import Client, Conversation, GenerationOptions, SinkServeError, Turn
 from sinkserve.web.callers import client_of
-from sinkserve.web.page.endpoint import Body, Int32, Text, body_of, id_of
+from sinkserve.web.page.endpoint import Body, Int32, body_of, id_of
 from sinkserve.web.page.event_stream import Event, EventStream
 from sinkserve.web.page.views import delta_view, finished_view, session_view, started_view
 
@@ -23,8 +23,8 @@ from sinkserve.web.page.views import delta_view, finished_view, session_view, st
 class NewTurn(Body):
     """What is said, and how to reply to it."""
 
-    turn_id: Annotated[Text, Field(min_length=1)]
-    text: Text
+    turn_id: Annotated[str, Field(min_length=1)]
+    text: str
     temperature: float | None = None
     top_p: float | None = None
     max_new_tokens: Int32 | None = None

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -20,18 +20,6 @@ B = TypeVar("B", bound="Body")
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MOST_LISTED = 1000
-
-
-def _sendable(text: str) -> str:
-    """JSON can name halves of characters, which no message can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("has half of a surrogate pair, which is no character") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_sendable)]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 """What a field of the services can hold; which values are right, they say themselves."""
 

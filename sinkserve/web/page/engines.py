@@ -8,7 +8,7 @@ from starlette.responses import JSONResponse, Response
 from sinkserve.client.engines import WhenBusy
 from sinkserve.web.callers import client_of
 from sinkserve.web.page.about import check_admin
-from sinkserve.web.page.endpoint import Body, Text, body_of, limit_of
+from sinkserve.web.page.endpoint import Body, body_of, limit_of
 from sinkserve.web.page.listing import first
 from sinkserve.web.page.operations_views import engine_view, loaded_view, refused_view
 
@@ -16,27 +16,27 @@ from sinkserve.web.page.operations_views import engine_view, loaded_view, refuse
 class Reference(Body):
     """An engine."""
 
-    reference: Text
+    reference: str
 
 
 class Alias(Body):
     """An alias, and the engine that it is to name."""
 
-    reference: Text
-    alias: Text
+    reference: str
+    alias: str
 
 
 class OldAlias(Body):
     """An alias of a name."""
 
-    name: Text
-    alias: Text
+    name: str
+    alias: str
 
 
 class Unload(Body):
     """An engine, and what happens to the turns that it runs."""
 
-    reference: Text
+    reference: str
     when_busy: WhenBusy = "refuse"
 
 

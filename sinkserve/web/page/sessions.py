@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from sinkserve.client import Durability, OnFull, SessionOptions
 from sinkserve.runtime.v1.conversation_service_pb2 import Session
 from sinkserve.web.callers import client_of
-from sinkserve.web.page.endpoint import Body, Int32, Text, body_of, id_of, limit_of
+from sinkserve.web.page.endpoint import Body, Int32, body_of, id_of, limit_of
 from sinkserve.web.page.listing import first
 from sinkserve.web.page.views import session_view, turn_view
 
@@ -19,15 +19,15 @@ from sinkserve.web.page.views import session_view, turn_view
 class NewSession(Body):
     """A session to make, in the words of the SDK."""
 
-    engine: Text
-    session_id: Text = ""
-    system_prompt: Text | None = None
+    engine: str
+    session_id: str = ""
+    system_prompt: str | None = None
     sink_tokens: Int32 | None = None
     window_tokens: Int32 | None = None
     recall_tokens: Int32 | None = None
     on_full: OnFull | None = None
     durability: Durability | None = None
-    labels: dict[Text, Text] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
 
     @property
     def options(self) -> SessionOptions:
@@ -40,13 +40,13 @@ class NewSession(Body):
 class Fork(Body):
     """Where the copy ends; empty: at the end."""
 
-    turn_id: Text = ""
+    turn_id: str = ""
 
 
 class Rewind(Body):
     """The last turn that stays, or the first that goes."""
 
-    turn_id: Text
+    turn_id: str
     drop_turn: bool = False
 
 

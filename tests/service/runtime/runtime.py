@@ -107,6 +107,9 @@ class Bench:
         self, name: str = "demo", *, text: bool = True, owner: str = "local", ends: bool = True
     ) -> PublishedEngine:
         """Put an engine without files into the catalog."""
+    def publish(self, name: str = "demo", *, text: bool = True, owner: str = "local", ends: int = 1) -> PublishedEngine:
+        """Put an engine without files into the catalog; `ends` is how many end tokens it has."""
+        database = open_database(self.shared.database)
         manifest = make_manifest(
             self.geometry,
             vocabulary=VOCABULARY,
@@ -114,7 +117,7 @@ class Bench:
             template=TEMPLATE if text is True else text or None,
             end_token_ids=(1,),
             template=TEMPLATE if text else None,
-            end_token_ids=(1,) if ends else (),
+            end_token_ids=tuple(range(1, 1 + ends)),
             layers=2,
         )
         with closing(open_database(self.shared.database)) as database:

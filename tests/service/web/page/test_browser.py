@@ -22,7 +22,7 @@ async def test_people_use_it(bench: Bench, tmp_path: Path) -> None:
     link_packages(tmp_path)
     shutil.copy(SCRIPT, tmp_path)
     bench.before_step = lambda _: time.sleep(0.005)
-    bench.publish(ends=False)  # so that a reply ends where somebody says so
+    bench.publish(ends=0)  # so that a reply ends where somebody says so
     async with Client(bench.handle.address, NOBODY, runtime_admin=bench.handle.admin_address) as client:
         await client.engines.load("demo@2")
         await client.engines.unload("demo@1")

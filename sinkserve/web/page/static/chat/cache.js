@@ -35,7 +35,7 @@ export class CachePicture {
   constructor() {
     this.strip = el("span", { class: "strip", "aria-hidden": "true" });
     this.words = el("span", { class: "words" });
-    this.ring = svg("svg", { viewBox: "0 0 200 200", role: "img" });
+    this.ring = svg("svg", { viewBox: "0 0 200 200", role: "img", "aria-label": "An empty ring" });
     this.legend = el("dl", { class: "legend" });
     this.element = el(
       "details",

@@ -23,7 +23,7 @@ export function sightOf(span, session) {
 }
 
 /** Sinks, what has left, what is visible behind it, and the room that is left, each as a number of tokens. */
-export function partsOf(session) {
+function partsOf(session) {
   const { sink_tokens, window_tokens } = session.options;
   const sinks = Math.min(sink_tokens, session.position);
   const visible = Math.max(0, session.position - Math.max(sinks, session.window_start_position));

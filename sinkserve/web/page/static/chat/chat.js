@@ -24,6 +24,7 @@ export class Chat {
 
   #left = new AbortController();
   #framed = false;
+  #followed = null; // the turn that was sent last
   #limit = STEP;
 
   constructor(main, session, engines, side) {
@@ -126,6 +127,7 @@ export class Chat {
     }
     followed.set(this.session.name, body);
     this.composer.running(() => this.#cancel(turn));
+    this.#followed = turn;
     const before = this.session;
     const heard = {
       started: (started) => {
@@ -144,15 +146,19 @@ export class Chat {
       },
       finished: (finished) => {
         followed.clear(this.session.name);
+        this.session = advanced(this.session, finished.usage.position - this.session.position);
         turn.span.end = finished.usage.position;
         turn.finish(finished);
         this.speaker.end();
+        this.composer.running(null); // the next may be said before the session is told
       },
-      session: (session) => (this.session = session),
+      session: (session) => {
+        if (this.#followed === turn) this.session = session;
+      },
       lost: (why) => turn.interrupt(why),
     };
     const ending = await follow(`${this.path}/turns`, body, heard, this.#left.signal);
-    if (ending.left) return;
+    if (ending.left || this.#followed !== turn) return;
     this.composer.running(null);
     if (ending.refused) {
       followed.clear(this.session.name);

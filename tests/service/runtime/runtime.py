@@ -102,21 +102,15 @@ class Bench:
         assert self.runtime is not None
         return self.runtime
 
-    def publish(self, name: str = "demo", *, text: bool | Turns = True, owner: str = "local") -> PublishedEngine:
     def publish(
-        self, name: str = "demo", *, text: bool = True, owner: str = "local", ends: bool = True
+        self, name: str = "demo", *, text: bool | Turns = True, owner: str = "local", ends: int = 1
     ) -> PublishedEngine:
-        """Put an engine without files into the catalog."""
-    def publish(self, name: str = "demo", *, text: bool = True, owner: str = "local", ends: int = 1) -> PublishedEngine:
         """Put an engine without files into the catalog; `ends` is how many end tokens it has."""
-        database = open_database(self.shared.database)
         manifest = make_manifest(
             self.geometry,
             vocabulary=VOCABULARY,
             name=name,
             template=TEMPLATE if text is True else text or None,
-            end_token_ids=(1,),
-            template=TEMPLATE if text else None,
             end_token_ids=tuple(range(1, 1 + ends)),
             layers=2,
         )

@@ -106,13 +106,10 @@ class Bench:
         self, name: str = "demo", *, text: bool | Turns = True, owner: str = "local", ends: int = 1
     ) -> PublishedEngine:
         """Put an engine without files into the catalog; `ends` is how many end tokens it has."""
+        template = TEMPLATE if text is True else text or None
+        end_ids = tuple(range(1, 1 + ends))
         manifest = make_manifest(
-            self.geometry,
-            vocabulary=VOCABULARY,
-            name=name,
-            template=TEMPLATE if text is True else text or None,
-            end_token_ids=tuple(range(1, 1 + ends)),
-            layers=2,
+            self.geometry, vocabulary=VOCABULARY, name=name, template=template, end_token_ids=end_ids, layers=2
         )
         with closing(open_database(self.shared.database)) as database:
             return Catalog(database, open_store(self.shared.store)).publish(manifest, "test", owner=owner)

@@ -114,6 +114,7 @@ class Database:
         # A read sees one snapshot. On SQLite every transaction does.
         one_snapshot = {} if self.is_embedded else {"isolation_level": "REPEATABLE READ"}
         self._reader = engine.execution_options(**one_snapshot)
+        self._direct = engine if self.is_embedded else engine.execution_options(isolation_level="AUTOCOMMIT")
         self._row_writer = engine.execution_options(**{WRITES: True})
         self._writer = engine.execution_options(**{WRITES: True, ALONE: True})
 
@@ -132,6 +133,12 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, from one snapshot."""
         with self._meaning(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def direct(self) -> Iterator[Connection]:
+        """Without a transaction, for statements of `common.db.direct`."""
+        with self._meaning(), self._direct.connect() as connection:
             yield connection
 
     @contextmanager

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from runtime_service.domain.recall import Indexed, Span
+from runtime_service.domain.recall import Span
 from runtime_service.recall.shortlist import rarity, weight
-from runtime_service.storage.recall.index import Found
+from runtime_service.storage.recall.index import Entry, Found
+from runtime_service.storage.rows import pack
 
 MOST_CANDIDATES = 32
 """Turns that are looked at more closely."""
@@ -40,9 +41,6 @@ class Candidate:
     score: float
 
 
-Pair = tuple[int, int]
-
-
 class Ranker(Protocol):
     """Puts turns in order; any function of this form does. It is called in a thread, and may take its time there."""
 
@@ -61,30 +59,42 @@ def by_words(asked: str, candidates: Sequence[Candidate], said: Callable[[], Seq
     return candidates
 
 
-@dataclass(frozen=True)
-class _Match:
-    """A turn, how well it fits, which words and pairs of the question it has, and whether it says only the question."""
+class _Shared(NamedTuple):
+    """What a turn has of the question: words, first words of pairs, what the words count; does it only repeat it."""
 
-    turn: Indexed
-    score: float
+    turn: Entry
     words: frozenset[int]
-    pairs: frozenset[Pair]
+    pairs: frozenset[int]
+    counts: float
     repeats: bool
+
+
+class _Match(NamedTuple):
+    """A turn, what it has of the question, and how well it fits."""
+
+    shared: _Shared
+    score: float
+
+    @property
+    def number(self) -> int:
+        return self.shared.turn.number
 
     def outdoes(self, other: _Match) -> bool:
         """Whether it tells later what the other may tell."""
-        newer = self.turn.span.number > other.turn.span.number
-        same = newer and self.words == other.words and self.pairs >= other.pairs
-        return same and not self.repeats and self.score >= _NEAR * other.score
+        its, others = self.shared, other.shared
+        same = self.number > other.number and its.words == others.words and its.pairs >= others.pairs
+        return same and not its.repeats and self.score >= _NEAR * other.score
 
     def corrects(self, other: _Match) -> bool:
         """Whether it says later nearly the same, so that it repeats or corrects the other."""
-        its = other.turn.words
-        return self.outdoes(other) and len(set(self.turn.words).intersection(its)) >= _SAME * len(its)
+        if not self.outdoes(other):
+            return False
+        its = other.shared.turn.words
+        return len(set(self.shared.turn.words).intersection(its)) >= _SAME * len(its)
 
 
 def candidates(
-    found: Found, asked: Sequence[int], read: Iterable[Indexed], seen: Collection[int] = ()
+    found: Found, asked: Sequence[int], read: Iterable[Entry], seen: Collection[int] = ()
 ) -> list[Candidate]:
     """At most MOST_CANDIDATES of the turns that were `read`, the best first, none of them `seen` by the model.
 
@@ -92,53 +102,47 @@ def candidates(
     """
     left, still = list[_Match](), list[_Match]()
     for match in _matches(found, asked, read):
-        number = match.turn.span.number
-        (still if number > found.newest or number in seen else left).append(match)
-    clear = _CLEAR * max((match.score for match in (*left, *still) if not match.repeats), default=0.0)
+        (still if match.number > found.newest or match.number in seen else left).append(match)
+    clear = _CLEAR * max((match.score for match in (*left, *still) if not match.shared.repeats), default=0.0)
     known = [match for match in left if match.score >= clear and not any(other.corrects(match) for other in still)]
-    return [Candidate(match.turn.span, match.score) for match in _ordered(known)]
+    return [Candidate(match.shared.turn.span, match.score) for match in _ordered(known)]
 
 
-def _matches(found: Found, asked: Sequence[int], read: Iterable[Indexed]) -> list[_Match]:
+def _matches(found: Found, asked: Sequence[int], read: Iterable[Entry]) -> list[_Match]:
     """Turns with scores by all of their words and pairs, without those that are of another matter."""
     weights = {word.word: weight(word, found.newest) for word in found.words if word.is_of(found.newest)}
-    least, question = _LEAST * sum(weights.values()), frozenset(asked)
-    shared = [(turn, frozenset(filter(weights.__contains__, turn.words))) for turn in read]
-    sums = [(turn, words, sum(map(weights.__getitem__, words))) for turn, words in shared]
-    fitting = [each for each in sums if each[2] >= least]
-    usual = sum(turn.span.tokens for turn, _, _ in fitting) / max(1, len(fitting))
-    ordered = _in_order(asked, [turn for turn, _, _ in fitting])
+    fitting = list(_fitting(weights, asked, read))
+    usual = sum(each.turn.tokens for each in fitting) / max(1, len(fitting))
+    having = Counter(pair for each in fitting for pair in each.pairs)
+    order = {pair: _ORDER * rarity(turns, len(fitting)) for pair, turns in having.items()}
     matches = []
-    for (turn, words, score), (pairs, order) in zip(fitting, ordered, strict=True):
-        repeats = len(question) >= _QUESTION and frozenset(turn.words[: len(question)]) == question
-        raised = _REPEATED * score if repeats else score + order
-        lowered = raised / (1 - _LENGTH + _LENGTH * turn.span.tokens / usual)
-        matches.append(_Match(turn, lowered, words, pairs, repeats))
+    for each in fitting:
+        pairs = sum(map(order.__getitem__, each.pairs))
+        raised = _REPEATED * each.counts if each.repeats else each.counts + pairs
+        matches.append(_Match(each, raised / (1 - _LENGTH + _LENGTH * each.turn.tokens / usual)))
     return matches
 
 
-def _in_order(asked: Sequence[int], turns: Sequence[Indexed]) -> list[tuple[frozenset[Pair], float]]:
-    """The pairs of the question that each turn has, and what they count: the more, the fewer of these turns have them.
-
-    Of a word that a turn has more than once its first place is known.
-    """
-    wanted = frozenset(pairwise(asked))
-    found = [wanted.intersection(pairwise(turn.words)) for turn in turns]
-    having = Counter(pair for pairs in found for pair in pairs)
-    counts = {pair: _ORDER * rarity(turns_with, len(turns)) for pair, turns_with in having.items()}
-    return [(pairs, sum(map(counts.__getitem__, pairs))) for pairs in found]
+def _fitting(weights: Mapping[int, float], asked: Sequence[int], read: Iterable[Entry]) -> Iterator[_Shared]:
+    """Turns that have enough of a question. Of a word that a turn has more than once its first place is known."""
+    question, least = frozenset(asked), _LEAST * sum(weights.values())
+    joined = [(pair[0], pack(pair)) for pair in pairwise(asked)]  # bytes are found sooner than places
+    for turn in read:
+        words = turn.words
+        its = question.intersection(words)
+        counted = its.intersection(weights)
+        if (counts := sum(map(weights.__getitem__, counted))) >= least:
+            pairs = frozenset([first for first, pair in joined if first in its and pair in turn.packed])
+            repeats = len(its) == len(question) >= _QUESTION and its == set(words[: len(its)])
+            yield _Shared(turn, counted, pairs, counts, repeats)
 
 
 def _ordered(matches: Iterable[_Match]) -> list[_Match]:
     """The best first, but before each of them those that outdo it, the newest first."""
-    rest = heapq.nlargest(MOST_CANDIDATES, matches, key=lambda match: (match.score, match.turn.span.number))
+    rest = heapq.nlargest(MOST_CANDIDATES, matches, key=lambda match: (match.score, match.number))
     ordered: list[_Match] = []
     while rest:
-        best = max((match for match in rest if match.outdoes(rest[0])), key=_number, default=rest[0])
+        best = max((match for match in rest if match.outdoes(rest[0])), key=lambda match: match.number, default=rest[0])
         ordered.append(best)
         rest.remove(best)
     return ordered
-
-
-def _number(match: _Match) -> int:
-    return match.turn.span.number

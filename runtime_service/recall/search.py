@@ -19,5 +19,5 @@ def find(
     with index.reading(session) as reader:
         found = reader.search(asked, before)
         numbers = shortlist(found, seen)
-        read = reader.indexed(numbers) if numbers else []
+        read = reader.entries(numbers) if numbers else []
     return candidates(found, asked, read, seen) if read else []

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime_service.storage.recall.index import Found, Word
+from runtime_service.storage.recall.newest import unpacked
 
 MOST_READ = 32
 """Turns whose words are read: so many that have left the window, and so many that the model still sees."""
+_DIGITS = 9  # of scores: those that differ by the order in which they were added up are equal
 
 
 def shortlist(found: Found, seen: Collection[int] = ()) -> list[int]:
@@ -24,7 +25,9 @@ def shortlist(found: Found, seen: Collection[int] = ()) -> list[int]:
     if not found.words:
         return []
     numbers, scores = _at_best(found)
-    still = (numbers > found.newest) | np.isin(numbers, list(seen))
+    still = numbers > found.newest
+    if seen:
+        still |= np.isin(numbers, list(seen))
     if still.all():
         return []
     return [number for part in (~still, still) for number in _highest(numbers[part], scores[part])]
@@ -43,17 +46,21 @@ def rarity(having: int, turns: int) -> float:
 def _at_best(found: Found) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Turns, the oldest first, and what each would count with every word that it may have."""
     weights = np.array([weight(word, found.newest) for word in found.words])
-    lengths = [len(word.turns) for word in found.words]
-    listed = np.fromiter(chain.from_iterable(word.turns for word in found.words), np.int64, sum(lengths))
-    numbers, places = np.unique(listed, return_inverse=True)
-    scores = np.bincount(places, np.repeat(weights, lengths)).astype(np.float64, copy=False)
-    for word, its in zip(found.words, weights, strict=True):
-        if word.having > len(word.turns):  # older ones have it too
-            scores[: np.searchsorted(numbers, word.turns[-1])] += its
-    return numbers, scores
+    lengths = np.array([word.kept for word in found.words])
+    listed = unpacked("".join(word.newest for word in found.words))
+    order = listed.argsort(kind="stable")
+    ordered = listed[order]
+    first = np.ones(len(ordered), np.bool_)
+    first[1:] = ordered[1:] != ordered[:-1]
+    numbers = ordered[first]
+    scores = np.bincount(first.cumsum() - 1, weights.repeat(lengths)[order])
+    more = np.array([word.having for word in found.words]) > lengths  # turns before its oldest have it too
+    oldest = numbers.searchsorted(listed[lengths.cumsum() - 1][more])
+    before = np.bincount(oldest, weights[more], len(numbers))
+    return numbers, (scores + before.sum() - before.cumsum()).round(_DIGITS)
 
 
 def _highest(numbers: NDArray[np.int64], scores: NDArray[np.float64]) -> list[int]:
     """Turns with the highest scores, of equal ones the newest."""
-    best: list[int] = numbers[np.lexsort((numbers, scores))[-MOST_READ:]].tolist()
+    best: list[int] = numbers[scores.argsort(kind="stable")[-MOST_READ:]].tolist()
     return best

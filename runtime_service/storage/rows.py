@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from array import array
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, astuple, dataclass, replace
@@ -46,9 +47,12 @@ def pack(tokens: Iterable[int]) -> bytes:
 
 def unpack(data: bytes) -> list[int]:
     """Token ids of `pack`."""
-    tokens = array("i")
-    tokens.frombytes(data)
-    return _little(tokens).tolist()
+    return unpack_array(data).tolist()
+
+
+def unpack_array(data: bytes) -> array[int]:
+    """The same, quicker where few of many numbers are looked at."""
+    return _little(array("i", data))
 
 
 def session_to_row(session: Session) -> dict[str, Any]:
@@ -192,7 +196,7 @@ def _error(data: dict[str, Any]) -> SinkServeError:
 
 
 def _little(tokens: array[int]) -> array[int]:
-    if array("i", [1]).tobytes()[0] != 1:
+    if sys.byteorder == "big":
         tokens.byteswap()
     return tokens
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Executable, bindparam, select
+from sqlalchemy import BigInteger, Connection, Executable, Select, TableValuedAlias, bindparam, select
 
 from common.db.database import Database, stream
+from common.db.direct import Direct
 from common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from runtime_service.domain.recall import PastTurn
 from runtime_service.domain.session import Session
 from runtime_service.domain.turn import Result, Turn
+from runtime_service.storage.recall.numbers import TABLES, numbered, numbers_parameter
 from runtime_service.storage.rows import TOKEN_BYTES, result_from_row, turn_from_row, unpack
 from runtime_service.storage.tables import turns
 
@@ -23,8 +26,9 @@ class PastTurns:
 
     def tokens(self, session: Session, numbers: Collection[int]) -> dict[int, tuple[str, list[int]]]:
         """Of turns that have ended their ids, and all tokens that each added to the history; cheaper than `read`."""
-        with self._database.read() as connection:
-            rows = connection.execute(_TOKENS, {"session_key": session.key, "numbers": list(numbers)}).all()
+        with self._database.direct() as connection:
+            asked = {"session_key": session.key, **numbers_parameter(connection, numbers)}
+            rows = _TOKENS.rows(connection, asked)
         return {number: (turn_id, unpack(tokens)) for number, turn_id, tokens in rows if tokens}
 
     def read(self, session: Session, numbers: Collection[int]) -> list[tuple[Turn, list[int]]]:
@@ -85,8 +89,15 @@ def turn_not_found(session: Session, turn_id: str, field: str = "") -> NotFound:
 
 _MINE = turns.c.session_key == bindparam("session_key", type_=BigInteger)
 _ENDED = _MINE & turns.c.number.in_(bindparam("numbers", expanding=True)) & turns.c.result.is_not(None)
-_TOKENS = select(turns.c.number, turns.c.turn_id, turns.c.tokens).where(_ENDED)
 _NUMBERED = select(turns).where(_ENDED).order_by(turns.c.number)
 _NAMED = (
     select(turns).where(_MINE & turns.c.turn_id.in_(bindparam("turn_ids", expanding=True))).order_by(turns.c.number)
 )
+
+
+def _tokens(each: TableValuedAlias) -> Select[Any]:
+    ended = _MINE & turns.c.result.is_not(None) & numbered(turns.c.number, each)
+    return select(turns.c.number, turns.c.turn_id, turns.c.tokens).where(ended)
+
+
+_TOKENS = Direct({name: _tokens(each) for name, each in TABLES.items()})

@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from runtime_service.domain.recall import Indexed
 from runtime_service.storage.recall.newest import DEPTH, WIDTH, packed, unpacked
-from runtime_service.storage.recall.numbers import TABLES, numbers_parameter
+from runtime_service.storage.recall.numbers import TABLES, numbered, numbers_parameter
 from runtime_service.storage.rows import pack, unpack
 from runtime_service.storage.tables import recall_turns, recall_words
 
@@ -88,7 +88,7 @@ def _all_changes(connection: Connection, session_key: int, after: int) -> Iterat
     mine = recall_words.c.session_key == session_key
     query = select(recall_words.c.word, recall_words.c.newest).order_by(recall_words.c.word).limit(_AT_ONCE)
     while rows := connection.execute(query.where(mine, recall_words.c.word >= first)).all():
-        counts = {word: sum(number > after for number in unpacked(newest)) for word, newest in rows}
+        counts = {word: int((unpacked(newest) > after).sum()) for word, newest in rows}
         yield Counter({word: count for word, count in counts.items() if count})
         if len(rows) < _AT_ONCE:
             return
@@ -108,8 +108,8 @@ def _add(each: TableValuedAlias, new: Any) -> Executable:  # noqa: ANN401 - a di
 
 
 def _these(each: TableValuedAlias) -> ColumnElement[bool]:
-    its = recall_words.c.word.in_(select(cast(each.c.value, Integer)))
-    return and_(recall_words.c.session_key == bindparam("of_session", type_=BigInteger), its)
+    its = recall_words.c.session_key == bindparam("of_session", type_=BigInteger)
+    return and_(its, numbered(recall_words.c.word, each))
 
 
 def _cut(each: TableValuedAlias) -> Executable:

@@ -15,7 +15,7 @@ from runtime_service.recall.search import find
 from runtime_service.recall.words import asked_words, kept_words
 from runtime_service.storage.branches import SessionBranches
 from runtime_service.storage.recall.index import Found, RecallIndex, Word
-from runtime_service.storage.recall.newest import DEPTH
+from runtime_service.storage.recall.newest import DEPTH, packed, unpacked
 from runtime_service.storage.recall.past_turns import PastTurns
 from runtime_service.storage.recall.words import add_words, drop_words
 from runtime_service.storage.repository import SessionRepository
@@ -99,8 +99,8 @@ def test_of_each_word_the_newest_turns_are_kept_and_how_many_there_are(
         for number in range(10, 10 + DEPTH + 20):
             add_words(connection, session.key, Indexed(Span(number, 10 * number, 10), (1, -5, number)))
     rare, common = sorted(search(index, session, (1, 77, -(2**31)), 10**6).words, key=lambda word: word.having)
-    assert rare == Word(77, 1, (77,))
-    assert common == Word(1, DEPTH + 20, tuple(range(29 + DEPTH, 29, -1)))
+    assert rare == Word(77, 1, packed(77))
+    assert common == Word(1, DEPTH + 20, packed(*range(29 + DEPTH, 29, -1)))
     assert search(index, session, (1,), 400).newest == 39
 
 
@@ -114,9 +114,9 @@ def test_a_rewind_of_few_turns_or_of_many_leaves_no_word_of_them(
         drop_words(connection, session.key, after)
     seen = search(index, session, (1, -5, -6, 11, 12, 13, 80, 81, 99), 10**6)
     assert seen.newest == after
-    assert {turn for word in seen.words for turn in word.turns} <= set(range(10, after + 1))
-    assert Word(12, 1, (12,)) in seen.words
-    odd = Word(-6, min(45, (after - 10) // 2), tuple(range(after - 1 + after % 2, 10, -2)))
+    assert {turn for word in seen.words for turn in unpacked(word.newest)} <= set(range(10, after + 1))
+    assert Word(12, 1, packed(12)) in seen.words
+    odd = Word(-6, min(45, (after - 10) // 2), packed(*range(after - 1 + after % 2, 10, -2)))
     assert odd in seen.words
 
 
@@ -155,8 +155,8 @@ def test_spans_and_turns_are_read_by_number_and_by_name(
 ) -> None:
     past = PastTurns(database)
     with index.reading(session) as reader:
-        assert reader.indexed([3, 1, 99]) == [
-            Indexed(Span(number, 10 * number - 8, 10), kept_words([SAID[number - 1]])) for number in (1, 3)
+        assert [(each.span, tuple(each.words)) for each in reader.entries([3, 1, 99])] == [
+            (Span(number, 10 * number - 8, 10), kept_words([SAID[number - 1]])) for number in (1, 3)
         ]
     assert [(item.number, tokens) for item, tokens in past.read(session, [2, 99])] == [(2, list(range(10)))]
     assert past.tokens(session, [2, 99]) == {2: ("t2", list(range(10)))}

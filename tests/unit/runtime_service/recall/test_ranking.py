@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime_service.domain.recall import Indexed, Span
 from runtime_service.recall.ranking import MOST_CANDIDATES, Candidate, candidates
 from runtime_service.recall.shortlist import MOST_READ, shortlist, weight
 from runtime_service.recall.words import asked_words, kept_words
-from runtime_service.storage.recall.index import Found, Word
-from runtime_service.storage.recall.newest import DEPTH
+from runtime_service.storage.recall.index import Entry, Found, Word
+from runtime_service.storage.recall.newest import DEPTH, packed
+from runtime_service.storage.rows import pack
 
 KNOWN = "I like the name {}."
 
@@ -23,7 +23,7 @@ class Past:
     def __init__(self, said: Mapping[int, str], tokens: Mapping[int, int] | None = None) -> None:
         sizes = tokens or {}
         self.turns = {
-            number: Indexed(Span(number, 10 * number, sizes.get(number, 10)), kept_words([text]))
+            number: Entry(number, 10 * number, sizes.get(number, 10), pack(kept_words([text])))
             for number, text in said.items()
         }
 
@@ -32,7 +32,7 @@ class Past:
             word: [n for n in sorted(self.turns, reverse=True) if word in self.turns[n].words]
             for word in asked_words([asked])
         }
-        return Found(newest, tuple(Word(word, len(its), tuple(its[:DEPTH])) for word, its in having.items() if its))
+        return Found(newest, tuple(Word(word, len(its), packed(*its[:DEPTH])) for word, its in having.items() if its))
 
     def ranked(self, asked: str, newest: int | None = None, seen: tuple[int, ...] = ()) -> list[int]:
         found = self.found(asked, max(self.turns) if newest is None else newest)
@@ -55,7 +55,7 @@ def test_a_rare_word_weighs_more_than_two_that_all_have() -> None:
 
 
 def test_a_word_of_which_not_all_turns_are_kept_counts_as_common_as_it_is() -> None:
-    newest = tuple(range(1000, 1000 - DEPTH, -1))
+    newest = packed(*range(1000, 1000 - DEPTH, -1))
     assert weight(Word(1, DEPTH, newest), 1000) > 10 * weight(Word(1, 900, newest), 1000)
 
 
@@ -171,10 +171,10 @@ POSTINGS = st.lists(st.integers(1, 500), max_size=DEPTH, unique=True).map(
 def test_scores_are_finite_and_what_is_read_and_ranked_is_bounded(
     turns: list[tuple[int, ...]], newest: int, seen: set[int]
 ) -> None:
-    found = Found(newest, tuple(Word(word, len(its) + word, its) for word, its in enumerate(turns)))
+    found = Found(newest, tuple(Word(word, len(its) + word, packed(*its)) for word, its in enumerate(turns)))
     listed = shortlist(found, seen)
     assert len(listed) == len(set(listed)) <= 2 * MOST_READ
-    read = [Indexed(Span(n, 10 * n, 1 + n % 40), tuple(w for w, its in enumerate(turns) if n in its)) for n in listed]
+    read = [Entry(n, 10 * n, 1 + n % 40, pack(w for w, its in enumerate(turns) if n in its)) for n in listed]
     ranked = candidates(found, range(len(turns)), read, seen)
     assert len(ranked) <= MOST_CANDIDATES
     assert all(_may_be_recalled(each, newest, seen) for each in ranked)

@@ -15,7 +15,7 @@ from common.spec.manifest import TurnTemplate
 from common.window import Geometry
 from runtime_service.decoding.text import Text
 from runtime_service.domain.durability import Durability
-from runtime_service.domain.recall import Indexed, Recall, Span
+from runtime_service.domain.recall import Recall, Span
 from runtime_service.domain.session import Session, SessionOptions
 from runtime_service.domain.turn import Turn, TurnInput, TurnRequest
 from runtime_service.recall.budget import recalls
@@ -23,7 +23,9 @@ from runtime_service.recall.own_tokens import indexed, own_tokens
 from runtime_service.recall.ranking import Candidate, Ranker, by_words
 from runtime_service.recall.session_recall import SessionRecall
 from runtime_service.recall.words import asked_words
-from runtime_service.storage.recall.index import Found, Word
+from runtime_service.storage.recall.index import Entry, Found, Word
+from runtime_service.storage.recall.newest import packed
+from runtime_service.storage.rows import pack
 from tests.samples.session_examples import SESSION, finished, turn
 from tests.samples.vocabularies import byte_level
 from tests.samples.whole_manifests import TEMPLATE, make_manifest
@@ -59,13 +61,12 @@ class Memory:
     def search(self, words: Collection[int], before: int) -> Found:
         numbers = tuple(past.number for past, _ in self.turns)
         gone = max((past.number for past, added in self.turns if _start(past, added) < before), default=0)
-        return Found(gone, tuple(Word(word, len(numbers), numbers[::-1]) for word in words) if gone else ())
+        return Found(gone, tuple(Word(word, len(numbers), packed(*numbers[::-1])) for word in words) if gone else ())
 
-    def indexed(self, numbers: Collection[int]) -> list[Indexed]:
+    def entries(self, numbers: Collection[int]) -> list[Entry]:
+        it = asked_words(["it"])
         return [
-            Indexed(
-                Span(past.number, _start(past, added), len(added)), (past.number, *asked_words(["it"]), -past.number)
-            )
+            Entry(past.number, _start(past, added), len(added), pack((past.number, *it, -past.number)))
             for past, added in self.turns
             if past.number in numbers
         ]

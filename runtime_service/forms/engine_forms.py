@@ -1,19 +1,22 @@
 """The forms of one engine: refuses what cannot be, and has a matcher for each reply that asks for one.
 
 To make a matcher can take long, so it is done in threads, with a deadline; what may never end is tried out before, in
-a process that can be stopped. What was made once is kept, and copied for the next reply.
+a process that can be stopped. What was made once is kept, and copied for the next reply; so is why one was refused, for
+a while: a session whose tools have no form asks again in every turn.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 from llguidance import LLMatcher, LLTokenizer
 
-from common.errors import Reason, ResourceExhausted
+from common.errors import InvalidArgument, Reason, ResourceExhausted
 from common.spec.manifest import Manifest
 from common.text.vocabulary import Vocabulary
 from runtime_service.domain.response_format import refused
@@ -23,7 +26,10 @@ from runtime_service.forms.tokenizer import make_tokenizer
 from runtime_service.forms.trial import LIMITS, too_slow, try_out
 
 MOST_KEPT = 64
+REFUSED_S = 600.0
+"""How long a refusal is kept: what took too long may do better on a machine that is less busy."""
 DEADLINE_S = 5.0
+T = TypeVar("T")
 _MAKERS = ThreadPoolExecutor(2, "forms")  # a few for the whole process: what is made is somebody else's text
 
 
@@ -36,6 +42,7 @@ class EngineForms:
         self._ends = tuple(dict.fromkeys(manifest.end_token_ids))
         self._tokenizer: asyncio.Future[LLTokenizer] | None = None
         self._kept: OrderedDict[Form, LLMatcher] = OrderedDict()
+        self._refused: OrderedDict[Form, tuple[float, InvalidArgument]] = OrderedDict()  # and until when
 
     async def matcher(self, form: Form) -> Matcher:
         """A matcher at the beginning of a reply.
@@ -43,12 +50,20 @@ class EngineForms:
         Raises InvalidArgument (INVALID_FIELD) with what llguidance says, and for a form that takes too long;
         ResourceExhausted (CAPACITY_EXHAUSTED) while others do.
         """
+        until, error = self._refused.get(form, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise error.with_traceback(None)
         if form not in self._kept:
-            self._kept[form] = await self._make(form)
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+            _keep(self._kept, form, await self._made_or_refused(form))
         self._kept.move_to_end(form)
         return Matcher(self._kept[form].deep_copy(), form.field, self._size, self._ends)
+
+    async def _made_or_refused(self, form: Form) -> LLMatcher:
+        try:
+            return await self._make(form)
+        except InvalidArgument as error:
+            _keep(self._refused, form, (time.monotonic() + REFUSED_S, error))
+            raise
 
     async def _make(self, form: Form) -> LLMatcher:
         tokenizer = await self._made_tokenizer()
@@ -68,6 +83,14 @@ class EngineForms:
             make = partial(make_tokenizer, self._vocabulary, self._size, self._ends)
             self._tokenizer = asyncio.ensure_future(asyncio.to_thread(make))
         return await asyncio.shield(self._tokenizer)
+
+
+def _keep(kept: OrderedDict[Form, T], form: Form, made: T) -> None:
+    """Keep what came of a form, in place of the oldest."""
+    kept[form] = made
+    kept.move_to_end(form)
+    while len(kept) > MOST_KEPT:
+        kept.popitem(last=False)
 
 
 def _made(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:

@@ -154,6 +154,14 @@ class RunningTurn:
         """Why the reply cannot go on in its form, if so."""
         return self.work.matcher.error if self.work.matcher is not None else None
 
+    def let_go(self) -> bool:
+        """Go on without a form where nobody asked for one: calls are read all the same. False: it was asked for."""
+        options = self.work.options
+        if options.response_format is not None or (options.tool_choice is not None and options.tool_choice.is_forced):
+            return False
+        self.work = replace(self.work, matcher=None)
+        return True
+
     def _fits_no_more(self, token_id: int) -> bool:
         """Whether the reply is whole with this token, in its form."""
         matcher = self.work.matcher

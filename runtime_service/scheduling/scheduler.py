@@ -189,9 +189,10 @@ class Scheduler(TurnScheduler):
             self.fail_turn(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
         elif tenant.history.unfed:
             return
-        elif (error := tenant.running.misfit) is not None:
+        elif (error := tenant.running.misfit) is not None and not tenant.running.let_go():
             self.fail_turn(tenant, error)
         else:
+            allowed = () if error else allowed
             for delta, reason in tenant.running.accept(logits, draft, now, allowed):
                 self._accepted(tenant, delta, reason, now)
 

@@ -120,6 +120,19 @@ def test_what_never_ends_is_stopped_and_refused(asked: ResponseFormat, monkeypat
         matcher(asked)
 
 
+def test_what_was_refused_is_not_tried_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+    make = engine_forms._made
+    monkeypatch.setattr(engine_forms, "_made", lambda *asked: (tried.append(asked), make(*asked))[1])
+    for refused_s, count in ((600, 1), (-1, 2)):
+        tried.clear()
+        monkeypatch.setattr(engine_forms, "REFUSED_S", refused_s)
+        for _ in range(2):
+            with pytest.raises(InvalidArgument, match="unclosed group"):
+                matcher(ResponseFormat(regex=f"({refused_s}"))
+        assert len(tried) == count
+
+
 def test_what_takes_more_memory_than_it_may_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "_COMMAND", (sys.executable, "-c", "raise MemoryError"))
     with pytest.raises(InvalidArgument, match="takes more than 2 GiB of memory to prepare"):

@@ -121,3 +121,12 @@ def test_a_form_that_cannot_go_on_ends_its_turn_alone() -> None:
     assert isinstance(error := talker.outcomes[0].error, InvalidArgument)
     assert "turn.generation.response_format.json_schema took the reply where it cannot go on" in error.message
     assert other.outcomes[0].reason is FinishReason.LENGTH
+
+
+def test_a_reply_whose_calls_may_have_a_form_goes_on_without_it() -> None:
+    made, own = driver(), matcher(ResponseFormat(regex="a{400}"))
+    talker = made.talker()
+    made.submit(talker, PROMPT, options=replace(GREEDY, max_new_tokens=9), matcher=own)
+    own.accept(0)  # fits nowhere
+    made.finish()
+    assert talker.outcomes[0].usage.generated_tokens == 9  # those that the driver expects of a reply without a form

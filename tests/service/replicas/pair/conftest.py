@@ -12,6 +12,7 @@ from common.db.schema import upgrade
 from tests.servers.databases import KINDS, new_database_url
 from tests.service.replicas.pair.replicas import Replicas
 from tests.service.runtime.runtime import Bench
+from tests.service.runtime.tooled import TOOLED
 
 
 @pytest.fixture(params=KINDS)
@@ -21,7 +22,7 @@ async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         upgrade(database)
         database.close()
         benches = [Bench(tmp_path, {}, url) for _ in range(2)]
-        benches[0].publish()
+        benches[0].publish(text=TOOLED)
         for bench in benches:
             await bench.start()
         yield Replicas(*benches)

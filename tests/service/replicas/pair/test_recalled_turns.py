@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from tests.service.replicas.pair.dying import AT_RECALL, dying
 from tests.service.replicas.pair.replicas import Replicas, end_lease
 from tests.service.runtime.runtime import Bench, Stream, reason_of
 
@@ -71,33 +69,13 @@ async def test_a_turn_whose_server_is_left_between_search_and_feed_chooses_anew_
     assert listed[-1].usage.recalled_tokens > 0
 
 
-@asynccontextmanager
-async def _killed_at_recall(beside: Bench) -> AsyncIterator[tuple[Bench, str, asyncio.subprocess.Process]]:
-    """A third replica, a process that kills itself once it has found what to recall; its name, and the process."""
-    command = (sys.executable, "-m", "tests.service.replicas.pair.dies_at_recall")
-    process = await asyncio.create_subprocess_exec(
-        *command, str(beside.home), beside.database_url, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    try:
-        while not (line := await process.stdout.readline()).startswith(b"serves "):
-            assert line, "it ended before it served"
-        _, address, replica = line.decode().split()
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield replace(beside, runtime=None, channel=channel), replica, process
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
 async def test_a_turn_whose_server_is_killed_between_search_and_feed_ends_once_and_the_same_elsewhere(
     both: Replicas,
 ) -> None:
     await (await _told(both.here)).half_close()
     await both.here.stub.ForkSession(pb.ForkSessionRequest(name="sessions/s", session_id="f"))
-    async with _killed_at_recall(both.here) as (dying, replica, process):
-        stream = await dying.resumed("sessions/s")
+    async with dying(both.here, AT_RECALL) as (first, replica, process):
+        stream = await first.resumed("sessions/s")
         await stream.turn("q", text="who has 17?", generation=SHORT)
         assert await process.wait() == -signal.SIGKILL
     end_lease(both.there, replica)

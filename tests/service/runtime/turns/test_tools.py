@@ -3,65 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from builder_service.chat.tools.plain import plain_tools
 from common.window import Geometry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from tests.samples.whole_manifests import TEMPLATE
-from tests.service.runtime.runtime import GEOMETRY, Bench, info, text_of, violations
-
-TOWNS = {"type": "object", "properties": {"town": {"enum": ["Graz", "Ulm"]}}, "required": ["town"]}
-TOOLS = [
-    pb.Tool(
-        name="weather",
-        description="How it is outside.",
-        parameters=json.dumps({**TOWNS, "additionalProperties": False}),
-    ),
-    pb.Tool(name="now"),
-]
-WEATHER = pb.ToolChoice(function="weather")
-REQUIRED = pb.ToolChoice(mode=pb.ToolChoice.MODE_REQUIRED)
-WINDOW = pb.SessionOptions(sink_tokens=0)
-
-
-def calling(choice: pb.ToolChoice = WEATHER, **options: Any) -> dict[str, Any]:
-    return {"tool_choice": choice, "max_new_tokens": 400, "temperature": 1.0, "seed": 4, **options}
-
-
-@asynccontextmanager
-async def _serving(home: Path, geometry: Geometry = GEOMETRY) -> AsyncIterator[Bench]:
-    bench = Bench(home, {}, geometry=geometry)
-    bench.publish(text=TEMPLATE.model_copy(update={"tools": plain_tools(TEMPLATE, {})}))
-    await bench.start()
-    try:
-        yield bench
-    finally:
-        await bench.stop()
+from tests.service.runtime.runtime import Bench, info, text_of, violations
+from tests.service.runtime.tooled import REQUIRED, TOOLS, WINDOW, calling, joined, result_of, serving_tools
 
 
 @pytest.fixture
 async def tooled(tmp_path: Path) -> AsyncIterator[Bench]:
     """A runtime whose engine has tools in a plain form."""
-    async with _serving(tmp_path) as bench:
+    async with serving_tools(tmp_path) as bench:
         yield bench
-
-
-def joined(events: Iterable[pb.ConverseResponse]) -> list[pb.ToolCall]:
-    """Calls that the pieces come to."""
-    calls = list[pb.ToolCall]()
-    for event in events:
-        for piece in event.delta.tool_calls:
-            if piece.index == len(calls):
-                calls.append(pb.ToolCall(id=piece.id, name=piece.name))
-            calls[piece.index].arguments += piece.arguments
-    return calls
 
 
 @pytest.mark.parametrize("drafts", [0, 4])
@@ -75,7 +34,7 @@ async def test_a_call_is_told_answered_and_kept(tooled: Bench, drafts: int) -> N
     (call,) = finished.tool_calls
     assert (call.name, call.incomplete, joined(events)) == ("weather", False, [call])
     assert json.loads(call.arguments)["town"] in {"Graz", "Ulm"}
-    result = pb.ChatMessage(role="tool", content="21 degrees", tool_call_id=call.id, name=call.name)
+    result = result_of(call)
     await stream.turn("r", messages=pb.ChatMessages(messages=[result]))
     assert (await stream.finished()).reason == pb.FINISH_REASON_LENGTH
 
@@ -118,7 +77,7 @@ async def test_what_is_cut_is_told_as_far_as_it_came(tooled: Bench) -> None:
 
 @pytest.mark.parametrize(("sinks", "pinned"), [(4, False), (600, True)])
 async def test_tools_that_fit_the_sinks_are_pinned(tmp_path: Path, sinks: int, *, pinned: bool) -> None:
-    async with _serving(tmp_path, Geometry(sinks=sinks, window=64, chunk=8, slots=4)) as bench:
+    async with serving_tools(tmp_path, Geometry(sinks=sinks, window=64, chunk=8, slots=4)) as bench:
         opened = (await bench.opened(tools=TOOLS)).events[0].opened
         assert (opened.tools_pinned, opened.session.options.sink_tokens == opened.session.position) == (pinned, pinned)
         assert not (await bench.opened()).events[0].opened.tools_pinned

@@ -3,9 +3,9 @@
     python bench/service/tool_calls.py SOURCE [--precision int8] [--tries 200] [--json]
 
 SOURCE is a checkpoint folder or a GGUF file; it is built into a home that is removed at the end. A try is a session: a
-turn that has to call, and one that is given the results and that may call again. Half of the tries have to call one
-tool, half of them any. Exits 1 unless every call is whole and valid by the jsonschema package, its pieces are what the end of
-the turn says, and every answer ends in good order.
+turn that has to call, and one that is given the results and may call again. Half of the tries have to call one tool,
+half of them any. Exits 1 unless every call is whole and valid by the jsonschema package, its pieces are what the end
+of the turn says, and every answer ends in good order.
 """
 
 from __future__ import annotations

@@ -42,12 +42,14 @@ class Reply:
         """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply. `new_id` gives the id of the
         call with an index.
 
-        A reply with a form ends where that does: tokens of `stop_token_ids` may be in the middle of it.
+        A reply with a form ends where that does: tokens of `stop_token_ids`, and of an end that a grammar names, may be in
+        the middle of it.
         """
         self._text = text
         self._left = options.max_new_tokens
         self._ends = frozenset(() if options.ignore_eos else end_token_ids)
-        if options.response_format is None:
+        self._has_form = options.response_format is not None
+        if not self._has_form:
             self._ends |= set(options.stop_token_ids)
         self._stop = StopFinder(options.stop)
         forms = text.part_forms(options.tool_choice) if options.response_format is None else PartForms()
@@ -62,7 +64,7 @@ class Reply:
         """
         assert self.finished is None, "the reply has ended"
         self._left -= 1
-        if sampled.token_id in self._ends:
+        if sampled.token_id in self._ends and (is_last or not self._has_form):
             self.finished = Finish(FinishReason.STOP)
         pieces = Pieces() if self.finished else self._parts.push(sampled.token_id)
         text = self._stop.push(pieces.text)

@@ -94,10 +94,18 @@ def _keep(kept: OrderedDict[Form, T], form: Form, made: T) -> None:
 
 
 def _made(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
-    """A matcher that has found a first mask: some forms show only then that nothing satisfies them."""
-    grammar = behind_spaces(form.grammar, leading_spaces)
+    """A matcher that has found a first mask: some forms show only then that nothing satisfies them.
+
+    Behind spaces, which always fit, they would not show it, so they are made without them as well.
+    """
     if form.is_risky:
-        try_out(grammar, form.field, DEADLINE_S)
+        try_out(behind_spaces(form.grammar, leading_spaces), form.field, DEADLINE_S)
+    state = _begun(tokenizer, form, 0)
+    return _begun(tokenizer, form, leading_spaces) if leading_spaces else state
+
+
+def _begun(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
+    grammar = behind_spaces(form.grammar, leading_spaces)
     state = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     allowed = 0 if state.is_error() else int.from_bytes(state.compute_bitmask(), "little")
     if state.is_error():

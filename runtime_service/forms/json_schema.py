@@ -23,9 +23,12 @@ _FORM = "json_schema"
 def read_schema(text: str) -> dict[str, Any]:
     """The schema; raises InvalidArgument (INVALID_FIELD) for what is no JSON, no schema, or too large."""
     try:
-        schema = json.loads(text, parse_float=_number, parse_constant=_no_number)
+        schema = json.loads(text, parse_float=_number, parse_int=_integer, parse_constant=_no_number)
+        json.dumps(schema, ensure_ascii=False).encode()  # half a character is none
     except RecursionError:
         raise refused(_FORM, f"is deeper than {MOST_DEPTH} levels") from None
+    except UnicodeEncodeError:
+        raise refused(_FORM, r"has half a character, such as \ud800 alone") from None
     except ValueError as error:
         raise refused(_FORM, f"is no JSON: {error}") from None
     if schema is True:
@@ -77,6 +80,11 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:_SHOWN]} is too large a number")
     return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+def _integer(text: str) -> int:
+    _number(text)  # Python's own error speaks of itself
+    return int(text)
 
 
 def _no_number(name: str) -> float:

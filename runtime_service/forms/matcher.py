@@ -52,6 +52,8 @@ class Matcher:
 
 
 def said(error: str) -> str:
-    """What llguidance says, in one line and without what it draws."""
+    """What llguidance says, in one line and without what it draws, or lists."""
+    error = error.split("; following special tokens are available", maxsplit=1)[0]
+    error = error.replace("NoExtensionBias", "nothing fits it")
     lines = (line.strip() for line in error.split("\n"))
     return " ".join(line for line in lines if set(line) - {"^"} and line != "<non-verbose/>")[:500]

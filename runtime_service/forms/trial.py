@@ -13,7 +13,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from runtime_service.domain.response_format import refused
 
-LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+LIMITS = LLParserLimits(max_lexer_states=50_000, max_items_in_row=5_000, verbose_errors=False)
+"""An object of 1,000 properties that may all be left out has 4,007 items in a row."""
 MOST_BYTES = 2 << 30
 MOST_CPU_S = 30
 _COMMAND = (sys.executable, "-P", "-m", "runtime_service.forms.trial")

@@ -1,4 +1,4 @@
-"""Replies in a form and forced calls at temperature 1, on the shipped model through gRPC: each one is whole and valid."""
+"""Replies in a form and forced calls at temperature 1, on the shipped model through gRPC: all are whole and valid."""
 
 from __future__ import annotations
 

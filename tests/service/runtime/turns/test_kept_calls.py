@@ -50,7 +50,7 @@ async def test_a_session_that_comes_back_from_its_snapshot_answers_its_call_as_i
 
 async def test_a_call_that_left_the_window_is_found_by_its_words_and_read_again_whole(tmp_path: Path) -> None:
     async with serving_tools(tmp_path, Geometry(sinks=4, window=512, chunk=64, slots=4)) as bench:
-        stream, call = await _called(bench, pb.SessionOptions(sink_tokens=0, recall_tokens=128))
+        stream, _ = await _called(bench, pb.SessionOptions(sink_tokens=0, recall_tokens=128))
         before = len(stream.events)
         for number in range(3):
             await stream.said(f"filler{number}", "good day to you " * 25, no_reply=True)

@@ -109,6 +109,30 @@ def test_what_cannot_be_is_refused_by_name(asked: ResponseFormat, why: str) -> N
     assert caught.value.reason is Reason.INVALID_FIELD
 
 
+@EVERY
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ResponseFormat(regex="()"),
+        ResponseFormat(regex=r"[^\s\S]"),
+        ResponseFormat(grammar="start: @reply"),
+        ResponseFormat(grammar="start: start"),
+        schema_of({"$ref": "#"}),
+    ],
+)
+def test_what_nothing_fits_is_refused_on_every_vocabulary(asked: ResponseFormat, tokenizer: str) -> None:
+    with pytest.raises(InvalidArgument, match="nothing fits it|allows no text|unknown grammar @reply"):
+        matcher(asked, tokenizer)
+
+
+def test_as_many_properties_as_a_schema_may_have_may_all_be_left_out() -> None:
+    properties = {f"p{number}": {"type": "boolean"} for number in range(1000)}
+    own = matcher(schema_of({"type": "object", "properties": properties}))
+    own.accept(next(token for token in fitting(own) if text_of("byte_level").token_bytes(token) == b"{"))
+    assert fitting(own)
+    assert own.error is None
+
+
 ENDLESS = schema_of({"allOf": [{"type": "string", "pattern": f"x{i}.*y{i}"} for i in range(20)]})
 IN_GRAMMAR = ResponseFormat(grammar='start: %json {"multiple\\u004ff": 123456789}')
 

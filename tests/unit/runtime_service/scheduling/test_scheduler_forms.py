@@ -110,6 +110,13 @@ def test_a_reply_goes_on_in_its_form_after_it_lost_its_slot() -> None:
     assert all(other.outcomes for other in others)
 
 
+def test_an_end_that_a_grammar_names_in_the_middle_does_not_end_the_reply() -> None:
+    made = driver()
+    talker = submit(made, replace(FORMED, response_format=ResponseFormat(grammar='start: "a" <[1]> "b"')))
+    made.finish()
+    assert (talker.outcomes[0].text, talker.outcomes[0].usage.generated_tokens) == ("ab", 3)
+
+
 def test_a_form_that_cannot_go_on_ends_its_turn_alone() -> None:
     made = driver()
     talker, other = submit(made), submit(made, replace(GREEDY, max_new_tokens=9))

@@ -54,9 +54,10 @@ class Text:
         self._variants = manifest.text.variants if manifest.text else ()
         template = manifest.text.template if manifest.text else None
         every = [*([template] if template else []), *(variant.template for variant in self._variants)]
-        self._control = control_tokens(tokenizer, {*manifest.end_token_ids, *chain(*map(template_tokens, every))})
+        self.control = control_tokens(tokenizer, {*manifest.end_token_ids, *chain(*map(template_tokens, every))})
+        """Tokens that no content becomes."""
         self._names = {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
-        self._encoder = ContentEncoder(tokenizer, self._control) if template else None
+        self._encoder = ContentEncoder(tokenizer, self.control) if template else None
         self._wrapping = self._wrap(template, tokenizer, self._encoder) if template and self._encoder else None
         self._tokenizer = tokenizer
         self._tools = ToolText(self._wrapping, (), self._reference) if self._wrapping else None
@@ -195,7 +196,7 @@ class Text:
         What stands before it in the closing, such as the space of `" </s>"`, is left out with it.
         """
         closing = self.closing
-        if last_token_id in self._control and last_token_id in closing:
+        if last_token_id in self.control and last_token_id in closing:
             return closing[closing.index(last_token_id) + 1 :]
         return closing
 

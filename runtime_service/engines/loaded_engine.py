@@ -49,7 +49,7 @@ class LoadedEngine:
     _no_turns: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.forms = EngineForms(self.text.vocabulary, self.manifest)
+        self.forms = EngineForms(self.text.vocabulary, self.manifest, self.text.control)
 
     @property
     def manifest(self) -> Manifest:

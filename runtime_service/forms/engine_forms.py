@@ -36,8 +36,12 @@ _MAKERS = ThreadPoolExecutor(2, "forms")  # a few for the whole process: what is
 class EngineForms:
     """Belongs to the event loop. The tokenizer is made when the first reply asks for a form."""
 
-    def __init__(self, vocabulary: Vocabulary, manifest: Manifest) -> None:
+    def __init__(self, vocabulary: Vocabulary, manifest: Manifest, control: frozenset[int] = frozenset()) -> None:
+        """`control` are tokens that fit only where a form names them, such as the one that ends a call: in a string of
+        its arguments it would end it.
+        """
         self._vocabulary = vocabulary
+        self._control = control
         self._size = manifest.architecture.vocabulary
         self._ends = tuple(dict.fromkeys(manifest.end_token_ids))
         self._tokenizer: asyncio.Future[LLTokenizer] | None = None
@@ -80,7 +84,7 @@ class EngineForms:
     async def _made_tokenizer(self) -> LLTokenizer:
         """Made once, whoever asks meanwhile."""
         if self._tokenizer is None:
-            make = partial(make_tokenizer, self._vocabulary, self._size, self._ends)
+            make = partial(make_tokenizer, self._vocabulary, self._size, self._ends, self._control)
             self._tokenizer = asyncio.ensure_future(asyncio.to_thread(make))
         return await asyncio.shield(self._tokenizer)
 

@@ -5,32 +5,34 @@ The bytes are those of the detokenizer, so that what is allowed and what is read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
 from common.text.vocabulary import Vocabulary
 
 
-def make_tokenizer(vocabulary: Vocabulary, size: int, ends: Sequence[int]) -> LLTokenizer:
-    """For `size` token ids, of which `ends` end a reply. Takes 0.1 to 5 s and holds Python's lock all the while.
+def make_tokenizer(
+    vocabulary: Vocabulary, size: int, ends: Sequence[int], control: Collection[int] = ()
+) -> LLTokenizer:
+    """For `size` token ids, of which `ends` end a reply, and `control` are no text though they may have one. Takes 0.1 to 5 s and holds Python's lock all the while.
 
     Without ends there is one more token, which no engine has: a mask without any token of the engine says the same.
     """
-    return LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, size, ends)), eos_token=list(ends) or [size])
+    return LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, size, ends, control)), eos_token=list(ends) or [size])
 
 
 class _Tokens:
     """As `TokenizerWrapper` asks for it; called with bytes, gives tokens that are those bytes."""
 
-    def __init__(self, vocabulary: Vocabulary, size: int, ends: Sequence[int]) -> None:
+    def __init__(self, vocabulary: Vocabulary, size: int, ends: Sequence[int], control: Collection[int]) -> None:
         count = size if ends else size + 1
         self.tokens = [vocabulary.token_bytes(token) or b"<|no text %d|>" % token for token in range(count)]
         silent = {token for token in range(count) if not vocabulary.token_bytes(token)}
-        self.special_token_ids = sorted(silent | {token for token in vocabulary.special if token < size} | {*ends})
+        special = silent | {token for token in {*vocabulary.special, *control} if token < size} | {*ends}
+        self.special_token_ids = sorted(special)
         self.eos_token_id = ends[0] if ends else size
         self.bos_token_id = None
-        special = set(self.special_token_ids)
         self._ids = {data: token for token, data in enumerate(self.tokens) if token not in special}
         self._longest = max(map(len, self._ids), default=1)
 

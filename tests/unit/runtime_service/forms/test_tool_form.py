@@ -45,12 +45,16 @@ def text() -> Text:
 
 @cache
 def forms() -> EngineForms:
-    return EngineForms(text().vocabulary, make_manifest(GEOMETRY, vocabulary=1024, end_token_ids=ENDS))
+    manifest = make_manifest(GEOMETRY, vocabulary=1024, end_token_ids=ENDS)
+    return EngineForms(text().vocabulary, manifest, frozenset(marks()[marker] for marker in MARKERS))
+
+
+def marks() -> dict[str, int]:
+    return {token["content"]: token["id"] for token in json.loads(byte_level(added=MARKERS))["added_tokens"]}
 
 
 def kinds() -> dict[str, CallForm]:
-    added = {token["content"]: token["id"] for token in json.loads(byte_level(added=MARKERS))["added_tokens"]}
-    return {**FORMATS, "hermes, markers are tokens": resolved(HERMES, added)}
+    return {**FORMATS, "hermes, markers are tokens": resolved(HERMES, marks())}
 
 
 def replied(parts: PartForms, choice: ToolChoice | None, seed: int, most: int = 400) -> tuple[list[ToolCall], str]:
@@ -96,6 +100,19 @@ def test_a_thought_comes_first_where_one_is_open() -> None:
     for token in ContentEncoder(json.loads(byte_level()), frozenset()).encode(reply):
         own.accept(token)
     assert (own.error, own.is_over) == (None, True)
+
+
+def test_no_marker_fits_in_a_string_of_arguments_where_it_would_end_the_call() -> None:
+    tools = (Tool("say", "", {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}),)
+    form = tool_form(PartForms(resolved(HERMES, marks()), ("say",)), tools, REQUIRED)
+    assert form
+    forms()._tokenizer = None
+    own, opens = asyncio.run(forms().matcher(form)), marks()["<tool_call>"]
+    begun = ContentEncoder(json.loads(byte_level()), frozenset()).encode('\n{"name": "say", "arguments": {"text": "a')
+    for token in (opens, *begun):
+        own.accept(token)
+    assert own.error is None
+    assert {marks()[marker] for marker in MARKERS}.isdisjoint(fitting(own))
 
 
 def test_where_the_model_decides_nothing_is_held_without_a_marker() -> None:

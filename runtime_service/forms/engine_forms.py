@@ -22,7 +22,7 @@ from common.text.vocabulary import Vocabulary
 from runtime_service.domain.response_format import refused
 from runtime_service.forms.form import Form, behind_spaces
 from runtime_service.forms.matcher import Matcher, said
-from runtime_service.forms.tokenizer import make_tokenizer
+from runtime_service.forms.tokenizer import make_tokenizer, special_texts
 from runtime_service.forms.trial import LIMITS, too_slow, try_out
 
 MOST_KEPT = 64
@@ -71,7 +71,7 @@ class EngineForms:
 
     async def _make(self, form: Form) -> LLMatcher:
         tokenizer = await self._made_tokenizer()
-        work: Future[LLMatcher] = _MAKERS.submit(partial(_made, tokenizer, form, self._vocabulary.leading_spaces))
+        work: Future[LLMatcher] = _MAKERS.submit(partial(self._made, tokenizer, form))
         await asyncio.wait([made := asyncio.wrap_future(work)], timeout=DEADLINE_S)
         if made.done():
             return made.result()
@@ -80,6 +80,18 @@ class EngineForms:
             what = "forms of other replies are being prepared, which takes long"
             raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0)
         raise too_slow(form.field, DEADLINE_S)
+
+    def _made(self, tokenizer: LLTokenizer, form: Form) -> LLMatcher:
+        """A matcher that has found a first mask: some forms show only then that nothing satisfies them.
+
+        Behind spaces, which always fit, they would not show it, so they are made without them as well.
+        """
+        spaces = self._vocabulary.leading_spaces
+        if form.is_risky:
+            special = special_texts(self._vocabulary, self._size, self._control)
+            try_out(behind_spaces(form.grammar, spaces), form.field, DEADLINE_S, self._size, special)
+        state = _begun(tokenizer, form, 0)
+        return _begun(tokenizer, form, spaces) if spaces else state
 
     async def _made_tokenizer(self) -> LLTokenizer:
         """Made once, whoever asks meanwhile."""
@@ -95,17 +107,6 @@ def _keep(kept: OrderedDict[Form, T], form: Form, made: T) -> None:
     kept.move_to_end(form)
     while len(kept) > MOST_KEPT:
         kept.popitem(last=False)
-
-
-def _made(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
-    """A matcher that has found a first mask: some forms show only then that nothing satisfies them.
-
-    Behind spaces, which always fit, they would not show it, so they are made without them as well.
-    """
-    if form.is_risky:
-        try_out(behind_spaces(form.grammar, leading_spaces), form.field, DEADLINE_S)
-    state = _begun(tokenizer, form, 0)
-    return _begun(tokenizer, form, leading_spaces) if leading_spaces else state
 
 
 def _begun(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:

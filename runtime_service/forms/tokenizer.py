@@ -22,6 +22,12 @@ def make_tokenizer(
     return LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, size, ends, control)), eos_token=list(ends) or [size])
 
 
+def special_texts(vocabulary: Vocabulary, size: int, control: Collection[int]) -> dict[int, str]:
+    """How a grammar may name tokens that are no text."""
+    ids = [token for token in sorted({*vocabulary.special, *control}) if token < size]
+    return {token: text for token in ids if (text := vocabulary.token_bytes(token).decode(errors="replace"))}
+
+
 class _Tokens:
     """As `TokenizerWrapper` asks for it; called with bytes, gives tokens that are those bytes."""
 

@@ -15,6 +15,7 @@ import pytest
 from common.errors import InvalidArgument, Reason, ResourceExhausted
 from runtime_service.domain.response_format import ResponseFormat
 from runtime_service.forms import engine_forms, trial
+from runtime_service.forms.engine_forms import EngineForms
 from runtime_service.forms.form import Form, form_of
 from tests.unit.runtime_service.forms.replies import TOKENIZERS, fitting, forms_of, matcher, reply, text_of
 
@@ -137,7 +138,10 @@ ENDLESS = schema_of({"allOf": [{"type": "string", "pattern": f"x{i}.*y{i}"} for 
 IN_GRAMMAR = ResponseFormat(grammar='start: %json {"multiple\\u004ff": 123456789}')
 
 
-@pytest.mark.parametrize("asked", [ENDLESS, IN_GRAMMAR])
+BEHIND_TOKENS = ResponseFormat(grammar='start: <[4]> <|user|> <[900]> %json {"multipleOf": 123456789}')
+
+
+@pytest.mark.parametrize("asked", [ENDLESS, IN_GRAMMAR, BEHIND_TOKENS])
 def test_what_never_ends_is_stopped_and_refused(asked: ResponseFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_forms, "DEADLINE_S", 1.0)
     with pytest.raises(InvalidArgument, match="takes more than 1 s to prepare; make it simpler"):
@@ -146,8 +150,8 @@ def test_what_never_ends_is_stopped_and_refused(asked: ResponseFormat, monkeypat
 
 def test_what_was_refused_is_not_tried_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
-    make = engine_forms._made
-    monkeypatch.setattr(engine_forms, "_made", lambda *asked: (tried.append(asked), make(*asked))[1])
+    make = EngineForms._made
+    monkeypatch.setattr(EngineForms, "_made", lambda *asked: (tried.append(asked), make(*asked))[1])
     for refused_s, count in ((600, 1), (-1, 2)):
         tried.clear()
         monkeypatch.setattr(engine_forms, "REFUSED_S", refused_s)
@@ -175,7 +179,7 @@ def test_while_others_are_prepared_a_form_waits_and_is_told_to_come_again(monkey
         forms = forms_of("byte_level")
         forms._tokenizer = None
         await forms.matcher(form_of(ResponseFormat(regex="a")))
-        monkeypatch.setattr(engine_forms, "_made", slow)
+        monkeypatch.setattr(EngineForms, "_made", slow)
         others = [asyncio.create_task(forms.matcher(form_of(ResponseFormat(regex=f"b{{{n}}}")))) for n in (1, 2)]
         await asyncio.to_thread(lambda: [begun.acquire() for _ in others])
         monkeypatch.setattr(engine_forms, "DEADLINE_S", 0.01)

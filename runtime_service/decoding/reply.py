@@ -42,8 +42,8 @@ class Reply:
         """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply. `new_id` gives the id of the
         call with an index.
 
-        A reply with a form ends where that does: tokens of `stop_token_ids`, and of an end that a grammar names, may be in
-        the middle of it.
+        A reply with a form ends where that does: tokens of `stop_token_ids`, and an end that a grammar names, may be
+        in the middle of it.
         """
         self._text = text
         self._left = options.max_new_tokens

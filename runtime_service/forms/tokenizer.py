@@ -15,8 +15,9 @@ from common.text.vocabulary import Vocabulary
 def make_tokenizer(
     vocabulary: Vocabulary, size: int, ends: Sequence[int], control: Collection[int] = ()
 ) -> LLTokenizer:
-    """For `size` token ids, of which `ends` end a reply, and `control` are no text though they may have one. Takes 0.1 to 5 s and holds Python's lock all the while.
+    """For `size` token ids, of which `ends` end a reply, and `control` are no text though they may have one.
 
+    Takes 0.1 to 5 s and holds Python's lock all the while.
     Without ends there is one more token, which no engine has: a mask without any token of the engine says the same.
     """
     return LLTokenizer(TokenizerWrapper(_Tokens(vocabulary, size, ends, control)), eos_token=list(ends) or [size])

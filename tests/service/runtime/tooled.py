@@ -25,6 +25,7 @@ TOOLS = [
     pb.Tool(name="now"),
 ]
 WEATHER = pb.ToolChoice(function="weather")
+AUTO = pb.ToolChoice(mode=pb.ToolChoice.MODE_AUTO)
 REQUIRED = pb.ToolChoice(mode=pb.ToolChoice.MODE_REQUIRED)
 WINDOW = pb.SessionOptions(sink_tokens=0)
 

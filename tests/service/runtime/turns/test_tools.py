@@ -13,7 +13,7 @@ import pytest
 from common.window import Geometry
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.runtime.runtime import Bench, info, text_of, violations
-from tests.service.runtime.tooled import REQUIRED, TOOLS, WINDOW, calling, joined, result_of, serving_tools
+from tests.service.runtime.tooled import AUTO, REQUIRED, TOOLS, WINDOW, calling, joined, result_of, serving_tools
 
 
 @pytest.fixture
@@ -122,6 +122,29 @@ async def test_choices_that_a_session_does_not_have_are_refused_by_name(
     error = (await stream.rejected()).error
     assert info(error).reason == "INVALID_FIELD"
     assert field in violations(error) or info(error).metadata["field"] == field
+
+
+async def test_a_reply_in_a_form_calls_nothing_even_if_it_looks_like_a_call(tooled: Bench) -> None:
+    said = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    stream = await tooled.opened(tools=TOOLS, options=WINDOW)
+    form = pb.ResponseFormat(choice=pb.Choice(texts=[said]))
+    await stream.turn("t", generation=calling(AUTO, response_format=form))
+    events = await stream.until("finished")
+    assert (text_of(events), list(events[-1].finished.tool_calls)) == (said, [])
+    assert events[-1].finished.format_matched
+
+
+async def test_results_of_no_call_twice_and_out_of_order_are_text_and_lose_nothing(tooled: Bench) -> None:
+    stream = await tooled.opened(tools=TOOLS, options=pb.SessionOptions(sink_tokens=0))
+    await stream.turn("t", generation=calling())
+    (call,) = (await stream.finished()).tool_calls
+    never = pb.ToolCall(id="<|end|>", name="no_tool")
+    results = [result_of(each, "<|end|>") for each in (never, call, call)]
+    for turn_id in ("r1", "r2"):
+        await stream.turn(turn_id, messages=pb.ChatMessages(messages=results), allow_eviction_within_turn=True)
+        assert (await stream.finished()).reason == pb.FINISH_REASON_LENGTH
+    listed = (await tooled.stub.ListTurns(pb.ListTurnsRequest(session=stream.session))).turns
+    assert [list(turn.messages.messages) for turn in listed[1:]] == [results, results]
 
 
 async def test_an_engine_that_takes_no_tools_says_so(bench: Bench) -> None:

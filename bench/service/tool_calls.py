@@ -97,11 +97,12 @@ async def ask(client: Client, choice: str, tries: int) -> Row:
 
     async def one(seed: int) -> None:
         async with room, client.conversation(NAME, tools=TOOLS) as conversation:
-            sampled = {"temperature": 1.0, "seed": seed}
-            called = await conversation.say("Help me.", tool_choice=choice, max_new_tokens=1000, **sampled)
+            called = await conversation.say(
+                "Help me.", tool_choice=choice, temperature=1.0, seed=seed, max_new_tokens=1000
+            )
             await note(row, called)
             results = {call.id: '{"done": true}' for call in called.tool_calls}
-            answer = await conversation.answer(called, results, max_new_tokens=16, **sampled)
+            answer = await conversation.answer(called, results, temperature=1.0, seed=seed, max_new_tokens=16)
             reason = (await answer.wait()).reason
             row.answered += reason in IN_ORDER
 

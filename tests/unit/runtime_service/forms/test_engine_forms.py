@@ -151,7 +151,12 @@ def test_what_never_ends_is_stopped_and_refused(asked: ResponseFormat, monkeypat
 def test_what_was_refused_is_not_tried_again_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[object] = []
     make = EngineForms._made
-    monkeypatch.setattr(EngineForms, "_made", lambda *asked: (tried.append(asked), make(*asked))[1])
+
+    def counted(*asked: Any) -> Any:
+        tried.append(asked)
+        return make(*asked)
+
+    monkeypatch.setattr(EngineForms, "_made", counted)
     for refused_s, count in ((600, 1), (-1, 2)):
         tried.clear()
         monkeypatch.setattr(engine_forms, "REFUSED_S", refused_s)

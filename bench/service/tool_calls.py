@@ -102,7 +102,9 @@ async def ask(client: Client, choice: str, tries: int) -> Row:
             )
             await note(row, called)
             results = {call.id: '{"done": true}' for call in called.tool_calls}
-            answer = await conversation.answer(called, results, temperature=1.0, seed=seed, max_new_tokens=16)
+            answer = await conversation.answer(
+                called, results, allow_eviction_within_turn=True, temperature=1.0, seed=seed, max_new_tokens=16
+            )
             reason = (await answer.wait()).reason
             row.answered += reason in IN_ORDER
 

@@ -96,7 +96,14 @@ class Conversation:
             **generation,
         )
 
-    async def answer(self, turn: Turn, results: Mapping[str, str], **generation: Unpack[GenerationOptions]) -> Turn:
+    async def answer(
+        self,
+        turn: Turn,
+        results: Mapping[str, str],
+        *,
+        allow_eviction_within_turn: bool = False,
+        **generation: Unpack[GenerationOptions],
+    ) -> Turn:
         """Give the results of the calls of `turn`, by the ids of these; returns the turn that goes on with them.
 
             results = {call.id: run(call.name, json.loads(call.arguments)) for call in turn.tool_calls}
@@ -104,7 +111,8 @@ class Conversation:
 
         Raises KeyError for a call that has no result.
         """
-        return await self.send(messages=requests.results(turn.tool_calls, results), **generation)
+        messages = requests.results(turn.tool_calls, results)
+        return await self.send(messages=messages, allow_eviction_within_turn=allow_eviction_within_turn, **generation)
 
     async def send(
         self,

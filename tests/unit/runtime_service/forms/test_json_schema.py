@@ -21,6 +21,8 @@ def nested(depth: int) -> str:
         ("{", "is no JSON: "),
         ('{"maximum": NaN}', "is no JSON: NaN is no number"),
         ('{"maximum": 1e999}', "1e999 is too large a number"),
+        ('{"maximum": 1' + "0" * 5000 + "}", "1000000000000000000000000000000000000000 is too large a number"),
+        (r'{"const": "\ud800"}', "has half a character"),
         ("[]", r"has to be an object, as a JSON schema is; it is \[\]"),
         (nested(200), "is deeper than 128 levels"),
         (nested(20_000), "is deeper than 128 levels"),

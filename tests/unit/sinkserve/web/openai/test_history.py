@@ -22,7 +22,8 @@ from sinkserve.web.openai.history import (
 )
 from sinkserve.web.openai.prompt import Message, Prompt
 
-MESSAGES = st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), st.text(max_size=3)), max_size=30)
+SAID = st.tuples(st.sampled_from(["user", "assistant"]), st.text(max_size=3))
+MESSAGES = st.lists(SAID.map(lambda said: Message(*said)), max_size=30)
 
 
 DEMO = Prompt("demo", "", (), {})

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
 from grpc import StatusCode
+from starlette.requests import Request
 from starlette.routing import Route
 
 from sinkserve.client.errors import Details, FieldViolation, InvalidArgument, ResourceExhausted, Unavailable
 from sinkserve.client.settings import ClientSettings
+from sinkserve.web import json_body
 from sinkserve.web.app import make_app
 from sinkserve.web.callers import Callers
-from sinkserve.web.errors import error_body, error_response
+from sinkserve.web.errors import WebError, error_body, error_response
 from sinkserve.web.settings import WebSettings
 
 NOBODY = ClientSettings(runtime="127.0.0.1:1", builder="127.0.0.1:1")
@@ -53,6 +56,37 @@ async def test_a_request_that_cannot_be_read_is_told_why(
     answer = await web.post("/v1/responses", **request_)
     assert answer.status_code == status
     assert message in answer.json()["error"]["message"]
+
+
+async def slowly(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        await asyncio.sleep(0)
+        yield piece
+
+
+async def test_a_body_that_does_not_say_its_size_is_read_to_the_limit(web: httpx2.AsyncClient) -> None:
+    answer = await web.post("/v1/responses", content=slowly(*[b" " * 500] * 3), headers=JSON)
+    assert answer.status_code == 413
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    web: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_body, "BODY_S", 0)
+    answer = await web.post("/v1/responses", content=slowly(b"{"), headers=JSON)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "body_too_slow")
+
+
+@pytest.mark.parametrize(("size", "status"), [("1", 499), ("1025", 413)])
+async def test_a_client_that_leaves_is_no_fault_and_too_large_a_body_is_not_begun(size: str, status: int) -> None:
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", size.encode())]
+    app = make_app(WebSettings(max_body_bytes=1024), NOBODY)
+    with pytest.raises(WebError) as caught:
+        await json_body.json_of(Request({"type": "http", "headers": headers, "app": app}, leave))
+    assert caught.value.status == status
 
 
 async def test_a_foreign_name_in_host_is_refused(web: httpx2.AsyncClient) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sinkserve.client import Delta, Finished, Turn
+from sinkserve.client import Delta, Finished, ToolCallDelta, Turn
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.errors import error_body
 
@@ -51,8 +51,8 @@ def turn_view(turn: pb.TurnRecord) -> View:
         "reply": turn.reply,
         "reason": word(turn, "reason"),
         "shortened": turn.shortened,
-        "reasoning": getattr(turn, "reasoning", ""),
-        "tool_calls": [call_view(call) for call in getattr(turn, "tool_calls", ())],
+        "reasoning": turn.reasoning,
+        "tool_calls": [call_view(call) for call in turn.tool_calls],
         "recalled": recalled_view(turn.recalled),
         "usage": {
             "prompt_tokens": usage.prompt_tokens,
@@ -94,15 +94,14 @@ def started_view(turn: Turn) -> View:
 
 def delta_view(delta: Delta) -> View:
     """A piece of a reply, without what it has nothing of."""
-    calls = [call_view(call) for call in getattr(delta, "tool_calls", ())]
-    pieces = {"text": delta.text, "reasoning": getattr(delta, "reasoning", ""), "tool_calls": calls}
+    calls = [{"index": call.index, **call_view(call)} for call in delta.tool_calls]
+    pieces = {"text": delta.text, "reasoning": delta.reasoning, "tool_calls": calls}
     return {"tokens": len(delta.token_ids), **{name: piece for name, piece in pieces.items() if piece}}
 
 
-def call_view(call: Any) -> View:  # noqa: ANN401 - whole, or a piece of one
-    """A call of a tool. Pieces of one have its `index`, and its name with the first."""
-    known = {"index": call.index} if hasattr(call, "index") else {}
-    return {**known, "name": call.name, "arguments": call.arguments}
+def call_view(call: pb.ToolCall | ToolCallDelta) -> View:
+    """A call of a tool, or a piece of one, whose name comes with the first."""
+    return {"name": call.name, "arguments": call.arguments}
 
 
 def finished_view(finished: Finished) -> View:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-from sinkserve.client import Delta
+from sinkserve.client import Delta, ToolCallDelta
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
-from sinkserve.web.page.views import call_view, delta_view, session_view, time, turn_view, word
+from sinkserve.web.page.views import delta_view, session_view, time, turn_view, word
 
 
 def test_enums_are_words_and_those_of_newer_servers_numbers() -> None:
@@ -42,7 +40,9 @@ def test_a_piece_says_only_what_it_has() -> None:
     assert delta_view(Delta("a", (5,))) == {"tokens": 1, "text": "a"}
 
 
-def test_a_piece_of_a_call_says_of_which() -> None:
+def test_calls_and_thoughts_are_shown_and_a_piece_of_a_call_says_of_which() -> None:
     whole, piece = {"name": "add", "arguments": "{}"}, {"index": 1, "name": "", "arguments": "{"}
-    assert call_view(SimpleNamespace(**whole)) == whole
-    assert call_view(SimpleNamespace(**piece)) == piece
+    turn = turn_view(pb.TurnRecord(reasoning="so", tool_calls=[pb.ToolCall(id="1", **whole)]))
+    assert (turn["reasoning"], turn["tool_calls"]) == ("so", [whole])
+    delta = Delta("", (5,), reasoning="so", tool_calls=(ToolCallDelta(1, arguments="{"),))
+    assert delta_view(delta) == {"tokens": 1, "reasoning": "so", "tool_calls": [piece]}

@@ -31,6 +31,7 @@ _FIELDS: Mapping[str, str] = {
     "open.new_session.engine": "model",
     "open.new_session.system_prompt": "instructions",
     "open.new_session.labels": "metadata",
+    "open.new_session.tools": "tools",
     "new_session.labels": "metadata",
     "new_session.engine": "model",
     "turn.generation.": "",

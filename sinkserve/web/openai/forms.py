@@ -39,4 +39,5 @@ def form_of(given: Mapping[str, Any] | None, where: str) -> ResponseFormat | Non
     beside = {name: value for name, value in given.items() if name not in ("type", "json_schema")}
     if below is not None and (beside or not isinstance(below, dict)):
         raise WebError(400, f"{where}.json_schema has to have the whole schema", "invalid_value", where)
-    return {"json_schema": _Schema.parse(beside if below is None else below, where).json_schema}
+    schema = _Schema.parse(beside, where) if below is None else _Schema.parse(below, f"{where}.json_schema")
+    return {"json_schema": schema.json_schema}

@@ -44,7 +44,7 @@ def choice_of(given: object, tools: Sequence[Tool]) -> str | None:
     if given in ("auto", "none", "required"):
         return str(given)
     if not isinstance(given, Mapping):
-        raise WebError(400, f"tool_choice cannot be {given!r}", "invalid_value", "tool_choice")
+        raise WebError(400, f"tool_choice cannot be {repr(given)[:100]}", "invalid_value", "tool_choice")
     named = _Named.parse(_flat(given, "tool_choice"), "tool_choice")
     return named.name
 

@@ -70,6 +70,7 @@ def test_a_request_for_a_response_becomes_a_prompt() -> None:
         ({"messages": [{"role": "function", "content": "x"}]}, "messages"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
         ({"messages": [USER, {"role": "system", "content": "late"}, USER]}, "messages"),
         ({"messages": [USER, {"role": "assistant", "content": "last"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),

@@ -94,6 +94,8 @@ OVERVIEW = Board(
         of("sinkserve_runtime_quota_refusals_total", "Refused by quotas at runtimes, a second", "quota"),
         of("sinkserve_runtime_streams", "Open streams"),
         of("sinkserve_builder_builds", "Builds", "state"),
+        of("sinkserve_web_requests_total", "Requests over HTTP that ended, a second", "route", "status"),
+        of("sinkserve_web_request_seconds", "Requests over HTTP, to the end of their answers", "route", unit="s"),
     ),
 )
 ENGINES = Board(

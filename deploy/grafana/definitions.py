@@ -1,4 +1,4 @@
-"""The metrics that both services have, as their own code defines them."""
+"""The metrics that both services and the door for HTTP have, as their own code defines them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from builder_service.collector import BuildMetrics, QueueCollector
 from common.db.database import Database
 from runtime_service.collector import RuntimeCollector
 from runtime_service.turns.metrics import TurnMetrics
+from sinkserve.web.request_log import RequestLog
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ def builder_definitions() -> list[Definition]:
     return _definitions(meter.registry)
 
 
+def web_definitions() -> list[Definition]:
+    """Metrics of `sinkserve web`, in the order of its code."""
+    return _definitions(RequestLog().registry)
+
+
 def all_definitions() -> dict[str, Definition]:
-    """Metrics of both, by name."""
-    return {found.name: found for found in (*runtime_definitions(), *builder_definitions())}
+    """Metrics of all, by name."""
+    return {found.name: found for found in (*runtime_definitions(), *builder_definitions(), *web_definitions())}
 
 
 def _definitions(registry: CollectorRegistry) -> list[Definition]:

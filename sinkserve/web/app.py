@@ -19,6 +19,7 @@ from sinkserve.client.settings import ClientSettings
 from sinkserve.web import openai, page
 from sinkserve.web.callers import CallerMiddleware, Callers
 from sinkserve.web.errors import WebError, answer_error, answer_fault
+from sinkserve.web.request_log import RequestLog, RequestLogMiddleware
 from sinkserve.web.settings import WebSettings
 
 _PROBE_S = 5.0
@@ -27,6 +28,7 @@ _PROBE_S = 5.0
 def make_app(settings: WebSettings, services: ClientSettings | None = None) -> Starlette:
     """The application, whose callers talk to `services`, else to those of SINKSERVE_CLIENT_*. Raises SettingsError."""
     callers = Callers(_connector(services or ClientSettings.load()), settings.max_callers)
+    requests = RequestLog()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -36,6 +38,7 @@ def make_app(settings: WebSettings, services: ClientSettings | None = None) -> S
     app = Starlette(
         routes=[Route("/livez", _live), Route("/readyz", _ready), *openai.routes(), *page.routes()],
         middleware=[
+            Middleware(RequestLogMiddleware, requests=requests),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False),
             Middleware(CallerMiddleware, callers=callers, anonymous=settings.takes_anonymous),
         ],
@@ -45,7 +48,7 @@ def make_app(settings: WebSettings, services: ClientSettings | None = None) -> S
         },
         lifespan=lifespan,
     )
-    app.state.settings, app.state.callers = settings, callers
+    app.state.settings, app.state.callers, app.state.requests = settings, callers, requests
     return app
 
 

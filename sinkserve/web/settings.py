@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.loopback import is_loopback
-from common.settings import CommaSeparated, HostPort, OptionalPath, Settings
+from common.settings import CommaSeparated, HostPort, HostPortOrNone, OptionalPath, Settings
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -20,6 +20,8 @@ class WebSettings(Settings):
 
     listen: HostPort = "127.0.0.1:8080"
     """Address to listen at; port 0 takes a free one."""
+    metrics_listen: HostPortOrNone = ""
+    """Where it serves Prometheus metrics over HTTP, HOST:PORT; or `none`."""
     hosts: Annotated[tuple[str, ...], *CommaSeparated] = ()
     """Names that requests may have in `Host`, without port, separated by commas, `*.example.com` for all below one.
     Empty: on a loopback address localhost, 127.0.0.1 and [::1], so that no foreign page reaches it by a name of its

@@ -11,7 +11,10 @@ from typing import Annotated
 
 import typer
 import uvicorn
+from prometheus_client import make_wsgi_app
+from starlette.applications import Starlette
 
+from common.rpc.metrics_server import start_metrics
 from common.settings import SettingsError, SharedSettings
 from common.telemetry import configure_logging
 from sinkserve.cli.terminal import console
@@ -44,6 +47,10 @@ def web(
 class _Server(uvicorn.Server):
     """Ends with status 0 where it was asked to stop; uvicorn's own ends by the signal."""
 
+    def __init__(self, config: uvicorn.Config, app: Starlette) -> None:
+        super().__init__(config)
+        self.app = app
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """The second signal stops at once."""
@@ -54,9 +61,10 @@ class _Server(uvicorn.Server):
 
 
 def _make_server(settings: WebSettings) -> _Server:
+    app = make_app(settings)
     try:
         config = uvicorn.Config(
-            make_app(settings),
+            app,
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
             timeout_graceful_shutdown=round(settings.grace_s),
@@ -67,7 +75,7 @@ def _make_server(settings: WebSettings) -> _Server:
         config.load()
     except OSError as error:
         raise SettingsError(f"SINKSERVE_WEB_TLS_CERTIFICATE, _KEY: {error}") from None
-    return _Server(config)
+    return _Server(config, app)
 
 
 async def _refuse_open_runtime(services: ClientSettings) -> None:
@@ -85,12 +93,25 @@ async def _refuse_open_runtime(services: ClientSettings) -> None:
 async def _serve(server: _Server, settings: WebSettings) -> None:
     if not settings.takes_anonymous:
         await _refuse_open_runtime(ClientSettings.load())
-    with _listening(settings.listen) as listening:
+    with _metrics(server, settings.metrics_listen), _listening(settings.listen) as listening:
         host, port = listening.getsockname()[:2]
         scheme = "https" if settings.tls_certificate else "http"
         where = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         console.out.print(f"[bold]web[/] {where} [dim]· OpenAI's clients: base_url={where}/v1 · Ctrl-C stops[/]")
         await server.serve(sockets=[listening])
+
+
+@contextmanager
+def _metrics(server: _Server, listen: str) -> Iterator[None]:
+    try:
+        registry = server.app.state.requests.registry
+        metrics = start_metrics(listen, "SINKSERVE_WEB_METRICS_LISTEN", make_wsgi_app(registry))
+    except OSError as error:
+        raise Failure(str(error), code=FAILED) from None
+    try:
+        yield
+    finally:
+        metrics.stop()
 
 
 def _listening(listen: str) -> socket.socket:

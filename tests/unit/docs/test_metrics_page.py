@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.grafana.definitions import Definition, builder_definitions, runtime_definitions
+from deploy.grafana.definitions import Definition, builder_definitions, runtime_definitions, web_definitions
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "operate" / "metrics.md"
 _TABLE = re.compile(r"(?<=\| --- \| --- \| --- \| --- \|\n)(?:\|.*\n)*")
@@ -21,14 +21,20 @@ def _row(found: Definition) -> str:
 
 
 def _tables() -> list[str]:
-    return ["".join(map(_row, definitions)) for definitions in (runtime_definitions(), builder_definitions())]
+    return [
+        "".join(map(_row, definitions))
+        for definitions in (runtime_definitions(), builder_definitions(), web_definitions())
+    ]
 
 
 def test_the_page_lists_the_metrics_that_exist() -> None:
     assert _TABLE.findall(PAGE.read_text()) == _tables(), f"write it anew: python {Path(__file__).name}"
 
 
-@pytest.mark.parametrize(("service", "of"), [("runtime", runtime_definitions), ("builder", builder_definitions)])
+@pytest.mark.parametrize(
+    ("service", "of"),
+    [("runtime", runtime_definitions), ("builder", builder_definitions), ("web", web_definitions)],
+)
 def test_every_name_is_its_own_and_begins_with_its_service(service: str, of: Callable[[], list[Definition]]) -> None:
     names = [found.name for found in of()]
     assert len(set(names)) == len(names)

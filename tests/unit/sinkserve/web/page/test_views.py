@@ -42,7 +42,7 @@ def test_a_piece_says_only_what_it_has() -> None:
 
 def test_calls_and_thoughts_are_shown_and_a_piece_of_a_call_says_of_which() -> None:
     whole, piece = {"name": "add", "arguments": "{}"}, {"index": 1, "name": "", "arguments": "{"}
-    turn = turn_view(pb.TurnRecord(reasoning="so", tool_calls=[pb.ToolCall(id="1", **whole)]))
+    turn = turn_view(pb.TurnRecord(reasoning="so", tool_calls=[pb.ToolCall(id="1", name="add", arguments="{}")]))
     assert (turn["reasoning"], turn["tool_calls"]) == ("so", [whole])
     delta = Delta("", (5,), reasoning="so", tool_calls=(ToolCallDelta(1, arguments="{"),))
     assert delta_view(delta) == {"tokens": 1, "reasoning": "so", "tool_calls": [piece]}

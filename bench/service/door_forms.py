@@ -1,0 +1,127 @@
+"""Replies by JSON schemas and calls of tools through OpenAI's client at temperature 1: all of them have to be valid.
+
+    python bench/service/door_forms.py http://127.0.0.1:8080 [--model demo] [--tries 200]
+
+Tries run 4 at a time, in four ways: responses and chat completions, whole and as a stream. As many call a tool and
+answer it. Exits 1 unless every reply is valid by the jsonschema package, and every result of a call got a reply.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections import Counter
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from bench.service.form_replies import ASKED, SCHEMAS, is_valid
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"town": {"enum": ["Graz", "Ulm"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    "required": ["town", "days"],
+    "additionalProperties": False,
+}
+WEATHER = {"name": "weather", "description": "How it is outside.", "parameters": PARAMETERS}
+QUESTION, RESULT = "How is the weather?", "21 degrees and sunny"
+MOST = 1000
+
+
+class Tries:
+    """One client, one model."""
+
+    def __init__(self, client: AsyncOpenAI, model: str) -> None:
+        self._client: Any = client
+        self._asked: dict[str, Any] = {"model": model, "temperature": 1.0}
+
+    async def form(self, name: str, way: int) -> str:
+        """A reply by a schema."""
+        schema, asks = {"name": "asked", "schema": SCHEMAS[name]}, ASKED.format(name)
+        if way % 2:
+            form = {"type": "json_schema", "json_schema": schema}
+            return await self._chat(asks, stream=way > 1, response_format=form)
+        given = {"format": {"type": "json_schema", **schema}}
+        return await self._response(asks, stream=way > 1, text=given)
+
+    async def tool(self, way: int) -> bool:
+        """Whether a tool is called as its schema says, and its result is answered with words."""
+        return await (self._tool_in_chat() if way % 2 else self._tool_in_responses())
+
+    async def _chat(self, asks: str, *, stream: bool, **more: Any) -> str:  # noqa: ANN401 - as the client has them
+        asked = {**self._asked, "messages": [{"role": "user", "content": asks}], "max_completion_tokens": MOST, **more}
+        if not stream:
+            return (await self._client.chat.completions.create(**asked)).choices[0].message.content or ""
+        chunks = await self._client.chat.completions.create(**asked, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in chunks if chunk.choices])
+
+    async def _response(self, asks: str, *, stream: bool, **more: Any) -> str:  # noqa: ANN401 - as the client has them
+        asked = {**self._asked, "input": asks, "max_output_tokens": MOST, **more}
+        if not stream:
+            return str((await self._client.responses.create(**asked)).output_text)
+        events = await self._client.responses.create(**asked, stream=True)
+        return "".join([event.delta async for event in events if event.type == "response.output_text.delta"])
+
+    async def _tool_in_responses(self) -> bool:
+        tools = [{"type": "function", **WEATHER}]
+        create = self._client.responses.create
+        first = await create(input=QUESTION, tools=tools, tool_choice="required", **self._asked)
+        calls = [item for item in first.output if item.type == "function_call"]
+        results = [{"type": "function_call_output", "call_id": call.call_id, "output": RESULT} for call in calls]
+        asked = {**self._asked, "previous_response_id": first.id, "max_output_tokens": 20}
+        second = await create(input=results, tools=tools, tool_choice="none", **asked)
+        valid = all(is_valid(call.arguments, PARAMETERS) for call in calls)
+        return bool(calls) and valid and bool(second.output_text)
+
+    async def _tool_in_chat(self) -> bool:
+        tools = [{"type": "function", "function": WEATHER}]
+        create, said = self._client.chat.completions.create, [{"role": "user", "content": QUESTION}]
+        first = await create(messages=said, tools=tools, tool_choice="required", **self._asked)
+        message = first.choices[0].message
+        calls = message.tool_calls or []
+        results = [{"role": "tool", "tool_call_id": call.id, "content": RESULT} for call in calls]
+        history = [*said, message.model_dump(exclude_none=True), *results]
+        asked = {**self._asked, "max_completion_tokens": 20}
+        second = await create(messages=history, tools=tools, tool_choice="none", **asked)
+        valid = all(is_valid(call.function.arguments, PARAMETERS) for call in calls)
+        return bool(calls) and valid and bool(second.choices[0].message.content)
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--tries", type=int, default=200)
+    args = parser.parse_args()
+    async with AsyncOpenAI(base_url=f"{args.url}/v1", api_key="none", timeout=600) as client:
+        good = await run(Tries(client, args.model), args.tries)
+    for name in (*SCHEMAS, "a tool"):
+        print(f"{name}: {good[name]} of {args.tries}")
+    return 0 if all(good[name] == args.tries for name in (*SCHEMAS, "a tool")) else 1
+
+
+async def run(tries: Tries, count: int) -> Counter[str]:
+    """How many were good, of each kind."""
+    good, room = Counter[str](), asyncio.Semaphore(4)
+
+    async def form(name: str, number: int) -> None:
+        async with room:
+            text = await tries.form(name, number % 4)
+        if is_valid(text, SCHEMAS[name]):
+            good[name] += 1
+        else:
+            print(f"not valid: {text}", file=sys.stderr)
+
+    async def tool(number: int) -> None:
+        async with room:
+            good["a tool"] += await tries.tool(number)
+
+    await asyncio.gather(
+        *(form(name, number) for number in range(count) for name in SCHEMAS), *(tool(number) for number in range(count))
+    )
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -22,9 +22,11 @@ def make_private_folder(path: Path) -> None:
 def make_private_file(path: Path) -> None:
     """Make an empty file, if there is none; one that is there already, and is ours, is closed to others.
 
-    Raises OSError if it cannot be made.
+    One that is there is not opened: to close it would lose the locks that SQLite has on it in this process, and with
+    them the database (https://sqlite.org/howtocorrupt.html, 2.2). Raises OSError if it cannot be made.
     """
-    os.close(open_private(str(path), os.O_CREAT | os.O_RDWR))
+    with suppress(FileExistsError):
+        os.close(open_private(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR))
     _close(path)
 
 

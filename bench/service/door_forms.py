@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections import Counter
 from typing import Any
@@ -94,7 +95,8 @@ async def main() -> int:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--tries", type=int, default=200)
     args = parser.parse_args()
-    async with AsyncOpenAI(base_url=f"{args.url}/v1", api_key="none", timeout=600) as client:
+    key = os.environ.get("OPENAI_API_KEY", "none")
+    async with AsyncOpenAI(base_url=f"{args.url}/v1", api_key=key, timeout=600) as client:
         good = await run(Tries(client, args.model), args.tries)
     for name in (*SCHEMAS, "a tool"):
         print(f"{name}: {good[name]} of {args.tries}")

@@ -67,7 +67,7 @@ class Tries:
     async def _tool_in_responses(self) -> bool:
         tools = [{"type": "function", **WEATHER}]
         create = self._client.responses.create
-        first = await create(input=QUESTION, tools=tools, tool_choice="required", **self._asked)
+        first = await create(input=QUESTION, tools=tools, tool_choice="required", max_output_tokens=MOST, **self._asked)
         calls = [item for item in first.output if item.type == "function_call"]
         results = [{"type": "function_call_output", "call_id": call.call_id, "output": RESULT} for call in calls]
         asked = {**self._asked, "previous_response_id": first.id, "max_output_tokens": 20}
@@ -78,7 +78,9 @@ class Tries:
     async def _tool_in_chat(self) -> bool:
         tools = [{"type": "function", "function": WEATHER}]
         create, said = self._client.chat.completions.create, [{"role": "user", "content": QUESTION}]
-        first = await create(messages=said, tools=tools, tool_choice="required", **self._asked)
+        first = await create(
+            messages=said, tools=tools, tool_choice="required", max_completion_tokens=MOST, **self._asked
+        )
         message = first.choices[0].message
         calls = message.tool_calls or []
         results = [{"role": "tool", "tool_call_id": call.id, "content": RESULT} for call in calls]
@@ -117,7 +119,8 @@ async def run(tries: Tries, count: int) -> Counter[str]:
 
     async def tool(number: int) -> None:
         async with room:
-            good["a tool"] += await tries.tool(number)
+            answered = await tries.tool(number)
+        good["a tool"] += answered
 
     await asyncio.gather(
         *(form(name, number) for number in range(count) for name in SCHEMAS), *(tool(number) for number in range(count))

@@ -1,6 +1,6 @@
 """Replies by JSON schemas and calls of tools through OpenAI's client at temperature 1: all of them have to be valid.
 
-    python bench/service/door_forms.py http://127.0.0.1:8080 [--model demo] [--tries 200]
+    python bench/door/forms.py http://127.0.0.1:8080 [--model demo] [--tries 200]
 
 Tries run 4 at a time, in four ways: responses and chat completions, whole and as a stream. As many call a tool and
 answer it. Exits 1 unless every reply is valid by the jsonschema package, and every result of a call got a reply.

@@ -1,7 +1,7 @@
 """A framework for agents at the door: are its conversations held, and what is fed for each turn?
 
     pip install openai-agents
-    python bench/service/agent_framework.py http://127.0.0.1:8080 [--model demo] [--turns 20]
+    python bench/door/agent_framework.py http://127.0.0.1:8080 [--model demo] [--turns 20]
 
 OpenAI's own framework talks in three ways: with responses and with chat completions it sends its whole history each
 time, and it names the response before. Printed are tokens that were fed for the first turns and for the last; they are

@@ -1,6 +1,6 @@
 """What the door for HTTP adds to a token: the same turns over gRPC and through it, by turns, in one run.
 
-    python bench/service/door.py [--streams 1 8 64] [--tokens 200] [--rounds 5] [--step-ms 5] [--json]
+    python bench/door/cost.py [--streams 1 8 64] [--tokens 200] [--rounds 5] [--step-ms 5] [--json]
 
 A runtime over a fake engine whose step takes `--step-ms`, a door (`sinkserve web`), and a client, each in a process of
 its own. Each round the client makes `--streams` turns at once: by the SDK (gRPC), then as responses and as chat

@@ -119,6 +119,8 @@ class ReplyParts:
     def _leave_calls(self) -> Pieces:
         assert self._section is not None
         rest, self._section, self._mode = self._section.rest, None, _Mode.TEXT
+        if self.calls:
+            self._blank = ""
         self._bare, self._holds = False, not rest
         return self._read_text(rest)
 
@@ -154,6 +156,7 @@ class ReplyParts:
                 return Pieces(), ""
             self._bare = False
             if stripped.startswith("{"):
+                self._blank = "" if self._trims else text[: len(text) - len(stripped)]  # told if it is no call
                 self._open_calls()
                 return Pieces(), stripped
         spelled = [marker for marker in self._markers() if marker.token_id is None]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder_service.chat.tools.formats import FORMATS, HERMES, LLAMA
@@ -87,6 +87,7 @@ def test_calls_are_read_as_they_are_written(
 
 
 @pytest.mark.parametrize("name", FORMS)
+@example(said=[" {"])
 @given(
     said=st.lists(
         st.one_of(WORDS, st.sampled_from(["<tool_call>", '{"name": "now", ', "</tool_call>", "[TOOL_CALLS]"]))

@@ -53,7 +53,8 @@ class Delta:
     def size_bytes(self) -> int:
         """About what it takes in memory."""
         size = len(self.text) + len(self.reasoning) + _TOKEN_BYTES * len(self.token_ids)
-        size += sum(_CALL_BYTES + len(piece.arguments) for piece in self.calls)
+        if self.calls:
+            size += sum(_CALL_BYTES + len(piece.arguments) for piece in self.calls)
         if self.logprobs:
             size += _LOGPROB_BYTES * sum(1 + len(entry.top) for entry in self.logprobs)
         return size
@@ -63,12 +64,13 @@ def join(pieces: Sequence[Delta]) -> Delta:
     """Pieces of one reply that follow one another, as one."""
     if len(pieces) == 1:
         return pieces[0]
+    calls = [call for piece in pieces for call in piece.calls]
     return Delta(
         text="".join([piece.text for piece in pieces]),
         token_ids=tuple(chain.from_iterable([piece.token_ids for piece in pieces])),
         logprobs=tuple(chain.from_iterable([piece.logprobs for piece in pieces])),
         reasoning="".join([piece.reasoning for piece in pieces]),
-        calls=join_calls(chain.from_iterable([piece.calls for piece in pieces])),
+        calls=join_calls(calls) if calls else (),
     )
 
 

@@ -14,7 +14,8 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -84,13 +85,9 @@ class Row:
 
 async def main() -> int:
     arguments = parse()
-    console, source = HarmlessConsole(highlight=False), arguments.source
-    with tempfile.TemporaryDirectory() as home:
-        own_settings(home)
-        with embedded_services(source.parent) as addresses:
-            async with Client(addresses.runtime, addresses.builder) as client:
-                await build(client, str(source), arguments.precision)
-                rows = [await ask(client, name, arguments.tries) for name in SCHEMAS]
+    console = HarmlessConsole(highlight=False)
+    async with built(arguments.source, arguments.precision) as client:
+        rows = [await ask(client, name, arguments.tries) for name in SCHEMAS]
     show(rows, console, as_json=arguments.json)
     return 0 if all(row.valid == row.whole == row.tries for row in rows) else 1
 
@@ -104,9 +101,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def build(client: Client, source: str, precision: Precision) -> None:
-    spec = ModelSpec(name=NAME, source=Source(uri=source), precision=precision, cache=CACHE)
-    print_outcome(await watch(client, (await client.builds.submit(spec_to_wire(spec))).name), next_command=False)
+@asynccontextmanager
+async def built(source: Path, precision: Precision) -> AsyncIterator[Client]:
+    """A client of services in a home of their own, which have built the model as `NAME`."""
+    spec = ModelSpec(name=NAME, source=Source(uri=str(source)), precision=precision, cache=CACHE)
+    with tempfile.TemporaryDirectory() as home:
+        own_settings(home)
+        with embedded_services(source.parent) as addresses:
+            async with Client(addresses.runtime, addresses.builder) as client:
+                build = await client.builds.submit(spec_to_wire(spec))
+                print_outcome(await watch(client, build.name), next_command=False)
+                yield client
 
 
 async def ask(client: Client, name: str, tries: int) -> Row:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,9 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.service.form_replies import NAME, SLOTS, build, is_valid, parse
-from demo.chat import own_settings
-from sinkserve.cli.services.embedded import embedded_services
+from bench.service.form_replies import NAME, SLOTS, built, is_valid, parse
 from sinkserve.cli.terminal.console import HarmlessConsole
 from sinkserve.client import Client, FinishReason, Tool, Turn
 
@@ -81,13 +78,9 @@ class Row:
 
 async def main() -> int:
     arguments = parse()
-    console, source = HarmlessConsole(highlight=False), arguments.source
-    with tempfile.TemporaryDirectory() as home:
-        own_settings(home)
-        with embedded_services(source.parent) as addresses:
-            async with Client(addresses.runtime, addresses.builder) as client:
-                await build(client, str(source), arguments.precision)
-                rows = [await ask(client, choice, arguments.tries // len(CHOICES)) for choice in CHOICES]
+    console = HarmlessConsole(highlight=False)
+    async with built(arguments.source, arguments.precision) as client:
+        rows = [await ask(client, choice, arguments.tries // len(CHOICES)) for choice in CHOICES]
     show(rows, console, as_json=arguments.json)
     return 0 if all(row.is_good for row in rows) else 1
 

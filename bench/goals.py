@@ -9,15 +9,29 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bench.peers.readings import Reading, compare, find
+from bench.peers.readings import Reading, compare
 
 SHAPE = "tinyllama-1.1b"
-OURS = ("ours int8", "ours int4", "ours int4, blocks of 128")
-PEERS = tuple(
-    word
-    for name in (*OURS, "llama.cpp Q4_0", "llama.cpp Q8_0", "OpenVINO GenAI int8", "PyTorch StreamingLLM bf16")
-    for word in ("--peer", name)
+GOALS = {
+    "smollm-135m": {"prefill 256": 1.0, "decode 1": 1.2, "decode 8": 1.3, "decode 32": 1.3},
+    SHAPE: {"prefill 256": 1.0, "decode 1": 1.5, "decode 8": 2.0, "decode 32": 1.8},
+}
+"""By shape, of our best engine to the best of all peers."""
+WIDE = "ours int8"  # keys and values in float32
+OURS = (
+    WIDE,
+    "ours int8, keys and values too",
+    "ours int4, blocks of 128",
+    "ours int4, blocks of 128, keys and values int8",
 )
+PEERS = (
+    "llama.cpp Q4_0",
+    "llama.cpp Q8_0",
+    "OpenVINO GenAI int8",
+    "OpenVINO GenAI int4",
+    "PyTorch StreamingLLM bf16",
+)
+CHOSEN = tuple(word for name in (*OURS, *PEERS) for word in ("--peer", name))
 """Those that goals name; all that take part would not fit the memory of a small machine at once."""
 
 
@@ -149,8 +163,21 @@ def _steps(precision: str) -> Callable[[Any], Iterator[Figure]]:
     return figures
 
 
-def _peers(document: Any) -> Iterator[Figure]:  # noqa: ANN401
-    readings = TypeAdapter(list[Reading]).validate_python(document["readings"])
+def _peers(shape: str) -> Callable[[Any], Iterator[Figure]]:
+    def figures(document: Any) -> Iterator[Figure]:  # noqa: ANN401
+        readings = TypeAdapter(list[Reading]).validate_python(document["readings"])
+        of = [reading for reading in readings if reading.shape == shape and reading.values]
+        for measure, goal in GOALS[shape].items():
+            yield from _ratio(of, measure, PEERS, goal)
+        if shape == SHAPE:
+            yield from _older(of)
+        yield from _memory(of, shape)
+
+    return figures
+
+
+def _older(readings: list[Reading]) -> Iterator[Figure]:
+    """To each of the peers alone."""
     for measure, peers, goal in (
         ("decode 1", "llama.cpp", 1.25),
         ("decode 8", "llama.cpp", 2.5),
@@ -159,19 +186,27 @@ def _peers(document: Any) -> Iterator[Figure]:  # noqa: ANN401
         ("prefill 256", "OpenVINO", 1.0),
         ("decode 1", "PyTorch StreamingLLM", 1.46),
     ):
-        if (ratio := _best(readings, measure, peers)) is not None:
-            yield Figure("peers", f"{measure}: the better of ours, to the best {peers}", ratio, goal)
+        yield from _ratio(readings, measure, (peers,), goal)
 
 
-def _best(readings: list[Reading], measure: str, peers: str) -> float | None:
+def _ratio(readings: list[Reading], measure: str, peers: tuple[str, ...], goal: float) -> Iterator[Figure]:
     """Our best engine against the best of the peers whose names begin so, by the median over rounds."""
-    others = [each for each in readings if each.measure == measure and each.member.startswith(peers) and each.values]
-    ours = [found for name in OURS if (found := find(readings, SHAPE, name, measure)) and found.values]
-    if not others or not ours:
-        return None
-    best, theirs = (max(group, key=lambda reading: median(reading.values)) for group in (ours, others))
-    ratio = compare(best, theirs)
-    return ratio.median if ratio else None
+    taken = [reading for reading in readings if reading.measure == measure]
+    groups = [[reading for reading in taken if reading.member.startswith(names)] for names in (OURS, peers)]
+    if all(groups):
+        ours, theirs = (max(group, key=lambda reading: median(reading.values)) for group in groups)
+        if ratio := compare(ours, theirs):
+            whom = peers[0] if len(peers) == 1 else "peer"
+            name = f"{ours.shape}, {measure}: the best of ours, to the best {whom}"
+            yield Figure("peers", name, ratio.median, goal)
+
+
+def _memory(readings: list[Reading], shape: str) -> Iterator[Figure]:
+    """With full windows: what keys and values in fewer bits leave of the process."""
+    sizes = {reading.member: reading.values[-1] for reading in readings if reading.measure == "memory, 32 sessions"}
+    if (wide := sizes.get(WIDE)) and (ours := [sizes[name] for name in OURS if name in sizes]):
+        name = f"{shape}, memory at 32 sessions: the least of ours, to int8 with keys and values in float32"
+        yield Figure("peers", name, min(ours) / wide, 0.55, at_least=False)
 
 
 SECTIONS = (
@@ -191,7 +226,8 @@ SECTIONS = (
                                *others, "--engine", f"{{folder}}/{SHAPE}/{name}", "--json"), _steps(name), SHAPE)
       for name, precision, others in (("int8", "int8", ()), ("int4", "int4", ()),
                                       ("int4-128", "int4", ("--int4-block", "128")))),
-    Section("peers", ("bench/peers/run.py", "--shape", SHAPE, "--sessions", "1,8,32", "--prefill", "256", "--turns",
-                      "0", "--rounds", "3", "--decode-s", "1", "--out", "{out}", *PEERS), _peers,
-            needs=".venv-peers", remedy="python bench/peers/run.py --install"),
+    *(Section(f"peers-{shape}", ("bench/peers/run.py", "--shape", shape, "--sessions", "1,8,32", "--prefill", "256",
+                                 "--turns", "0", "--rounds", "3", "--decode-s", "1", "--out", "{out}", *CHOSEN),
+              _peers(shape), needs=".venv-peers", remedy="python bench/peers/run.py --install")
+      for shape in GOALS),
 )  # fmt: skip

@@ -37,7 +37,8 @@ def write_weights(config: dict[str, Any], path: Path) -> None:
         text = json.dumps(_header(shapes)).encode()
         file.write(struct.pack("<Q", len(text)) + text)
         for number, (name, dimensions) in enumerate(shapes.items()):
-            _write_tensor(file, name, dimensions, np.roll(random, 1_000 * number))
+            wanted = np.arange(min(random.size, int(np.prod(dimensions)))) - 1_000 * number
+            _write_tensor(file, name, dimensions, random.take(wanted, mode="wrap"))
     partial.replace(path)
 
 

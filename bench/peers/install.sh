@@ -15,7 +15,7 @@ environment() { # NAME PACKAGE...: nothing to do where a file says that it was d
 
 compiled() { # NAME FLAGS: llama.cpp for this processor's instructions, and AMX or not
     CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DGGML_NATIVE=OFF $(instructions) $2" \
-        environment "$1" --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.19.0
+        environment "$1" --no-cache-dir --no-binary llama-cpp-python 'llama-cpp-python[server]==0.3.36' gguf==0.19.0
 }
 
 instructions() { # what CMake calls those that /proc/cpuinfo names
@@ -38,7 +38,8 @@ END
 }
 
 environment torch torch==2.13.0 transformers==5.23.0
-environment openvino openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 'optimum-intel[openvino]==2.2.0' torch==2.13.0
+environment openvino openvino-genai==2026.4.1.0 openvino-tokenizers==2026.4.1.0 'optimum-intel[openvino]==2.2.0' torch==2.13.0 \
+    accelerate==1.15.0 gguf==0.19.0
 # Comes with Optimum and is not needed; one made for another torch keeps transformers from loading.
 [ ! -e "$folder/openvino/ready" ] || "$folder/openvino/bin/pip" uninstall --yes --quiet torchvision
 compiled llama ""

@@ -14,6 +14,8 @@ class Member:
     variant: str
     environment: str
     """A folder below the one of all environments; empty: ours."""
+    before: bool = False
+    """Runs from the tree of another revision, with that tree's own bench."""
 
 
 MEMBERS = {
@@ -24,6 +26,8 @@ MEMBERS = {
         Member("ours int4", "ours", "int4", ""),
         Member("ours int4, blocks of 128", "ours", "int4-128", ""),
         Member("ours int4, blocks of 128, keys and values int8", "ours", "int4-128-kv8", ""),
+        Member("before: int8", "ours", "int8", "", before=True),
+        Member("before: int4, blocks of 128", "ours", "int4-128", "", before=True),
         Member("llama.cpp Q4_0", "llama", "q4_0", "llama"),
         Member("llama.cpp Q8_0", "llama", "q8_0", "llama"),
         Member("llama.cpp Q4_0, built with AMX", "llama", "q4_0", "llama-amx"),
@@ -36,5 +40,5 @@ MEMBERS = {
         Member("PyTorch recomputation fp32", "recompute", "fp32", "torch"),
     )
 }
-REFERENCES = tuple(member.name for member in MEMBERS.values() if member.module == "ours")
+REFERENCES = tuple(member.name for member in MEMBERS.values() if member.module == "ours" and not member.before)
 """Whom the others are compared with; an engine is one of them."""

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ class PeerFailed(Exception):
 class PeerProcess:
     """Starts at once; `log` gets what the peer's libraries print. Every request has `limit_s` seconds."""
 
-    def __init__(self, member: Member, environments: Path, log: Path, limit_s: float) -> None:
-        """Raises PeerFailed if the environment is not there."""
+    def __init__(self, member: Member, environments: Path, log: Path, limit_s: float, tree: Path = ROOT) -> None:
+        """Runs the bench and the product that lie in `tree`. Raises PeerFailed if the environment is not there."""
         python = environments / member.environment / "bin" / "python" if member.environment else Path(sys.executable)
         if not python.exists():
             raise PeerFailed(f"not installed: no {python}; run with --install")
@@ -34,8 +35,8 @@ class PeerProcess:
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                cwd=tree,
+                env=os.environ | {"PYTHONPATH": str(tree)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -53,6 +54,14 @@ class PeerProcess:
         if "error" in answer:
             raise PeerFailed(answer["error"])
         return answer["result"]
+
+    def end(self, patience_s: float = 60) -> None:
+        """Let the process end what it has started, and itself."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience_s)
+        self.stop()
 
     def stop(self) -> None:
         """End the process, now."""

@@ -3,6 +3,7 @@
     python bench/peers/run.py --install            # once: an environment for each peer
     python bench/peers/run.py --quick              # minutes: the demo model and SmolLM-135M
     python bench/peers/run.py                      # an hour or more: all shapes
+    python bench/peers/run.py --before ../before   # a worktree of another revision, beside what is here
     python bench/peers/run.py --show bench/results/peers.json
 
 Every measure is taken from all peers by turns, so that the ratios hold on a machine whose speed changes. Prints a page
@@ -68,7 +69,7 @@ def measure_shape(shape: Shape, results: Results, arguments: argparse.Namespace)
     model = checkpoint(shape, folder)
     peers: dict[str, PeerProcess] = {}
     try:
-        for name in arguments.peer or MEMBERS:
+        for name in arguments.peer or _all(arguments):
             _say(f"{shape.name}: loading {name}")
             try:
                 peers[name] = _start(MEMBERS[name], arguments, folder / shape.name)
@@ -85,11 +86,19 @@ def measure_shape(shape: Shape, results: Results, arguments: argparse.Namespace)
 
 def _start(member: Member, arguments: argparse.Namespace, folder: Path) -> PeerProcess:
     folder.mkdir(parents=True, exist_ok=True)
-    return PeerProcess(member, arguments.env, folder / f"{member.name}.log", arguments.limit_s)
+    if member.before and not arguments.before:
+        raise PeerFailed("--before names no tree")
+    tree = arguments.before if member.before else ROOT
+    return PeerProcess(member, arguments.env.resolve(), folder / f"{member.name}.log", arguments.limit_s, tree)
+
+
+def _all(arguments: argparse.Namespace) -> list[str]:
+    return [name for name, member in MEMBERS.items() if arguments.before or not member.before]
 
 
 def _job(member: Member, shape: Shape, model: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    scratch = folder / shape.name / (member.environment or f"ours-{arguments.chunk}") / member.variant
+    ours = f"ours-{arguments.chunk}{'-before' if member.before else ''}"
+    scratch = folder / shape.name / (member.environment or ours) / member.variant
     scratch.mkdir(parents=True, exist_ok=True)
     _check_memory(model)
     return {
@@ -142,12 +151,21 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=CacheGeometry().chunk_tokens, help="most tokens in a step of ours")
     parser.add_argument("--env", type=Path, default=ROOT / ".venv-peers", help="folder of environments and models")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "peers.json")
+    parser.add_argument("--before", type=worktree, help="a worktree of another revision, its stubs generated")
     parser.add_argument("--install", action="store_true", help="make the environments, and nothing else")
     parser.add_argument("--show", type=Path, metavar="JSON", help="print the page of an earlier run, and nothing else")
     arguments = parser.parse_args()
     if arguments.clock == "cpu" and arguments.threads != 1:
         parser.error("--clock cpu counts the waiting of threads for each other: use it with --threads 1")
     return arguments
+
+
+def worktree(text: str) -> Path:
+    """The folder of another revision; raises argparse's error for one without a bench."""
+    tree = Path(text).resolve()
+    if not (tree / "bench" / "peers" / "worker.py").exists():
+        raise argparse.ArgumentTypeError(f"{text} has no bench/peers/worker.py")
+    return tree
 
 
 def _numbers(text: str) -> tuple[int, ...]:

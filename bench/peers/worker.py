@@ -26,6 +26,9 @@ MODULES = {
     "recompute": "recompute",
     "openvino": "open_vino",
     "llama_file": "llama_file",
+    "ours_talk": "ours_talk",
+    "llama_talk": "llama_talk",
+    "openvino_talk": "openvino_talk",
 }
 
 
@@ -62,6 +65,10 @@ class Worker:
 
     def _do_turn(self, prompt: int, new: int) -> object:
         return asdict(self._loaded.turn(prompt, new))
+
+    def _do_say(self, text: str, new: int) -> object:
+        """Only those that talk are told."""
+        return asdict(self._loaded.say(text, new))  # type: ignore[attr-defined]
 
     def _do_logits(self, tokens: list[int], out: str) -> object:
         """Logits after each of `tokens`, written to the file `out`; only `llama_file` has them."""

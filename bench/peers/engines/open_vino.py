@@ -20,6 +20,7 @@ from bench.peers.peer import Job, Peer, Turn, timed, token_ids
 WEIGHTS = {"int8": {"bits": 8}, "int4": {"bits": 4, "sym": True, "group_size": 32}}
 TOKENIZER = Path(__file__).resolve().parents[3] / "demo" / "model"
 """GenAI wants one beside every model; peers get token ids, never text."""
+FILES = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")  # written last
 SESSIONS = 40
 """Full caches that there is room for."""
 BLOCK = 32
@@ -30,8 +31,7 @@ ENDLESS = 1 << 20
 
 def load(job: Job) -> Peer:
     """Export the checkpoint if that was not done before, and load it; the variant is int8 or int4."""
-    if not (job.scratch / "openvino_detokenizer.xml").exists():
-        _export(job)
+    export(job, job.checkpoint, TOKENIZER)
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     scheduler.num_kv_blocks = SESSIONS * (job.cache + 2 * ROOM) // BLOCK
@@ -41,20 +41,21 @@ def load(job: Job) -> Peer:
     return OpenVino(job, genai.ContinuousBatchingPipeline(str(job.scratch), scheduler, "CPU", properties))
 
 
-def _export(job: Job) -> None:
+def export(job: Job, checkpoint: Path, tokenizer: Path) -> None:
+    """Compress a checkpoint to the job's variant, in its scratch folder, if it is not there yet."""
+    if (job.scratch / FILES[-1]).exists():
+        return
     # Their import takes longer than loading what they made.
     from openvino_tokenizers import convert_tokenizer  # noqa: PLC0415
     from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     compression = OVWeightQuantizationConfig(**WEIGHTS[job.variant])
-    model = OVModelForCausalLM.from_pretrained(
-        job.checkpoint, export=True, quantization_config=compression, compile=False
-    )
+    model = OVModelForCausalLM.from_pretrained(checkpoint, export=True, quantization_config=compression, compile=False)
     model.save_pretrained(job.scratch)
-    parts = convert_tokenizer(AutoTokenizer.from_pretrained(TOKENIZER), with_detokenizer=True)
-    for part, name in zip(parts, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
-        openvino.save_model(part, job.scratch / f"{name}.xml")
+    parts = convert_tokenizer(AutoTokenizer.from_pretrained(tokenizer), with_detokenizer=True)
+    for part, name in zip(parts, FILES, strict=True):
+        openvino.save_model(part, job.scratch / name)
 
 
 class OpenVino:

@@ -47,3 +47,59 @@ def test_the_service_is_read_from_what_its_script_says() -> None:
         (0.02, True),
         (28.0, True),
     ]
+
+
+def reading(shape: str, member: str, measure: str, *values: float) -> dict[str, object]:
+    unit = "MiB" if measure.startswith("memory") else "tokens/s"
+    return {"shape": shape, "member": member, "measure": measure, "unit": unit, "values": values}
+
+
+def peers(shape: str, *readings: dict[str, object]) -> dict[str, tuple[float, bool]]:
+    """What the section of a shape says of readings, by the name of a figure without its shape."""
+    section = next(section for section in SECTIONS if section.name == f"peers-{shape}")
+    figures = section.read({"readings": readings})
+    return {figure.name.removeprefix(f"{shape}, "): (figure.value, figure.met) for figure in figures}
+
+
+@pytest.mark.parametrize("shape", ["smollm-135m", "tinyllama-1.1b"])
+def test_the_best_of_four_engines_is_held_against_the_best_of_all_peers_of_its_shape(shape: str) -> None:
+    found = peers(
+        shape,
+        reading(shape, "ours int8", "decode 8", 90, 100, 110),
+        reading(shape, "ours int8, keys and values too", "decode 8", 100, 240, 120),
+        reading(shape, "llama.cpp Q4_0", "decode 8", 10, 10, 10),
+        reading(shape, "OpenVINO GenAI int4", "decode 8", 50, 60, 80),
+        reading("demo", "OpenVINO GenAI int4", "decode 8", 5000),
+    )
+    assert found["decode 8: the best of ours, to the best peer"] == (2.0, True)
+
+
+def test_goals_are_those_of_the_shape() -> None:
+    ratios = {}
+    for shape in ("smollm-135m", "tinyllama-1.1b"):
+        readings = [
+            reading(shape, name, "decode 1", rate) for name, rate in (("ours int8", 13), ("llama.cpp Q8_0", 10))
+        ]
+        ratios[shape] = peers(shape, *readings)["decode 1: the best of ours, to the best peer"]
+    assert ratios == {"smollm-135m": (1.3, True), "tinyllama-1.1b": (1.3, False)}
+
+
+def test_memory_is_held_against_keys_and_values_in_float32() -> None:
+    shape, measure = "smollm-135m", "memory, 32 sessions"
+    wide = reading(shape, "ours int8", measure, 2000)
+    narrow = reading(shape, "ours int8, keys and values too", measure, 1000)
+    name = "memory at 32 sessions: the least of ours, to int8 with keys and values in float32"
+    assert peers(shape, wide, narrow)[name] == (0.5, True)
+    assert peers(shape, wide)[name] == (1.0, False)
+    assert not peers(shape, narrow)
+
+
+def test_a_peer_that_was_not_measured_has_no_figure() -> None:
+    failed = {
+        "shape": "smollm-135m",
+        "member": "llama.cpp Q4_0",
+        "measure": "load",
+        "unit": "",
+        "error": "not installed",
+    }
+    assert not peers("smollm-135m", reading("smollm-135m", "ours int8", "decode 1", 5), failed)

@@ -41,3 +41,18 @@ def test_a_peer_without_an_answer_is_ended(tmp_path: Path) -> None:
     with pytest.raises(PeerFailed, match="no answer to 'memory' in 0 s"):
         stuck.ask("memory")
     assert stuck._process.poll() is not None
+
+
+def test_a_peer_of_another_tree_runs_the_bench_that_lies_there(tmp_path: Path) -> None:
+    peers = tmp_path / "bench" / "peers"
+    peers.mkdir(parents=True)
+    (peers / "worker.py").write_text("""print('{"result": "then"}', flush=True)\ninput()\n""")
+    process = PeerProcess(Member("x", "ours", "int8", ""), tmp_path, tmp_path / "x.log", limit_s=60, tree=tmp_path)
+    assert process.ask("versions") == "then"
+    process.end()
+
+
+def test_an_end_is_waited_for(peer: PeerProcess) -> None:
+    peer.ask("memory")
+    peer.end()
+    assert peer._process.returncode == 0

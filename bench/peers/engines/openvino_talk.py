@@ -39,7 +39,7 @@ def _unpack(file: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
 
 
-class Counted(genai.StreamerBase):  # type: ignore[misc] - no types where it is not installed
+class Counted(genai.StreamerBase):  # type: ignore[misc]  # no types where it is not installed
     """Tells of each token when it comes."""
 
     def __init__(self, heard: Heard) -> None:

@@ -95,7 +95,7 @@ def test_memory_is_held_against_keys_and_values_in_float32() -> None:
 
 
 def test_a_peer_that_was_not_measured_has_no_figure() -> None:
-    failed = {
+    failed: dict[str, object] = {
         "shape": "smollm-135m",
         "member": "llama.cpp Q4_0",
         "measure": "load",

@@ -101,6 +101,7 @@ class Reason(StrEnum):
     ENGINE_NAME_TAKEN = "ENGINE_NAME_TAKEN"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     PINS_FULL = "PINS_FULL"
+    FORM_TOO_SLOW = "FORM_TOO_SLOW"
 
 
 @dataclass(frozen=True)

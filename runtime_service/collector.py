@@ -82,6 +82,10 @@ def _mask_seconds(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
     return {"beside": masks.seconds - masks.waited_s, "after": masks.waited_s}
 
 
+def _late_masks(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
+    return {"": engine.thread.scheduler.masks.late}
+
+
 def _golden_margin(engine: LoadedEngine, _sessions: list[LiveSession]) -> Values:
     return {} if engine.margin is None else {"": engine.margin}
 
@@ -121,6 +125,7 @@ MEASURES = (
         "when",
         CounterMetricFamily,
     ),
+    Measure("late_masks", "Masks that steps went on without.", _late_masks, kind=CounterMetricFamily),
 )
 
 WHOLE = {

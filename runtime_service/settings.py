@@ -70,6 +70,8 @@ class RuntimeSettings(Settings):
     """Most tokens of a reply that are guessed and checked in one step, where the request does not say; 0: none."""
     stall_s: Annotated[float, Field(gt=0)] = 0.1
     """How long a piece of one session's input may hold up those who decode."""
+    slow_form_s: Annotated[float, Field(gt=0)] = 2.0
+    """How long it may take to find what may come next in a reply with a form, before its turn ends."""
     kept_events: Annotated[int, Field(ge=16)] = 4096
     """Events that a session keeps for `after_sequence`."""
     kept_event_bytes: Annotated[int, Field(ge=4096)] = 1 << 20

@@ -52,7 +52,12 @@ def _check_choice(texts: tuple[str, ...]) -> None:
         raise refused(f"choice.texts[{texts.index('')}]", "is empty; a reply has at least one character")
 
 
+def whole_name(form: str) -> str:
+    """The dotted path of a form, or of what else asked for one."""
+    return form if form.startswith("turn.") else f"{FIELD}.{form}" if form else FIELD
+
+
 def refused(form: str, why: str) -> InvalidArgument:
     """`why` a `form` is refused, or what else asked for one, by its whole name."""
-    field = form if form.startswith("turn.") else f"{FIELD}.{form}" if form else FIELD
+    field = whole_name(form)
     return InvalidArgument(Reason.INVALID_FIELD, f"{field} {why}", field=field)

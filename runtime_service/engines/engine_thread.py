@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import structlog
@@ -78,7 +78,10 @@ class EngineThread:
     def _take(self, *, wait: bool) -> bool:
         """Do all that was asked for; False: it was asked to stop."""
         while wait or not self._requests.empty():
-            act = self._requests.get()
+            try:
+                act = self._requests.get(timeout=self.scheduler.due_s if wait else None)
+            except Empty:
+                return True
             if act is None:
                 return False
             self._guarded(act)

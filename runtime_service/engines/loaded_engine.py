@@ -136,6 +136,7 @@ def limits_of(manifest: Manifest, loaded: Loaded | LoadedGenerator, settings: Ru
         max_replay_tokens=settings.max_replay_tokens if keeps else capacity,
         parked_bytes=settings.parked_bytes if keeps else 0,
         stall_s=settings.stall_s,
+        slow_form_s=settings.slow_form_s,
     )
 
 
@@ -149,4 +150,4 @@ def make_scheduler(
     """What runs the turns of what was loaded."""
     if isinstance(loaded, LoadedGenerator):
         return RecomputeScheduler(loaded, time.monotonic, emit, wake)
-    return Scheduler(loaded.engine, limits, time.monotonic, emit, spill)
+    return Scheduler(loaded.engine, limits, time.monotonic, emit, spill, wake=wake)

@@ -1,26 +1,31 @@
-"""Which tokens may come next in each reply with a form, found in a thread beside the step of the engine."""
+"""Which tokens may come next in each reply with a form, found in threads beside the step of the engine.
+
+Each reply has a job of its own, so that a form whose masks take long keeps no other reply waiting. Such a form has its
+next masks from a few threads that only such forms use: the engine and the others need the processor.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from llguidance import LLExecutor
-from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
+from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par_with_draft_tokens
 
 from runtime_service.decoding.sampling import Tokens
 from runtime_service.forms.matcher import Matcher
 
 Bits = npt.NDArray[np.int32]
-Allowed = Mapping[int, list[Tokens]]
-"""By slot: ids that may come next, and after each token of the draft."""
-MOST_THREADS = 4
+MOST_AT_ONCE = 64
+MOST_SLOW = 2
+SLOW_S = 0.02
+"""A mask that took longer makes its form a slow one, until one takes less."""
+_EXECUTOR = LLExecutor(1)  # for its function: of a single reply, it computes in the thread that asks
 
 
 @dataclass(frozen=True)
@@ -31,63 +36,86 @@ class Wanted:
     draft: tuple[int, ...]
 
 
+def find(wanted: Wanted) -> list[Tokens]:
+    """Ids that may come next, and after each token of the draft."""
+    bits = np.zeros((1 + len(wanted.draft), wanted.matcher.mask_words), np.int32)
+    state = wanted.matcher.state
+    if wanted.draft:
+        fill_next_token_bitmask_par_with_draft_tokens(_EXECUTOR, [(state, 0, list(wanted.draft))], bits)
+    else:
+        fill_next_token_bitmask(state, bits)
+    return [_ids(row, wanted.matcher.vocabulary) for row in bits]
+
+
 class Masks:
     """Masks of one engine. The scheduler's thread calls; any may read the counts."""
 
-    def __init__(self) -> None:
-        self._thread: ThreadPoolExecutor | None = None  # once a reply has a form
-        self._executor: LLExecutor | None = None
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        find_ids: Callable[[Wanted], list[Tokens]] = find,
+    ) -> None:
+        self._clock = clock
+        self._find = find_ids
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "masks")  # a thread begins when a reply needs one
+        self._slow_threads = ThreadPoolExecutor(MOST_SLOW, "slow-masks")
         self.steps = 0
         """Steps that had masks."""
+        self.late = 0
+        """Masks that a step did not wait for."""
         self.seconds = 0.0
-        """Time that it took to find them."""
+        """Time that it took to find those that were used."""
         self.waited_s = 0.0
         """Time of it that a step had to wait, when the engine was done."""
 
-    def begin(self, wanted: Mapping[int, Wanted]) -> PendingMasks:
-        """Begin to find the masks of a step, by slot."""
-        if not wanted:
-            return PendingMasks(self, None)
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "masks")
-            self._executor = LLExecutor(max(1, min(MOST_THREADS, (os.cpu_count() or 1) // 2)))
-        return PendingMasks(self, self._thread.submit(partial(self._find, wanted)))
+    def begin(self, wanted: Wanted) -> PendingMask:
+        """Begin to find the masks of one reply; its matcher is not to be touched until they are there."""
+        mask = PendingMask(wanted, self)
+        threads = self._slow_threads if wanted.matcher.is_slow else self._threads
+        mask.future = threads.submit(self._found, mask)
+        return mask
 
-    def _find(self, wanted: Mapping[int, Wanted]) -> Allowed:
+    def wait(self, masks: Collection[PendingMask], seconds: float) -> None:
+        """Wait until these are found, at most so long; those of slow forms are not waited for."""
+        if not masks:
+            return
         began = time.perf_counter()
-        rows = [1 + len(each.draft) for each in wanted.values()]
-        starts = np.cumsum([0, *rows])
-        one = next(iter(wanted.values())).matcher
-        bits = np.zeros((int(starts[-1]), one.mask_words), np.int32)
-        self._fill(wanted, starts, bits)
-        found = [_ids(row, one.vocabulary) for row in bits]
+        wait_for([mask.future for mask in masks if not mask.wanted.matcher.is_slow], seconds)
         self.steps += 1
-        self.seconds += time.perf_counter() - began
-        return {slot: found[start : start + n] for slot, start, n in zip(wanted, starts, rows, strict=False)}
+        self.late += sum(not mask.is_done for mask in masks)
+        self.waited_s += time.perf_counter() - began
 
-    def _fill(self, wanted: Mapping[int, Wanted], starts: npt.NDArray[np.int64], bits: Bits) -> None:
-        assert self._executor is not None
-        placed = [(each, int(start)) for each, start in zip(wanted.values(), starts, strict=False)]
-        if single := [(each.matcher.state, start) for each, start in placed if not each.draft]:
-            fill_next_token_bitmask_par(self._executor, single, bits)
-        if drafted := [(each.matcher.state, start, list(each.draft)) for each, start in placed if each.draft]:
-            fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, bits)
-
-
-class PendingMasks:
-    """Masks that are being found."""
-
-    def __init__(self, masks: Masks, future: Future[Allowed] | None) -> None:
-        self._masks = masks
-        self._future = future
-
-    def wait(self) -> Allowed:
-        """Wait until they are found."""
-        if self._future is None:
-            return {}
+    def _found(self, mask: PendingMask) -> list[Tokens]:
+        mask.began_at = self._clock()
         began = time.perf_counter()
-        found = self._future.result()
-        self._masks.waited_s += time.perf_counter() - began
+        found = self._find(mask.wanted)
+        mask.seconds = time.perf_counter() - began
+        return found
+
+
+class PendingMask:
+    """What may come next in a reply, and after each token of its draft, which is being found."""
+
+    future: Future[list[Tokens]]
+
+    def __init__(self, wanted: Wanted, masks: Masks) -> None:
+        self.wanted = wanted
+        self.began_at: float | None = None
+        """By the clock of the masks; None while it waits for a thread."""
+        self.seconds = 0.0
+        """What it took, once it is found."""
+        self._masks = masks
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `take` need not wait, and the matcher may be touched."""
+        return self.future.done()
+
+    def take(self) -> list[Tokens]:
+        """The ids, once; waits for them."""
+        found = self.future.result()
+        self._masks.seconds += self.seconds
+        self.wanted.matcher.is_slow = self.seconds > SLOW_S
         return found
 
 

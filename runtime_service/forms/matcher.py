@@ -9,18 +9,20 @@ from collections.abc import Collection, Sequence
 
 from llguidance import LLMatcher
 
-from common.errors import InvalidArgument
-from runtime_service.domain.response_format import refused
+from common.errors import DeadlineExceeded, InvalidArgument, Reason
+from runtime_service.domain.response_format import refused, whole_name
 
 
 class Matcher:
-    """Life: `accept` every sampled token until `is_over`. One thread at a time."""
+    """Life: `accept` every sampled token until `is_over`. One thread at a time: none else while a mask is found."""
 
     def __init__(self, state: LLMatcher, field: str, vocabulary: int, ends: Collection[int]) -> None:
         """`field` asked for the form; the engine has `vocabulary` tokens, of which `ends` end a reply."""
         self.state = state
         """What `Masks` computes with."""
         self.vocabulary = vocabulary
+        self.is_slow = False
+        """Whether its last mask took long."""
         self._field = field
         self._ends = frozenset(ends)
 
@@ -35,6 +37,11 @@ class Matcher:
         if not self.state.is_error():
             return None
         return refused(self._field, f"took the reply where it cannot go on: {said(self.state.get_error())}")
+
+    def too_slow(self, seconds: float) -> DeadlineExceeded:
+        """It took longer than `seconds` to say what may come next."""
+        what = f"{whole_name(self._field)} took more than {seconds:g} s to find what may come next; make it simpler"
+        return DeadlineExceeded(Reason.FORM_TOO_SLOW, what, seconds=f"{seconds:g}")
 
     @property
     def is_over(self) -> bool:

@@ -21,6 +21,8 @@ class Limits:
     """Host memory for parked caches."""
     stall_s: float
     """How long a chunk of somebody's input may hold up those who are decoding."""
+    slow_form_s: float = 2.0
+    """How long it may take to find one mask of a reply with a form."""
 
     def tokens_to_replay(self, window: SessionWindow) -> int:
         """Tokens right before a position that, after the sinks, make its cache exact again."""

@@ -23,6 +23,7 @@ from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason, Timing, Usage
 from runtime_service.forms.masks import Wanted
 from runtime_service.forms.matcher import Matcher
+from runtime_service.scheduling.late import Late
 
 
 def no_closing(_last: int | None) -> tuple[int, ...]:
@@ -79,6 +80,8 @@ class RunningTurn:
         self.history = history
         self.start = history.length
         self.seen_from = 0
+        self.late: Late | None = None
+        """What waits for its mask; nothing is drafted meanwhile, nor is the matcher touched."""
         self._speculation = Speculation(history, work.options.speculated_tokens if work.reply else 0)
         self._generated = 0
         self._text: list[str] = []
@@ -102,6 +105,8 @@ class RunningTurn:
 
     def draft(self, most: int) -> tuple[int, ...]:
         """At most `most` tokens to feed on trial, behind the one that is left to feed; they may not be what comes."""
+        if self.late is not None:
+            return ()
         room = self.left if self.work.evicts else min(self.left, self.history.window.capacity - self.history.length)
         draft, matcher = self._speculation.draft(min(most, room - 1)), self.work.matcher
         return draft if matcher is None or not draft else draft[: matcher.fitting(draft)]

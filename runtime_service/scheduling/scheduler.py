@@ -11,10 +11,11 @@ from functools import partial
 import numpy as np
 
 from common.engine.engine import Engine, Feed, FloatArray, SlotState
-from common.errors import Internal, Reason
+from common.errors import Internal, Reason, SinkServeError
 from common.window import linear_run
 from runtime_service.decoding.sampling import Tokens
-from runtime_service.forms.masks import PendingMasks
+from runtime_service.forms.masks import PendingMask
+from runtime_service.scheduling.late import Late, patience
 from runtime_service.scheduling.limits import Limits
 from runtime_service.scheduling.scheduler_events import Emit, TurnAdmitted
 from runtime_service.scheduling.slots import Residence, Slots, Tenant
@@ -32,11 +33,15 @@ class Scheduler(TurnScheduler):
         clock: Callable[[], float],
         emit: Emit,
         spill: Callable[[Tenant, SlotState], bool] = lambda *_: False,
+        *,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        """`wake` is called in any thread, when there may be something to do again."""
         self.slots = Slots(engine, limits.parked_bytes, spill)
         super().__init__(clock, emit, self.slots.moves)
         self._engine = engine
         self._limits = limits
+        self._wake = wake
         self._running: list[Tenant] = []
         self._pace = Pace(limits.stall_s, engine.geometry.chunk)
         self._before = Step({})
@@ -55,11 +60,12 @@ class Scheduler(TurnScheduler):
 
     def step(self) -> bool:
         """Do one step of the engine; False: there was nothing to do, nor will there be until somebody asks."""
+        settled = self._settle_late()
         self._admit()
         step = self._next_step()
         if step.counts:
             self._feed(step)
-        return bool(step.counts)
+        return bool(step.counts) or settled
 
     def _admit(self) -> None:
         for tenant in self._next_waiting():
@@ -149,10 +155,11 @@ class Scheduler(TurnScheduler):
         masks = self._begin_masks(fed, step, drafts)
         began = self._clock()
         logits = self._engine.step(feeds)
+        took = self._clock() - began
         if step.chunk is not None:
-            self._pace.note(width, self._clock() - began)
+            self._pace.note(width, took)
         self._note_written(step, width)
-        allowed = masks.wait()
+        self.masks.wait(masks.values(), patience(took))
         finite = np.asarray(np.isfinite(logits).all(axis=1))  # [wanted token]: asked once, for all
         done = 0
         for tenant in fed:
@@ -160,18 +167,18 @@ class Scheduler(TurnScheduler):
             own = slice(done, done + 1 + len(draft))
             done = own.stop
             tenant.history.advance(step.counts[_slot(tenant)])
-            some = allowed.get(_slot(tenant), ())
-            act = partial(self._after_step, tenant, logits[own], draft, some, is_finite=bool(finite[own].all()))
+            mask = masks.get(_slot(tenant))
+            act = partial(self._after_step, tenant, logits[own], draft, mask, is_finite=bool(finite[own].all()))
             self._guarded([tenant], act)
 
-    def _begin_masks(self, fed: list[Tenant], step: Step, drafts: dict[int, tuple[int, ...]]) -> PendingMasks:
-        """Find what may come next in replies with a form, while the engine computes."""
-        wanted = {}
+    def _begin_masks(self, fed: list[Tenant], step: Step, drafts: dict[int, tuple[int, ...]]) -> dict[int, PendingMask]:
+        """Find what may come next in replies with a form, while the engine computes; by slot."""
+        masks = {}
         for tenant in fed:
-            slot = _slot(tenant)
-            if (one := tenant.running.masks_wanted(drafts.get(slot, ()), step.counts[slot])) is not None:
-                wanted[slot] = one
-        return self.masks.begin(wanted)
+            slot, run = _slot(tenant), tenant.running
+            if (one := run.masks_wanted(drafts.get(slot, ()), step.counts[slot])) is not None:
+                masks[slot] = run.late.mask if run.late is not None else self.masks.begin(one)
+        return masks
 
     def _note_written(self, step: Step, width: int) -> None:
         """Every slot of the batch writes `width` rows: its tokens, its draft, and padding."""
@@ -182,19 +189,63 @@ class Scheduler(TurnScheduler):
                 tenant.written = max(tenant.written, tenant.history.fed + width)
 
     def _after_step(
-        self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], allowed: Sequence[Tokens], *, is_finite: bool
+        self, tenant: Tenant, logits: FloatArray, draft: tuple[int, ...], mask: PendingMask | None, *, is_finite: bool
     ) -> None:
-        now = self._clock()
         if not is_finite:
             self.fail_turn(tenant, Internal(Reason.NON_FINITE_LOGITS, "the model gave logits that are not finite"))
         elif tenant.history.unfed:
             return
-        elif (error := tenant.running.misfit) is not None and not tenant.running.let_go():
-            self.fail_turn(tenant, error)
+        elif mask is not None and not mask.is_done:
+            first = logits[:1].copy()  # not the draft: others write where its rows are
+            tenant.running.late = Late(first, mask, self._limits.slow_form_s)
+            mask.future.add_done_callback(lambda _: self._wake())
         else:
-            allowed = () if error else allowed
-            for delta, reason in tenant.running.accept(logits, draft, now, allowed):
-                self._accepted(tenant, delta, reason, now)
+            allowed = mask.take()[: len(logits)] if mask is not None else ()
+            self._go_on(tenant, logits, draft, allowed, tenant.running.misfit)
+
+    def _go_on(
+        self,
+        tenant: Tenant,
+        logits: FloatArray,
+        draft: tuple[int, ...],
+        allowed: Sequence[Tokens],
+        error: SinkServeError | None,
+    ) -> None:
+        """Accept what is sampled; where an `error` is what came of its form, without that or not at all."""
+        run, now = tenant.running, self._clock()
+        run.late = None
+        if error is not None and not run.let_go():
+            self.fail_turn(tenant, error)
+            return
+        for delta, reason in run.accept(logits, draft, now, () if error else allowed):
+            self._accepted(tenant, delta, reason, now)
+
+    # Those whose mask was late
+
+    def _settle_late(self) -> bool:
+        """Go on with those whose mask has come, and end those whose never may; False: there was none."""
+        now = self._clock()
+        settled = [(tenant, late) for tenant, late in self._late() if late.mask.is_done or late.left_s(now) <= 0]
+        for tenant, late in settled:
+            self._guarded([tenant], partial(self._settle, tenant, late))
+        return bool(settled)
+
+    def _settle(self, tenant: Tenant, late: Late) -> None:
+        if late.mask.is_done:
+            self._after_step(tenant, late.logits, (), late.mask, is_finite=True)
+        else:
+            self._go_on(tenant, late.logits, (), (), late.error)
+
+    @property
+    def due_s(self) -> float | None:
+        """When the first of those whose mask was late has waited too long."""
+        now = self._clock()
+        return min((max(0.0, late.left_s(now)) for _, late in self._late()), default=None)
+
+    def _late(self) -> list[tuple[Tenant, Late]]:
+        """Those with nothing else to be fed: where a cache was lost, all of it comes before."""
+        running = [(tenant, tenant.running.late) for tenant in self._running if not tenant.history.unfed]
+        return [(tenant, late) for tenant, late in running if late is not None]
 
     # Where caches go
 

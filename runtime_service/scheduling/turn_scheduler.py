@@ -36,7 +36,7 @@ class TurnScheduler(ABC):
 
     def __init__(self, clock: Callable[[], float], emit: Emit, moves: CacheMoves) -> None:
         self.moves = moves
-        self.masks = Masks()
+        self.masks = Masks(clock)
         """Of replies with a form; its counts are safe to read from any thread."""
         self._clock = clock
         self._emit = emit
@@ -54,6 +54,11 @@ class TurnScheduler(ABC):
     @abstractmethod
     def step(self) -> bool:
         """Do what can be done now; False: there was nothing to do, nor will there be until somebody asks."""
+
+    @property
+    def due_s(self) -> float | None:
+        """In how many seconds to `step` again, though nobody asks; None: not before somebody does."""
+        return None
 
     @abstractmethod
     def export_cache(self, tenant: Tenant) -> SlotState | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -61,6 +62,8 @@ def test_what_waits_is_bounded_for_each_listener() -> None:
 class Chatter:
     """A scheduler that says a word a step, for as long as it is asked to."""
 
+    due_s: float | None = None
+
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self.left = 0
@@ -100,4 +103,31 @@ async def test_a_loop_that_is_busy_hears_everything_when_it_comes_to_it() -> Non
     tokens = [token for event in heard if isinstance(event, Delta) for token in event.token_ids]
     assert tokens == list(range(999, -1, -1))
     assert len(heard) < 1000
+    await thread.stop_engine()
+
+
+class Patient(Chatter):
+    """It does nothing until it is asked a second time."""
+
+    def __init__(self, emit: Emit) -> None:
+        super().__init__(emit)
+        self.due_s, self.steps, self.asked_again = 0.001, 0, threading.Event()
+
+    def step(self) -> bool:
+        self.steps += 1
+        if self.steps > 1:
+            self.due_s = None
+            self.asked_again.set()
+        return False
+
+
+async def test_a_scheduler_is_asked_again_when_it_wants_to_be_though_nobody_else_does() -> None:
+    made: list[Patient] = []
+
+    def make(emit: Emit, _wake: Callable[[], None]) -> TurnScheduler:
+        made.append(Patient(emit))
+        return made[0]  # type: ignore[return-value] # only steps are asked of it
+
+    thread = EngineThread(make, lambda: None, "patient")
+    assert await asyncio.to_thread(made[0].asked_again.wait, 60)
     await thread.stop_engine()

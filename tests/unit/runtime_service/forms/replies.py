@@ -41,7 +41,7 @@ def matcher(asked: ResponseFormat, tokenizer: str = "byte_level", *, ends: bool 
 
 
 def fitting(asked: Matcher) -> list[int]:
-    return [int(token) for token in MASKS.begin({0: Wanted(asked, ())}).wait()[0][0]]
+    return [int(token) for token in MASKS.begin(Wanted(asked, ())).take()[0]]
 
 
 def reply(asked: ResponseFormat, tokenizer: str, seed: int, *, ends: bool = True, most: int = 3000) -> str | None:

@@ -1,4 +1,4 @@
-"""Masks of a whole step at once are those of each reply, one token at a time."""
+"""Masks behind the tokens of a draft are those of a reply that has come so far."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ def ids(text: str) -> tuple[int, ...]:
 def test_drafts_have_a_mask_behind_each_token() -> None:
     drafted, plain = matcher(ASKED[0]), matcher(ASKED[1])
     draft = ids("abab")
-    found = Masks().begin({2: Wanted(drafted, draft), 5: Wanted(plain, ())}).wait()
-    assert [row.tolist() for row in found[5]] == [fitting(plain)]
+    masks = Masks()
+    found = [masks.begin(Wanted(drafted, draft)), masks.begin(Wanted(plain, ()))]
+    assert [row.tolist() for row in found[1].take()] == [fitting(plain)]
     alone = matcher(ASKED[0])
-    for row, token in zip(found[2], (*draft, None), strict=True):
+    for row, token in zip(found[0].take(), (*draft, None), strict=True):
         assert row.tolist() == fitting(alone)
         if token is not None:
             alone.accept(token)
@@ -37,8 +38,10 @@ def test_a_draft_is_cut_where_it_does_not_fit_and_before_an_end() -> None:
 
 def test_what_it_took_is_counted() -> None:
     masks = Masks()
-    masks.begin({}).wait()
+    masks.wait((), 1.0)
     assert masks.steps == 0
-    masks.begin({0: Wanted(matcher(ASKED[0]), ())}).wait()
-    assert masks.steps == 1
+    mask = masks.begin(Wanted(matcher(ASKED[0]), ()))
+    masks.wait([mask], 60.0)
+    mask.take()
+    assert (masks.steps, masks.late) == (1, 0)
     assert masks.seconds > 0

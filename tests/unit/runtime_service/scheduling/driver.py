@@ -117,7 +117,7 @@ class Stage:
             hungry = [talker for talker in self._talkers.values() if talker.hungry]
             for talker in hungry:
                 self.feed_hungry(talker)
-            if not worked and not hungry:
+            if not worked and not hungry and self.scheduler.due_s is None:
                 return
 
     def _hear(self, listener: Listener, event: SchedulerEvent) -> None:
@@ -158,6 +158,8 @@ class Driver(Stage):
     """A scheduler over the fake engine."""
 
     scheduler: Scheduler
+    most_s = 1e9
+    """What a mask may take, by a clock that ticks whenever it is asked."""
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ class Driver(Stage):
             poison=poison,
             before_step=before_step,
         )
-        limits = Limits(layers=2, max_replay_tokens=max_replay_tokens, parked_bytes=parked_bytes, stall_s=0.5)
+        limits = Limits(2, max_replay_tokens, parked_bytes, stall_s=0.5, slow_form_s=self.most_s)
         self.scheduler = Scheduler(self.engine, limits, self.clock, self._hear, spill)
 
     def expected(

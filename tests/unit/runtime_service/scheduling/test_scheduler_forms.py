@@ -51,8 +51,12 @@ class FormDriver(Driver):
 
 def driver(*, simple: bool = False) -> FormDriver:
     made = FormDriver(GEOMETRY, vocabulary=PADDED, simple=simple)
-    made.text = Text(byte_level(), make_manifest(GEOMETRY, vocabulary=PADDED))
+    made.text = text_of_forms()
     return made
+
+
+def text_of_forms() -> Text:
+    return Text(byte_level(), make_manifest(GEOMETRY, vocabulary=PADDED))
 
 
 def submit(made: FormDriver, options: GenerationOptions = SAMPLED) -> Talker:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -19,6 +18,7 @@ from sinkserve.client.settings import ClientSettings
 from sinkserve.web import openai, page
 from sinkserve.web.callers import CallerMiddleware, Callers
 from sinkserve.web.errors import WebError, answer_error, answer_fault
+from sinkserve.web.hosts import HostMiddleware
 from sinkserve.web.request_log import RequestLog, RequestLogMiddleware
 from sinkserve.web.settings import WebSettings
 
@@ -39,7 +39,7 @@ def make_app(settings: WebSettings, services: ClientSettings | None = None) -> S
         routes=[Route("/livez", _live), Route("/readyz", _ready), *openai.routes(), *page.routes()],
         middleware=[
             Middleware(RequestLogMiddleware, requests=requests),
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(settings.allowed_hosts), www_redirect=False),
+            Middleware(HostMiddleware, allowed=settings.allowed_hosts),
             Middleware(CallerMiddleware, callers=callers, anonymous=settings.takes_anonymous),
         ],
         exception_handlers={

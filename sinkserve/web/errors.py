@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from grpc import StatusCode
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from sinkserve.client import SinkServeError
+
+log = structlog.get_logger()
 
 _STATUSES: Mapping[StatusCode, int] = {
     StatusCode.INVALID_ARGUMENT: 400,
@@ -61,6 +64,9 @@ def error_body(error: SinkServeError | WebError) -> dict[str, Any]:
     """What `{"error": ...}` holds."""
     if isinstance(error, WebError):
         return _body(error.status, str(error), error.param, error.code)
+    if not error.reason and status_of(error) >= 500:  # of the connection: it says where the services are
+        log.warning("services.failed", status=error.code.name, error=error.message)
+        return _body(status_of(error), "the services behind this address do not answer; try again", "", _code(error))
     told = [error.message]
     told += (f"{each.field}: {each.description}" for each in error.violations if each.description not in error.message)
     params = [each.field for each in error.violations]

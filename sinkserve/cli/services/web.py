@@ -22,6 +22,7 @@ from sinkserve.cli.terminal.failures import FAILED, WRONG, Failure, explained
 from sinkserve.client import Client, SinkServeError
 from sinkserve.client.settings import ClientSettings
 from sinkserve.web.app import make_app
+from sinkserve.web.protocol import DoorProtocol
 from sinkserve.web.settings import WebSettings
 
 _ASK_S = 5.0
@@ -65,6 +66,7 @@ def _make_server(settings: WebSettings) -> _Server:
     try:
         config = uvicorn.Config(
             app,
+            http=DoorProtocol,
             ssl_certfile=settings.tls_certificate,
             ssl_keyfile=settings.tls_key,
             timeout_graceful_shutdown=round(settings.grace_s),

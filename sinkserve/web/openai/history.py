@@ -18,10 +18,12 @@ from sinkserve.web.openai.prompt import Message, Prompt
 PREFIX = "openai."
 """Of labels that are not the client's metadata."""
 _SESSION, _BEFORE, _INSTRUCTIONS = f"{PREFIX}session", f"{PREFIX}before", f"{PREFIX}instructions"
-_TOOLS = f"{PREFIX}tools"
-_BEGAN = (_INSTRUCTIONS, _TOOLS)
-_REPLIES_KEPT = 12
+_TOOLS, _KEYS = f"{PREFIX}tools", f"{PREFIX}keys"
+_BEGAN = (_INSTRUCTIONS, _TOOLS, _KEYS)
+_REPLIES_KEPT = 11
 _KEY, _VALUE = 63, 255
+_DIGITS = 12
+"""Of the name of an attempt, as far as a label has it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,25 @@ def first_labels(
             raise WebError(400, f"metadata.{name[:_KEY]}: {what}", "invalid_value", "metadata")
     began = {_INSTRUCTIONS: instructions, _TOOLS: _tools_text(tools) if tools else ""}
     return {**metadata, **{name: _digest(text) for name, text in began.items() if text}}
+
+
+def turn_of_attempt(labels: Mapping[str, str], attempt: str) -> int | None:
+    """Which turn of a session the attempt of this name was answered by; None: not one of the last that had a key."""
+    return next((number for number, name in _attempts(labels) if name == attempt[:_DIGITS]), None)
+
+
+def with_attempt(labels: Mapping[str, str], number: int, attempt: str) -> dict[str, str]:
+    """The labels of a session whose turn `number` answers the attempt of this name; the oldest make room."""
+    said = [f"{each}:{name}" for each, name in _attempts(labels) if each != number]
+    said.append(f"{number}:{attempt[:_DIGITS]}")
+    while len(text := " ".join(said)) > _VALUE:
+        del said[0]
+    return {**labels, _KEYS: text}
+
+
+def _attempts(labels: Mapping[str, str]) -> list[tuple[int, str]]:
+    pairs = (each.split(":") for each in labels.get(_KEYS, "").split())
+    return [(int(number), name) for number, name in pairs]
 
 
 def check_instructions(labels: Mapping[str, str], instructions: str | None) -> None:

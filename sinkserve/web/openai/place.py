@@ -35,6 +35,8 @@ class Place:
     """Whether the turn goes to a fork where the session has another one of its number."""
     is_kept: bool = True
     """False: the session is deleted after the turn."""
+    is_repeated: bool = False
+    """The turn has answered the request's Idempotency-Key before, and answers no other request."""
     otherwise: Place | None = None
     """Where the turn goes, before it forks, if the session has another one of its number."""
 
@@ -79,12 +81,12 @@ async def place_behind(
 async def forked(client: Client, place: Place, attempt: Attempt) -> Place:
     """The same in a fork of the session at the turn before. Raises WebError where the place is new for this attempt."""
     session, number = place.turn
+    if session == attempt.name or place.is_repeated:
+        raise WebError(409, "this Idempotency-Key was used for another request", "idempotency_key_reused")
     if not place.forks:
         raise WebError(
             409, "another response of this conversation is being made", "conversation_locked", "conversation"
         )
-    if session == attempt.name:
-        raise WebError(409, "this Idempotency-Key was used for another request", "idempotency_key_reused")
     fork = await client.sessions.fork(place.session, str(number - 1), session_id=attempt.name)
     return replace(place, turn=TurnName(attempt.name, number), labels=dict(fork.labels))
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from sinkserve.client.settings import ClientSettings
 from sinkserve.web.app import make_app
+from sinkserve.web.protocol import DoorProtocol
 from sinkserve.web.settings import WebSettings
 
 NOBODY = "127.0.0.1:1"
@@ -25,7 +26,9 @@ async def door_to(runtime: str, builder: str = NOBODY, runtime_admin: str = "", 
     """The address of a door to the services at these addresses, as a URL."""
     services = ClientSettings(runtime=runtime, builder=builder, runtime_admin=runtime_admin)
     app = make_app(WebSettings(listen="127.0.0.1:0", **settings), services)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=DoorProtocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:

@@ -194,6 +194,21 @@ async def test_a_conversation_takes_its_instructions_from_its_first_response(ai:
         await ai.responses.create(input="three", **asked)
 
 
+async def test_a_key_is_answered_as_the_first_time_after_a_later_turn(ai: Any, sdk: Client) -> None:
+    asked = {"conversation": (await ai.conversations.create()).id, **SHORT}
+    key = {"Idempotency-Key": "mine"}
+    await ai.responses.create(input="zero", **asked)
+    once = await ai.responses.create(input="one", extra_headers=key, **asked)
+    for text in ("two", "three"):
+        last = await ai.responses.create(input=text, **asked)
+    again = await ai.responses.create(input="one", extra_headers=key, **asked)
+    assert (once.id, once.output_text) == (again.id, again.output_text)
+    with pytest.raises(openai.ConflictError) as caught:
+        await ai.responses.create(input="other", extra_headers=key, **asked)
+    assert caught.value.code == "idempotency_key_reused"
+    assert await said(sdk, last.id) == ["zero", "one", "two", "three"]
+
+
 async def test_two_at_once_in_a_conversation_are_told_to_wait(ai: Any, sdk: Client) -> None:
     conversation = await ai.conversations.create()
     stream = await ai.responses.create(input="long", conversation=conversation.id, stream=True, **LONG)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 
 from sinkserve.client import Client, NotFound
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from sinkserve.web.errors import WebError
-from sinkserve.web.openai.follow import Event, follow
-from sinkserve.web.openai.history import check_instructions, goes_without_tools, metadata_of, with_metadata
+from sinkserve.web.openai.follow import Event, Started, follow
+from sinkserve.web.openai.history import (
+    check_instructions,
+    goes_without_tools,
+    metadata_of,
+    turn_of_attempt,
+    with_attempt,
+    with_metadata,
+)
 from sinkserve.web.openai.ids import TurnName, read_conversation, read_response
 from sinkserve.web.openai.place import Place, forked, new_place, place_behind
 from sinkserve.web.openai.prompt import Attempt, Message, Prompt
@@ -25,6 +33,8 @@ async def events_of(
     prompt, conversation = asked.prompt, asked.conversation_id
     if conversation is not None:
         place = await _in_conversation(client, conversation, prompt, attempt, settings)
+        if attempt.is_named:
+            return _noted(client, place, prompt, attempt)
     elif asked.previous_response_id is not None:
         place = await _behind_response(client, asked.previous_response_id, prompt, attempt)
     elif prompt.is_kept:
@@ -32,6 +42,19 @@ async def events_of(
     else:
         place = new_place(prompt, attempt.name, settings.engine, settings.keep_days)
     return follow(client, place, prompt, attempt)
+
+
+async def _noted(client: Client, place: Place, prompt: Prompt, attempt: Attempt) -> AsyncGenerator[Event, None]:
+    """As `follow`; once the turn has begun, its session knows which attempt it answers, whatever comes behind it."""
+    async with aclosing(follow(client, place, prompt, attempt)) as events:
+        async for event in events:
+            if isinstance(event, Started) and not event.place.is_repeated:
+                turn = event.place.turn
+                labels = dict((await client.sessions.get(event.place.session)).labels)
+                if turn_of_attempt(labels, attempt.name) != turn.number:
+                    labels = with_attempt(labels, turn.number, attempt.name)
+                    await client.sessions.update(event.place.session, labels=labels)
+            yield event
 
 
 async def _behind_response(client: Client, named: str, prompt: Prompt, attempt: Attempt) -> Place:
@@ -60,6 +83,9 @@ async def _in_conversation(
     if not session.turns:
         session = await _begun(client, session, prompt, settings)
     _check(session, prompt)
+    if attempt.is_named and (number := turn_of_attempt(session.labels, attempt.name)) is not None:
+        messages = await _named(client, TurnName(name, number - 1), prompt.messages)
+        return Place(TurnName(name, number), messages, dict(session.labels), forks=False, is_repeated=True)
     last = TurnName(name, session.turns)
     messages = await _named(client, last, prompt.messages)
     place = Place(TurnName(name, session.turns + 1), messages, dict(session.labels), forks=False)

@@ -8,11 +8,19 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from grpc import StatusCode
 from starlette.requests import Request
 from starlette.routing import Route
 
-from sinkserve.client.errors import Details, FieldViolation, InvalidArgument, ResourceExhausted, Unavailable
+from sinkserve.client.errors import (
+    Details,
+    FieldViolation,
+    InvalidArgument,
+    ResourceExhausted,
+    SinkServeError,
+    Unavailable,
+)
 from sinkserve.client.settings import ClientSettings
 from sinkserve.web import json_body
 from sinkserve.web.app import make_app
@@ -90,7 +98,9 @@ async def test_a_client_that_leaves_is_no_fault_and_too_large_a_body_is_not_begu
 
 
 async def test_a_foreign_name_in_host_is_refused(web: httpx2.AsyncClient) -> None:
-    assert (await web.get("/livez", headers={"host": "pages.example.com"})).status_code == 400
+    for host in ("pages.example.com", "["):
+        answer = await web.get("/v1/models", headers={"host": host})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_host")
     assert (await web.get("/livez")).text == "alive\n"
 
 
@@ -105,6 +115,15 @@ async def test_a_runtime_that_is_away_is_told(web: httpx2.AsyncClient) -> None:
     assert (await web.get("/readyz")).status_code == 503
     answer = await web.get("/v1/models")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert "127.0.0.1" not in answer.text
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.UNKNOWN])
+def test_what_a_connection_says_of_itself_is_for_the_log(code: StatusCode) -> None:
+    with structlog.testing.capture_logs() as logged:
+        body = error_body(SinkServeError(code, "ipv4:10.0.0.7:50071: Socket closed"))
+    assert "10.0.0.7" not in str(body)
+    assert "10.0.0.7" in logged[0]["error"]
 
 
 @pytest.mark.parametrize(("anonymous", "listen"), [("refuse", "127.0.0.1:0"), ("", "0.0.0.0:0")])

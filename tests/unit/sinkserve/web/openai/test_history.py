@@ -18,6 +18,8 @@ from sinkserve.web.openai.history import (
     labels_behind,
     metadata_of,
     turn_of,
+    turn_of_attempt,
+    with_attempt,
     with_metadata,
 )
 from sinkserve.web.openai.prompt import Message, Prompt
@@ -122,3 +124,31 @@ def test_instructions_stay_as_they_were_at_first() -> None:
 def test_metadata_that_labels_cannot_hold_is_refused(metadata: dict[str, str]) -> None:
     with pytest.raises(WebError, match="metadata"):
         first_labels(metadata, None)
+
+
+def name_of(number: int) -> str:
+    """Of an attempt."""
+    return f"{number:012x}".ljust(32, "0")
+
+
+def test_the_last_attempts_of_a_session_are_known_by_their_turns() -> None:
+    labels: dict[str, str] = {"topic": "cats"}
+    for number in range(1_000_000, 1_000_040):
+        labels = with_attempt(labels, number, name_of(number))
+        assert len(labels["openai.keys"]) <= 255
+    assert [turn_of_attempt(labels, name_of(number)) for number in (1_000_000, 1_000_039)] == [None, 1_000_039]
+    assert turn_of_attempt(with_attempt(labels, 1_000_039, "b" * 32), name_of(1_000_039)) is None
+    assert sum(turn_of_attempt(labels, name_of(number)) is not None for number in range(1_000_000, 1_000_040)) >= 11
+    assert metadata_of(labels) == {"topic": "cats"}
+    assert with_metadata(labels, {})["openai.keys"] == labels["openai.keys"]
+
+
+def test_a_session_of_sixteen_metadata_has_room_for_all_labels() -> None:
+    labels = first_labels({f"key {number}": "" for number in range(16)}, "Be brief.", [Tool(name="f")])
+    labels = with_attempt(labels, 1, "a" * 32)
+    said = exchange(*map(str, range(60)))
+    for number in range(1, 31):
+        known = beginnings(DEMO, said[: 2 * number])[0]
+        labels = labels_behind(known, "s", number, labels)
+    assert len(labels) == 32
+    assert turn_of_attempt(labels, "a" * 32) == 1

@@ -12,7 +12,7 @@ import grpc
 from sinkserve.builder.v1 import builder_service_pb2 as pb
 from sinkserve.builder.v1 import builder_service_pb2_grpc as pb_grpc
 from sinkserve.client.errors import SinkServeError, from_call, from_status
-from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
+from sinkserve.client.peer import PAGE_SIZE, Peer
 from sinkserve.client.requests import new_id
 from sinkserve.client.retry import Retry
 from sinkserve.engine.v1 import engine_pb2
@@ -40,7 +40,6 @@ class Builds:
 
     def __init__(self, builder: Peer, admin: Peer, retry: Retry) -> None:
         self._builder = builder
-        self._address = builder.address
         self._admin = admin
         self._retry = retry
 
@@ -57,26 +56,22 @@ class Builds:
         """
         identity = request_id or new_id()
         request = pb.SubmitBuildRequest(spec=spec, request_id=identity, new_version=new_version)
-        return (await answer(self._stub.SubmitBuild(request), self._address)).build
+        return (await self._builder.ask(self._stub.SubmitBuild, request)).build
 
     async def get(self, name: str) -> pb.Build:
         """The build `builds/ID` as it is now. Raises NotFound."""
-        return (await answer(self._stub.GetBuild(pb.GetBuildRequest(name=name)), self._address)).build
+        return (await self._builder.ask(self._stub.GetBuild, pb.GetBuildRequest(name=name))).build
 
     async def list(self, *, state: State | None = None, name: str = "") -> AsyncIterator[pb.Build]:
         """All builds, the newest first; or those in a state, and those whose spec has this name."""
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListBuildsRequest, pb.ListBuildsResponse]:
-            request = pb.ListBuildsRequest(state=_STATES[state], name=name, page_size=PAGE_SIZE, page_token=token)
-            return self._stub.ListBuilds(request)
-
-        async for build in pages(fetch, lambda page: page.builds, self._address):
+        only = pb.ListBuildsRequest(state=_STATES[state], name=name, page_size=PAGE_SIZE)
+        async for build in self._builder.pages(self._stub.ListBuilds, only, lambda page: page.builds):
             yield build
 
     async def cancel(self, name: str) -> pb.Build:
         """Cancel a build, at the admin address if one is known. Raises NotFound, FailedPrecondition (BUILD_ENDED)."""
         admin: pb_grpc.BuilderServiceAsyncStub = pb_grpc.BuilderServiceStub(self._admin.channel)
-        return (await answer(admin.CancelBuild(pb.CancelBuildRequest(name=name)), self._admin.address)).build
+        return (await self._admin.ask(admin.CancelBuild, pb.CancelBuildRequest(name=name))).build
 
     async def watch(self, name: str, *, after_sequence: int | None = None) -> AsyncIterator[pb.WatchBuildResponse]:
         """The build's present state, then its events, until it has ended.
@@ -92,7 +87,7 @@ class Builds:
                         failures, after_sequence = 0, event.sequence
                     yield event
             except grpc.aio.AioRpcError as lost:
-                error = from_call(lost, self._address)
+                error = from_call(lost, self._builder.address)
             else:
                 return
             finally:

@@ -58,7 +58,7 @@ class Client:
         credentials, said = _find_credentials(credentials, token)
         self.runtime_address, self.builder_address = where.runtime, where.builder
         self._retry = retry or Retry()
-        peer = partial(Peer, credentials=credentials, token=said)
+        peer = partial(Peer, credentials=credentials, token=said, retry=self._retry)
         self._runtime, self._builder = peer(where.runtime), peer(where.builder)
         runtime_admin_peer = peer(where.runtime_admin, missing=_missing_admin("runtime"))
         builder_admin_peer = peer(where.builder_admin) if where.builder_admin else self._builder

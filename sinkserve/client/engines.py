@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
-import grpc
-
 from sinkserve.builder.v1 import catalog_service_pb2 as pb
 from sinkserve.builder.v1 import catalog_service_pb2_grpc as pb_grpc
-from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
+from sinkserve.client.peer import PAGE_SIZE, Peer
 from sinkserve.engine.v1 import engine_pb2
 from sinkserve.runtime.v1 import engine_service_pb2 as loaded_pb
 from sinkserve.runtime.v1 import engine_service_pb2_grpc as loaded_pb_grpc
@@ -37,58 +35,50 @@ class Engines:
 
     async def get(self, reference: str) -> engine_pb2.Engine:
         """One engine. Raises NotFound."""
-        call = _catalog(self._builder).GetEngine(pb.GetEngineRequest(reference=reference))
-        return (await answer(call, self._builder.address)).engine
+        request = pb.GetEngineRequest(reference=reference)
+        return (await self._builder.ask(_catalog(self._builder).GetEngine, request)).engine
 
     async def list(self, name: str = "") -> AsyncIterator[engine_pb2.Engine]:
         """All engines or those of one name, by name and then the newest version first."""
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListEnginesRequest, pb.ListEnginesResponse]:
-            request = pb.ListEnginesRequest(name=name, page_size=PAGE_SIZE, page_token=token)
-            return _catalog(self._builder).ListEngines(request)
-
-        async for engine in pages(fetch, lambda page: page.engines, self._builder.address):
+        only = pb.ListEnginesRequest(name=name, page_size=PAGE_SIZE)
+        async for engine in self._builder.pages(_catalog(self._builder).ListEngines, only, lambda page: page.engines):
             yield engine
 
     async def delete(self, reference: str, *, force: bool = False) -> None:
         """Delete a version, named by number or digest. Raises FailedPrecondition (ENGINE_IN_USE) unless forced."""
-        call = _catalog(self._builder_admin).DeleteEngine(pb.DeleteEngineRequest(reference=reference, force=force))
-        await answer(call, self._builder_admin.address)
+        request = pb.DeleteEngineRequest(reference=reference, force=force)
+        await self._builder_admin.ask(_catalog(self._builder_admin).DeleteEngine, request)
 
     async def verify(self, reference: str) -> pb.VerifyEngineResponse:
         """Have every file read again. Raises DataLoss naming the file that is not what it was."""
-        call = _catalog(self._builder).VerifyEngine(pb.VerifyEngineRequest(reference=reference))
-        return await answer(call, self._builder.address)
+        request = pb.VerifyEngineRequest(reference=reference)
+        return await self._builder.ask(_catalog(self._builder).VerifyEngine, request)
 
     async def set_alias(self, reference: str, alias: str) -> pb.EngineAlias:
         """Point an alias at a version, creating or moving it."""
-        call = _catalog(self._builder_admin).SetAlias(pb.SetAliasRequest(reference=reference, alias=alias))
-        return (await answer(call, self._builder_admin.address)).alias
+        request = pb.SetAliasRequest(reference=reference, alias=alias)
+        return (await self._builder_admin.ask(_catalog(self._builder_admin).SetAlias, request)).alias
 
     async def delete_alias(self, name: str, alias: str) -> None:
         """Delete an alias. Raises NotFound."""
-        call = _catalog(self._builder_admin).DeleteAlias(pb.DeleteAliasRequest(name=name, alias=alias))
-        await answer(call, self._builder_admin.address)
+        request = pb.DeleteAliasRequest(name=name, alias=alias)
+        await self._builder_admin.ask(_catalog(self._builder_admin).DeleteAlias, request)
 
     async def aliases(self, name: str) -> tuple[pb.EngineAlias, ...]:
         """Aliases of a name, "latest" first."""
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListAliasesRequest, pb.ListAliasesResponse]:
-            return _catalog(self._builder).ListAliases(
-                pb.ListAliasesRequest(name=name, page_size=PAGE_SIZE, page_token=token)
-            )
-
-        return tuple([alias async for alias in pages(fetch, lambda page: page.aliases, self._builder.address)])
+        only = pb.ListAliasesRequest(name=name, page_size=PAGE_SIZE)
+        list_aliases = _catalog(self._builder).ListAliases
+        return tuple([alias async for alias in self._builder.pages(list_aliases, only, lambda page: page.aliases)])
 
     async def collect_garbage(self, *, dry_run: bool = False) -> pb.CollectGarbageResponse:
         """Delete blobs of the store that no engine has and no build claims; a dry run only counts them."""
-        call = _catalog(self._builder_admin).CollectGarbage(pb.CollectGarbageRequest(dry_run=dry_run))
-        return await answer(call, self._builder_admin.address)
+        request = pb.CollectGarbageRequest(dry_run=dry_run)
+        return await self._builder_admin.ask(_catalog(self._builder_admin).CollectGarbage, request)
 
     async def load(self, reference: str) -> loaded_pb.LoadedEngine:
         """Have the runtime load an engine; returns when it can serve."""
-        call = _loader(self._runtime_admin).LoadEngine(loaded_pb.LoadEngineRequest(reference=reference))
-        return (await answer(call, self._runtime_admin.address)).engine
+        request = loaded_pb.LoadEngineRequest(reference=reference)
+        return (await self._runtime_admin.ask(_loader(self._runtime_admin).LoadEngine, request)).engine
 
     async def unload(self, reference: str, when_busy: WhenBusy = "refuse") -> None:
         """Have the runtime unload an engine.
@@ -97,24 +87,18 @@ class Engines:
         which go on elsewhere.
         """
         request = loaded_pb.UnloadEngineRequest(reference=reference, when_busy=_WHEN_BUSY[when_busy])
-        call = _loader(self._runtime_admin).UnloadEngine(request)
-        await answer(call, self._runtime_admin.address)
+        await self._runtime_admin.ask(_loader(self._runtime_admin).UnloadEngine, request)
 
     async def loaded(self) -> tuple[loaded_pb.LoadedEngine, ...]:
         """What the runtime has loaded, by reference."""
-
-        def fetch(
-            token: str,
-        ) -> grpc.aio.UnaryUnaryCall[loaded_pb.ListLoadedEnginesRequest, loaded_pb.ListLoadedEnginesResponse]:
-            request = loaded_pb.ListLoadedEnginesRequest(page_size=PAGE_SIZE, page_token=token)
-            return _loader(self._runtime).ListLoadedEngines(request)
-
-        return tuple([engine async for engine in pages(fetch, lambda page: page.engines, self._runtime.address)])
+        only = loaded_pb.ListLoadedEnginesRequest(page_size=PAGE_SIZE)
+        list_loaded = _loader(self._runtime).ListLoadedEngines
+        return tuple([engine async for engine in self._runtime.pages(list_loaded, only, lambda page: page.engines)])
 
     async def refused(self) -> tuple[loaded_pb.RefusedEngine, ...]:
         """Engines that the runtime could not load when that was tried last, and why; by reference."""
-        call = _loader(self._runtime).ListLoadedEngines(loaded_pb.ListLoadedEnginesRequest(page_size=1))
-        return tuple((await answer(call, self._runtime.address)).refused)
+        request = loaded_pb.ListLoadedEnginesRequest(page_size=1)
+        return tuple((await self._runtime.ask(_loader(self._runtime).ListLoadedEngines, request)).refused)
 
 
 def _catalog(peer: Peer) -> pb_grpc.CatalogServiceAsyncStub:

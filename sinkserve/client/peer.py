@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -16,7 +17,8 @@ from common.loopback import is_loopback
 from common.rpc.proxy import DIRECT
 from sinkserve.client.access.channel import authorized
 from sinkserve.client.access.credentials import Token
-from sinkserve.client.errors import Details, FailedPrecondition, from_call
+from sinkserve.client.errors import Details, FailedPrecondition, Unavailable, from_call
+from sinkserve.client.retry import Retry
 
 PAGE_SIZE = 200
 CHANNEL_OPTIONS = (
@@ -33,6 +35,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Item_co = TypeVar("Item_co", covariant=True)
+
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class PageRequest(Protocol):
+    """A request of a List method."""
+
+    page_token: str
 
 
 class Page(Protocol):
@@ -55,11 +66,13 @@ class Peer:
         missing: str = "",
         *,
         token: Token | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self.address = address
         self._credentials = credentials
         self._token = token
         self._missing = missing
+        self._retry = retry or Retry()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
 
@@ -82,6 +95,42 @@ class Peer:
         _warn_of_clear_tokens(self.address, self._credentials)
         return authorized(channel, self._token)
 
+    async def ask(self, method: Callable[..., Awaitable[T]], request: object, metadata: Metadata = ()) -> T:
+        """The answer of a method, which is called again while the server is leaving; raises SinkServeError.
+
+        The next call finds another one. Every method may be asked again: what it makes has an id of the client's.
+        """
+        for attempt in range(self._retry.attempts_of_call - 1):
+            try:
+                return await self._once(method, request, metadata)
+            except Unavailable as error:
+                if error.retry != "reopen":
+                    raise
+                await asyncio.sleep(self._retry.wait_s(attempt, random.random()))  # noqa: S311 - spreads clients
+        return await self._once(method, request, metadata)
+
+    async def _once(self, method: Callable[..., Awaitable[T]], request: object, metadata: Metadata) -> T:
+        try:
+            return await method(request, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_call(error, self.address) from None
+
+    async def pages(
+        self,
+        method: Callable[..., Awaitable[P]],
+        request: PageRequest,
+        items: Callable[[P], Sequence[T]],
+        metadata: Metadata = (),
+    ) -> AsyncIterator[T]:
+        """Every item of a list, whose `request` is for its first page. Raises as `ask`."""
+        while True:
+            page = await self.ask(method, request, metadata)
+            for item in items(page):
+                yield item
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     async def close(self) -> None:
         """Close the connection, if one was made."""
         if self._channel is not None:
@@ -99,25 +148,3 @@ def _warn_of_clear_tokens(address: str, credentials: grpc.ChannelCredentials | N
     """Whoever is between may have the token then, unless a proxy beside the client encrypts."""
     if credentials is None and not is_loopback(address):
         log.warning("a token goes to %s without TLS, so that others may read it on its way", address)
-
-
-async def answer(call: Awaitable[T], address: str) -> T:
-    """The answer to a call to `address`; raises SinkServeError."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise from_call(error, address) from None
-
-
-async def pages(
-    fetch: Callable[[str], Awaitable[P]], items: Callable[[P], Sequence[T]], address: str
-) -> AsyncIterator[T]:
-    """Every item of a list; `fetch` takes a page token."""
-    token = ""
-    while True:
-        page = await answer(fetch(token), address)
-        for item in items(page):
-            yield item
-        token = page.next_page_token
-        if not token:
-            return

@@ -19,6 +19,8 @@ class Retry:
     """Give up when a stream could not be reopened for this long."""
     attempts_at_first: int = 3
     """Tries of the first open, before the server was reached once."""
+    attempts_of_call: int = 5
+    """Tries of a call that is no conversation, where the server that is asked is leaving and did nothing."""
 
     def wait_s(self, attempt: int, dice: float) -> float:
         """Seconds to wait before try number `attempt` (from 0); `dice` in [0, 1) spreads clients over half of it."""

@@ -9,7 +9,7 @@ import grpc
 
 from sinkserve.client import requests
 from sinkserve.client.errors import Details, NotFound
-from sinkserve.client.peer import PAGE_SIZE, Peer, answer, pages
+from sinkserve.client.peer import PAGE_SIZE, Peer
 from sinkserve.client.requests import SessionOptions
 from sinkserve.client.stream import SESSION_KEY
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
@@ -25,7 +25,6 @@ class Sessions:
 
     def __init__(self, runtime: Peer) -> None:
         self._runtime = runtime
-        self._address = runtime.address
 
     @property
     def _stub(self) -> pb_grpc.ConversationServiceAsyncStub:
@@ -38,8 +37,7 @@ class Sessions:
         """
         identity = session_id or requests.new_id()
         request = pb.CreateSessionRequest(new_session=requests.new_session(engine, identity, options))
-        call = self._stub.CreateSession(request, metadata=routing(identity))
-        return (await answer(call, self._address)).session
+        return (await self._runtime.ask(self._stub.CreateSession, request, routing(identity))).session
 
     async def cancel_turn(self, name: str, turn_id: str, *, discard: bool = False) -> None:
         """Cancel a turn, whoever waits for it; one that has ended or is unknown stays as it is. Raises NotFound.
@@ -47,12 +45,11 @@ class Sessions:
         With `discard` the turn is removed from the conversation.
         """
         request = pb.CancelTurnRequest(session=name, turn_id=turn_id, discard=discard)
-        await answer(self._stub.CancelTurn(request, metadata=routing(name)), self._address)
+        await self._runtime.ask(self._stub.CancelTurn, request, routing(name))
 
     async def get(self, name: str) -> pb.Session:
         """One session as it is now. Raises NotFound."""
-        call = self._stub.GetSession(pb.GetSessionRequest(name=name), metadata=routing(name))
-        return (await answer(call, self._address)).session
+        return (await self._runtime.ask(self._stub.GetSession, pb.GetSessionRequest(name=name), routing(name))).session
 
     async def list(self, *, labels: Mapping[str, str] | None = None, engine: str = "") -> AsyncIterator[pb.Session]:
         """All sessions, the last active first; or those that have all of `labels`, and those with an engine.
@@ -60,12 +57,7 @@ class Sessions:
         `engine` is NAME, for every version of it, or an engine reference.
         """
         only = pb.ListSessionsRequest(labels=labels or {}, engine=engine, page_size=PAGE_SIZE)
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListSessionsRequest, pb.ListSessionsResponse]:
-            only.page_token = token
-            return self._stub.ListSessions(only)
-
-        async for session in pages(fetch, lambda page: page.sessions, self._address):
+        async for session in self._runtime.pages(self._stub.ListSessions, only, lambda page: page.sessions):
             yield session
 
     async def update(
@@ -80,7 +72,7 @@ class Sessions:
         What is left out stays. Raises TypeError where nothing is given.
         """
         request = requests.session_update(name, labels, delete_after_idle_s)
-        return (await answer(self._stub.UpdateSession(request, metadata=routing(name)), self._address)).session
+        return (await self._runtime.ask(self._stub.UpdateSession, request, routing(name))).session
 
     async def turns(self, name: str, *, newest_first: bool = False) -> AsyncIterator[pb.TurnRecord]:
         """All turns of a session, the oldest first, or the newest. Raises NotFound."""
@@ -98,11 +90,8 @@ class Sessions:
         raise NotFound(grpc.StatusCode.NOT_FOUND, what, Details(reason="TURN_NOT_FOUND", retry="never"))
 
     def _turns(self, request: pb.ListTurnsRequest) -> AsyncIterator[pb.TurnRecord]:
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[pb.ListTurnsRequest, pb.ListTurnsResponse]:
-            request.page_token = token
-            return self._stub.ListTurns(request, metadata=routing(request.session))
-
-        return pages(fetch, lambda page: page.turns, self._address)
+        metadata = routing(request.session)
+        return self._runtime.pages(self._stub.ListTurns, request, lambda page: page.turns, metadata)
 
     async def fork(self, name: str, turn_id: str = "", *, session_id: str = "", engine: str = "") -> pb.Session:
         """A new session that is a copy of another at the end of a turn, or as it is now; the other stays as it is.
@@ -112,7 +101,7 @@ class Sessions:
         """
         identity = session_id or requests.new_id()
         request = pb.ForkSessionRequest(name=name, turn_id=turn_id, session_id=identity, engine=engine)
-        return (await answer(self._stub.ForkSession(request, metadata=routing(name)), self._address)).session
+        return (await self._runtime.ask(self._stub.ForkSession, request, routing(name))).session
 
     async def rewind(self, name: str, turn_id: str, *, drop_turn: bool = False) -> pb.Session:
         """Take a session back to the end of a turn, for ever; with `drop_turn` to its beginning.
@@ -120,7 +109,7 @@ class Sessions:
         A conversation that is open on it ends: open it again. Raises NotFound.
         """
         request = pb.RewindSessionRequest(name=name, turn_id=turn_id, drop_turn=drop_turn)
-        return (await answer(self._stub.RewindSession(request, metadata=routing(name)), self._address)).session
+        return (await self._runtime.ask(self._stub.RewindSession, request, routing(name))).session
 
     async def pin(self, name: str, turn_id: str) -> pb.Session:
         """Keep a turn in sight: it is read again whenever the model would not see it. `unpin` lets it go.
@@ -128,12 +117,12 @@ class Sessions:
         Raises NotFound, and FailedPrecondition (PINS_FULL) where pinned turns would take over a quarter of the window.
         """
         request = pb.PinTurnRequest(session=name, turn_id=turn_id)
-        return (await answer(self._stub.PinTurn(request, metadata=routing(name)), self._address)).session
+        return (await self._runtime.ask(self._stub.PinTurn, request, routing(name))).session
 
     async def unpin(self, name: str, turn_id: str) -> pb.Session:
         """Let a pinned turn go; one that is not pinned stays as it is. Raises NotFound for the session."""
         request = pb.UnpinTurnRequest(session=name, turn_id=turn_id)
-        return (await answer(self._stub.UnpinTurn(request, metadata=routing(name)), self._address)).session
+        return (await self._runtime.ask(self._stub.UnpinTurn, request, routing(name))).session
 
     async def usage(
         self, *, principal: str = "", from_day: str = "", to_day: str = ""
@@ -144,18 +133,12 @@ class Sessions:
         """
         stub: usage_pb_grpc.UsageServiceAsyncStub = usage_pb_grpc.UsageServiceStub(self._runtime.channel)
         only = usage_pb.ListUsageRequest(principal=principal, from_day=from_day, to_day=to_day, page_size=PAGE_SIZE)
-
-        def fetch(token: str) -> grpc.aio.UnaryUnaryCall[usage_pb.ListUsageRequest, usage_pb.ListUsageResponse]:
-            only.page_token = token
-            return stub.ListUsage(only)
-
-        async for each in pages(fetch, lambda page: page.usage, self._address):
+        async for each in self._runtime.pages(stub.ListUsage, only, lambda page: page.usage):
             yield each
 
     async def delete(self, name: str) -> None:
         """Delete a session: a running turn is cancelled, a stream on it ends. Raises NotFound."""
-        call = self._stub.DeleteSession(pb.DeleteSessionRequest(name=name), metadata=routing(name))
-        await answer(call, self._address)
+        await self._runtime.ask(self._stub.DeleteSession, pb.DeleteSessionRequest(name=name), routing(name))
 
 
 def session_id(name: str) -> str:

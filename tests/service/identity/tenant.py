@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from sinkserve.client import Client, Conversation, NotFound, ResourceExhausted, Unavailable
+from sinkserve.client import Client, Conversation, NotFound, ResourceExhausted
 from tests.samples.identity.certificates import Pair
 from tests.service.identity.estate import Estate
 
@@ -72,11 +72,7 @@ class Tenant:
         """Ask for sessions beyond a quota, and for those of others."""
         async with self.client() as client:
             while not over.is_set():
-                try:
-                    await self._pry(client, others)
-                except Unavailable as error:  # of a server that is asked in the moment in which it stops
-                    if error.reason != "DRAINING":
-                        raise
+                await self._pry(client, others)
 
     async def _pry(self, client: Client, others: list[str]) -> None:
         for name in others:

@@ -70,9 +70,9 @@ class Reply:
         text = self._stop.push(pieces.text)
         if self._stop.found is not None:
             self.finished = Finish(FinishReason.STOP, self._stop.found)
-        elif is_last:
+        elif is_last or self._parts.has_most_calls:
             self.finished = Finish(FinishReason.STOP)
-        elif self.finished is None and self._left == 0:
+        elif self.finished is None and (self._left == 0 or self._parts.has_longest_calls):
             self.finished = Finish(FinishReason.LENGTH)
         if self.finished:
             pieces, rest = self._end(pieces)

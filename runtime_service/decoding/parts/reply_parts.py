@@ -17,6 +17,9 @@ from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.decoding.parts.call_section import CallSection
 from runtime_service.decoding.parts.pieces import CallPiece, Pieces, join_calls
 
+MOST_CALLS = 128
+MOST_CALL_CHARACTERS = 1 << 18
+"""Of all calls of a reply together."""
 _NOTHING = Pieces()
 
 
@@ -53,6 +56,7 @@ class ReplyParts:
         marks = [mark for form in (forms.calls, forms.reasoning) if form for mark in (form.opens, form.closes) if mark]
         self._tokens = frozenset(mark.token_id for mark in marks if mark.token_id is not None)
         self._begins = frozenset(mark.text[0] for mark in marks if mark.token_id is None)
+        self._called = 0  # characters
         self.calls: list[ToolCall] = []
         self.reasoning_tokens = 0
 
@@ -76,6 +80,16 @@ class ReplyParts:
     def _is_plain(self) -> bool:
         """Whether text is told as it comes, unless it begins a marker: this is most of all replies."""
         return self._mode is _Mode.TEXT and not (self._bare or self._trims or self._holds or self._buffer)
+
+    @property
+    def has_most_calls(self) -> bool:
+        """Whether it has as many calls as a reply may have."""
+        return len(self.calls) >= MOST_CALLS
+
+    @property
+    def has_longest_calls(self) -> bool:
+        """Whether its calls are as long as those of a reply may be; the last may be cut."""
+        return self._called >= MOST_CALL_CHARACTERS
 
     def flush(self) -> Pieces:
         """What was held back, when the reply ends."""
@@ -139,6 +153,9 @@ class ReplyParts:
         section, found = self._section, list[CallPiece]()
         assert section is not None
         for index, character in enumerate(text):
+            if self.has_most_calls or self.has_longest_calls:
+                break  # the reply ends with this token
+            self._called += 1
             piece = section.push(character)
             if piece is not None:
                 found.append(piece)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -6,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from builder_service.chat.tools.formats import FORMATS
 from common.spec.manifest import TurnTemplate
 from common.window import Geometry
 from runtime_service.decoding.delta import Delta, TopLogprob
+from runtime_service.decoding.parts import reply_parts
+from runtime_service.decoding.parts.reply_parts import PartForms, ReplyParts
 from runtime_service.decoding.reply import Finish, Reply
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.text import Text
@@ -205,3 +209,40 @@ def test_a_reply_ends_where_its_form_does_and_not_at_stop_tokens() -> None:
     assert subject.push(Sampled(first)).text == "a"
     assert subject.push(Sampled(second), is_last=True).text == "b"
     assert subject.finished == Finish(FinishReason.STOP)  # and not LENGTH: it is whole
+
+
+CALL = '{"name": "now", "arguments": {}}'
+
+
+@pytest.fixture
+def calling() -> Callable[[str], tuple[Said, Reply]]:
+    """What comes of a reply with calls in Llama's form."""
+    calls = FORMATS["llama"].model_copy(update={"several": True})
+
+    def run_calls(text: str) -> tuple[Said, Reply]:
+        subject = reply()
+        subject._parts = ReplyParts(PartForms(calls, ("now",)), TEXT.detokenizer(), str)
+        return run(subject, [*tokens(text), END]), subject
+
+    return run_calls
+
+
+@pytest.mark.parametrize("between", [", ", "\n", "; "])
+def test_a_reply_ends_behind_its_last_call(
+    calling: Callable[[str], tuple[Said, Reply]], between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply_parts, "MOST_CALLS", 3)
+    said, subject = calling(between.join([CALL] * 5))
+    assert said.finished == Finish(FinishReason.TOOL_CALLS)
+    assert [(call.name, call.incomplete) for call in subject.calls] == [("now", False)] * 3
+    assert (said.text, len(said.token_ids)) == ("", len(tokens(between.join([CALL] * 3))))
+
+
+def test_calls_that_are_too_long_end_the_reply_and_the_last_is_cut(
+    calling: Callable[[str], tuple[Said, Reply]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reply_parts, "MOST_CALL_CHARACTERS", len(CALL) + 26)
+    said, subject = calling(f"{CALL}, {CALL[:-2]}{{}}}}")
+    assert said.finished == Finish(FinishReason.LENGTH)
+    assert [call.incomplete for call in subject.calls] == [False, True]
+    assert said.text == ""

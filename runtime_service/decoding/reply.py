@@ -7,13 +7,13 @@ those of a stop text included; only the text ends before the stop text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from common.text.tools.values import ToolCall
 from runtime_service.decoding.delta import Delta, TokenLogprobs, TopLogprob
 from runtime_service.decoding.parts.pieces import Pieces
-from runtime_service.decoding.parts.reply_parts import PartForms, ReplyParts
+from runtime_service.decoding.parts.reply_parts import ReplyParts
 from runtime_service.decoding.sampling import Sampled
 from runtime_service.decoding.stop import StopFinder
 from runtime_service.decoding.text import Text
@@ -38,9 +38,10 @@ class Reply:
         options: GenerationOptions,
         end_token_ids: Collection[int],
         new_id: Callable[[int], str] = str,
+        before: Sequence[int] | None = None,
     ) -> None:
         """`end_token_ids` are the engine's; with `ignore_eos` they do not end the reply. `new_id` gives the id of the
-        call with an index.
+        call with an index. `before` is what the prompt ends with, where that is not the template's.
 
         A reply with a form ends where that does: tokens of `stop_token_ids`, and an end that a grammar names, may be
         in the middle of it.
@@ -52,8 +53,7 @@ class Reply:
         if not self._has_form:
             self._ends |= set(options.stop_token_ids)
         self._stop = StopFinder(options.stop)
-        forms = text.part_forms(options.tool_choice) if options.response_format is None else PartForms()
-        self._parts = ReplyParts(forms, text.detokenizer(), new_id)
+        self._parts = ReplyParts(text.parts_of(options, before), text.detokenizer(), new_id)
         self.finished: Finish | None = None
         """Set by the push that ends the reply."""
 

@@ -25,7 +25,8 @@ from common.text.vocabulary import NO_TOKENIZER, Vocabulary
 from common.text.wrapping import Wrapping, unproven_forms
 from runtime_service.decoding.detokenizer import Detokenizer
 from runtime_service.decoding.parts.reply_parts import PartForms
-from runtime_service.decoding.tool_text import TOOL, ToolText, opens_reasoning, roles_of
+from runtime_service.decoding.tool_text import NO_CALLS, TOOL, ToolText, opens_reasoning, roles_of, thought_first
+from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.tools import FIELD as TOOLS_FIELD
 from runtime_service.domain.tools import ToolChoice, ToolMode
 from runtime_service.domain.turn import Message
@@ -109,19 +110,28 @@ class Text:
         chosen._tools = ToolText(self._required(TOOLS_FIELD), tools, self._reference)  # noqa: SLF001 - another of this class
         return chosen
 
-    def part_forms(self, choice: ToolChoice | None) -> PartForms:
-        """What a reply can consist of besides text, if calls are made as the turn chooses."""
+    def part_forms(self, choice: ToolChoice | None, before: Sequence[int] | None = None) -> PartForms:
+        """What a reply can consist of; `before` is what the prompt ends with, where that is not the template's."""
         if self._wrapping is None or self._tools is None:
             return PartForms()
         template, tools = self._wrapping.template, self._tools
         called = bool(tools.tools) and (choice is None or choice.mode is not ToolMode.NONE)
-        reasoning = template.reasoning
+        reasoning, prompt = template.reasoning, template.assistant_before if before is None else before
         return PartForms(
             calls=tools.template.calls if called and tools.template else None,
             names=frozenset(tool.name for tool in tools.tools),
             reasoning=reasoning,
-            thinks=reasoning is not None and opens_reasoning(template.assistant_before, reasoning, self._vocabulary),
+            thinks=reasoning is not None and opens_reasoning(prompt, reasoning, self._vocabulary),
         )
+
+    def parts_of(self, options: GenerationOptions, before: Sequence[int] | None = None) -> PartForms:
+        """The same for a turn: with a form a reply thinks first, if it does, and the rest is text."""
+        if options.response_format is None:
+            return self.part_forms(options.tool_choice, before)
+        forms = self.part_forms(NO_CALLS, before)
+        if before is None and self._wrapping is not None:
+            before = self._wrapping.template.assistant_before
+        return thought_first(forms, before or (), self._vocabulary)
 
     def opening(self, system_prompt: str = "") -> tuple[int, ...]:
         """First tokens of a conversation. Raises InvalidArgument where a system prompt cannot be given."""

@@ -11,10 +11,12 @@ from common.text.tools.values import Tool, ToolResult
 from common.text.tools.wrapping import ToolWrapping
 from common.text.vocabulary import Vocabulary
 from common.text.wrapping import Wrapping
-from runtime_service.domain.tools import FIELD, check_arguments
+from runtime_service.decoding.parts.reply_parts import PartForms
+from runtime_service.domain.tools import FIELD, ToolChoice, ToolMode, check_arguments
 from runtime_service.domain.turn import Message
 
 TOOL = "tool"
+NO_CALLS = ToolChoice(ToolMode.NONE)
 _MESSAGES = "turn.messages.messages"
 
 
@@ -126,6 +128,19 @@ def opens_reasoning(assistant_before: Sequence[int], reasoning: Reasoning, vocab
     """Whether the prompt has a mark of reasoning open where the reply begins."""
     text = b"".join(map(vocabulary.token_bytes, assistant_before)).decode(errors="replace")
     return text.rfind(reasoning.opens.text) > text.rfind(reasoning.closes.text)
+
+
+def thought_first(forms: PartForms, before: Sequence[int], vocabulary: Vocabulary) -> PartForms:
+    """What a reply with a form consists of: a thought, if the prompt opens one or the model may, and then text.
+
+    A mark that is spelled out could be the form's own: only the prompt opens such a thought.
+    """
+    if forms.reasoning is None or not (forms.thinks or forms.reasoning.opens.token_id is not None):
+        return PartForms()
+    closes = forms.reasoning.closes.text.encode()
+    if not forms.thinks and closes in b"".join(map(vocabulary.token_bytes, before)):
+        return PartForms()  # the prompt has thought for it
+    return PartForms(reasoning=forms.reasoning, thinks=forms.thinks, once=True)
 
 
 def roles_of(messages: Sequence[Message]) -> Iterator[str]:

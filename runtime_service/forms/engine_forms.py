@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -84,14 +85,14 @@ class EngineForms:
     def _made(self, tokenizer: LLTokenizer, form: Form) -> LLMatcher:
         """A matcher that has found a first mask: some forms show only then that nothing satisfies them.
 
-        Behind spaces, which always fit, they would not show it, so they are made without them as well.
+        Behind spaces or a thought, which always fit, they would not show it, so they are made without them as well.
         """
-        spaces = self._vocabulary.leading_spaces
+        spaces, bare = self._vocabulary.leading_spaces, replace(form, thought="")
         if form.is_risky:
             special = special_texts(self._vocabulary, self._size, self._control)
-            try_out(behind_spaces(form.grammar, spaces), form.field, DEADLINE_S, self._size, special)
-        state = _begun(tokenizer, form, 0)
-        return _begun(tokenizer, form, spaces) if spaces else state
+            try_out(behind_spaces(form, spaces), form.field, DEADLINE_S, self._size, special)
+        state = _begun(tokenizer, bare, 0)
+        return _begun(tokenizer, form, spaces) if spaces or form.thought else state
 
     async def _made_tokenizer(self) -> LLTokenizer:
         """Made once, whoever asks meanwhile."""
@@ -110,7 +111,7 @@ def _keep(kept: OrderedDict[Form, T], form: Form, made: T) -> None:
 
 
 def _begun(tokenizer: LLTokenizer, form: Form, leading_spaces: int) -> LLMatcher:
-    grammar = behind_spaces(form.grammar, leading_spaces)
+    grammar = behind_spaces(form, leading_spaces)
     state = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     allowed = 0 if state.is_error() else int.from_bytes(state.compute_bitmask(), "little")
     if state.is_error():

@@ -31,6 +31,8 @@ from runtime_service.scheduling.running_turn import Work, no_closing
 from runtime_service.settings import RuntimeSettings
 from runtime_service.turns.pending import PendingTurn
 
+LONGEST_END = 16
+"""Tokens in which a prompt of tokens says that a thought is open."""
 SEED_BITS = 53  # a double holds it, and so does JSON everywhere
 
 
@@ -77,14 +79,15 @@ async def matcher_of(turn: Turn, session: Session, engine: LoadedEngine) -> Matc
     options, tools = turn.options, session.options.tools
     if turn.request.no_reply:
         return None
+    parts = text_of(session, engine).parts_of(options, _own_end(turn.request))
     if options.response_format is not None:
-        return await engine.forms.matcher(form_of(options.response_format))
+        return await engine.forms.matcher(form_of(options.response_format, parts))
     choice = options.tool_choice
     is_forced = choice is not None and choice.is_forced
     if not tools or not (is_forced or _may_hold_calls(options, engine.manifest)):
         return None
     try:
-        form = tool_form(text_of(session, engine).part_forms(choice), tools, choice)
+        form = tool_form(parts, tools, choice)
         return None if form is None else await engine.forms.matcher(form)
     except SinkServeError:
         if is_forced:
@@ -164,11 +167,18 @@ def _pending(turn: Turn, session: Session, engine: LoadedEngine) -> PendingTurn:
         prompt=prompt_of(request, session, manifest, text),
         options=turn.options,
         accepted_at=time.monotonic(),
-        reply=None if request.no_reply else Reply(text, turn.options, manifest.end_token_ids, new_id),
+        reply=None
+        if request.no_reply
+        else Reply(text, turn.options, manifest.end_token_ids, new_id, _own_end(request)),
         closing_after=no_closing if request.input.token_ids is not None else text.closing_after,
         evicts=session.evicts,
     )
     return PendingTurn(turn, work)
+
+
+def _own_end(request: TurnRequest) -> tuple[int, ...] | None:
+    """What a prompt of tokens ends with, which may open a thought; None: what the template has."""
+    return None if request.input.token_ids is None else request.input.token_ids[-LONGEST_END:]
 
 
 def _tokens(request: TurnRequest, manifest: Manifest, text: Text) -> tuple[int, ...]:

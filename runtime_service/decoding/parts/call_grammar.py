@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from common.spec.chat.tool_template import CallForm, Marker, Reasoning
+from common.spec.chat.tool_template import CallForm, Marker
 from common.text.tools.values import Tool
 from runtime_service.decoding.parts.reply_parts import PartForms
 from runtime_service.domain.tools import ToolChoice, ToolMode
@@ -42,20 +42,24 @@ def call_grammar(forms: PartForms, tools: Sequence[Tool], choice: ToolChoice | N
     return _grammar("said", forms, tools, [*_said(forms.calls), *_calls(forms.calls, several=forms.calls.several)])
 
 
-def _grammar(start: str, forms: PartForms, tools: Sequence[Tool], rules: Sequence[str]) -> str:
-    thought = _thought(forms.reasoning, thinks=forms.thinks) if forms.reasoning else ""
-    first = [f"start: {thought}{start}"]
-    assert forms.calls is not None
-    if forms.reasoning and forms.reasoning.closes.token_id is None:
-        first.append(f"thought[lazy]: {_up_to(forms.reasoning.closes)}")
-    return "\n".join([*first, *rules, *_objects(forms.calls, tools)]) + "\n"
+def thought_grammar(forms: PartForms) -> str:
+    """A rule `before` of what may come before the rest, a thought; empty where there is none.
 
-
-def _thought(reasoning: Reasoning, *, thinks: bool) -> str:
-    """What may come before the rest: a thought, which is open already if the reply `thinks` from the beginning."""
+    It has to come, and is open already, if the reply `thinks` from the beginning.
+    """
+    if (reasoning := forms.reasoning) is None:
+        return ""
     is_token = reasoning.closes.token_id is not None
     inside = f"{_TEXT} {_mark(reasoning.closes)} {_MARGIN}" if is_token else f"thought {_MARGIN}"
-    return f"{inside} " if thinks else f"({_mark(reasoning.opens)} {inside})? "
+    before = inside if forms.thinks else f"({_mark(reasoning.opens)} {inside})?"
+    return f"before: {before}\n" + ("" if is_token else f"thought[lazy]: {_up_to(reasoning.closes)}\n")
+
+
+def _grammar(start: str, forms: PartForms, tools: Sequence[Tool], rules: Sequence[str]) -> str:
+    thought = thought_grammar(forms)
+    assert forms.calls is not None
+    first = f"start: {'before ' if thought else ''}{start}\n{thought}"
+    return first + "\n".join([*rules, *_objects(forms.calls, tools)]) + "\n"
 
 
 def _said(form: CallForm) -> Iterator[str]:

@@ -31,12 +31,16 @@ class _Mode(Enum):
 
 @dataclass(frozen=True)
 class PartForms:
-    """What a reply can consist of besides text. `thinks`: it begins with reasoning, since the prompt opens it."""
+    """What a reply can consist of besides text. `thinks`: it begins with reasoning, since the prompt opens it.
+
+    `once`: it thinks at its beginning alone; what looks so later is text.
+    """
 
     calls: CallForm | None = None
     names: Collection[str] = ()
     reasoning: Reasoning | None = None
     thinks: bool = False
+    once: bool = False
 
 
 class ReplyParts:
@@ -70,6 +74,8 @@ class ReplyParts:
                 self.reasoning_tokens += _Mode.REASONING in {before, self._mode}
                 return pieces
         text = self._detokenizer.push(token_id)
+        if self._forms.once and self._mode is _Mode.TEXT and not text.isspace() and text:
+            self._say_only()
         if self._is_plain and self._begins.isdisjoint(text):
             return Pieces(text) if text else _NOTHING
         pieces = self._read(text)
@@ -118,12 +124,18 @@ class ReplyParts:
         self._blank, self._holds = "", False
         if self._mode is _Mode.REASONING:
             self._mode, self._trims = _Mode.TEXT, True
+            if self._forms.once:
+                self._say_only()
             self._bare = self._forms.calls is not None and self._forms.calls.opens is None
         elif self._forms.calls and marker == self._forms.calls.opens:
             self._open_calls()
         else:
             self._mode, self._trims = _Mode.REASONING, True
         return Pieces()
+
+    def _say_only(self) -> None:
+        """What follows is text."""
+        self._forms, self._begins = PartForms(), frozenset()
 
     def _open_calls(self) -> None:
         assert self._forms.calls is not None

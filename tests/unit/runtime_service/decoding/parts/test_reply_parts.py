@@ -118,6 +118,21 @@ def test_what_is_thought_is_not_said(name: str, text: str, thought: str) -> None
     assert parts.reasoning_tokens == len(thought) + 1
 
 
+@given(thought=WORDS.filter(lambda text: "</think>" not in text), said=WORDS)
+def test_with_a_form_it_thinks_at_its_beginning_alone(thought: str, said: str) -> None:
+    text = f"x{said}<think>y</think>"
+    for reasoning, mark in ((THINKING, spelled("</think>")), (THINKING_TOKENS, [THOUGHT])):
+        forms = PartForms(reasoning=reasoning, thinks=True, once=True)
+        pieces, _ = read([*spelled(thought), *mark, *spelled(f"\n\n{text}")], forms)
+        assert joined(pieces) == Pieces(text, thought.strip())
+    may = PartForms(reasoning=THINKING_TOKENS, once=True)
+    pieces, parts = read([THINKS, *spelled(thought), THOUGHT, *spelled(text)], may)
+    assert joined(pieces) == Pieces(text, thought.strip())
+    assert parts.reasoning_tokens == len(thought) + 2
+    pieces, parts = read([*spelled(text), THINKS, *spelled(said), THOUGHT], may)
+    assert (joined(pieces), parts.reasoning_tokens) == (Pieces(f"{text}<think>{said}</think>"), 0)
+
+
 def test_a_spelled_marker_stays_text_where_the_marker_is_a_token() -> None:
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     said, calls = parts_of(call, PartForms(TOKENS, NAMES, THINKING_TOKENS))

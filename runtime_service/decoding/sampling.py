@@ -75,11 +75,14 @@ def candidates(scores: Scores, options: GenerationOptions) -> tuple[Tokens, Prob
     first. The likeliest token is always among them.
     """
     count = min(options.top_k or len(scores), len(scores))
-    tokens = largest(scores, count) if count < len(scores) else np.arange(count)
     best = float(scores.max())
-    weights = np.exp((scores[tokens].astype(np.float64) - best) / options.temperature)  # the likeliest has 1
+    tokens = np.arange(count)
+    if count < len(scores):
+        tokens = largest(scores, count)
+        scores = scores[tokens]
+    weights = np.exp((scores.astype(np.float64) - best) / options.temperature)  # the likeliest has 1
     if options.top_p < 1:
-        kept = _nucleus(scores[tokens], weights, options.top_p)
+        kept = _nucleus(scores, weights, options.top_p)
         tokens, weights = tokens[kept], weights[kept]
     if options.min_p > 0:  # compares with the likeliest, whose weight is 1 under every normalization
         kept = np.flatnonzero(weights >= options.min_p)
@@ -130,12 +133,26 @@ def largest(scores: Scores, count: int) -> Tokens:
     tokens = np.arange(size)
     if count < size:
         tokens = np.flatnonzero(scores >= np.partition(scores, size - count)[size - count])
-    return tokens[np.argsort(-scores[tokens], kind="stable")][:count]
+    return tokens[_descending(scores[tokens])][:count]
+
+
+def _descending(scores: Scores) -> Tokens:
+    """Places of `scores`, the largest first, lower places first among equals.
+
+    Those of 32 bits are sorted with their places as one number of 64, which takes a sixth of the time.
+    """
+    if scores.dtype != np.float32:
+        return np.argsort(-scores, kind="stable")
+    bits = (scores + np.float32(0)).view(np.uint32)  # there is one zero then
+    falling = np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF))
+    keys = falling.astype(np.uint64) << np.uint64(32) | np.arange(len(scores), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def _with_logprobs(token: int, logits: Logits, count: int) -> Sampled:
     scores = logits.astype(np.float64)
     best = scores.max()
-    logprobs = scores - (best + np.log(np.exp(scores - best).sum()))
+    total = best + np.log(np.exp(scores - best).sum())
     top = largest(logits, count)
-    return Sampled(token, float(logprobs[token]), tuple((int(one), float(logprobs[one])) for one in top))
+    return Sampled(token, float(scores[token] - total), tuple((int(one), float(scores[one] - total)) for one in top))

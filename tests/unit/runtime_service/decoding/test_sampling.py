@@ -28,7 +28,7 @@ def allowed(logits: Logits, **changes: Any) -> dict[int, float]:
 
 
 LOGITS = arrays(np.float32, st.integers(1, 40), elements=st.floats(-30, 30, width=32))
-TIED = arrays(np.float32, st.integers(1, 40), elements=st.sampled_from([-1.0, 0.0, 1.0, 2.0]))
+TIED = arrays(np.float32, st.integers(1, 40), elements=st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0]))
 
 
 def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
@@ -155,10 +155,11 @@ def test_a_wide_nucleus_is_found_whole() -> None:
     assert abs(len(allowed(logits, top_p=0.9)) - needed) <= 1
 
 
-@given(TIED, st.integers(0, 40))
+@given(TIED | LOGITS, st.integers(0, 40))
 def test_the_largest_are_the_first_of_a_stable_sort(scores: Logits, count: int) -> None:
     expected = np.argsort(-scores.astype(np.float64), kind="stable")[:count]
     assert largest(scores, count).tolist() == expected.tolist()
+    assert largest(scores.astype(np.float64), count).tolist() == expected.tolist()
 
 
 def penalized(logits: list[float], context: dict[int, int], **changes: Any) -> npt.NDArray[np.float64]:

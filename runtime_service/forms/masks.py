@@ -70,7 +70,7 @@ class Masks:
 
     def begin(self, wanted: Wanted) -> PendingMask:
         """Begin to find the masks of one reply; its matcher is not to be touched until they are there."""
-        mask = PendingMask(wanted, self)
+        mask = PendingMask(wanted, self, self._clock())
         threads = self._slow_threads if wanted.matcher.is_slow else self._threads
         mask.future = threads.submit(self._found, mask)
         return mask
@@ -98,8 +98,9 @@ class PendingMask:
 
     future: Future[list[Tokens]]
 
-    def __init__(self, wanted: Wanted, masks: Masks) -> None:
+    def __init__(self, wanted: Wanted, masks: Masks, asked_at: float) -> None:
         self.wanted = wanted
+        self.asked_at = asked_at
         self.began_at: float | None = None
         """By the clock of the masks; None while it waits for a thread."""
         self.seconds = 0.0

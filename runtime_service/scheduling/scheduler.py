@@ -234,6 +234,7 @@ class Scheduler(TurnScheduler):
         if late.mask.is_done:
             self._after_step(tenant, late.logits, (), late.mask, is_finite=True)
         else:
+            late.give_up()
             self._go_on(tenant, late.logits, (), (), late.error)
 
     @property
@@ -244,8 +245,8 @@ class Scheduler(TurnScheduler):
 
     def _late(self) -> list[tuple[Tenant, Late]]:
         """Those with nothing else to be fed: where a cache was lost, all of it comes before."""
-        running = [(tenant, tenant.running.late) for tenant in self._running if not tenant.history.unfed]
-        return [(tenant, late) for tenant, late in running if late is not None]
+        running = [(tenant, tenant.running.late) for tenant in self._running]
+        return [(tenant, late) for tenant, late in running if late is not None and not tenant.history.unfed]
 
     # Where caches go
 

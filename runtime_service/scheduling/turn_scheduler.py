@@ -198,6 +198,8 @@ class TurnScheduler(ABC):
             self._waiting.remove(tenant)
         self._awaiting_history.discard(tenant)
         self._stop_running(tenant)
+        if tenant.run is not None and tenant.run.late is not None:
+            tenant.run.late.give_up()
         tenant.history.trim()
         tenant.run, tenant.suspended, tenant.pauses = None, False, 0
         self._emit(self._listeners.pop(tenant), outcome)

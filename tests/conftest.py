@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _PLA
 
 # A shell's background job ignores SIGINT, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all that they imported stay: the collector does not go through them again and again."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

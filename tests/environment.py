@@ -32,6 +32,8 @@ def isolate() -> None:
     # Else every process that a test starts would compile all of the product again, which is most of what it does.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # Nor look through all that is installed for plugins of pydantic's.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "true"
     # Threads of a small product spin until the last is done, which takes long where others are at work too.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Many services start at once, here and in other processes; tests about metrics say where they want them.

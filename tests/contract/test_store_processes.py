@@ -88,6 +88,7 @@ print(peak_mib() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", one_in(2, ["s3", "folder"]), indirect=True)
 def test_a_large_blob_takes_little_memory(place: Place, tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURE, place.url, str(tmp_path)]

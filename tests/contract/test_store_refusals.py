@@ -11,6 +11,7 @@ from common.digest import digest_of
 from common.errors import FailedPrecondition, Reason, SinkServeError, Unavailable
 from common.store import object_store
 from common.store.blob_store import BlobStore, open_store
+from tests.nightly import LONG, one_in
 from tests.samples.blobs import DIGEST, LARGE
 from tests.servers.s3 import KEY_ID, SECRET, Bucket, S3Server
 
@@ -99,7 +100,7 @@ def test_a_server_that_is_away_is_asked_again_later(
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.parametrize("act", ["put", "fetch"])
+@pytest.mark.parametrize("act", one_in(2, ["put", "fetch"], LONG))
 def test_a_server_that_goes_in_the_middle_is_asked_again_later(
     own_s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:

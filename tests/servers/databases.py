@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, inspect, text
@@ -22,11 +23,23 @@ from sqlalchemy.pool import NullPool
 
 from common.db.database import Database, connect
 from common.db.schema import open_database, upgrade
+from tests.nightly import LONG, one_in
 from tests.servers.own_postgres import OwnPostgres, find_tools
 
 VARIABLE = "SINKSERVE_TEST_POSTGRES_URL"
 REQUIRED = "SINKSERVE_TEST_POSTGRES_REQUIRED"
 KINDS = ("sqlite", "postgresql")
+
+
+def one_by_day() -> list[Any]:
+    """Parameters: PostgreSQL by day, or SQLite where there is none; the other is long.
+
+    For services over either. What one database does and the other does not is seen by day in `tests/contract`.
+    """
+    has_postgres = VARIABLE in os.environ or REQUIRED in os.environ or find_tools() is not None
+    return one_in(len(KINDS), reversed(KINDS) if has_postgres else KINDS, LONG)
+
+
 _free: list[str] = []
 """Databases of this process that no test has."""
 _TEMPLATE = f"sinkserve_template_{os.getpid()}"

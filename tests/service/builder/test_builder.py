@@ -40,6 +40,7 @@ async def test_a_checkpoint_becomes_an_engine_and_everybody_can_see_how(client: 
     assert engine.manifest.verification["divergence"] < 1e-8
 
 
+@pytest.mark.long
 async def test_a_build_leaves_nothing_in_the_work_folder(client: BuilderClient, tmp_path: Path) -> None:
     await client.built()
     assert list((tmp_path / "home" / "work").iterdir()) == []
@@ -69,6 +70,7 @@ async def test_what_was_built_before_is_not_built_again(client: BuilderClient) -
     assert any("is the same; its files are used" in line for line in lines)
 
 
+@pytest.mark.long
 async def test_the_same_spec_again_ends_with_the_version_that_exists_unless_another_is_asked_for(
     client: BuilderClient,
 ) -> None:
@@ -133,6 +135,7 @@ async def _child() -> psutil.Process:
     return (await until(_children, bool))[0]
 
 
+@pytest.mark.long
 async def test_a_killed_build_fails_alone_with_the_signal_as_its_cause(client: BuilderClient) -> None:
     build = await client.submit()
     (await _child()).kill()
@@ -163,6 +166,7 @@ HARM: dict[str, tuple[Callable[[Path], object], grpc.StatusCode, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("said", HARM)
 async def test_a_bad_checkpoint_fails_its_build_with_the_cause(client: BuilderClient, model: Path, said: str) -> None:
     harm, code, reason = HARM[said]
@@ -175,6 +179,7 @@ async def test_a_bad_checkpoint_fails_its_build_with_the_cause(client: BuilderCl
     assert refusal.reason == "ENGINE_NOT_FOUND"
 
 
+@pytest.mark.long
 async def test_a_source_outside_the_roots_fails_its_build(client: BuilderClient, tmp_path: Path) -> None:
     build = await client.ended(await client.submit(_spec(uri="/etc")))
     refusal = Refusal.of(build.error, build.error.code)

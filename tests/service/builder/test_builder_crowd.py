@@ -13,6 +13,7 @@ from tests.servers.databases import KINDS, new_database_url
 from tests.service.replicas.crowd import Crowd
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", one_in(len(KINDS), reversed(KINDS)))
 async def test_every_build_ends_once_and_whole_whatever_dies(kind: str, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_sample_is_a_message_and_has_all_that_is_explained(sample: str) -> Non
     }
 
 
+@pytest.mark.long
 async def test_several_builders_share_a_queue_as_the_page_says(reader: Reader) -> None:
     with new_database_url("postgresql", reader.folder) as url:
         reader.replaced |= {DATABASE: url, STORE: str(reader.folder / "store")}
@@ -130,6 +131,7 @@ async def _check_shared(reader: Reader, one: tuple[str, int], other: tuple[str, 
         assert (await asked.engine("second")).reference == "second@1"
 
 
+@pytest.mark.long
 async def test_an_attempt_goes_on_for_the_oldest_waiter_when_its_build_is_cancelled(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model", hidden=512, layers=1, vocab=32_768, dtype="bfloat16", tokenizer=False)
     async with _building(tmp_path, model, concurrency=2) as client:

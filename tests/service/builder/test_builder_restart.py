@@ -42,6 +42,7 @@ async def test_a_build_goes_on_after_its_builder_ended(tmp_path: Path, end: tupl
     assert states == [QUEUED, RUNNING, QUEUED, RUNNING, SUCCEEDED]
 
 
+@pytest.mark.long
 async def test_a_build_may_end_within_the_grace_of_a_builder_that_stops(tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model")
     process = Process(tmp_path, SINKSERVE_BUILDER_STOP_GRACE_S="60")

@@ -49,6 +49,7 @@ async def test_the_first_word_of_a_watch_is_the_build_as_it_is(client: BuilderCl
     assert [(event.sequence, event.build) for event in watched] == [(0, await client.get(build.name))]
 
 
+@pytest.mark.long
 async def test_a_watcher_that_leaves_leaves_nothing(client: BuilderClient, builder: BuilderHandle) -> None:
     await client.submit()
     build = await client.submit(client.spec("queued"))

@@ -68,6 +68,7 @@ async def _load(home: Path, database: str) -> None:
         await runtime.stop()
 
 
+@pytest.mark.long
 async def test_a_flipped_bit_in_any_file_is_found_by_verify_and_refused_by_a_load(
     flip: Flip, client: BuilderClient, tmp_path: Path
 ) -> None:

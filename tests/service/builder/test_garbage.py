@@ -28,6 +28,7 @@ from sinkserve.builder.v1 import catalog_service_pb2 as cat
 from sinkserve.engine.v1 import engine_pb2
 from tests.nightly import one_in
 from tests.samples.drafts import Press, draft
+from tests.servers.databases import one_by_day
 from tests.servers.s3 import Bucket, S3Server
 from tests.service.builder.builder import BuilderClient, refused
 
@@ -89,6 +90,7 @@ def test_unfinished_uploads_and_timing_caches_of_a_bucket_are_left_alone(
     assert len(bucket.unfinished()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store_url", one_in(2, ["s3", "folder"]), indirect=True)
 async def test_two_geometries_share_most_files_and_one_goes_without_them(store_url: str, client: BuilderClient) -> None:
     wide = engine_pb2.CacheGeometry(sink_tokens=4, window_tokens=20, chunk_tokens=4, max_slots=2)
@@ -188,6 +190,7 @@ class Publisher:
         time.sleep(self._random.random() * 0.003)
 
 
+@pytest.mark.parametrize("database", one_by_day(), indirect=True)
 def test_no_engine_ever_misses_a_blob_while_garbage_is_collected(
     database: Database, store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ async def test_the_demo_model_becomes_a_plan_for_the_gpus_that_are_named(tmp_pat
         assert (await client.engine(again.engine)).manifest.files == manifest.files, "two plans would differ in bytes"
 
 
+@pytest.mark.long
 async def test_a_cancel_while_it_compiles_ends_the_process_and_leaves_nothing(tmp_path: Path) -> None:
     async with building(DEMO, DEMO, store_url=str(tmp_path / "store"), home=tmp_path / "home") as client:
         build = await client.submit(spec(client))
@@ -70,6 +71,7 @@ async def test_a_cancel_while_it_compiles_ends_the_process_and_leaves_nothing(tm
     assert left_over(tmp_path / "home") == left_over(tmp_path) == []
 
 
+@pytest.mark.long
 async def test_what_cannot_be_compiled_beneath_the_limit_is_refused_before_it_begins(tmp_path: Path) -> None:
     model = _large(tmp_path / "model")
     async with building(tmp_path, model, memory_limit_mib=2048) as client:
@@ -113,6 +115,7 @@ ENDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("harm", "reason", "words"), ENDS.values(), ids=ENDS)
 async def test_what_ends_while_it_compiles_is_named_and_nothing_is_left(  # noqa: PLR0917 - fixtures
     client: BuilderClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, reason: str, words: str

@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from sinkserve.cli.app import make_app
 from sinkserve.cli.services.embedded import embedded_services
+from tests.nightly import LONG, one_in
 from tests.samples.checkpoints import write_checkpoint
 
 CLI = (sys.executable, "-m", "sinkserve.cli")
@@ -214,6 +215,7 @@ def test_one_command_leads_from_a_folder_to_a_reply_and_builds_once(folder: Path
     assert "export" not in runs[1].stderr
 
 
+@pytest.mark.long
 def test_services_that_do_not_start_say_why(folder: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "SINKSERVE_HOME": str(tmp_path), "SINKSERVE_RUNTIME_THREADS": "many"}
     command = [*CLI, "run", str(folder / "tiny"), "-p", "hello"]
@@ -223,7 +225,7 @@ def test_services_that_do_not_start_say_why(folder: Path, tmp_path: Path) -> Non
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("which", ["both", "runtime"])
+@pytest.mark.parametrize("which", one_in(2, ["both", "runtime"], LONG))
 def test_serve_says_where_it_listens_and_stops_when_asked(which: str, tmp_path: Path) -> None:
     listen = {f"SINKSERVE_{service}_LISTEN": "127.0.0.1:0" for service in ("BUILDER", "RUNTIME")}
     environment = {**os.environ, **listen, "SINKSERVE_HOME": str(tmp_path)}

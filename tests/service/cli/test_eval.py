@@ -66,6 +66,7 @@ def log_probability(logits: Any, token: int) -> float:
     return float(logits[token] - logits.max() - np.log(np.exp(logits - logits.max()).sum()))
 
 
+@pytest.mark.long
 def test_every_mode_of_every_cache_is_the_papers_scheme(bench: Workbench, home: Path) -> None:
     weights, tokens, stride = Weights(home / "tiny"), bench.encode(TEXT)[:100], 7
     found = measure_perplexity(bench, tokens, capacity=CAPACITY, stride=stride, track=track)
@@ -151,6 +152,7 @@ def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Pa
     assert some["compared"] is None
 
 
+@pytest.mark.long
 def test_what_a_precision_costs_is_measured_against_the_checkpoint(home: Path) -> None:
     (home / "int8.yaml").write_text(
         (home / "spec.yaml").read_text().replace("name: tiny", "name: int8") + "precision: int8\n"
@@ -193,6 +195,7 @@ def test_streameval_and_speed_are_measured_drawn_and_printed(home: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
+@pytest.mark.long
 def test_conversations_are_held_through_the_services_and_timed_by_round(home: Path, tmp_path: Path) -> None:
     lines = [
         {"question_id": 81, "category": "sums", "turns": ["two plus two?", "and three?"], "reference": []},
@@ -276,6 +279,7 @@ def test_what_is_wrong_is_said_before_anything_takes_its_time(
     assert (ran.exit_code, "pip install 'sinkserve[eval]'" in ran.stderr) == (2, True)
 
 
+@pytest.mark.long
 def test_a_spec_that_does_not_build_ends_the_command(home: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text((home / "spec.yaml").read_text().replace("./tiny", str(tmp_path)))
     ran = sinkserve("eval", "speed", str(tmp_path / "wrong.yaml"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.nightly import LONG, one_in
 from tests.servers.node import NodeClient, seen
 from tests.service.runtime.runtime import Bench
 
@@ -96,7 +97,7 @@ async def test_it_discards_a_turn_as_if_it_had_not_been(node: NodeClient, slow: 
     assert tokens(saw["after"]) == expected
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["after_sequence", "resend"])
+@pytest.mark.parametrize("told", one_in(2, [False, True], LONG), ids=["resend", "after_sequence"])
 async def test_a_turn_whose_connection_was_cut_runs_once(node: NodeClient, slow: Bench, told: bool) -> None:
     expected = await whole_reply(slow)
     saw = await node.sees(slow.handle.address, "drop", goesOn=True, told=told)
@@ -178,6 +179,7 @@ async def test_heartbeats_count_for_nothing_and_close_deletes(node: NodeClient, 
     assert saw["gone"]["reason"] == "SESSION_NOT_FOUND"
 
 
+@pytest.mark.long
 async def test_it_follows_a_runtime_that_stops_and_another_that_starts(node: NodeClient, slow: Bench) -> None:
     expected = await whole_reply(slow)
     address = slow.handle.address

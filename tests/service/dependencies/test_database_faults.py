@@ -39,6 +39,7 @@ async def proxy(tmp_path: Path) -> AsyncIterator[tuple[FaultyProxy, str]]:
             yield proxy, place.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
 
 
+@pytest.mark.long
 async def test_a_runtime_says_so_refuses_and_goes_on(proxy: tuple[FaultyProxy, str], tmp_path: Path) -> None:
     between, url = proxy
     bench = Bench(tmp_path, {"lease_s": LEASE_S}, url, shared_settings={"database_timeout_s": TIMEOUT_S})

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sinkserve.client import Client, InvalidArgument, PermissionDenied, ResourceExhausted
-from tests.servers.databases import KINDS, new_database_url
+from tests.servers.databases import new_database_url, one_by_day
 from tests.service.identity.conftest import Callers
 from tests.service.runtime.runtime import Bench
 
@@ -40,7 +40,7 @@ class Replicas:
         return registry.get_sample_value("sinkserve_runtime_quota_refusals_total", {"quota": quota})
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=one_by_day())
 async def replicas(request: pytest.FixtureRequest, tmp_path: Path, callers: Callers) -> AsyncIterator[Replicas]:
     callers.policy.write_text(POLICY)
     keys = {name: callers.key(name) for name in ("ann", "bob", "ops")}

@@ -14,9 +14,8 @@ from builder_service.service import start_builder
 from builder_service.settings import BuilderSettings
 from sinkserve.client import AlreadyExists, Client, InvalidArgument, NotFound, ResourceExhausted, SinkServeError
 from sinkserve.engine.v1 import engine_pb2
-from tests.nightly import one_in
 from tests.samples.checkpoints import write_checkpoint
-from tests.servers.databases import KINDS, new_database_url
+from tests.servers.databases import new_database_url, one_by_day
 from tests.service.builder.builder import QUEUED
 from tests.service.identity.conftest import Callers
 from tests.service.runtime.runtime import Bench
@@ -41,7 +40,7 @@ class Tenants:
         return engine_pb2.ModelSpec(name=name, source=engine_pb2.Source(uri=str(self.model)), cache=cache)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=one_by_day())
 async def tenants(request: pytest.FixtureRequest, tmp_path: Path, callers: Callers) -> AsyncIterator[Tenants]:
     """Ann may use the platform's `demo`, Bob only what is his."""
     with new_database_url(request.param, tmp_path, with_schema=True) as url:
@@ -106,7 +105,6 @@ async def test_an_id_that_several_have_is_ambiguous_to_an_admin(tenants: Tenants
     assert (await tenants.ops.sessions.get("sessions/same")).owner == "key:ops"
 
 
-@pytest.mark.parametrize("tenants", one_in(2, KINDS), indirect=True)
 async def test_builds(tenants: Tenants) -> None:
     ann, bob, ops = tenants.ann, tenants.bob, tenants.ops
     build = await ann.builds.submit(tenants.spec("anns"), request_id="r")
@@ -123,7 +121,6 @@ async def test_builds(tenants: Tenants) -> None:
         assert "anns" not in event.log.text
 
 
-@pytest.mark.parametrize("tenants", one_in(2, reversed(KINDS)), indirect=True)
 async def test_builds_beyond_a_quota_wait_or_fail_and_those_of_others_go_past_them(
     tenants: Tenants, callers: Callers
 ) -> None:
@@ -189,14 +186,13 @@ async def test_engines(tenants: Tenants) -> None:
     assert [engine.reference for engine in await ann.engines.loaded()] == ["demo@1"]
 
 
-@pytest.mark.parametrize("tenants", one_in(2, KINDS), indirect=True)
 async def test_an_admin_builds_for_the_owner_of_a_name(tenants: Tenants) -> None:
     build = await tenants.ops.builds.submit(tenants.spec("demo"))
     assert build.owner == "local"
     assert (await tenants.ops.builds.wait(build.name)).engine == "demo@2"
 
 
-@pytest.mark.parametrize("tenants", one_in(2, reversed(KINDS)), indirect=True)
+@pytest.mark.long
 async def test_of_two_who_publish_under_a_new_name_at_once_one_gets_it(tenants: Tenants) -> None:
     builds = [await client.builds.submit(tenants.spec("new")) for client in (tenants.ann, tenants.bob)]
     ends = await asyncio.gather(

@@ -44,6 +44,7 @@ async def platform(tmp_path: Path, callers: Callers) -> AsyncIterator[Estate]:
         yield found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("load", one_in(2, [Load(2, 1), Load(8, 4)]), ids=str)
 async def test_two_tenants_under_load(platform: Estate, callers: Callers, load: Load) -> None:
     platform.keys = {name: callers.key(name) for name in ("bob", "ops")}

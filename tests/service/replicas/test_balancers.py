@@ -42,6 +42,7 @@ LONG = GenerationOptions(temperature=0, max_new_tokens=2000, ignore_eos=True)
 COUNT = 8
 MANY = 16  # so many that every replica gets some
 ENVOY_BY_DAY = pytest.mark.parametrize("replicas", one_in(len(KINDS), KINDS), indirect=True)
+OTHERS_LONG = pytest.mark.parametrize("replicas", one_in(len(KINDS), KINDS, pytest.mark.long), indirect=True)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -106,6 +107,7 @@ async def test_calls_without_the_key_are_spread(replicas: Replicas) -> None:
     await eventually(was_at_both)
 
 
+@pytest.mark.long
 @ENVOY_BY_DAY
 async def test_a_replica_that_is_not_ready_keeps_nobody_from_a_session(replicas: Replicas) -> None:
     await replicas.serve(2)
@@ -125,6 +127,7 @@ async def _is(balancer: Envoy, address: str, health: str) -> bool:
     return (await balancer.health()).get(address) == health
 
 
+@pytest.mark.long
 @ENVOY_BY_DAY
 async def test_a_replica_that_is_added_gets_new_sessions_and_open_conversations_stay(replicas: Replicas) -> None:
     await replicas.serve(2)
@@ -160,6 +163,7 @@ async def test_turns_of_a_replica_that_is_killed_run_once_elsewhere(replicas: Re
         assert len(history) == 3
 
 
+@pytest.mark.long
 @ENVOY_BY_DAY
 async def test_a_replica_that_drains_is_left_without_an_error(replicas: Replicas) -> None:
     await replicas.serve(2)
@@ -184,6 +188,7 @@ async def test_a_replica_that_drains_is_left_without_an_error(replicas: Replicas
         assert len(history) == 3
 
 
+@pytest.mark.long
 async def test_a_replica_that_crashes_twice_in_a_row_is_used_again(replicas: Replicas) -> None:
     await replicas.serve(2)
     async with conversations(replicas, 2) as held:
@@ -197,6 +202,7 @@ async def test_a_replica_that_crashes_twice_in_a_row_is_used_again(replicas: Rep
         await all_say(held, "and now?", SHORT)
 
 
+@OTHERS_LONG
 async def test_a_rolling_restart_under_ten_conversations_costs_no_turn(replicas: Replicas) -> None:
     await replicas.serve(2)
     async with conversations(replicas, 10) as held:
@@ -257,6 +263,7 @@ async def test_browsers_talk(replicas: Replicas) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("replicas", ["envoy"], indirect=True)
 async def test_the_page_talks_in_a_browser(replicas: Replicas, tmp_path: Path) -> None:
     await replicas.serve(1)

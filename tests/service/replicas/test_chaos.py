@@ -28,6 +28,7 @@ GEOMETRY = Geometry(2, 6, 4, 2)
 WINDOW = SessionWindow(2, 5)
 
 
+@pytest.mark.long
 async def test_whatever_falls_nothing_that_ended_is_lost_or_told_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

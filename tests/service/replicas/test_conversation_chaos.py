@@ -21,6 +21,7 @@ from runtime_service.storage.rows import turn_from_row, unpack
 from runtime_service.storage.tables import turns
 from runtime_service.turns.events import Event, TurnFinished, TurnRejected, TurnStarted
 from tests.fakes.engine import expected_greedy
+from tests.nightly import LONG, one_in
 from tests.service.runtime.runtime import VOCABULARY, Bench, eventually
 
 SESSIONS = 6  # more than slots
@@ -169,7 +170,7 @@ def check_told(client: Client, results: dict[str, Turn]) -> None:
         assert len(tokens) >= len(turn.result.token_ids) or max(starts) != turn.result.started_sequence
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", one_in(2, range(2), LONG))
 async def test_whatever_happens_every_turn_is_in_its_history_once_and_right(bench: Bench, seed: int) -> None:
     await bench.stop()
     bench.settings |= {"drain_grace_s": 0.0, "max_sessions": SESSIONS - 1, "parked_bytes": 700, "kept_events": 64}

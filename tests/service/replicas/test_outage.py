@@ -42,6 +42,7 @@ def postgres() -> Iterator[OwnPostgres]:
     server.remove()
 
 
+@pytest.mark.long
 async def test_a_build_survives_an_outage(postgres: OwnPostgres, tmp_path: Path) -> None:
     model = write_checkpoint(tmp_path / "model", hidden=256, layers=4, vocab=16_384, tokenizer=False)
     settings = BuilderSettings(listen="127.0.0.1:0", source_roots=(str(tmp_path),))

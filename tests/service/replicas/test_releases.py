@@ -16,14 +16,14 @@ from common.db.database import connect
 from common.db.schema import needed_version, open_database, upgrade, version_of
 from common.errors import FailedPrecondition, Reason
 from sinkserve.client import Client, Conversation
-from tests.servers.databases import KINDS, new_database_url
+from tests.servers.databases import new_database_url, one_by_day
 from tests.service.replicas.behind_a_balancer import ENGINE
 from tests.service.replicas.releases import NEXT, ROOT, run_in, unpack_last, upgrade_to_next
 from tests.service.replicas.talking import NOBODY, SHORT
 from tests.service.runtime.runtime import Bench
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=one_by_day())
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with new_database_url(request.param, tmp_path) as url:
         database = connect(url)

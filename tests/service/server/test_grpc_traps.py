@@ -239,6 +239,7 @@ def _same(data: bytes) -> bytes:
 # Streams that come and go
 
 
+@pytest.mark.long
 async def test_streams_that_come_and_go_leave_no_object_behind(bench: Bench) -> None:
     dice = random.Random(3)
     tasks = len(asyncio.all_tasks())

@@ -205,6 +205,7 @@ async def test_a_service_that_cannot_start_gives_its_address_back(tmp_path: Path
         await scraped(metrics)
 
 
+@pytest.mark.long
 async def test_embedded_services_serve_no_metrics(tmp_path: Path, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SINKSERVE_HOME", str(tmp_path))
     for service in ("BUILDER", "RUNTIME"):

@@ -37,6 +37,7 @@ def test_a_stream_that_was_stopped_goes_on_where_its_last_block_ended(tmp_path: 
     assert [block.perplexity for block in found] == pytest.approx([block.perplexity for block in expected], rel=0.05)
 
 
+@pytest.mark.long
 def test_blocks_are_other_conversations(tmp_path: Path, exported: Path) -> None:
     stream = endless.Stream(shutil.copytree(exported, tmp_path / "stream"), threads=1)
     assert stream.read_block().perplexity != stream.read_block().perplexity

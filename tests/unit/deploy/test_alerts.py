@@ -23,6 +23,7 @@ RULES: list[dict[str, Any]] = [
 NAMES = [rule["alert"] for rule in RULES]
 
 
+@pytest.mark.long
 def test_each_fires_and_keeps_quiet_as_it_should() -> None:
     promtool = find_program("usr/bin/promtool", "prometheus", version="--version", required=False)
     command = (promtool, "test", "rules", FOLDER / "alerts_test.yaml")

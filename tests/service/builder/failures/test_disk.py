@@ -23,6 +23,7 @@ def _no_more_disk(process: int) -> None:
     resource.prlimit(process, resource.RLIMIT_FSIZE, (2**20, 2**20))
 
 
+@pytest.mark.long
 async def test_a_file_that_may_not_grow_is_a_full_disk(
     busy: BuilderClient, client: BuilderClient, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ async def test_a_crash_says_its_signal_and_where(busy: BuilderClient, client: Bu
     assert (await client.built()).engine == "demo@1", "the next one succeeds"
 
 
+@pytest.mark.long
 async def test_a_build_whose_builders_died_under_it_says_how_often(large: Path, tmp_path: Path) -> None:
     model = linked(large, tmp_path)
     process = Process(tmp_path)

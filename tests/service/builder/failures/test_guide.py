@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from sinkserve.cli.terminal.failures import HINTS
+from tests.contract.builds import test_leases
 from tests.service.builder.failures import test_disk, test_ends, test_memory, test_sources, test_spoiled
 from tests.service.builder.failures.causes import GUIDE, ROW
 
@@ -36,6 +39,8 @@ CAUSES: dict[str, tuple[Callable[..., object], ...]] = {
     "INTERNAL": (test_ends.test_a_fault_of_the_builder_says_nothing_of_its_inside,),
 }
 """The tests that cause it for real, one for each row of a reason in the failure table of docs/use/builder.md."""
+SHORTER = {"WORKER_LOST": test_leases.test_a_build_that_loses_worker_after_worker_fails}
+"""What `make test` has instead where all that cause it take long."""
 
 
 def test_every_row_of_the_guide_is_caused_here_and_every_cause_has_its_row() -> None:
@@ -45,3 +50,9 @@ def test_every_row_of_the_guide_is_caused_here_and_every_cause_has_its_row() -> 
 
 def test_every_cause_comes_with_a_hint_but_those_that_say_themselves_what_to_do() -> None:
     assert CAUSES.keys() - HINTS.keys() == {"INVALID_SPEC", "ENGINE_INCOMPATIBLE", "STORE_UNAVAILABLE", "INTERNAL"}
+
+
+@pytest.mark.parametrize("reason", CAUSES)
+def test_every_cause_is_seen_by_make_test(reason: str) -> None:
+    by_day = [*CAUSES[reason], *filter(None, [SHORTER.get(reason)])]
+    assert not all({"long", "nightly"} & {mark.name for mark in getattr(test, "pytestmark", ())} for test in by_day)

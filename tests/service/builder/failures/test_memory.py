@@ -35,6 +35,7 @@ def _no_more_memory(process: int) -> None:
     resource.prlimit(process, resource.RLIMIT_DATA, (used + 2**20, used + 2**20))
 
 
+@pytest.mark.long
 async def test_a_build_that_gets_no_more_memory_fails_alone_with_the_figures(
     busy: BuilderClient, client: BuilderClient
 ) -> None:
@@ -83,6 +84,7 @@ def _make_group(parent: Path, files: dict[str, int]) -> Path | None:
     return folder
 
 
+@pytest.mark.long
 async def test_a_build_that_the_kernel_killed_for_memory_says_so(
     busy: BuilderClient, client: BuilderClient, group: Path
 ) -> None:

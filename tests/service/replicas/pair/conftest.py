@@ -9,13 +9,13 @@ import pytest
 
 from common.db.database import connect
 from common.db.schema import upgrade
-from tests.servers.databases import KINDS, new_database_url
+from tests.servers.databases import new_database_url, one_by_day
 from tests.service.replicas.pair.replicas import Replicas
 from tests.service.runtime.runtime import Bench
 from tests.service.runtime.tooled import TOOLED
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=one_by_day())
 async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Replicas]:
     with new_database_url(request.param, tmp_path) as url:
         database = connect(url)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
+from tests.nightly import LONG, one_in
 from tests.service.replicas.pair.dying import dying
 from tests.service.replicas.pair.replicas import Replicas, end_lease
 from tests.service.runtime.runtime import Stream, text_of
@@ -27,7 +28,7 @@ async def _ended(stream: Stream, generation: dict[str, Any]) -> tuple[str, list[
     return text_of(events[last:]), joined(events[last:]), events[-1].finished
 
 
-@pytest.mark.parametrize("generation", [FORMED, calling()], ids=["form", "tools"])
+@pytest.mark.parametrize("generation", one_in(2, [calling(), FORMED], LONG), ids=["tools", "form"])
 async def test_a_turn_whose_server_is_killed_in_its_reply_ends_once_and_whole_elsewhere(
     both: Replicas, generation: dict[str, Any]
 ) -> None:

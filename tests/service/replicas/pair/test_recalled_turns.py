@@ -69,6 +69,7 @@ async def test_a_turn_whose_server_is_left_between_search_and_feed_chooses_anew_
     assert listed[-1].usage.recalled_tokens > 0
 
 
+@pytest.mark.long
 async def test_a_turn_whose_server_is_killed_between_search_and_feed_ends_once_and_the_same_elsewhere(
     both: Replicas,
 ) -> None:

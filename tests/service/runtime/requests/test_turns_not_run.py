@@ -96,6 +96,7 @@ async def test_wrong_names_are_refused(bench: Bench) -> None:
 
 
 async def test_a_call_past_its_deadline_is_a_lost_one(bench: Bench) -> None:
+    bench.before_step = slowly
     session = (await created(bench, options=CANCELS)).name
     code, _ = await run(bench, session, "t", generation=ENDLESS, timeout=3.0).failure()
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 
 from runtime_service.sessions.live_session import LiveSession
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
@@ -42,6 +43,7 @@ def session_of(bench: Bench, stream: Stream) -> LiveSession:
     return next(live for live in bench.handle.sessions.live if live.session.name == stream.session)
 
 
+@pytest.mark.long
 async def test_who_reads_gets_a_slot_while_more_absent_readers_than_slots_hold_none(bench: Bench) -> None:
     await bench.restart(unread_events=4, slow_reader_s=3600.0)
     alone = await bench.opened()

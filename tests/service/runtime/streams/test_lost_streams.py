@@ -65,6 +65,7 @@ async def test_a_lost_stream_leaves_turns_alone(bench: Bench) -> None:
 
 
 async def test_a_deadline_is_a_lost_stream(bench: Bench) -> None:
+    bench.before_step = slowly
     stream = bench.stream(timeout=3.0)
     await stream.open(options=CANCELS)
     await stream.turn(generation=ENDLESS)

@@ -16,7 +16,7 @@ from common.window import SessionWindow
 from runtime_service.storage.repository import SessionRepository
 from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.fakes.engine import expected_greedy
-from tests.servers.databases import KINDS, new_database_url
+from tests.servers.databases import new_database_url, one_by_day
 from tests.service.runtime.runtime import VOCABULARY, Bench, Stream, info, reason_of, tokens_of
 
 WINDOW = SessionWindow(4, 64)
@@ -188,7 +188,7 @@ async def test_a_repeated_turn_tells_what_it_recalled(bench: Bench) -> None:
     assert [again[0].started, again[-1].finished] == [events[0].started, events[-1].finished]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=one_by_day())
 async def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """On each kind of database."""
     with new_database_url(request.param, tmp_path, with_schema=True) as url:

@@ -1,9 +1,9 @@
-// What a person does with the page, in a browser: `node browser.mjs PROGRAM ORIGIN LOCKED`. Prints what became of each.
+// What a person does with the page, in a browser: `node browser.mjs PROGRAM ORIGIN LOCKED COUNT`, so many of it. Prints what became of each.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const [executablePath, origin, locked] = process.argv.slice(2);
+const [executablePath, origin, locked, count] = process.argv.slice(2);
 const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
 const TEXT = ".composer textarea";
 const HTML = '<img src=x onerror="alert(1)"><b>';
@@ -199,7 +199,7 @@ const SCENARIOS = {
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const became = {};
 try {
-  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+  for (const [name, scenario] of Object.entries(SCENARIOS).slice(0, Number(count))) {
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
     context.setDefaultTimeout(20_000);
     const page = await context.newPage();

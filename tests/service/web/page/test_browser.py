@@ -8,7 +8,10 @@ import shutil
 import time
 from pathlib import Path
 
+import pytest
+
 from sinkserve.client import Client
+from tests.nightly import LONG, one_in
 from tests.servers.browser import browser_program
 from tests.servers.node import link_packages
 from tests.service.runtime.runtime import Bench
@@ -17,7 +20,8 @@ from tests.service.web.door import NOBODY, door_to
 SCRIPT = Path(__file__).with_name("browser.mjs")
 
 
-async def test_people_use_it(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", one_in(2, [1, 100], LONG), ids=["a conversation", "everything"])
+async def test_people_use_it(bench: Bench, tmp_path: Path, count: int) -> None:
     program = browser_program()
     link_packages(tmp_path)
     shutil.copy(SCRIPT, tmp_path)
@@ -28,7 +32,7 @@ async def test_people_use_it(bench: Bench, tmp_path: Path) -> None:
         await client.engines.unload("demo@1")
     services = (bench.handle.address, NOBODY, bench.handle.admin_address)
     async with door_to(*services) as origin, door_to(*services, anonymous="refuse") as locked:
-        command = ("node", SCRIPT.name, program, origin, locked)
+        command = ("node", SCRIPT.name, program, origin, locked, str(count))
         ran = await asyncio.create_subprocess_exec(
             *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )

@@ -85,6 +85,7 @@ def test_a_template_with_tools_reasoning_and_a_date_compiles_and_is_split(
     )
 
 
+@pytest.mark.long
 def test_it_renders_what_transformers_renders(tmp_path: Path) -> None:
     checkpoint = byte_level(tmp_path, harmony(18).replace('strftime_now("%Y-%m-%d")', '"today"'), eos_token="<|eot|>")
     for said in (conversation("Hi", "Hello.", "Bye"), conversation("Hi", "Yes?", "No", system="Be kind.")):

@@ -85,7 +85,7 @@ def test_every_precision_passes_verification(tmp_path: Path, name: str, precisio
     assert figures["margin"] >= 1.2  # in matrices as small as these, chance counts
 
 
-@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, sorted(ROUNDED)))
+@pytest.mark.parametrize(("name", "precision"), by_turns(ON_EVERY_TARGET, sorted(ROUNDED), long_rows=2))
 def test_every_precision_in_few_bits_passes_for_gpus_too(tmp_path: Path, name: str, precision: Precision) -> None:
     folder, model = write_family(tmp_path / name, name), _model(name)
     form, evidence = WeightFormat(precision, on_gpu=True), gather(folder, GEOMETRY, precision.value, Target.TENSORRT)

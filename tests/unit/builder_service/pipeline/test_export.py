@@ -127,6 +127,7 @@ print(high_water() - before)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("precision", [Precision.FP32])  # what is rounded lies on the disk meanwhile
 def test_weights_stream_through_little_memory(tmp_path: Path, precision: Precision) -> None:

@@ -154,6 +154,7 @@ def test_a_changed_file_is_another_key_and_another_engine(
     assert _without_place(other) != _without_place(built)
 
 
+@pytest.mark.long
 def test_another_block_is_another_key_and_other_weights_which_verify(model: Path, tmp_path: Path) -> None:
     made = [
         build(
@@ -181,6 +182,7 @@ def test_the_manifest_of_a_build_is_what_its_schema_says(built: Manifest) -> Non
     Draft202012Validator(json.loads(path.read_text())).validate(json.loads(built.canonical()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choice", one_in(len(CHOICES), CHOICES))
 def test_a_process_that_hashes_differently_and_has_one_core_writes_the_same_bytes(
     model: Path, tmp_path: Path, choice: tuple[Target, Precision]

@@ -63,6 +63,7 @@ def test_it_compiles_every_form_for_blackwell_and_ampere(tmp_path: Path, gpus: t
         assert ("ROTARY_EMBEDDING" in outcome.layers) is (name != "mpt")
 
 
+@pytest.mark.long
 def test_weights_in_few_bits_are_compiled_for_the_gpus_that_have_them(tmp_path: Path) -> None:
     checkpoint = write_family(tmp_path / "llama", "llama", hidden_size=64, intermediate_size=96, num_hidden_layers=1)
     gpus = {"int8": ("sm86", "sm120"), "int4": ("sm86", "sm120"), "fp8": ("sm89", "sm120")}

@@ -47,6 +47,7 @@ def carry_out(*arguments: str, **environment: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_the_suite_finds_all_that_it_borrows() -> None:
     done = carry_out("--collect-only", "-q", SINKSERVE_TEST_FAKE_GPU="1")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

@@ -18,6 +18,7 @@ from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import GRAPH_PATH, Manifest
 from common.spec.model_spec import Precision, Source
 from common.window import SessionWindow
+from tests.nightly import LONG, one_in
 from tests.samples.adapters.folders import matrices_of, merge_by_hand, write_adapter
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.gguf.files import write_gguf
@@ -39,7 +40,7 @@ def _logits(model: Path, manifest: Manifest) -> np.ndarray:
         return engine.step((Feed(0, 0, SessionWindow(4, 12), (5, 6, 7)),)).copy()
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+@pytest.mark.parametrize("precision", one_in(2, [Precision.FP32, Precision.INT8], LONG))
 def test_it_answers_as_the_merged_checkpoint_does(model: Path, adapter: Path, precision: Precision) -> None:
     merged = merge_by_hand(model, adapter, model.parent / "merged")
     manifest = built(model, source=Source(uri=str(model), adapter=str(adapter)), precision=precision)

@@ -14,7 +14,7 @@ from builder_service.verify.second.gguf import SecondGguf
 from common.errors import FailedPrecondition, InvalidArgument, Reason
 from common.spec.manifest import GOLDEN_PATH, TOKENIZER_PATH, Manifest
 from common.spec.model_spec import ModelSpec, Precision, Source, Target
-from tests.nightly import by_turns
+from tests.nightly import LONG, by_turns, one_in
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.families import write_family
 from tests.samples.gguf.blocks import Types, matrices_in
@@ -49,7 +49,7 @@ def _file(tmp_path: Path, types: Types, *, tied: bool = True) -> Path:
     return write_gguf(tmp_path / "model.gguf", folder, types)
 
 
-@pytest.mark.parametrize("precision", LINEAR)
+@pytest.mark.parametrize("precision", one_in(len(LINEAR), LINEAR, LONG))
 def test_a_gguf_becomes_an_engine_in_any_precision(tmp_path: Path, precision: Precision) -> None:
     manifest = built(_file(tmp_path, matrices_in(Q.Q4_1, Q.Q8_0)), precision=precision)
     assert [file.path for file in manifest.source_files] == ["model.gguf"]

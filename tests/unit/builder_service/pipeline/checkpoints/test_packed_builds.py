@@ -11,6 +11,7 @@ from builder_service.checkpoint.checkpoint import FloatArray
 from builder_service.verify.second.packed import SecondPacked
 from common.errors import FailedPrecondition
 from common.spec.model_spec import Precision
+from tests.nightly import LONG, one_in
 from tests.samples.checkpoints import write_checkpoint
 from tests.samples.packed.folders import pack_checkpoint
 from tests.samples.packed.ways import WAYS, Way
@@ -29,7 +30,7 @@ def test_weights_are_kept_as_they_are_unless_the_spec_says_otherwise(tmp_path: P
     assert manifest.verification["margin"] >= 2
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT4])
+@pytest.mark.parametrize("precision", one_in(2, [Precision.FP32, Precision.INT4], LONG))
 def test_in_other_precisions_it_is_what_its_weights_are_as_floats(tmp_path: Path, precision: Precision) -> None:
     folder = packed(tmp_path, WAYS["gptq-act-order"])
     one, other = (built(each, precision=precision) for each in (folder, tmp_path / "plain"))

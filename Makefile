@@ -6,6 +6,7 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	{ command -v $$p; break; }; done)
 BIN := .venv/bin
 # Tests of services wait more than they compute: one worker more than processors, and no more than help.
+# `make test WORKERS=4` has it otherwise.
 WORKERS := $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
 IN_PARALLEL := --dist=worksteal --numprocesses=$(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

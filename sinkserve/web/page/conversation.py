@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -18,6 +18,22 @@ from sinkserve.web.callers import client_of
 from sinkserve.web.page.endpoint import Body, Int32, body_of, id_of
 from sinkserve.web.page.event_stream import Event, EventStream
 from sinkserve.web.page.views import delta_view, finished_view, session_view, started_view
+
+
+class Form(Body):
+    """What the reply has to be; one of these."""
+
+    json_schema: str | None = None
+    """As text, so that its properties keep their order and its numbers their digits."""
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("it has to have one of json_schema, regex, choice and grammar")
+        return self
 
 
 class NewTurn(Body):
@@ -29,6 +45,7 @@ class NewTurn(Body):
     top_p: float | None = None
     max_new_tokens: Int32 | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    response_format: Form | None = None
 
     @property
     def generation(self) -> GenerationOptions:

@@ -108,6 +108,7 @@ def finished_view(finished: Finished) -> View:
     """How a turn ended."""
     return {
         "reason": finished.reason,
+        "format_matched": finished.format_matched,
         "usage": asdict(finished.usage),
         "timing": asdict(finished.timing),
         "tokens_per_second": finished.tokens_per_second,

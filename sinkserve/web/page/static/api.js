@@ -8,19 +8,20 @@ export const key = {
   clear: () => sessionStorage.removeItem(KEY),
 };
 
-/** The turn of a session that is followed, so that it is followed again after a reload. */
-export const followed = {
-  get: (session) => JSON.parse(sessionStorage.getItem(session) ?? "null"),
-  set: (session, turn) => sessionStorage.setItem(session, JSON.stringify(turn)),
-  clear: (session) => sessionStorage.removeItem(session),
-};
+/** Something that this tab keeps over a reload. */
+export const stored = (name) => ({
+  get: () => JSON.parse(sessionStorage.getItem(name) ?? "null"),
+  set: (value) => sessionStorage.setItem(name, JSON.stringify(value)),
+  clear: () => sessionStorage.removeItem(name),
+});
 
-/** What the server said: `status` of HTTP, `code` such as session_not_found. */
+/** What the server said: `status` of HTTP, `code` such as session_not_found, `param` the field that it is about. */
 export class ApiError extends Error {
-  constructor(status, { message, code }) {
+  constructor(status, { message, code, param }) {
     super(message);
     this.status = status;
     this.code = code ?? "";
+    this.param = param ?? "";
   }
 }
 

@@ -33,6 +33,15 @@ const replies = (page) => page.locator(".reply").allTextContents();
 const press = (page, name, place = -1) => page.locator(".turn").nth(place).getByRole("button", { name, exact: true }).click();
 const agree = (page, verb) => page.locator("dialog").getByRole("button", { name: verb, exact: true }).click();
 
+const SCHEMA = '{"type": "object", "properties": {"town": {"enum": ["Graz", "Ulm"]}}, "required": ["town"], "additionalProperties": false}';
+
+/** Asks for replies in a form. */
+async function form(page, kind, text) {
+  if (!(await page.isVisible("[name=form]"))) await page.click(".form summary");
+  await page.selectOption("[name=form]", kind);
+  if (kind) await page.fill("[name=form_text]", text);
+}
+
 const SCENARIOS = {
   async "a conversation is held by keyboard alone"(page) {
     await begin(page);
@@ -140,6 +149,65 @@ const SCENARIOS = {
     await page.waitForSelector(".notice.bad");
     assert.match(await page.inputValue(TEXT), /^word word/);
     assert.equal(await page.locator(".turn").count(), 1);
+  },
+
+  async "replies come in the form that was asked for, after a reload too"(page) {
+    await begin(page);
+    await limit(page, 60);
+    await form(page, "regex", "[0-9]{3}");
+    await say(page, "a number", 1);
+    assert.match((await replies(page))[0], /^[0-9]{3}$/);
+    await page.reload();
+    await page.waitForSelector(TEXT);
+    assert.equal(await page.locator(".form summary").textContent(), "Form: Regular expression");
+    await say(page, "another one", 2);
+    assert.match((await replies(page))[1], /^[0-9]{3}$/);
+    await form(page, "choice", "yes\nno\n");
+    await say(page, "well?", 3);
+    assert.match((await replies(page))[2], /^(yes|no)$/);
+    await form(page, "json_schema", SCHEMA);
+    await say(page, "where?", 4);
+    assert.match(JSON.parse((await replies(page))[3]).town, /^(Graz|Ulm)$/);
+    await form(page, "");
+    await limit(page, 3);
+    await say(page, "anything", 5);
+    await page.reload();
+    await ended(page, 5);
+    assert.equal(await page.locator(".reply.code").count(), 1);
+    assert.ok(JSON.parse(await page.locator(".reply.code").textContent()));
+  },
+
+  async "a form that is refused is told beside its field, and what was typed comes back"(page) {
+    const refused = async (kind, text, why) => {
+      await form(page, kind, text);
+      await page.fill(TEXT, HTML);
+      await page.press(TEXT, "Enter");
+      await page.waitForSelector("[name=form_text][aria-invalid=true]");
+      assert.match(await page.locator("#problem-response_format").textContent(), why);
+      assert.equal(await page.evaluate(() => document.activeElement.name), "form_text");
+      assert.deepEqual([await page.inputValue(TEXT), await page.inputValue("[name=form_text]")], [HTML, text]);
+      assert.equal(await page.locator(".turn").count(), 0);
+    };
+    await begin(page);
+    await refused("json_schema", '{"type": ', /no JSON/);
+    await refused("json_schema", '{"not": {}}', /Unimplemented keys: \["not"\]/); // the conversation has begun by now
+    await refused("regex", "(", /response_format/);
+    await refused("grammar", "start: <b>nothing</b>", /response_format/);
+    await refused("choice", "\n", /empty/);
+    assert.equal(await page.locator(".problem b").count(), 0);
+    await form(page, "choice", "yes");
+    assert.equal(await page.locator("#problem-response_format").textContent(), "");
+    await page.press(TEXT, "Enter");
+    await ended(page, 1);
+    assert.deepEqual(await replies(page), ["yes"]);
+  },
+
+  async "a reply that ends before its form is whole says so"(page) {
+    await begin(page);
+    await limit(page, 3);
+    await form(page, "json_schema", SCHEMA);
+    await say(page, "where?", 1);
+    assert.match(await page.locator(".figures").textContent(), /limit of tokens.*before it was whole/);
   },
 
   async "a person signs in and out"(page) {

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 from tests.service.web.page.conftest import Page
 
@@ -68,6 +69,16 @@ async def test_a_turn_that_is_not_accepted_ends_with_its_error(page: Page) -> No
     assert events[-1][1]["param"] == "temperature"
 
 
+@pytest.mark.parametrize(
+    "form", [{"json_schema": '{"const": null}'}, {"regex": "a"}, {"choice": ["a", "b"]}, {"grammar": "start: A"}]
+)
+async def test_the_form_of_a_reply_goes_on_as_it_is(page: Page, form: dict[str, object]) -> None:
+    await told(page, await page.session() + "/turns", {**TURN, "response_format": form})
+    (turn,) = next(iter(page.runtime.sessions.values())).turns.values()
+    asked = MessageToDict(turn.generation.response_format, preserving_proto_field_name=True)
+    assert asked == ({"choice": {"texts": form["choice"]}} if "choice" in form else form)
+
+
 async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
     path, go = await page.session() + "/turns", asyncio.Event()
     page.runtime.pace = go.wait
@@ -90,6 +101,10 @@ async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
         ({**TURN, "max_new_tokens": 2**40}, "max_new_tokens"),
         ({**TURN, "seed": -1}, "seed"),
         ({**TURN, "tempreature": 1}, "tempreature"),
+        ({**TURN, "response_format": {}}, "response_format"),
+        ({**TURN, "response_format": {"regex": "a", "grammar": "b"}}, "response_format"),
+        ({**TURN, "response_format": {"choice": "a"}}, "response_format.choice"),
+        ({**TURN, "response_format": {"yaml": "a"}}, "response_format.yaml"),
     ],
 )
 async def test_a_wrong_field_is_named_before_anything_is_opened(page: Page, body: object, field: str) -> None:

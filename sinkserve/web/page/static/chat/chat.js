@@ -1,6 +1,6 @@
 // A conversation: its turns, what the model sees of them, and the turn that runs.
 
-import { call, followed } from "/page/api.js";
+import { call, stored } from "/page/api.js";
 import { advanced, CachePicture, sightOf } from "/page/chat/cache.js";
 import { Composer } from "/page/chat/composer.js";
 import { button, confirmed, el, notice } from "/page/dom.js";
@@ -30,6 +30,7 @@ export class Chat {
   constructor(main, session, engines, side) {
     this.session = session;
     this.path = `/api/${session.name}`;
+    this.following = stored(session.name); // the turn that this tab follows, so that it is followed again after a reload
     this.side = side;
     this.cache = engines.find(({ reference }) => reference === session.engine)?.cache;
     this.turns = [];
@@ -84,12 +85,12 @@ export class Chat {
 
   /** Follow the turn that this tab followed, or wait for one that somebody else follows. */
   #resume() {
-    const body = followed.get(this.session.name);
+    const body = this.following.get();
     const last = this.turns.at(-1);
     const known = this.turns.find((turn) => turn.id === body?.turn_id);
     if (body && (!known || known.running)) this.#run(body, known).catch((error) => notice(error.message, "bad"));
     else if (last?.running) this.#await(last).catch((error) => notice(error.message, "bad"));
-    if (body && known && !known.running) followed.clear(this.session.name);
+    if (body && known && !known.running) this.following.clear();
   }
 
   async #await(turn) {
@@ -125,7 +126,8 @@ export class Chat {
       this.list.append(turn.element);
       this.#toEnd();
     }
-    followed.set(this.session.name, body);
+    turn.expect(body);
+    this.following.set(body);
     this.composer.running(() => this.#cancel(turn));
     this.#followed = turn;
     const before = this.session;
@@ -145,7 +147,7 @@ export class Chat {
         this.#frame(turn);
       },
       finished: (finished) => {
-        followed.clear(this.session.name);
+        this.following.clear();
         this.session = advanced(this.session, finished.usage.position - this.session.position);
         turn.span.end = finished.usage.position;
         turn.finish(finished);
@@ -161,10 +163,9 @@ export class Chat {
     if (ending.left || this.#followed !== turn) return;
     this.composer.running(null);
     if (ending.refused) {
-      followed.clear(this.session.name);
+      this.following.clear();
       this.#drop(turn);
-      this.composer.giveBack(body.text);
-      throw ending.refused;
+      return this.composer.refused(body.text, ending.refused);
     }
     if (ending.lost) turn.interrupt(`${ending.lost.message} `, button("Follow it again", () => this.#run(body, turn), { class: "quiet" }));
     this.#draw();

@@ -1,6 +1,7 @@
 // Where a person types: Enter sends, Shift+Enter begins a line, Escape ends the reply.
 
 import { el, notice } from "/page/dom.js";
+import { ReplyForm } from "/page/chat/reply_form.js";
 
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 10, step: "any" }],
@@ -21,15 +22,22 @@ export class Composer {
     this.button = el("button", { type: "submit", class: "main" }, "Send");
     this.numbers = NUMBERS.map(([name, label, bounds]) => [label, el("input", { type: "number", name, placeholder: "default", value: chosen[name], ...bounds })]);
     this.summary = el("summary", {});
+    this.form = new ReplyForm();
+    this.fields = [this.form.field]; // that say themselves what was refused of them
     this.element = el(
       "form",
       { class: "composer", novalidate: true },
       el("div", { class: "row" }, this.text, this.button),
       el(
-        "details",
-        { class: "sampling" },
-        this.summary,
-        el("div", { class: "grid" }, this.numbers.map(([label, input]) => el("label", {}, el("span", {}, label), input))),
+        "div",
+        { class: "row wrap asides" },
+        el(
+          "details",
+          { class: "sampling" },
+          this.summary,
+          el("div", { class: "grid" }, this.numbers.map(([label, input]) => el("label", {}, el("span", {}, label), input))),
+        ),
+        this.form.element,
       ),
     );
     this.element.addEventListener("submit", (event) => {
@@ -58,19 +66,24 @@ export class Composer {
     this.button.classList.toggle("danger", Boolean(stop));
   }
 
-  /** Gives back what was typed, if nothing was typed since. */
-  giveBack(text) {
+  /** Says why, beside the field that was refused if it is one of these, and gives back what was typed, if nothing was since. */
+  refused(text, error) {
     if (!this.text.value) this.text.value = text;
     this.#grow();
+    if (!this.fields.some((field) => field.refuse(error))) notice(error.message, "bad");
   }
 
   get generation() {
+    return { ...this.#sampling, ...this.form.value };
+  }
+
+  get #sampling() {
     const given = this.numbers.map(([, input]) => input).filter((input) => input.value !== "");
     return Object.fromEntries(given.map((input) => [input.name, Number(input.value)]));
   }
 
   #choose() {
-    chosen = this.generation;
+    chosen = this.#sampling;
     const set = this.numbers.filter(([, input]) => input.value !== "").map(([label, input]) => `${label.toLowerCase()} ${input.value}`);
     this.summary.textContent = set.length ? `Sampling: ${set.join(", ")}` : "Sampling";
   }
@@ -91,13 +104,13 @@ export class Composer {
     if (!text.trim()) return;
     const wrong = this.numbers.find(([, input]) => !input.checkValidity());
     if (wrong) return notice(`${wrong[0]}: ${wrong[1].validationMessage}`, "bad");
+    if (!this.form.check()) return;
     this.text.value = "";
     this.#grow();
     try {
       await this.send(text, this.generation);
     } catch (error) {
-      this.giveBack(text);
-      notice(error.message, "bad");
+      this.refused(text, error);
     }
   }
 

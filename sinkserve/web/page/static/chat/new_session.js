@@ -1,6 +1,6 @@
 // A new conversation: which engine, which options, and the first thing that is said.
 
-import { call, followed } from "/page/api.js";
+import { call, stored } from "/page/api.js";
 import { Composer } from "/page/chat/composer.js";
 import { el } from "/page/dom.js";
 import { addressOf } from "/page/side.js";
@@ -25,7 +25,7 @@ export async function showNewSession(main, side) {
   const begin = async (text, generation) => {
     const title = brief(text, TITLE).replace(/\p{Cc}/gu, "");
     const session = await call("POST", "/api/sessions", { ...form.value(), labels: title ? { title } : {} });
-    followed.set(session.name, { turn_id: crypto.randomUUID(), text, ...generation });
+    stored(session.name).set({ turn_id: crypto.randomUUID(), text, ...generation }); // the chat sends it
     location.hash = addressOf(session);
     side.load().catch(() => {});
   };

@@ -1,6 +1,7 @@
 // One turn: what was said, what was read again for it, the reply as it comes, and what may be done with it.
 
 import { button, el } from "/page/dom.js";
+import { parsed } from "/page/chat/field.js";
 import { brief, count, counted } from "/page/figures.js";
 
 const ENDINGS = {
@@ -47,6 +48,11 @@ export class Turn {
     this.#state();
   }
 
+  /** What was asked of the reply: what has to be JSON looks like it from the start. */
+  expect({ response_format }) {
+    this.replyBox.classList.toggle("code", Boolean(response_format?.json_schema));
+  }
+
   /** A pass over its events begins: what came before is void. */
   start(started) {
     this.recalled = started.recalled;
@@ -75,6 +81,7 @@ export class Turn {
     this.running = false;
     this.recalledTokens = finished.usage.recalled_tokens;
     this.#settle(finished.reason, finished.usage, finished.tokens_per_second, false);
+    if (finished.format_matched === false) this.figures.append(el("span", { class: "notice-line" }, "it ended before it was whole in its form"));
     if (finished.error) this.#say(`failed: ${finished.error.message}`, "problem");
     if (finished.notice) this.figures.append(el("span", { class: "notice-line" }, `forgotten: ${counted(finished.notice.end_position - finished.notice.start_position, "token")}`));
     this.#state();
@@ -133,6 +140,7 @@ export class Turn {
       usage.evicted_tokens && `${count(usage.evicted_tokens)} left`,
       shortened && "cut here, too long to show",
     ];
+    if (isJson(this.reply.data)) this.replyBox.classList.add("code");
     this.#say(parts.filter(Boolean).join(" · "));
   }
 
@@ -147,4 +155,9 @@ export class Turn {
     const acts = this.running ? [] : this.acts.of(this);
     this.buttons.replaceChildren(...acts.map(([label, act, kind]) => button(label, act, { class: `quiet ${kind ?? ""}` })));
   }
+}
+
+/** Whether a text is an object or a list of JSON. */
+function isJson(text) {
+  return /^\s*[{[]/.test(text) && !(parsed(text) instanceof Error);
 }

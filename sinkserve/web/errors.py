@@ -37,6 +37,7 @@ _FIELDS: Mapping[str, str] = {
     "open.new_session.tools": "tools",
     "new_session.labels": "metadata",
     "new_session.engine": "model",
+    "new_session.tools": "tools",
     "turn.generation.": "",
     "turn.messages.messages": "messages",
     "turn.messages": "messages",

@@ -114,7 +114,7 @@ class ScriptedRuntime(pb_grpc.ConversationServiceServicer):
         resumed = name in self.sessions
         if not resumed:
             made = pb.Session(name=name, engine=f"{new.engine}@1", options=new.options, labels=new.labels)
-            self.sessions[name] = ScriptedSession(made)
+            self.sessions[name] = ScriptedSession(made, new.tools)
         return self.sessions[name], resumed
 
     async def _responses(

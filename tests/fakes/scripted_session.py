@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class ScriptedSession:
     """One session: its event log, and every turn that was ever accepted."""
 
     session: pb.Session
+    tools: Sequence[pb.Tool] = ()
     log: list[pb.ConverseResponse] = field(default_factory=list)
     turns: dict[str, pb.Turn] = field(default_factory=dict)
     records: list[pb.TurnRecord] = field(default_factory=list)
@@ -29,6 +30,9 @@ class ScriptedSession:
     cancelled: set[str] = field(default_factory=set)
     stream: int = 0
     closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.session.tool_names.extend(tool.name for tool in self.tools)
 
     def pin(self, turn_id: str) -> pb.Session:
         self.session.pinned_turns.append(turn_id)

@@ -36,23 +36,46 @@ class Form(Body):
         return self
 
 
+class Message(Body):
+    """One of several messages, such as the result of a call, of role `tool`."""
+
+    role: str
+    content: str
+    tool_call_id: str = ""
+    name: str = ""
+
+
 class NewTurn(Body):
-    """What is said, and how to reply to it."""
+    """What is said, as the user's text or as messages, and how to reply to it."""
 
     turn_id: Annotated[str, Field(min_length=1)]
-    text: str
+    text: str | None = None
+    messages: list[Message] | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_new_tokens: Int32 | None = None
     seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
     response_format: Form | None = None
+    tool_choice: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("a turn has to have either text or messages")
+        return self
 
     @property
     def generation(self) -> GenerationOptions:
         """As the SDK has them."""
-        given: Any = self.model_dump(exclude={"turn_id", "text"}, exclude_none=True)
+        given: Any = self.model_dump(exclude={"turn_id", "text", "messages"}, exclude_none=True)
         options: GenerationOptions = given
         return options
+
+    async def send(self, conversation: Conversation) -> Turn:
+        """Send it."""
+        said: Any = self.model_dump(include={"turn_id", "text", "messages"})
+        turn: Turn = await conversation.send(**said, **self.generation)
+        return turn
 
 
 async def run_turn(request: Request) -> Response:
@@ -73,7 +96,7 @@ async def cancel_turn(request: Request) -> Response:
 async def _events(client: Client, conversation: Conversation, body: NewTurn) -> AsyncGenerator[Event, None]:
     try:
         yield "opened", {"session": session_view(conversation.session)}
-        turn = await conversation.say(body.text, turn_id=body.turn_id, **body.generation)
+        turn = await body.send(conversation)
         await turn.wait_started()
         async for event in _events_of(turn):
             yield event

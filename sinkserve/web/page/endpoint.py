@@ -54,7 +54,7 @@ async def body_of(request: Request, form: type[B]) -> B:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise WebError(400, f"{field}: {message}", "invalid_field", field) from None
+        raise WebError(400, f"{field}: {message}" if field else message, "invalid_field", field) from None
 
 
 def id_of(request: Request, what: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -14,6 +14,23 @@ from sinkserve.web.callers import client_of
 from sinkserve.web.page.endpoint import Body, Int32, body_of, id_of, limit_of
 from sinkserve.web.page.listing import first
 from sinkserve.web.page.views import session_view, turn_view
+
+
+class Tool(Body):
+    """A function that replies may call, also as OpenAI's clients write it."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_openai(cls, given: Any) -> Any:  # noqa: ANN401 - any JSON
+        if not isinstance(given, dict) or given.get("type") != "function":
+            return given
+        beside = {name: value for name, value in given.items() if name != "type"}
+        told = beside.get("function", beside)
+        return {name: value for name, value in told.items() if name != "strict"} if isinstance(told, dict) else told
 
 
 class NewSession(Body):
@@ -28,11 +45,13 @@ class NewSession(Body):
     on_full: OnFull | None = None
     durability: Durability | None = None
     labels: dict[str, str] = Field(default_factory=dict)
+    tools: list[Tool] = Field(default_factory=list)
 
     @property
     def options(self) -> SessionOptions:
         """As the SDK has them."""
-        given: Any = self.model_dump(exclude={"engine", "session_id"}, exclude_none=True)
+        given: Any = self.model_dump(exclude={"engine", "session_id", "tools"}, exclude_none=True)
+        given["tools"] = [tool.model_dump() for tool in self.tools]  # whose schemas keep what is null in them
         options: SessionOptions = given
         return options
 

@@ -28,6 +28,7 @@ def session_view(session: pb.Session) -> View:
         "labels": dict(session.labels),
         "owner": session.owner,
         "last_active_time": time(session.last_active_time),
+        "tools": list(session.tool_names),
         "pinned_turns": list(session.pinned_turns),
         "window_start_position": session.window_start_position,
         "oldest_visible_turn": session.oldest_visible_turn,
@@ -48,6 +49,7 @@ def turn_view(turn: pb.TurnRecord) -> View:
     return {
         "turn_id": turn.turn_id,
         "input": _input(turn),
+        "can_be_sent_again": _can_be_sent_again(turn),
         "reply": turn.reply,
         "reason": word(turn, "reason"),
         "shortened": turn.shortened,
@@ -70,9 +72,25 @@ def _input(turn: pb.TurnRecord) -> list[View]:
         case "text":
             return [{"role": "user", "content": turn.text}]
         case "messages":
-            return [{"role": each.role, "content": each.content} for each in turn.messages.messages]
+            return [_message_view(each) for each in turn.messages.messages]
         case _:
             return [{"role": "user", "content": f"{len(turn.token_ids.ids):,} tokens"}]
+
+
+def _message_view(message: pb.ChatMessage) -> View:
+    """A message, without what it has nothing of."""
+    of_tools = {
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+        "tool_calls": [call_view(call) for call in message.tool_calls],
+    }
+    return {"role": message.role, "content": message.content, **{key: has for key, has in of_tools.items() if has}}
+
+
+def _can_be_sent_again(turn: pb.TurnRecord) -> bool:
+    """Whether `input` is all that was said, in words that the page can say."""
+    calls = any(message.tool_calls for message in turn.messages.messages)
+    return not (turn.shortened or calls or turn.HasField("token_ids"))
 
 
 def recalled_view(recalled: Iterable[pb.RecalledTurn]) -> list[View]:
@@ -100,8 +118,8 @@ def delta_view(delta: Delta) -> View:
 
 
 def call_view(call: pb.ToolCall | ToolCallDelta) -> View:
-    """A call of a tool, or a piece of one, whose name comes with the first."""
-    return {"name": call.name, "arguments": call.arguments}
+    """A call of a tool, or a piece of one, whose id and name come with the first."""
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
 
 
 def finished_view(finished: Finished) -> View:

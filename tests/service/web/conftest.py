@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import openai
 import pytest
 
+from builder_service.chat.tools.plain import plain_tools
+from common.window import Geometry
 from sinkserve.client import Client
+from tests.samples.whole_manifests import TEMPLATE
 from tests.service.runtime.runtime import Bench
 from tests.service.web.door import NOBODY, door_to, openai_at
 
@@ -29,3 +33,13 @@ async def sdk(bench: Bench) -> AsyncIterator[Client]:
     """Sees what the runtime has."""
     async with Client(bench.handle.address, NOBODY) as client:
         yield client
+
+
+@pytest.fixture
+async def tooled(tmp_path: Path) -> AsyncIterator[Bench]:
+    """A runtime whose engine has tools in a plain form."""
+    bench = Bench(tmp_path / "tooled", {}, geometry=Geometry(sinks=4, window=1024, chunk=64, slots=4))
+    bench.publish(text=TEMPLATE.model_copy(update={"tools": plain_tools(TEMPLATE, {})}))
+    await bench.start()
+    yield bench
+    await bench.stop()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from builder_service.chat.tools.plain import plain_tools
-from common.window import Geometry
 from sinkserve.client import Client
-from tests.samples.whole_manifests import TEMPLATE
 from tests.service.runtime.runtime import Bench
 from tests.service.web.door import NOBODY, door_to, openai_at
 
@@ -25,16 +21,6 @@ TOWN = {
 }
 WEATHER = {"name": "weather", "description": "How it is outside.", "parameters": TOWN}
 ASKED = {"model": "demo", "temperature": 1, "tool_choice": "required"}
-
-
-@pytest.fixture
-async def tooled(tmp_path: Path) -> AsyncIterator[Bench]:
-    """A runtime whose engine has tools in a plain form."""
-    bench = Bench(tmp_path, {}, geometry=Geometry(sinks=4, window=1024, chunk=64, slots=4))
-    bench.publish(text=TEMPLATE.model_copy(update={"tools": plain_tools(TEMPLATE, {})}))
-    await bench.start()
-    yield bench
-    await bench.stop()
 
 
 @pytest.fixture

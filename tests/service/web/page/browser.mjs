@@ -1,50 +1,16 @@
-// What a person does with the page, in a browser: `node browser.mjs PROGRAM ORIGIN LOCKED COUNT`, so many of it. Prints what became of each.
+// What a person does with the page, in a browser: `node browser.mjs PROGRAM ORIGIN LOCKED TOOLED COUNT`, so many of it. Prints what became of each.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
+import { agree, begin, ended, HTML, limit, press, replies, say, TEXT } from "./acts.mjs";
+import { asked } from "./asked.mjs";
 
-const [executablePath, origin, locked, count] = process.argv.slice(2);
+const [executablePath, origin, locked, tooled, count] = process.argv.slice(2);
 const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
-const TEXT = ".composer textarea";
-const HTML = '<img src=x onerror="alert(1)"><b>';
-
-/** Waits until no reply runs and one more turn is there. */
-const ended = (page, turns) =>
-  page.waitForFunction((count) => document.querySelectorAll(".turn").length === count && !document.querySelector(".turn.running"), turns);
-
-async function say(page, text, turns) {
-  await page.fill(TEXT, text);
-  await page.press(TEXT, "Enter");
-  await ended(page, turns);
-}
-
-/** At most so many tokens a reply. */
-async function limit(page, tokens) {
-  await page.click(".sampling summary");
-  await page.fill("[name=max_new_tokens]", String(tokens));
-}
-
-async function begin(page) {
-  await page.goto(origin);
-  await page.waitForSelector(TEXT);
-}
-
-const replies = (page) => page.locator(".reply").allTextContents();
-const press = (page, name, place = -1) => page.locator(".turn").nth(place).getByRole("button", { name, exact: true }).click();
-const agree = (page, verb) => page.locator("dialog").getByRole("button", { name: verb, exact: true }).click();
-
-const SCHEMA = '{"type": "object", "properties": {"town": {"enum": ["Graz", "Ulm"]}}, "required": ["town"], "additionalProperties": false}';
-
-/** Asks for replies in a form. */
-async function form(page, kind, text) {
-  if (!(await page.isVisible("[name=form]"))) await page.click(".form summary");
-  await page.selectOption("[name=form]", kind);
-  if (kind) await page.fill("[name=form_text]", text);
-}
 
 const SCENARIOS = {
   async "a conversation is held by keyboard alone"(page) {
-    await begin(page);
+    await begin(page, origin);
     await page.keyboard.type("hello"); // it has the focus
     await page.keyboard.press("Tab"); // to the button
     await page.keyboard.press("Tab"); // to the options of sampling
@@ -65,8 +31,10 @@ const SCENARIOS = {
     assert.deepEqual(await replies(page), [reply]);
   },
 
+  ...asked(origin, tooled, axe),
+
   async "a reply is stopped, and what was said stays"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 16_000);
     await page.fill(TEXT, "without end");
     await page.press(TEXT, "Enter");
@@ -78,7 +46,7 @@ const SCENARIOS = {
   },
 
   async "a turn is followed again after a reload in the middle, and runs once"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 16_000);
     await page.fill(TEXT, "without end");
     await page.press(TEXT, "Enter");
@@ -94,7 +62,7 @@ const SCENARIOS = {
   },
 
   async "text is text, whatever it looks like"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 5);
     await say(page, HTML, 1);
     assert.equal(await page.locator(".said").textContent(), HTML);
@@ -102,7 +70,7 @@ const SCENARIOS = {
   },
 
   async "turns that left are marked, and the cache is drawn"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 20);
     for (const turns of [1, 2, 3, 4]) await say(page, "more", turns);
     assert.equal(await page.locator(".turn").first().getAttribute("data-sight"), "left");
@@ -115,7 +83,7 @@ const SCENARIOS = {
   },
 
   async "a conversation is forked, pinned, taken back, asked again and deleted"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 3);
     for (const turns of [1, 2, 3]) await say(page, `turn ${turns}`, turns);
     await press(page, "Pin", 0);
@@ -141,7 +109,7 @@ const SCENARIOS = {
   },
 
   async "what is refused is said, and what was typed comes back"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 3);
     await say(page, "hello", 1);
     await page.fill(TEXT, "word ".repeat(100));
@@ -149,65 +117,6 @@ const SCENARIOS = {
     await page.waitForSelector(".notice.bad");
     assert.match(await page.inputValue(TEXT), /^word word/);
     assert.equal(await page.locator(".turn").count(), 1);
-  },
-
-  async "replies come in the form that was asked for, after a reload too"(page) {
-    await begin(page);
-    await limit(page, 60);
-    await form(page, "regex", "[0-9]{3}");
-    await say(page, "a number", 1);
-    assert.match((await replies(page))[0], /^[0-9]{3}$/);
-    await page.reload();
-    await page.waitForSelector(TEXT);
-    assert.equal(await page.locator(".form summary").textContent(), "Form: Regular expression");
-    await say(page, "another one", 2);
-    assert.match((await replies(page))[1], /^[0-9]{3}$/);
-    await form(page, "choice", "yes\nno\n");
-    await say(page, "well?", 3);
-    assert.match((await replies(page))[2], /^(yes|no)$/);
-    await form(page, "json_schema", SCHEMA);
-    await say(page, "where?", 4);
-    assert.match(JSON.parse((await replies(page))[3]).town, /^(Graz|Ulm)$/);
-    await form(page, "");
-    await limit(page, 3);
-    await say(page, "anything", 5);
-    await page.reload();
-    await ended(page, 5);
-    assert.equal(await page.locator(".reply.code").count(), 1);
-    assert.ok(JSON.parse(await page.locator(".reply.code").textContent()));
-  },
-
-  async "a form that is refused is told beside its field, and what was typed comes back"(page) {
-    const refused = async (kind, text, why) => {
-      await form(page, kind, text);
-      await page.fill(TEXT, HTML);
-      await page.press(TEXT, "Enter");
-      await page.waitForSelector("[name=form_text][aria-invalid=true]");
-      assert.match(await page.locator("#problem-response_format").textContent(), why);
-      assert.equal(await page.evaluate(() => document.activeElement.name), "form_text");
-      assert.deepEqual([await page.inputValue(TEXT), await page.inputValue("[name=form_text]")], [HTML, text]);
-      assert.equal(await page.locator(".turn").count(), 0);
-    };
-    await begin(page);
-    await refused("json_schema", '{"type": ', /no JSON/);
-    await refused("json_schema", '{"not": {}}', /Unimplemented keys: \["not"\]/); // the conversation has begun by now
-    await refused("regex", "(", /response_format/);
-    await refused("grammar", "start: <b>nothing</b>", /response_format/);
-    await refused("choice", "\n", /empty/);
-    assert.equal(await page.locator(".problem b").count(), 0);
-    await form(page, "choice", "yes");
-    assert.equal(await page.locator("#problem-response_format").textContent(), "");
-    await page.press(TEXT, "Enter");
-    await ended(page, 1);
-    assert.deepEqual(await replies(page), ["yes"]);
-  },
-
-  async "a reply that ends before its form is whole says so"(page) {
-    await begin(page);
-    await limit(page, 3);
-    await form(page, "json_schema", SCHEMA);
-    await say(page, "where?", 1);
-    assert.match(await page.locator(".figures").textContent(), /limit of tokens.*before it was whole/);
   },
 
   async "a person signs in and out"(page) {
@@ -238,7 +147,7 @@ const SCENARIOS = {
   },
 
   async "all of it can be used by everybody"(page) {
-    await begin(page);
+    await begin(page, origin);
     await limit(page, 3);
     await say(page, "hello", 1);
     for (const colorScheme of ["light", "dark"]) {

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from sinkserve.runtime.v1 import conversation_service_pb2 as pb
 from tests.service.web.page.conftest import Page
 
 TURN = {"turn_id": "t1", "text": "one two three"}
@@ -79,6 +80,17 @@ async def test_the_form_of_a_reply_goes_on_as_it_is(page: Page, form: dict[str, 
     assert asked == ({"choice": {"texts": form["choice"]}} if "choice" in form else form)
 
 
+async def test_results_go_on_as_messages_and_a_choice_as_it_is(page: Page) -> None:
+    result = {"role": "tool", "content": "21 degrees", "tool_call_id": "c1", "name": "weather"}
+    body = {"turn_id": "t1", "messages": [result, {"role": "user", "content": "?"}], "tool_choice": "none"}
+    path = await page.session()
+    assert text_of(await told(page, path + "/turns", body)) == "21 degrees ? "
+    (turn,) = next(iter(page.runtime.sessions.values())).turns.values()
+    assert turn.generation.tool_choice.mode == pb.ToolChoice.MODE_NONE
+    sent = MessageToDict(turn.messages.messages[0], preserving_proto_field_name=True)
+    assert sent == result
+
+
 async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
     path, go = await page.session() + "/turns", asyncio.Event()
     page.runtime.pace = go.wait
@@ -98,6 +110,9 @@ async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
         ({"text": "hi"}, "turn_id"),
         ({**TURN, "turn_id": ""}, "turn_id"),
         ({**TURN, "text": 7}, "text"),
+        ({"turn_id": "t1"}, None),
+        ({**TURN, "messages": []}, None),
+        ({"turn_id": "t1", "messages": [{"role": "tool"}]}, "messages.0.content"),
         ({**TURN, "max_new_tokens": 2**40}, "max_new_tokens"),
         ({**TURN, "seed": -1}, "seed"),
         ({**TURN, "tempreature": 1}, "tempreature"),
@@ -107,7 +122,7 @@ async def test_who_is_taken_over_hears_of_it(page: Page) -> None:
         ({**TURN, "response_format": {"yaml": "a"}}, "response_format.yaml"),
     ],
 )
-async def test_a_wrong_field_is_named_before_anything_is_opened(page: Page, body: object, field: str) -> None:
+async def test_a_wrong_field_is_named_before_anything_is_opened(page: Page, body: object, field: str | None) -> None:
     path = await page.session() + "/turns"
     error = await page.ask("POST", path, body)
     assert (error["status"], error["param"]) == (400, field)

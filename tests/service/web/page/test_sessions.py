@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.service.web.page.conftest import Page
@@ -10,6 +13,40 @@ async def test_a_session_has_the_options_that_were_chosen(page: Page) -> None:
     made = await page.ask("POST", "/api/sessions", {"engine": "demo", "labels": {"title": "cats"}, **chosen})
     assert made["options"] == chosen
     assert made["labels"] == {"title": "cats"}
+
+
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [None, 1]}}}
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"name": "add", "description": "Adds.", "parameters": SCHEMA},
+        {"type": "function", "name": "add", "description": "Adds.", "parameters": SCHEMA, "strict": True},
+        {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": SCHEMA}},
+    ],
+)
+async def test_a_session_begins_with_tools_however_they_are_written(page: Page, tool: dict[str, Any]) -> None:
+    made = await page.ask("POST", "/api/sessions", {"engine": "demo", "tools": [tool]})
+    assert made["tools"] == ["add"]
+    (asked,) = page.runtime.sessions[made["name"]].tools
+    assert (asked.description, json.loads(asked.parameters)) == ("Adds.", SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("tool", "field"),
+    [
+        ({}, "tools.0.name"),
+        ("add", "tools.0"),
+        ({"name": "add", "deep": 1}, "tools.0.deep"),
+        ({"name": "add", "parameters": "x"}, "tools.0.parameters"),
+        ({"type": "web_search"}, "tools.0.name"),
+        ({"type": "function", "function": 7}, "tools.0"),
+    ],
+)
+async def test_a_tool_that_is_wrong_is_named(page: Page, tool: object, field: str) -> None:
+    told = await page.ask("POST", "/api/sessions", {"engine": "demo", "tools": [tool]})
+    assert (told["status"], told["param"]) == (400, field)
 
 
 async def test_the_last_sessions_are_listed_and_more_are_announced(page: Page) -> None:

@@ -41,7 +41,8 @@ export class Chat {
     this.line = el("li", { class: "line" }, "what follows the model sees whole");
     this.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Conversation" }, this.earlier, this.list);
     this.composer = new Composer((text, generation) => this.#say(text, generation));
-    this.acts = { of: (turn) => this.#actsOf(turn), goTo: (id) => this.#goTo(id) };
+    this.composer.form.tools(session.tools);
+    this.acts = { of: (turn) => this.#actsOf(turn), goTo: (id) => this.#goTo(id), answer: (messages) => this.#answer(messages) };
     const head = el(
       "header",
       { class: "bar" },
@@ -116,9 +117,15 @@ export class Chat {
     await this.#run({ turn_id: crypto.randomUUID(), text, ...generation });
   }
 
+  /** Give results of tools. What was forced of the turn that called them is not forced again. */
+  async #answer(messages) {
+    const { tool_choice, ...generation } = this.composer.generation;
+    await this.#run({ turn_id: crypto.randomUUID(), messages, ...generation, ...(tool_choice === "none" ? { tool_choice } : {}) });
+  }
+
   /** One turn, to its end. */
   async #run(body, known) {
-    const input = [{ role: "user", content: body.text }];
+    const input = body.messages ?? [{ role: "user", content: body.text }];
     const turn = known ?? new Turn({ turn_id: body.turn_id, input, reply: "", reason: "" }, this.acts);
     if (!known) {
       turn.span = { start: this.session.position, end: this.session.position };
@@ -151,8 +158,10 @@ export class Chat {
         this.session = advanced(this.session, finished.usage.position - this.session.position);
         turn.span.end = finished.usage.position;
         turn.finish(finished);
+        if (turn.results) this.speaker.hear(` It calls ${turn.calls.map(({ name }) => name).join(", ")}.`);
         this.speaker.end();
         this.composer.running(null); // the next may be said before the session is told
+        if (this.composer.isIdle) turn.results?.focus();
       },
       session: (session) => {
         if (this.#followed === turn) this.session = session;
@@ -165,7 +174,9 @@ export class Chat {
     if (ending.refused) {
       this.following.clear();
       this.#drop(turn);
-      return this.composer.refused(body.text, ending.refused);
+      const { results } = this.turns.at(-1) ?? {};
+      if (body.messages) results?.giveBack(body.messages);
+      return this.composer.refused(body.text ?? "", ending.refused, results);
     }
     if (ending.lost) turn.interrupt(`${ending.lost.message} `, button("Follow it again", () => this.#run(body, turn), { class: "quiet" }));
     this.#draw();
@@ -195,7 +206,7 @@ export class Chat {
       [turn.pinned ? "Unpin" : "Pin", pin, "pin"],
       ["Fork here", () => this.#fork(turn.id)],
       ["Rewind to here", () => this.#rewind(turn, false)],
-      ["Ask again", () => this.#askAgain(turn), "only-last"],
+      ...(turn.canBeSentAgain ? [["Ask again", () => this.#askAgain(turn), "only-last"]] : []),
     ];
   }
 
@@ -215,8 +226,10 @@ export class Chat {
   }
 
   async #askAgain(turn) {
-    const text = turn.input.map(({ content }) => content).join("\n");
-    if (await this.#rewind(turn, true)) await this.#say(text, this.composer.generation);
+    const [{ role, content }] = turn.input;
+    if (!(await this.#rewind(turn, true))) return;
+    if (role === "user" && turn.input.length === 1) await this.#say(content, this.composer.generation);
+    else await this.#answer(turn.input);
   }
 
   #goTo(id) {

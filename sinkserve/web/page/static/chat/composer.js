@@ -23,7 +23,7 @@ export class Composer {
     this.numbers = NUMBERS.map(([name, label, bounds]) => [label, el("input", { type: "number", name, placeholder: "default", value: chosen[name], ...bounds })]);
     this.summary = el("summary", {});
     this.form = new ReplyForm();
-    this.fields = [this.form.field]; // that say themselves what was refused of them
+    this.parts = [this.form]; // that say themselves what is wrong with them
     this.element = el(
       "form",
       { class: "composer", novalidate: true },
@@ -55,6 +55,11 @@ export class Composer {
     if (matchMedia("(hover: hover)").matches) this.text.focus(); // elsewhere it would open a keyboard
   }
 
+  /** Whether the person is here, and types nothing. */
+  get isIdle() {
+    return document.activeElement === this.text && !this.text.value;
+  }
+
   enabled(enabled) {
     this.text.disabled = this.button.disabled = !enabled;
   }
@@ -66,11 +71,11 @@ export class Composer {
     this.button.classList.toggle("danger", Boolean(stop));
   }
 
-  /** Says why, beside the field that was refused if it is one of these, and gives back what was typed, if nothing was since. */
-  refused(text, error) {
+  /** Says why, beside what was refused if it is one of the parts or `part`, and gives back what was typed, if nothing was since. */
+  refused(text, error, part) {
     if (!this.text.value) this.text.value = text;
     this.#grow();
-    if (!this.fields.some((field) => field.refuse(error))) notice(error.message, "bad");
+    if (![part, ...this.parts].some((each) => each?.refuse(error))) notice(error.message, "bad");
   }
 
   get generation() {
@@ -104,7 +109,7 @@ export class Composer {
     if (!text.trim()) return;
     const wrong = this.numbers.find(([, input]) => !input.checkValidity());
     if (wrong) return notice(`${wrong[0]}: ${wrong[1].validationMessage}`, "bad");
-    if (!this.form.check()) return;
+    if (!this.parts.every((part) => part.check())) return;
     this.text.value = "";
     this.#grow();
     try {

@@ -2,12 +2,14 @@
 
 import { el } from "/page/dom.js";
 
+let made = 0; // so that each has an id of its own
+
 export class Field {
   /** `param` is what the server calls it in what it refuses. */
   constructor(param, label, input, hint) {
     this.param = param;
     this.input = input;
-    this.problem = el("p", { class: "problem", role: "alert", id: `problem-${param}` });
+    this.problem = el("p", { class: "problem", role: "alert", id: `problem-${++made}` });
     this.element = el("div", { class: "field" }, el("label", {}, el("span", {}, label), input, hint && el("span", { class: "hint" }, hint)), this.problem);
     input.setAttribute("aria-describedby", this.problem.id);
     input.addEventListener("input", () => this.say(""));

@@ -2,6 +2,7 @@
 
 import { call, stored } from "/page/api.js";
 import { Composer } from "/page/chat/composer.js";
+import { ToolsField } from "/page/chat/tools_field.js";
 import { el } from "/page/dom.js";
 import { addressOf } from "/page/side.js";
 import { brief, count } from "/page/figures.js";
@@ -30,6 +31,9 @@ export async function showNewSession(main, side) {
     side.load().catch(() => {});
   };
   const composer = new Composer(begin);
+  form.tools = new ToolsField((names) => composer.form.tools(names));
+  form.element.append(form.tools.element);
+  composer.parts.push(form.tools);
   const nothing = el("p", { class: "empty" }, "This runtime has no engine loaded. Operations says what is there.");
   const hello = el("div", { class: "hello" }, el("h1", {}, "New conversation"), engines.length ? form.element : nothing);
   main.replaceChildren(el("div", { class: "chat" }, el("div", { class: "scroll" }, hello), composer.element));
@@ -78,7 +82,8 @@ class SessionForm {
   value() {
     const numbers = [this.window, this.sinks, this.recall].filter((input) => input.value !== "");
     const texts = [this.engine, this.system, this.full, this.kept].filter((input) => input.value.trim() !== "");
-    return Object.fromEntries([...texts.map(({ name, value }) => [name, value]), ...numbers.map((input) => [input.name, Number(input.value)])]);
+    const given = [...texts.map(({ name, value }) => [name, value]), ...numbers.map((input) => [input.name, Number(input.value)])];
+    return { ...Object.fromEntries(given), ...this.tools.value };
   }
 
   /** The engine says how much there can be. */

@@ -1,4 +1,4 @@
-// What a reply has to be: any text, or text in a form.
+// What a reply has to be: any text, or text in a form; and what it calls.
 
 import { el } from "/page/dom.js";
 import { Field, parsed } from "/page/chat/field.js";
@@ -13,6 +13,11 @@ const KINDS = {
   choice: ["Choice", "One text a line, of which the reply is one", lines],
   grammar: ["Grammar", 'start: "yes" | "no"', (text) => text],
 };
+const CHOICES = [
+  ["", "what the model decides"],
+  ["none", "nothing"],
+  ["required", "at least one tool"],
+];
 const last = stored("sinkserve-form"); // for the next conversation too, and after a reload
 
 export class ReplyForm {
@@ -24,17 +29,37 @@ export class ReplyForm {
     this.text = el("textarea", { name: "form_text", rows: 4, spellcheck: "false", autocapitalize: "off", class: "code" });
     this.field = new Field("response_format", "Which", this.text);
     this.summary = el("summary", {});
+    this.choice = el("select", { name: "tool_choice" });
+    this.calls = new Field("tool_choice", "It calls", this.choice);
     const label = el("label", {}, el("span", {}, "A reply is"), this.kind);
-    this.element = el("details", { class: "form" }, this.summary, el("div", { class: "grid" }, label), this.field.element);
+    this.element = el("details", { class: "form" }, this.summary, el("div", { class: "grid" }, label, this.calls.element), this.field.element);
     this.kind.addEventListener("change", () => this.#show());
+    this.choice.addEventListener("input", () => this.#summarize());
+    this.tools([]);
     this.text.addEventListener("input", () => this.#keep());
     this.#show();
   }
 
-  /** {response_format}, or nothing where any text will do. */
+  /** The tools that the conversation has, by name. */
+  tools(names) {
+    const chosen = this.choice.value;
+    const choices = [...CHOICES, ...names.map((name) => [name, name])];
+    this.choice.replaceChildren(...choices.map(([value, text]) => el("option", { value }, text)));
+    this.choice.value = choices.some(([value]) => value === chosen) ? chosen : "";
+    this.calls.element.hidden = !names.length;
+    if (!names.length) this.choice.value = "";
+    this.#summarize();
+  }
+
+  /** {response_format, tool_choice}, without what is left as it is. */
   get value() {
     const kind = this.kind.value;
-    return kind ? { response_format: { [kind]: KINDS[kind][2](this.text.value) } } : {};
+    const form = kind ? { response_format: { [kind]: KINDS[kind][2](this.text.value) } } : {};
+    return this.choice.value ? { ...form, tool_choice: this.choice.value } : form;
+  }
+
+  refuse(error) {
+    return this.field.refuse(error) || this.calls.refuse(error);
   }
 
   /** Whether the form can be sent; else it says why not. */
@@ -54,8 +79,14 @@ export class ReplyForm {
     this.text.value = this.texts[kind] ?? "";
     this.text.placeholder = kind && KINDS[kind][1];
     this.field.element.querySelector("label span").textContent = kind && KINDS[kind][0];
-    this.summary.textContent = kind ? `Form: ${KINDS[kind][0]}` : "Form";
+    this.#summarize();
     this.#keep();
+  }
+
+  #summarize() {
+    const kind = this.kind.value;
+    const chosen = [kind && KINDS[kind][0], this.choice.value && `calls ${this.choice.selectedOptions[0].textContent}`].filter(Boolean);
+    this.summary.textContent = chosen.length ? `Form: ${chosen.join(", ")}` : "Form";
   }
 
   #keep() {

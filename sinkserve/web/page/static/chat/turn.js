@@ -2,10 +2,12 @@
 
 import { button, el } from "/page/dom.js";
 import { parsed } from "/page/chat/field.js";
+import { Results } from "/page/chat/results.js";
 import { brief, count, counted } from "/page/figures.js";
 
 const ENDINGS = {
   length: "stopped at the limit of tokens",
+  tool_calls: "called tools",
   cancelled: "cancelled",
   context_full: "the window is full, and this conversation does not evict",
   error: "failed",
@@ -32,6 +34,9 @@ export class Turn {
     this.waiting = "";
     this.thought = document.createTextNode("");
     this.tools = el("div", { class: "tools" });
+    this.calls = [];
+    this.results = null; // the fields for what the called tools answer
+    this.canBeSentAgain = record.can_be_sent_again ?? true;
     this.marks = el("p", { class: "marks" });
     this.recall = el("p", { class: "recall", hidden: true });
     this.figures = el("span", { class: "figures" });
@@ -40,7 +45,7 @@ export class Turn {
     const held = touched ? el("details", {}, el("summary", { "aria-label": "Of this turn" }, "⋯"), this.buttons) : this.buttons;
     this.thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, "Thinking"), el("div", { class: "text" }, this.thought));
     this.replyBox = el("div", { class: "reply text" }, this.reply);
-    const said = this.input.map(({ role, content }) => el("div", { class: `said text ${role}` }, content));
+    const said = this.input.map(({ role, name, content }) => el("div", { class: `said text ${role}` }, name && [el("b", {}, name), " "], content));
     this.element = el("li", { class: "turn", id: `turn-${this.id}`, tabindex: -1 }, this.marks, said, this.recall, this.thinking, this.replyBox, this.tools, el("div", { class: "foot" }, this.figures, held));
     if (record.reasoning) this.#think(record.reasoning);
     record.tool_calls?.forEach((call, index) => this.#call({ index, ...call }));
@@ -59,6 +64,7 @@ export class Turn {
     this.recalledTokens = started.recalled.reduce((sum, turn) => sum + turn.tokens, 0);
     this.reply.data = this.waiting = this.thought.data = "";
     this.tools.replaceChildren();
+    this.calls = [];
     this.#say(started.attempt > 1 ? "the server was lost and starts this reply again" : "");
   }
 
@@ -122,13 +128,12 @@ export class Turn {
   }
 
   /** A call of a tool, or a piece of one: its name comes with the first. */
-  #call({ index, name, arguments: pieces }) {
-    while (this.tools.children.length <= index) {
-      this.tools.append(el("div", { class: "tool" }, el("b", {}), " ", el("code", { class: "text" })));
+  #call({ index, id, name, arguments: pieces }) {
+    if (!this.calls[index]) {
+      this.calls[index] = { id, name };
+      this.tools.append(el("div", { class: "call" }, el("b", {}, name), " ", el("code", { class: "text" })));
     }
-    const [called, given] = this.tools.children[index].children;
-    called.append(name);
-    given.append(pieces);
+    this.tools.children[index].children[1].append(pieces);
   }
 
   #settle(reason, usage, speed, shortened) {
@@ -142,6 +147,7 @@ export class Turn {
     ];
     if (isJson(this.reply.data)) this.replyBox.classList.add("code");
     this.#say(parts.filter(Boolean).join(" · "));
+    if (reason === "tool_calls") this.results = new Results(this.tools, this.calls, (messages) => this.acts.answer(messages));
   }
 
   #say(text, kind = "", ...ways) {

@@ -35,13 +35,31 @@ def test_what_went_in_is_messages_whatever_it_was() -> None:
     assert turn_view(pb.TurnRecord(token_ids=tokens))["input"] == [{"role": "user", "content": "1,200 tokens"}]
 
 
+def test_a_result_says_of_which_call_it_is_and_can_be_sent_again() -> None:
+    result = pb.ChatMessage(role="tool", content="7", tool_call_id="c1", name="add")
+    shown = turn_view(pb.TurnRecord(messages=pb.ChatMessages(messages=[result])))
+    assert shown["input"] == [{"role": "tool", "content": "7", "tool_call_id": "c1", "name": "add"}]
+    assert shown["can_be_sent_again"]
+
+
+def test_what_the_page_does_not_have_whole_or_cannot_say_is_not_sent_again() -> None:
+    calls = pb.ChatMessage(role="assistant", tool_calls=[pb.ToolCall(id="1", name="add", arguments="{}")])
+    turns = (
+        pb.TurnRecord(text="a", shortened=True),
+        pb.TurnRecord(token_ids=pb.TokenIds(ids=[7])),
+        pb.TurnRecord(messages=pb.ChatMessages(messages=[calls, pb.ChatMessage(role="user", content="?")])),
+    )
+    assert [turn_view(turn)["can_be_sent_again"] for turn in turns] == [False] * 3
+    assert turn_view(turns[2])["input"][0]["tool_calls"] == [{"id": "1", "name": "add", "arguments": "{}"}]
+
+
 def test_a_piece_says_only_what_it_has() -> None:
     assert delta_view(Delta("", (5, 6))) == {"tokens": 2}
     assert delta_view(Delta("a", (5,))) == {"tokens": 1, "text": "a"}
 
 
 def test_calls_and_thoughts_are_shown_and_a_piece_of_a_call_says_of_which() -> None:
-    whole, piece = {"name": "add", "arguments": "{}"}, {"index": 1, "name": "", "arguments": "{"}
+    whole, piece = {"id": "1", "name": "add", "arguments": "{}"}, {"index": 1, "id": "", "name": "", "arguments": "{"}
     turn = turn_view(pb.TurnRecord(reasoning="so", tool_calls=[pb.ToolCall(id="1", name="add", arguments="{}")]))
     assert (turn["reasoning"], turn["tool_calls"]) == ("so", [whole])
     delta = Delta("", (5,), reasoning="so", tool_calls=(ToolCallDelta(1, arguments="{"),))

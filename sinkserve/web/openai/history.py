@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from unicodedata import category
 
 from sinkserve.client import Tool
 from sinkserve.web.errors import WebError
@@ -18,12 +19,13 @@ from sinkserve.web.openai.prompt import Message, Prompt
 PREFIX = "openai."
 """Of labels that are not the client's metadata."""
 _SESSION, _BEFORE, _INSTRUCTIONS = f"{PREFIX}session", f"{PREFIX}before", f"{PREFIX}instructions"
-_TOOLS, _KEYS = f"{PREFIX}tools", f"{PREFIX}keys"
-_BEGAN = (_INSTRUCTIONS, _TOOLS, _KEYS)
-_REPLIES_KEPT = 11
+_TOOLS, _KEYS, _TITLE = f"{PREFIX}tools", f"{PREFIX}keys", f"{PREFIX}title"
+_BEGAN = (_INSTRUCTIONS, _TOOLS, _KEYS, _TITLE)
+_REPLIES_KEPT = 10
 _KEY, _VALUE = 63, 255
 _DIGITS = 12
 """Of the name of an attempt, as far as a label has it."""
+_TITLE_LENGTH = 80
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,14 @@ def with_attempt(labels: Mapping[str, str], number: int, attempt: str) -> dict[s
 def _attempts(labels: Mapping[str, str]) -> list[tuple[int, str]]:
     pairs = (each.split(":") for each in labels.get(_KEYS, "").split())
     return [(int(number), name) for number, name in pairs]
+
+
+def title_label(messages: Sequence[Message]) -> dict[str, str]:
+    """By which people know a session in a list: the first words of its user; nothing where there are none."""
+    said = next((each.content for each in messages if each.role == "user"), "")
+    words = " ".join("".join(" " if category(each) == "Cc" else each for each in said[: 10 * _TITLE_LENGTH]).split())
+    title = words if len(words) <= _TITLE_LENGTH else words[: _TITLE_LENGTH - 1] + "…"
+    return {_TITLE: title} if title else {}
 
 
 def check_instructions(labels: Mapping[str, str], instructions: str | None) -> None:

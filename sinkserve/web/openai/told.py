@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from sinkserve.client import Client
 from sinkserve.web.openai.follow import Ended, Event, Started, follow
-from sinkserve.web.openai.history import beginnings, labels_behind
+from sinkserve.web.openai.history import beginnings, labels_behind, title_label
 from sinkserve.web.openai.place import heard_place, new_place
 from sinkserve.web.openai.prompt import Attempt, Message, Prompt
 from sinkserve.web.settings import WebSettings
@@ -25,5 +25,7 @@ async def told(client: Client, prompt: Prompt, attempt: Attempt, settings: WebSe
                 said = (*prompt.messages, Message("assistant", event.text, event.finished.tool_calls))
                 known = beginnings(prompt, said)[0]
                 labels = labels_behind(known, place.turn.session, place.turn.number, place.labels)
+                if place.turn.number == 1:
+                    labels |= title_label(prompt.messages)
                 await client.sessions.update(place.session, labels=labels)
             yield event

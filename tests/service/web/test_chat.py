@@ -44,6 +44,13 @@ async def test_a_history_that_is_known_is_not_fed_again(ai: Any, sdk: Client) ->
     assert await turns(sdk) == [20]
 
 
+async def test_its_session_has_a_title_for_people(ai: Any, sdk: Client) -> None:
+    history: list[Any] = [SYSTEM]
+    for text in ("are there cats?", "and dogs?"):
+        await talk(ai, history, text)
+    assert [session.labels["openai.title"] async for session in sdk.sessions.list()] == ["are there cats?"]
+
+
 async def test_an_earlier_word_begins_another_branch(ai: Any, sdk: Client) -> None:
     history: list[Any] = []
     for text in ("one", "two", "three"):

@@ -182,6 +182,7 @@ async def test_a_conversation_takes_its_instructions_from_its_first_response(ai:
         ]
         assert (response.id, response.output_text) == (again.id, again.output_text)
     assert await said(sdk, response.id) == ["one", "two"]
+    assert [session.labels["openai.title"] async for session in sdk.sessions.list()] == ["one"]
     assert (await ai.conversations.retrieve(conversation.id)).metadata == {"topic": "cats"}
     changed = await ai.conversations.update(conversation.id, metadata={"topic": "dogs"})
     assert changed.metadata == {"topic": "dogs"}

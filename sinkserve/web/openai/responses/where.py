@@ -14,6 +14,7 @@ from sinkserve.web.openai.history import (
     check_instructions,
     goes_without_tools,
     metadata_of,
+    title_label,
     turn_of_attempt,
     with_attempt,
     with_metadata,
@@ -152,8 +153,10 @@ async def record_of(client: Client, turn: TurnName, param: str = "") -> pb.TurnR
 
 
 async def _with_metadata(client: Client, place: Place, prompt: Prompt) -> Place:
-    """Metadata is the conversation's: what the last request gave."""
+    """Metadata is the conversation's: what the last request gave. Its title is of the first."""
     labels = with_metadata(place.labels, prompt.metadata) if prompt.metadata else place.labels
+    if place.turn.number == 1:
+        labels = {**labels, **title_label(prompt.messages)}
     if labels != place.labels:
         await client.sessions.update(place.session, labels=labels)
     return replace(place, labels=labels)

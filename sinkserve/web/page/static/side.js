@@ -6,8 +6,8 @@ import { ago, counted } from "/page/figures.js";
 
 const STEP = 50;
 
-/** How a session is called: by its label `title`, else by its id. */
-export const titleOf = (session) => session.labels.title || session.name.replace("sessions/", "").slice(0, 18);
+/** How a session is called: by its label `title`, or that of OpenAI's clients, else by its id. */
+export const titleOf = (session) => session.labels.title || session.labels["openai.title"] || session.name.replace("sessions/", "").slice(0, 18);
 
 export const addressOf = (session) => `#/${session.name}`;
 

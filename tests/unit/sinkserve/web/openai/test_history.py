@@ -17,6 +17,7 @@ from sinkserve.web.openai.history import (
     goes_without_tools,
     labels_behind,
     metadata_of,
+    title_label,
     turn_of,
     turn_of_attempt,
     with_attempt,
@@ -64,7 +65,8 @@ def test_another_engine_system_or_tool_is_another_history(begin: Prompt) -> None
 
 
 def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
-    labels: dict[str, str] = {"own": "x"}
+    own = {f"own {number}": "x" for number in range(16)}  # as many as a request may give
+    labels = first_labels(own, "Be brief.", ({"name": "weather"},)) | title_label([Message("user", "hello")])
     messages = exchange("told", "before", "hello")
     for number in range(1, 40):
         messages = [*messages, Message("assistant", f"reply {number}")]
@@ -74,7 +76,22 @@ def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
         assert known.label.items() <= labels.items()
         messages = [*messages, Message("user", "more")]
     assert len(labels) <= 32, "as many as a session may have"
-    assert metadata_of(labels) == {"own": "x"}
+    assert metadata_of(labels) == own
+    assert labels["openai.title"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("hello", "hello"),
+        (" two\n lines\x07and a bell", "two lines and a bell"),
+        ("word " * 1000, "word " * 15 + "word…"),
+        ("\n", None),
+    ],
+)
+def test_a_title_is_the_first_words_of_the_user_on_one_line(said: str, title: str | None) -> None:
+    messages = [Message("assistant", "welcome"), Message("user", said), Message("user", "other words")]
+    assert title_label(messages).get("openai.title") == title
 
 
 def test_a_fork_is_not_found_by_the_labels_that_it_was_copied_with() -> None:

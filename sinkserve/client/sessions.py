@@ -74,9 +74,11 @@ class Sessions:
         request = requests.session_update(name, labels, delete_after_idle_s)
         return (await self._runtime.ask(self._stub.UpdateSession, request, routing(name))).session
 
-    async def turns(self, name: str, *, newest_first: bool = False) -> AsyncIterator[pb.TurnRecord]:
-        """All turns of a session, the oldest first, or the newest. Raises NotFound."""
-        request = pb.ListTurnsRequest(session=name, page_size=PAGE_SIZE, newest_first=newest_first)
+    async def turns(
+        self, name: str, *, newest_first: bool = False, page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[pb.TurnRecord]:
+        """All turns of a session, the oldest first, or the newest, asked for `page_size` at a time. Raises NotFound."""
+        request = pb.ListTurnsRequest(session=name, page_size=page_size, newest_first=newest_first)
         async for turn in self._turns(request):
             yield turn
 

@@ -88,8 +88,9 @@ async def get(request: Request) -> Response:
 
 async def turns(request: Request) -> Response:
     """The last turns of a session, in their order, and whether there are earlier ones."""
-    newest = client_of(request).sessions.turns(_name(request), newest_first=True)
-    found, earlier = await first(newest, limit_of(request, 50))
+    limit = limit_of(request, 50)
+    newest = client_of(request).sessions.turns(_name(request), newest_first=True, page_size=limit + 1)
+    found, earlier = await first(newest, limit)
     return JSONResponse({"turns": [turn_view(each) for each in reversed(found)], "earlier": earlier})
 
 

@@ -15,7 +15,7 @@ export async function say(page, text, turns) {
 
 /** At most so many tokens a reply. */
 export async function limit(page, tokens) {
-  await page.click(".sampling summary");
+  if (!(await page.isVisible("[name=max_new_tokens]"))) await page.click(".sampling summary");
   await page.fill("[name=max_new_tokens]", String(tokens));
 }
 

@@ -61,6 +61,29 @@ const SCENARIOS = {
     assert.match(await page.locator(".figures").textContent(), /^cancelled/);
   },
 
+  async "what another place says is seen while it runs, and its reply when it has ended"(page) {
+    await begin(page, origin);
+    await limit(page, 3);
+    await say(page, "hello", 1);
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await ended(other, 1);
+    await limit(page, 16_000);
+    await page.fill(TEXT, "without end");
+    await page.press(TEXT, "Enter");
+    await other.waitForSelector(".turn.running");
+    assert.equal(await other.locator(".said").last().textContent(), "without end");
+    assert.match(await other.locator(".figures").last().textContent(), /followed elsewhere/);
+    await other.getByRole("button", { name: "Stop" }).click();
+    await ended(page, 2);
+    await ended(other, 2);
+    assert.deepEqual(await replies(other), await replies(page));
+    await limit(other, 3);
+    await say(other, "and here", 3); // whoever speaks has it
+    await ended(page, 3);
+    assert.deepEqual(await replies(page), await replies(other));
+  },
+
   async "text is text, whatever it looks like"(page) {
     await begin(page, origin);
     await limit(page, 5);

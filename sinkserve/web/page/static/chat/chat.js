@@ -5,13 +5,13 @@ import { advanced, CachePicture, sightOf } from "/page/chat/cache.js";
 import { Composer } from "/page/chat/composer.js";
 import { button, confirmed, el, notice } from "/page/dom.js";
 import { counted } from "/page/figures.js";
+import { ended, spokenTo } from "/page/chat/elsewhere.js";
 import { follow } from "/page/chat/follow.js";
 import { addressOf, titleOf } from "/page/side.js";
 import { Speaker } from "/page/chat/speaker.js";
 import { Turn } from "/page/chat/turn.js";
 
 const STEP = 50;
-const POLL_MS = 1500;
 
 export class Chat {
   static async open(main, name, side) {
@@ -19,6 +19,7 @@ export class Chat {
     const chat = new Chat(main, session, engines, side);
     await chat.#load();
     chat.#resume();
+    chat.#hear();
     return chat;
   }
 
@@ -61,13 +62,18 @@ export class Chat {
 
   async #load() {
     const { turns, earlier } = await call("GET", `${this.path}/turns?limit=${this.#limit}`);
-    const running = this.turns.at(-1)?.running ? this.turns.pop() : null;
-    this.turns = turns.map((record) => (record.turn_id === running?.id ? running : new Turn(record, this.acts)));
+    const shown = new Map(this.turns.map((turn) => [turn.id, turn])); // with what is typed in their fields
+    this.turns = turns.map((record) => shown.get(record.turn_id) ?? new Turn(record, this.acts));
     turns.forEach((record, place) => this.#place(this.turns[place], record, turns[place - 1]));
-    this.list.replaceChildren(...this.turns.map((turn) => turn.element));
+    if (this.#followed?.running && !this.turns.includes(this.#followed)) this.turns.push(this.#followed); // on its way
+    const { scrollTop } = this.scroll;
+    const atEnd = this.#isAtEnd;
+    const elements = this.turns.map((turn) => turn.element);
+    const listed = [...this.list.children].filter((each) => each !== this.line);
+    if (String(elements.map(({ id }) => id)) !== String(listed.map(({ id }) => id))) this.list.replaceChildren(...elements); // else nothing loses the focus
     this.earlier.hidden = !earlier;
     this.#draw();
-    this.scroll.scrollTop = this.scroll.scrollHeight;
+    this.scroll.scrollTop = atEnd ? this.scroll.scrollHeight : scrollTop;
   }
 
   #place(turn, record, before) {
@@ -95,17 +101,24 @@ export class Chat {
   }
 
   async #await(turn) {
-    turn.interrupt("this reply is followed elsewhere");
+    turn.interrupt("runs, and is followed elsewhere: its reply is shown when it has ended");
     this.composer.running(() => this.#cancel(turn));
-    while (turn.running && !this.#left.signal.aborted) {
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-      const now = await call("GET", this.#pathOf(turn), undefined, this.#left.signal).catch(() => ({}));
-      if (now.reason) break;
-    }
+    await ended(this.#pathOf(turn), this.#left.signal);
     if (this.#left.signal.aborted) return;
-    this.turns.pop();
+    this.#drop(turn);
     this.composer.running(null);
     await this.#refresh();
+  }
+
+  /** Show what others say in this conversation. */
+  async #hear() {
+    for (;;) {
+      await spokenTo(this.path, () => (this.turns.at(-1)?.running ? null : (this.turns.at(-1)?.id ?? "")), this.#left.signal);
+      if (this.#left.signal.aborted) return;
+      await this.#refresh().catch(() => {}); // it is asked for again
+      const last = this.turns.at(-1);
+      if (last?.running && last !== this.#followed) await this.#await(last).catch(() => {});
+    }
   }
 
   async #refresh() {
@@ -175,8 +188,9 @@ export class Chat {
       this.following.clear();
       this.#drop(turn);
       const { results } = this.turns.at(-1) ?? {};
-      if (body.messages) results?.giveBack(body.messages);
-      return this.composer.refused(body.text ?? "", ending.refused, results);
+      if (results && body.messages) results.giveBack(body.messages);
+      const text = body.text ?? (results ? "" : input.map(({ content }) => content).join("\n"));
+      return this.composer.refused(text, ending.refused, results);
     }
     if (ending.lost) turn.interrupt(`${ending.lost.message} `, button("Follow it again", () => this.#run(body, turn), { class: "quiet" }));
     this.#draw();
@@ -221,6 +235,8 @@ export class Chat {
     if (!dropped) return true;
     if (!(await confirmed(`Drop the last ${counted(dropped, "turn")}, for ever?`, "Drop"))) return false;
     this.session = await call("POST", `${this.path}/rewind`, { turn_id: turn.id, drop_turn: dropTurn });
+    this.#followed = null; // the last one is gone
+    this.composer.running(null);
     await this.#load();
     return true;
   }
@@ -249,11 +265,15 @@ export class Chat {
     this.#framed = true;
     requestAnimationFrame(() => {
       this.#framed = false;
-      const atEnd = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 60;
+      const atEnd = this.#isAtEnd;
       turn.flush();
       this.#draw();
       if (atEnd) this.#toEnd();
     });
+  }
+
+  get #isAtEnd() {
+    return this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 60;
   }
 
   #toEnd() {

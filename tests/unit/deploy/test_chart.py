@@ -17,6 +17,8 @@ from helm_python.errors import HelmError
 from builder_service.settings import BuilderSettings
 from common.settings import Settings, SharedSettings
 from runtime_service.settings import RuntimeSettings
+from sinkserve.client.settings import ClientSettings
+from sinkserve.web.settings import WebSettings
 from tests.unit.deploy.cluster import CHART, DEPLOY, LEAST, container, render, settings
 from tests.unit.deploy.of_others import OF_OTHERS, complaints
 
@@ -43,6 +45,23 @@ VALUES: dict[str, dict[str, Any]] = {
     "a gateway and pages": {
         "gateway": {"enabled": True, "parents": [{"name": "public"}], "hostnames": ["chat.example.com"]},
         "envoy": {"origins": ["https://chat.example.com", "http://localhost:8000"]},
+    },
+    "a door for browsers": {
+        "web": {
+            "enabled": True,
+            "hosts": ["chat.example.com"],
+            "route": {"enabled": True, "parents": [{"name": "public"}]},
+        },
+        "metrics": {"serviceMonitor": {"enabled": True}},
+    },
+    "a door with certificates": {
+        "web": {"enabled": True, "tls": {"existingSecret": "public"}, "service": {"type": "LoadBalancer", "port": 443}},
+        "tls": {"existingSecret": "certificates", "askClients": True},
+    },
+    "a door without a balancer": {
+        "web": {"enabled": True, "env": [{"name": "SINKSERVE_WEB_ADMIN", "value": "allow"}]},
+        "envoy": {"enabled": False},
+        "builder": {"enabled": False},
     },
     "watched": {"metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}}},
     "closed": {
@@ -109,12 +128,12 @@ def test_helm_finds_nothing_to_say(name: str) -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_every_setting_exists_and_takes_its_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render(**VALUES[name])
-    for workload, model in (("builder", BuilderSettings), ("runtime", RuntimeSettings)):
+    for workload, model in (("builder", BuilderSettings), ("runtime", RuntimeSettings), ("web", WebSettings)):
         if ("Deployment", f"sinkserve-{workload}") in objects:
             given = settings(objects, f"sinkserve-{workload}")
             for setting, value in given.items():
                 monkeypatch.setenv(setting, value)
-            assert set(given) <= _known(SharedSettings) | _known(model)
+            assert set(given) <= _known(SharedSettings) | _known(model) | _known(ClientSettings)
             assert (model.load().listen, SharedSettings.load().log_format) == (given[f"{_prefix(model)}LISTEN"], "json")
 
 
@@ -140,6 +159,14 @@ def _prefix(model: type[Settings]) -> str:
         ({"auth": {"anonymous": "maybe"}}, "/auth/anonymous"),
         ({"auth": {}}, "auth: say in auth.env how callers are known, or auth.anonymous=allow"),
         ({"envoy": {"origins": ["*"]}}, "/envoy/origins/0"),
+        ({"web": {"enabled": True, "hosts": ["https://a.example"]}}, "/web/hosts/0"),
+        ({"web": {"enabled": True, "hosts": ["*"]}}, "/web/hosts/0"),
+        ({"web": {"enabled": True, "route": {"enabled": True}}}, "web.route.parents: name the Gateway"),
+        ({"web": {"enabled": True, "route": {"enabled": True, "parents": [{}]}}}, "web.hosts: name the hosts"),
+        (
+            {"web": {"enabled": True, "route": {"enabled": True}, "tls": {"existingSecret": "a"}}},
+            "an HTTPRoute speaks no TLS",
+        ),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(values: dict[str, Any], message: str) -> None:
@@ -166,15 +193,19 @@ def test_probes_ask_in_a_way_that_the_service_answers(name: str) -> None:
 
 
 def test_pods_outlive_what_they_do_when_they_stop() -> None:
-    objects = render(runtime={"drainGraceSeconds": 300}, builder={"stopGraceSeconds": 100})
-    for name, grace_s in (("runtime", 300), ("builder", 100)):
+    objects = render(
+        runtime={"drainGraceSeconds": 300},
+        builder={"stopGraceSeconds": 100},
+        web={"enabled": True, "stopGraceSeconds": 60},
+    )
+    for name, grace_s in (("runtime", 300), ("builder", 100), ("web", 60)):
         pod = objects["Deployment", f"sinkserve-{name}"]["spec"]["template"]["spec"]
         assert pod["terminationGracePeriodSeconds"] > grace_s + 10  # after which a stop ends in any case
 
 
-@pytest.mark.parametrize("name", ["runtime", "builder", "envoy"])
+@pytest.mark.parametrize("name", ["runtime", "builder", "envoy", "web"])
 def test_no_container_may_more_than_it_has_to(name: str) -> None:
-    objects = render()
+    objects = render(web={"enabled": True})
     pod = objects["Deployment", f"sinkserve-{name}"]["spec"]["template"]["spec"]
     security = container(objects, f"sinkserve-{name}")["securityContext"]
     assert pod["automountServiceAccountToken"] is False

@@ -8,6 +8,12 @@ import { asked } from "./asked.mjs";
 const [executablePath, origin, locked, tooled, count] = process.argv.slice(2);
 const axe = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
 
+/** Opens all that is folded. */
+async function open(page) {
+  await page.evaluate(() => document.querySelectorAll("main details").forEach((each) => (each.open = true)));
+  if (await page.isVisible("[name=form]")) await page.selectOption("[name=form]", "grammar");
+}
+
 const SCENARIOS = {
   async "a conversation is held by keyboard alone"(page) {
     await begin(page, origin);
@@ -159,8 +165,12 @@ const SCENARIOS = {
     await page.setViewportSize({ width: 360, height: 640 });
     for (const hash of ["#/", "#/operations"]) {
       await page.goto(`${origin}/${hash}`);
+      await page.reload(); // what was there before is gone
       await page.waitForSelector("h1");
+      await open(page);
       assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+      const cut = await page.locator("main :is(input, select, textarea, button):visible").evaluateAll((all) => all.filter((each) => each.getBoundingClientRect().right > 360));
+      assert.equal(cut.length, 0);
     }
     await page.goto(`${origin}/#/`);
     await page.click("#menu");
@@ -177,7 +187,9 @@ const SCENARIOS = {
       await page.emulateMedia({ colorScheme });
       for (const hash of ["#/", "#/operations", new URL(page.url()).hash]) {
         await page.goto(`${origin}/${hash}`);
+        await page.reload();
         await page.waitForSelector("h1");
+        await open(page);
         await page.evaluate(axe);
         const { violations } = await page.evaluate(() => axe.run());
         assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes[0].html]), []);

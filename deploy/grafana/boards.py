@@ -119,6 +119,7 @@ ENGINES = Board(
         of("sinkserve_runtime_form_turns_total", "Turns with a form a second", "form", "matched"),
         of("sinkserve_runtime_mask_seconds_total", "Time to find what fits forms, a second", "when", unit="s"),
         of("sinkserve_runtime_mask_steps_total", "Steps with forms a second", "engine"),
+        of("sinkserve_runtime_late_masks_total", "Masks that were late, a second", "engine"),
         of("sinkserve_runtime_golden_margin", "Least margin of golden streams", "engine", how="min"),
         of("sinkserve_runtime_engines_refused", "Engines that could not be loaded"),
     ),

@@ -162,7 +162,7 @@ def test_the_last_attempts_of_a_session_are_known_by_their_turns() -> None:
 
 def test_a_session_of_sixteen_metadata_has_room_for_all_labels() -> None:
     labels = first_labels({f"key {number}": "" for number in range(16)}, "Be brief.", [Tool(name="f")])
-    labels = with_attempt(labels, 1, "a" * 32)
+    labels = with_attempt(labels, 1, "a" * 32) | title_label([Message("user", "hello")])
     said = exchange(*map(str, range(60)))
     for number in range(1, 31):
         known = beginnings(DEMO, said[: 2 * number])[0]

@@ -21,6 +21,7 @@ SCRIPT = Path(__file__).with_name("browser.mjs")
 SCRIPTS = Path(__file__).parent.glob("*.mjs")
 
 
+@pytest.mark.timeout(600)  # it is a suite, whose steps each have a timeout of their own
 @pytest.mark.parametrize("count", one_in(2, [1, 100], LONG), ids=["a conversation", "everything"])
 async def test_people_use_it(bench: Bench, tooled: Bench, tmp_path: Path, count: int) -> None:
     program = browser_program()

@@ -18,7 +18,7 @@ from tests.service.runtime.runtime import Bench
 from tests.service.web.door import NOBODY, door_to
 
 SCRIPT = Path(__file__).with_name("browser.mjs")
-SCRIPTS = Path(__file__).parent.glob("*.mjs")
+SCRIPTS = tuple(Path(__file__).parent.glob("*.mjs"))
 
 
 @pytest.mark.timeout(600)  # it is a suite, whose steps each have a timeout of their own

@@ -1,8 +1,8 @@
 """The forms of one engine: refuses what cannot be, and has a matcher for each reply that asks for one.
 
 To make a matcher can take long, so it is done in threads, with a deadline; what may never end is tried out before, in
-a process that can be stopped. What was made once is kept, and copied for the next reply; so is why one was refused, for
-a while: a session whose tools have no form asks again in every turn.
+a process that can be stopped. It is made once, whoever asks meanwhile, kept, and copied for the next reply; so is why
+one was refused, for a while: a session whose tools have no form asks again in every turn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -47,6 +49,7 @@ class EngineForms:
         self._ends = tuple(dict.fromkeys(manifest.end_token_ids))
         self._tokenizer: asyncio.Future[LLTokenizer] | None = None
         self._kept: OrderedDict[Form, LLMatcher] = OrderedDict()
+        self._making: dict[Form, asyncio.Task[LLMatcher]] = {}
         self._refused: OrderedDict[Form, tuple[float, InvalidArgument]] = OrderedDict()  # and until when
 
     async def matcher(self, form: Form) -> Matcher:
@@ -58,10 +61,18 @@ class EngineForms:
         until, error = self._refused.get(form, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise error.with_traceback(None)
-        if form not in self._kept:
-            _keep(self._kept, form, await self._made_or_refused(form))
-        self._kept.move_to_end(form)
-        return Matcher(self._kept[form].deep_copy(), form.field, self._size, self._ends)
+        state = self._kept.get(form)
+        if state is None:
+            state = await asyncio.shield(self._being_made(form))
+        _keep(self._kept, form, state)
+        return Matcher(state.deep_copy(), form.field, self._size, self._ends)
+
+    def _being_made(self, form: Form) -> asyncio.Task[LLMatcher]:
+        if form not in self._making:
+            self._making[form] = making = asyncio.create_task(self._made_or_refused(form))
+            making.add_done_callback(lambda _: self._making.pop(form))
+            making.add_done_callback(_retrieved)
+        return self._making[form]
 
     async def _made_or_refused(self, form: Form) -> LLMatcher:
         try:
@@ -71,16 +82,21 @@ class EngineForms:
             raise
 
     async def _make(self, form: Form) -> LLMatcher:
-        tokenizer = await self._made_tokenizer()
-        work: Future[LLMatcher] = _MAKERS.submit(partial(self._made, tokenizer, form))
-        await asyncio.wait([made := asyncio.wrap_future(work)], timeout=DEADLINE_S)
-        if made.done():
-            return made.result()
-        made.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody asks any more
+        """As long as it waits for a thread, nothing is said of the form."""
+        deadline, began, tokenizer = DEADLINE_S, asyncio.Event(), await self._made_tokenizer()
+        tell = partial(asyncio.get_running_loop().call_soon_threadsafe, began.set)
+        work: Future[LLMatcher] = _MAKERS.submit(_told, tell, partial(self._made, tokenizer, form))
+        made = asyncio.wrap_future(work)
+        made.add_done_callback(_retrieved)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(began.wait(), deadline)
         if work.cancel():
             what = "forms of other replies are being prepared, which takes long"
             raise ResourceExhausted(Reason.CAPACITY_EXHAUSTED, what, retry_after_s=1.0)
-        raise too_slow(form.field, DEADLINE_S)
+        await asyncio.wait([made], timeout=deadline)
+        if made.done():
+            return made.result()
+        raise too_slow(form.field, deadline)
 
     def _made(self, tokenizer: LLTokenizer, form: Form) -> LLMatcher:
         """A matcher that has found a first mask: some forms show only then that nothing satisfies them.
@@ -100,6 +116,17 @@ class EngineForms:
             make = partial(make_tokenizer, self._vocabulary, self._size, self._ends, self._control)
             self._tokenizer = asyncio.ensure_future(asyncio.to_thread(make))
         return await asyncio.shield(self._tokenizer)
+
+
+def _told(begins: Callable[[], object], work: Callable[[], T]) -> T:
+    begins()
+    return work()
+
+
+def _retrieved(made: asyncio.Future[LLMatcher]) -> None:
+    """Whoever asked may have left."""
+    if not made.cancelled():
+        made.exception()
 
 
 def _keep(kept: OrderedDict[Form, T], form: Form, made: T) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+import time
 from typing import Any
 
 import jsonschema
@@ -195,5 +196,44 @@ def test_while_others_are_prepared_a_form_waits_and_is_told_to_come_again(monkey
         finally:
             release.set()
         assert [type(error) for error in await asyncio.gather(*others, return_exceptions=True)] == [ValueError] * 2
+
+    asyncio.run(ask())
+
+
+def test_a_form_that_many_ask_for_at_once_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Form] = []
+    make = EngineForms._made
+
+    def counted(self: EngineForms, tokenizer: Any, form: Form) -> Any:
+        made.append(form)
+        return make(self, tokenizer, form)
+
+    monkeypatch.setattr(EngineForms, "_made", counted)
+
+    async def ask() -> None:
+        forms = forms_of("byte_level")
+        good, bad = (form_of(ResponseFormat(regex=regex)) for regex in ("once", "(once"))
+        first, *others = [asyncio.create_task(forms.matcher(form)) for form in (good, bad) for _ in range(8)]
+        await asyncio.sleep(0)
+        first.cancel()  # whoever asked first may leave
+        became = await asyncio.gather(*others, return_exceptions=True)
+        assert [isinstance(each, InvalidArgument) for each in became] == [False] * 7 + [True] * 8
+
+    asyncio.run(ask())
+    assert len(made) == 2
+
+
+def test_a_form_that_waited_for_others_has_its_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_forms, "DEADLINE_S", 2.0)
+    make = EngineForms._made
+
+    def slow(*asked: Any) -> Any:
+        time.sleep(1.2)
+        return make(*asked)
+
+    async def ask() -> None:
+        forms = forms_of("byte_level")
+        monkeypatch.setattr(EngineForms, "_made", slow)
+        await asyncio.gather(*(forms.matcher(form_of(ResponseFormat(regex=regex))) for regex in ("1", "2", "3")))
 
     asyncio.run(ask())

@@ -21,6 +21,7 @@ from builder_service.checkpoint.checkpoint import Tensors
 OPSET = 24
 IR_VERSION = 12  # the first that knows this opset: the older, the more can read it
 CONTRIB = "com.microsoft"  # onnxruntime's own operators, for what the CPU runs faster so
+OWN = "sinkserve"  # our operators, each with a function of ONNX's that says the same
 INT4 = np.dtype(ml_dtypes.int4)  # of which a file has two in a byte, and numpy one
 Array = npt.NDArray[Any]
 Shape = tuple[int | str, ...]
@@ -72,6 +73,7 @@ class Graph:
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     groups: list[WeightGroup] = field(default_factory=list)
+    functions: dict[str, onnx.FunctionProto] = field(default_factory=dict)
     _shaped: list[onnx.ValueInfoProto] = field(default_factory=list)
     _constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = field(default_factory=dict)
 
@@ -123,6 +125,28 @@ class Graph:
         finally:
             self.prefix, self.nodes, self._shaped = outer
 
+    def call(self, name: str, make: Callable[[Graph], str], *inputs: str, names: tuple[str, ...], **fixed: object) -> str:
+        """An operator of ours: by its kernel where there is one, else by what `make` makes of inputs called `names`.
+
+        `fixed` are its attributes, which the function itself has no need of. All calls of a name are to one function.
+        """
+        if name not in self.functions:
+            self.functions[name] = self._function(name, make, names, tuple(fixed))
+        return self.node(name, *inputs, domain=OWN, **fixed)
+
+    @staticmethod
+    def _function(
+        name: str, make: Callable[[Graph], str], inputs: tuple[str, ...], attributes: tuple[str, ...]
+    ) -> onnx.FunctionProto:
+        body = Graph(prefix=f"{name}_")
+        output = make(body)
+        constants = [helper.make_node("Constant", [], [c.name], value=c) for c in body._constants.values()]
+        nodes = [*constants, *body.nodes]
+        opsets = _opsets(nodes)
+        return helper.make_function(
+            OWN, name, inputs, [output], nodes, opsets, attributes, value_info=body._shaped
+        )
+
     def derive(self, prefix: str) -> Graph:
         """A graph without nodes, of the same inputs, outputs, weights and constants, for a pass to fill."""
         derived = Graph(prefix, inputs=[*self.inputs], outputs=[*self.outputs], groups=[*self.groups])
@@ -166,9 +190,21 @@ class Graph:
         """The finished model; `external` are the weights' descriptions."""
         initializers = [*self._constants.values(), *external]
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, initializers, value_info=self._shaped)
-        used = set(_domains(self.nodes))
-        opsets = [helper.make_opsetid("", OPSET), *([helper.make_opsetid(CONTRIB, 1)] if CONTRIB in used else [])]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="sinkserve")
+        bodies = [node for function in self.functions.values() for node in function.node]
+        return helper.make_model(
+            graph,
+            opset_imports=_opsets([*self.nodes, *bodies]),
+            ir_version=IR_VERSION,
+            producer_name="sinkserve",
+            functions=[*self.functions.values()],
+        )
+
+
+def _opsets(nodes: Iterable[onnx.NodeProto]) -> list[onnx.OperatorSetIdProto]:
+    """ONNX's operators, and those domains besides that nodes and their branches use."""
+    used = set(_domains(nodes))
+    others = [helper.make_opsetid(domain, 1) for domain in (CONTRIB, OWN) if domain in used]
+    return [helper.make_opsetid("", OPSET), *others]
 
 
 def _domains(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from common.engine.angles import Angles
 from common.engine.batch import Batch, longest_step, plan_batch
 from common.engine.denormals import flushed_denormals
 from common.engine.engine import Feed, FloatArray, SlotState, check_tokens
+from common.engine.kernel import operator_library
 from common.engine.kv_pool import KvPool, aligned_zeros
 from common.engine.slot_layout import Place
 from common.engine.step_inputs import StepInputs
@@ -176,6 +177,7 @@ def _load(graph: Path, threads: int) -> ort.InferenceSession:
     options.log_severity_level = 3  # errors; warnings speak of choices made here on purpose
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     options.add_session_config_entry("session.set_denormal_as_zero", "1")  # of its threads; sets this one too
+    operator_library.register(options)
     try:
         with flushed_denormals():
             return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

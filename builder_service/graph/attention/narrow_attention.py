@@ -1,10 +1,7 @@
-"""Attention over keys and values of 8 bits with a scale a token and head, multiplied as they lie.
+"""Attention over keys and values of 8 bits with a scale a token and head.
 
-Keys lie by column and values by row, as `MatMulIntegerToFloat` takes its second factor. What they are multiplied by is
-rounded to two whole numbers of 7 bits, one of which holds what the other leaves: together some 13 bits, which a weight
-beside a sink's needs, and neither can saturate a sum of two products in 16 bits.
-
-A step of many tokens reads what it has to multiply often: it makes float32 of keys and values first.
+A step of few tokens multiplies them as they lie (`few_tokens`). One of many tokens reads what it has to multiply often:
+it makes float32 of keys and values first.
 
 What is not finite shows in a token's scales, and so in all that is multiplied by them.
 """
@@ -18,16 +15,14 @@ import numpy as np
 from onnx import TensorProto
 
 from builder_service.graph.attention.attention import Attention, HeadNorms
+from builder_service.graph.attention.few_tokens import FewTokens
 from builder_service.graph.graph import CONTRIB
 from builder_service.graph.inputs import Rotation
 from builder_service.graph.quantize import INT8_LARGEST
 
 FEW_TOKENS = 4
 """Of each slot in a step: so many are multiplied by 8 bits. With more, float32 is faster (measured)."""
-HALF = 63
-"""A whole number of 7 bits lies between this and its negative."""
 _SMALLEST_PEAK = 1e-8
-_SUM_SHARE = 1e-9  # of a sum that is below the largest of its terms, however many there are
 
 
 @dataclass(frozen=True)
@@ -35,9 +30,8 @@ class Held:
     """A layer's caches with the rows of this step."""
 
     keys: str  # int8 [batch, kv_heads, dim, rows]
-    key_scales: str  # float32 [batch, kv_heads, 1, rows]
     values: str  # int8 [batch, kv_heads, rows, dim]
-    value_scales: str  # float32 [batch, kv_heads, 1, rows]
+    scales: str  # float32 [batch, 2 * kv_heads, 1, rows]: those of keys, then those of values
 
 
 class NarrowAttention(Attention):
@@ -47,11 +41,12 @@ class NarrowAttention(Attention):
         query, key, value = self._heads(qkv, norms)
         key = self._rotate(key, rotation.cos, rotation.sin, self.shapes.kv_heads)
         held = self._hold(layer, key, value)
-        ring = self._stack(self._rotate(query, rotation.cos, rotation.sin, self.shapes.heads))
-        sinks = self._sink_scores(query, held, rotation) if rotation.sink_cos else ""
-        _ = self.bias, self._grouped_shape, self._stacked_shape, self._stacked_bias  # made here, for branches to read
+        ring, sinks = self._rotate(query, rotation.cos, rotation.sin, self.shapes.heads), ""
+        if rotation.sink_cos:
+            sinks = self._rotate(query, rotation.sink_cos, rotation.sink_sin, self.shapes.heads)
+        _ = self.bias, self._grouped_shape, self._stacked_shape  # made here, for branches to read
         multiplied, widened = (partial(way, ring, sinks, held) for way in (self._multiplied, self._widened))
-        return self._merge_heads(self.graph.choose(self._few, multiplied, widened))
+        return self.graph.choose(self._few, multiplied, widened)
 
     @cached_property
     def _few(self) -> str:
@@ -59,16 +54,25 @@ class NarrowAttention(Attention):
         step = self.graph.node("Shape", self.inputs.tokens, start=1)
         return self.graph.node("LessOrEqual", step, self._integers(FEW_TOKENS))
 
-    @cached_property
-    def _stacked_bias(self) -> str:
-        """The bias of queries as they are stacked, [batch, kv_heads or 1, group * step, rows]; of few tokens alone."""
-        bias, shape = self.bias, self._stacked_shape
+    def _multiplied(self, query: str, sink_query: str, held: Held) -> str:
+        """[tokens, query width], by products with 8 bits."""
+        few = FewTokens.of(self)
+        inputs = (query, sink_query or query, held.keys, held.values, self.bias, held.scales)
+        sizes = {"heads": self.shapes.heads, "sinks": few.sinks if sink_query else 0}
+        return few.call(self.graph, *inputs, **sizes, scale=self._score_scale, cap=float(self.cap or 0))
 
-        def stacked() -> str:
-            each = self.graph.node("Expand", bias, self._integers(1, 1, self.group, 1, 1))
-            return self.graph.node("Reshape", each, shape)
-
-        return self.graph.choose(self._few, stacked, lambda: self.graph.node("Identity", self._float(0)))
+    def _widened(self, query: str, sink_query: str, held: Held) -> str:
+        """The same by products with float32."""
+        halves = self._integers(self.shapes.kv_heads, self.shapes.kv_heads)
+        key_scales, value_scales = self.graph.split("Split", held.scales, halves, out=("", ""), axis=1)
+        keys = self._wide(held.keys, key_scales)
+        scores = self._float_scores(self._stack(query), keys, self.rows)
+        if sink_query:
+            first = self.graph.node("Slice", keys, self._integers(0), self._integers(self.sinks), self._integers(3))
+            scores = self._merge_scores(scores, self._float_scores(self._stack(sink_query), first, self.sinks))
+        weights = self._softmax(self._capped(scores))
+        value_scales = self.graph.node("Transpose", value_scales, perm=[0, 1, 3, 2])
+        return self._merge_heads(self.graph.node("MatMul", weights, self._wide(held.values, value_scales)))
 
     def _hold(self, layer: int, key: str, value: str) -> Held:
         """Round a step's keys and values, and write them into the caches."""
@@ -77,17 +81,13 @@ class NarrowAttention(Attention):
         both = graph.node("Reshape", both, self._integers(0, 0, 2 * kv_heads, dim))
         scales = self._scales(both)
         rounded = graph.node("QuantizeLinear", both, scales, axis=3, block_size=dim, output_dtype=TensorProto.INT8)
-        halves = self._integers(kv_heads, kv_heads)
-        keys, values = graph.split("Split", rounded, halves, out=("", ""), axis=2)
+        keys, values = graph.split("Split", rounded, self._integers(kv_heads, kv_heads), out=("", ""), axis=2)
         key_shape, value_shape = (("batch", kv_heads, *inner) for inner in ((dim, self.rows), (self.rows, dim)))
         scales_shape = ("batch", 2 * kv_heads, 1, self.rows)
-        written = self._write(f"kv_scales_{layer}", np.float32, scales_shape, scales, [0, 2, 3, 1])
-        key_scales, value_scales = graph.split("Split", written, halves, out=("", ""), axis=1)
         return Held(
             self._write(f"key_bytes_{layer}", np.int8, key_shape, keys, [0, 2, 3, 1]),
-            key_scales,
             self._write(f"value_bytes_{layer}", np.int8, value_shape, values, [0, 2, 1, 3]),
-            value_scales,
+            self._write(f"kv_scales_{layer}", np.float32, scales_shape, scales, [0, 2, 3, 1]),
         )
 
     def _scales(self, heads: str) -> str:
@@ -107,53 +107,6 @@ class NarrowAttention(Attention):
         turned = self.graph.node("Transpose", rows, perm=order)
         axis = order.index(1) - len(order)
         return self.graph.node("TensorScatter", name, turned, self.inputs.write_rows, out=f"{name}_out", axis=axis)
-
-    def _sink_scores(self, query: str, held: Held, rotation: Rotation) -> str:
-        """Scores against the sinks, in float32: they are few, and get most of the weights."""
-        query = self._stack(self._rotate(query, rotation.sink_cos, rotation.sink_sin, self.shapes.heads))
-        bounds = self._integers(0), self._integers(self.sinks), self._integers(3)
-        keys, scales = (self.graph.node("Slice", rows, *bounds) for rows in (held.keys, held.key_scales))
-        return self._float_scores(query, self._wide(keys, scales), self.sinks)
-
-    def _multiplied(self, query: str, sink_scores: str, held: Held) -> str:
-        """[batch, kv_heads, group * step, dim], by products with 8 bits."""
-        graph, last = self.graph, self._integers(3)
-        norm = graph.node("ReduceL2", query, last, keepdims=1)  # no number is larger, and NaN stays
-        scores = self._product(query, norm, held.keys, held.key_scales, "dim", self._score_scale)
-        scores = self._capped(self._merged(self._shaped(scores, self.rows), sink_scores))
-        masked = self._shaped(graph.node("Add", scores, self._stacked_bias), self.rows)
-        weights = self._shaped(graph.node("Softmax", masked, axis=-1), self.rows)
-        weights = self._shaped(graph.node("Mul", weights, held.value_scales), self.rows)
-        share = graph.node("Mul", graph.node("ReduceSum", weights, last, keepdims=1), self._float(_SUM_SHARE))
-        peak = graph.node("Max", graph.node("ReduceMax", weights, last, keepdims=1), share)  # which keeps NaN
-        return self._product(weights, peak, held.values, self._float(1), self.rows)
-
-    def _product(  # noqa: PLR0917 - two factors, and how each is held
-        self, left: str, peak: str, right: str, right_scales: str, inner: int | str, factor: float = 1.0
-    ) -> str:
-        """`left` [batch, kv_heads, stacked, inner], of which nothing is above `peak` [..., 1], times `right`."""
-        graph, zero, step = self.graph, self.graph.constant(HALF + 1, np.uint8), self._float(1 / HALF)
-        left = self._shaped(graph.node("Div", left, peak), inner)
-        wholes = graph.node("QuantizeLinear", left, step, zero)
-        rest = graph.node("Sub", left, self._shaped(graph.node("DequantizeLinear", wholes, step, zero), inner))
-        rests = graph.node("QuantizeLinear", rest, self._float(1 / (2 * HALF * HALF)), zero)
-        both = graph.node("Concat", wholes, rests, axis=2)
-        scale = self._float(factor / HALF)
-        product = graph.node("MatMulIntegerToFloat", both, right, scale, right_scales, zero, domain=CONTRIB)
-        first, second = graph.split("Split", product, out=("", ""), axis=2, num_outputs=2)
-        total = graph.node("Add", first, graph.node("Mul", second, self._float(1 / (2 * HALF))))
-        return graph.node("Mul", total, peak)
-
-    def _widened(self, query: str, sink_scores: str, held: Held) -> str:
-        """The same by products with float32."""
-        keys = self._wide(held.keys, held.key_scales)
-        scores = self._merged(self._float_scores(query, keys, self.rows), sink_scores)
-        weights = self._softmax(self._capped(scores))
-        scales = self.graph.node("Transpose", held.value_scales, perm=[0, 1, 3, 2])
-        return self.graph.node("MatMul", weights, self._wide(held.values, scales))
-
-    def _merged(self, scores: str, sink_scores: str) -> str:
-        return self._merge_scores(scores, sink_scores) if sink_scores else scores
 
     def _float_scores(self, query: str, keys: str, rows: int | str) -> str:
         return self._shaped(self.graph.node("FusedMatMul", query, keys, domain=CONTRIB, alpha=self._score_scale), rows)

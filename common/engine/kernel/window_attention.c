@@ -100,6 +100,7 @@ INLINE void score_some(float *scores, int64_t stride, const float *queries, cons
     for (int64_t d = 0; d < dim; d++) {
       Floats key[4];
       const int8_t *block = keys + d * columns + row;
+      __builtin_prefetch(block + 2 * BLOCK); /* the columns lie too far apart for the processor to see a stream */
       widen(inside ? block : within(block, end, room), key);
       for (int q = 0; q < count; q++)
         for (int part = 0; part < 4; part++) sums[q][part] += key[part] * queries[q * dim + d];
@@ -124,6 +125,7 @@ INLINE void mix_some(float *out, const float *weights, int64_t stride, const int
     for (int64_t row = 0; row < rows; row++) {
       Floats value[4];
       const int8_t *block = values + row * dim + d;
+      __builtin_prefetch(block + 16 * dim);
       widen(inside ? block : within(block, end, room), value);
       for (int q = 0; q < count; q++)
         for (int part = 0; part < 4; part++) sums[q][part] += value[part] * weights[q * stride + row];

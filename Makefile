@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-.venv/ready: pyproject.toml protos/generate.py $(shell find protos -name '*.proto')
+.venv/ready: pyproject.toml build_hook.py protos/generate.py $(shell find protos -name '*.proto') $(wildcard common/engine/kernel/*.[ch])
 	@test -n "$(PYTHON)" || { echo "SinkServe needs Python 3.11 or newer with venv: install python3.11 and python3.11-venv (Debian: apt-get install python3 python3-venv), then run make again" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "installing into .venv (a few minutes the first time)"

@@ -1,6 +1,6 @@
 """Generates the Python stubs of ``sinkserve.*.v1`` beside the SDK, from the protos in this folder.
 
-Run by ``make proto`` and, as a build hook, for every wheel: the stubs are never committed.
+Run by ``make proto`` and, by the build hook, for every wheel: the stubs are never committed.
 """
 
 from __future__ import annotations
@@ -8,9 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,13 +30,6 @@ def _well_known() -> Path:
     import grpc_tools  # noqa: PLC0415 - only where stubs are made
 
     return Path(str(grpc_tools.__file__)).parent / "_proto"
-
-
-class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's config type is private
-    """Makes the stubs part of every wheel."""
-
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's signature
-        generate(Path(self.root))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an installation has and the repository has not: the stubs, and the operator of attention where C can be compiled."""
+"""What an installation has and the repository has not: the stubs, and attention's operator where C can be compiled."""
 
 from __future__ import annotations
 

@@ -125,14 +125,17 @@ class Graph:
         finally:
             self.prefix, self.nodes, self._shaped = outer
 
-    def call(self, name: str, make: Callable[[Graph], str], *inputs: str, names: tuple[str, ...], **fixed: object) -> str:
+    def call(
+        self, name: str, make: Callable[[Graph], str], *inputs: str, names: tuple[str, ...], **fixed: float
+    ) -> str:
         """An operator of ours: by its kernel where there is one, else by what `make` makes of inputs called `names`.
 
         `fixed` are its attributes, which the function itself has no need of. All calls of a name are to one function.
         """
         if name not in self.functions:
             self.functions[name] = self._function(name, make, names, tuple(fixed))
-        return self.node(name, *inputs, domain=OWN, **fixed)
+        (output,) = self.split(name, *inputs, out=("",), domain=OWN, **fixed)
+        return output
 
     @staticmethod
     def _function(
@@ -143,9 +146,7 @@ class Graph:
         constants = [helper.make_node("Constant", [], [c.name], value=c) for c in body._constants.values()]
         nodes = [*constants, *body.nodes]
         opsets = _opsets(nodes)
-        return helper.make_function(
-            OWN, name, inputs, [output], nodes, opsets, attributes, value_info=body._shaped
-        )
+        return helper.make_function(OWN, name, inputs, [output], nodes, opsets, attributes, value_info=body._shaped)
 
     def derive(self, prefix: str) -> Graph:
         """A graph without nodes, of the same inputs, outputs, weights and constants, for a pass to fill."""

@@ -40,7 +40,7 @@ class OnnxRuntimeOptions(_Options):
     faster."""
     kv_precision: KvPrecision = KvPrecision.FLOAT32
     """How keys and values are held: int8, with a scale for each token and head, takes about a quarter of the memory.
-    Many conversations in one step are faster with it, one alone is not."""
+    Decoding is faster with it; where its operator could not be compiled, that of many conversations at once is."""
 
 
 class TensorRtOptions(_Options):

@@ -1,4 +1,4 @@
-"""Attention of few tokens over keys and values of 8 bits: an operator of ours, and what it computes in others' operators.
+"""Attention of few tokens over keys and values of 8 bits: an operator of ours, and what it computes in others' words.
 
 `common.engine.kernel` has the operator, where it could be compiled. Elsewhere the function below is put in its place:
 keys lie by column and values by row, as `MatMulIntegerToFloat` takes its second factor. What they are multiplied by is
@@ -35,11 +35,12 @@ class FewTokens(Attention):
         shapes, rows, scale, cap = attention.shapes, attention.rows, attention.scale, attention.cap
         return cls(Graph(), shapes, sinks, rows, inputs, scale=scale, cap=cap)
 
-    def call(self, graph: Graph, *inputs: str, **fixed: object) -> str:
+    def call(self, graph: Graph, *inputs: str, **fixed: float) -> str:
         """The operator in `graph`: [tokens, query width]. `inputs` as in `INPUTS`."""
-        return graph.call(OPERATOR, lambda body: replace(self, graph=body)._attended(), *inputs, names=INPUTS, **fixed)
+        return graph.call(OPERATOR, lambda body: replace(self, graph=body).attended(), *inputs, names=INPUTS, **fixed)
 
-    def _attended(self) -> str:
+    def attended(self) -> str:
+        """Its nodes: [tokens, query width] of inputs called as in `INPUTS`."""
         graph, last = self.graph, self._integers(3)
         halves = self._integers(self.shapes.kv_heads, self.shapes.kv_heads)
         key_scales, value_scales = graph.split("Split", "scales", halves, out=("", ""), axis=1)

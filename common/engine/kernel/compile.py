@@ -1,4 +1,4 @@
-"""Compiles the operator where SinkServe is installed: by the system's C compiler, or by Zig's, which is a Python package.
+"""Compiles the operator where SinkServe is installed: by the system's C compiler, or by Zig's, a Python package.
 
 Imports nothing of SinkServe: it runs before that is installed, as part of the build hook.
 """
@@ -20,7 +20,7 @@ ZIG = "ziglang>=0.15,<0.18"
 """What to install where there is no compiler."""
 FLAGS = (
     *("-std=gnu11", "-O3", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-Wno-psabi"),
-    # Products and sums may be one instruction; the order of sums stays as written, so that equal inputs give equal bits.
+    # A product and a sum may be one instruction; sums stay in order, so that equal inputs give equal bits.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 LONGEST_S = 300

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
-import onnxruntime as ort
 import structlog
 
 from common.engine.kernel.compile import LIBRARY
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 log = structlog.get_logger()
 
@@ -26,6 +29,8 @@ def available() -> bool:
     """Whether this installation has the library and this machine can load it."""
     if not LIBRARY.exists():
         return False
+    import onnxruntime as ort  # noqa: PLC0415 - commands ask, and few of them run an engine
+
     try:
         ort.SessionOptions().register_custom_ops_library(str(LIBRARY))
     except Exception as error:  # noqa: BLE001 - onnxruntime has a dozen classes for this, with no common one

@@ -17,7 +17,7 @@ from sinkserve.cli.chat.chat import Chat, given, run_chat
 from sinkserve.cli.chat.form import read_form
 from sinkserve.cli.chat.template import read_variables
 from sinkserve.cli.services.embedded import embedded_services
-from sinkserve.cli.terminal.engine_choice import choose_target
+from sinkserve.cli.terminal.engine_choice import choose_kv, choose_target
 from sinkserve.cli.terminal.failures import WRONG, Failure, explained
 from sinkserve.cli.terminal.options import Adapter, own_remote
 from sinkserve.cli.terminal.suggest import SpecChoices, source_of, suggest_spec
@@ -82,5 +82,10 @@ def _choose_spec(source: Source, choices: SpecChoices) -> tuple[ModelSpec, tuple
     target = choose_target(choices.precision)
     with open_source(source, own_remote()) as checkpoint:
         suggestion = suggest_spec(checkpoint, source, replace(choices, target=target.target))
-    precision = suggestion.spec.precision
-    return suggestion.spec, (f"{target.target}: {target.reason}", f"{precision}: {suggestion.precision_reason}")
+    spec = suggestion.spec
+    why = [f"{target.target}: {target.reason}", f"{spec.precision}: {suggestion.precision_reason}"]
+    if kv := choose_kv(spec.target, spec.precision):
+        held = spec.options.onnxruntime.model_copy(update={"kv_precision": kv.precision})
+        spec = spec.model_copy(update={"options": spec.options.model_copy(update={"onnxruntime": held})})
+        why.append(f"keys and values in {kv.precision}: {kv.reason}")
+    return spec, tuple(why)

@@ -8,11 +8,13 @@ from typing import Any
 
 from builder_service.checkpoint.checkpoint import Checkpoint
 from builder_service.checkpoint.opened import is_quantized
+from common.engine.kernel import operator_library
 from common.engine.tensorrt.machine import find_machine
 from common.errors import FailedPrecondition
 from common.spec.hardware import GpuMachine
 from common.spec.manifest import Architecture
 from common.spec.model_spec import PRECISIONS, Precision, Target
+from common.spec.target_options import KvPrecision
 
 SMALL_MODEL = 200_000_000  # parameters that a processor reads in fp32 at a talking pace
 
@@ -30,6 +32,14 @@ class PrecisionChoice:
     """How an engine holds its weights, and why."""
 
     precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True)
+class KvChoice:
+    """How an engine holds keys and values, and why."""
+
+    precision: KvPrecision
     reason: str
 
 
@@ -63,3 +73,16 @@ def suit_precision(target: Target, shapes: Architecture, config: Mapping[str, An
     if shapes.parameters < SMALL_MODEL:
         return PrecisionChoice(Precision.FP32, "exact, and soon built for a model this small; int8 is faster")
     return PrecisionChoice(Precision.INT8, "the fastest that loses next to nothing; int4 takes half the memory")
+
+
+def choose_kv(
+    target: Target, precision: Precision, available: Callable[[], bool] = operator_library.available
+) -> KvChoice | None:
+    """8 bits where weights are not exact either and attention has its own operator here; None: there is no choice."""
+    if target is not Target.ONNXRUNTIME:
+        return None
+    if precision is Precision.FP32:
+        return KvChoice(KvPrecision.FLOAT32, "exact, as the weights")
+    if not available():
+        return KvChoice(KvPrecision.FLOAT32, "the faster here for one conversation, without the operator made for int8")
+    return KvChoice(KvPrecision.INT8, "the fastest, in about a quarter of float32's memory")

@@ -8,7 +8,8 @@ from common.errors import FailedPrecondition, Reason
 from common.spec.hardware import GpuMachine
 from common.spec.manifest import Architecture
 from common.spec.model_spec import Precision, Target
-from sinkserve.cli.terminal.engine_choice import choose_target, suit_precision
+from common.spec.target_options import KvPrecision
+from sinkserve.cli.terminal.engine_choice import choose_kv, choose_target, suit_precision
 
 SHAPES = Architecture(
     family="llama",
@@ -80,3 +81,25 @@ def test_a_gpu_takes_sixteen_bits_with_the_range_of_the_checkpoint(
     target: Target, config: dict[str, str], precision: Precision
 ) -> None:
     assert suit_precision(target, SHAPES, config).precision is precision
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "available", "expected"),
+    [
+        (Target.ONNXRUNTIME, Precision.INT8, True, KvPrecision.INT8),
+        (Target.ONNXRUNTIME, Precision.KEEP, True, KvPrecision.INT8),
+        (Target.ONNXRUNTIME, Precision.INT8, False, KvPrecision.FLOAT32),
+        (Target.ONNXRUNTIME, Precision.FP32, True, KvPrecision.FLOAT32),
+    ],
+)
+def test_keys_and_values_have_8_bits_where_the_operator_is_and_weights_are_not_exact(
+    target: Target, precision: Precision, available: bool, expected: KvPrecision
+) -> None:
+    chosen = choose_kv(target, precision, lambda: available)
+    assert chosen is not None
+    assert chosen.precision is expected
+    assert ("operator" in chosen.reason) is (precision is Precision.INT8 and not available)
+
+
+def test_gpus_have_no_such_choice() -> None:
+    assert choose_kv(Target.TENSORRT, Precision.FP16, lambda: True) is None

@@ -105,4 +105,4 @@ hooks: .venv/ready ## check each commit with lint, each push with types
 	$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 clean: ## remove what make made
-	rm -rf .venv build/coverage sinkserve/*/v1 .hypothesis .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build/coverage sinkserve/*/v1 common/engine/kernel/*.so .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -26,14 +26,14 @@ from bench.peers.peer import CLOCK, CLOCKS
 from bench.peers.process import ROOT, PeerFailed, PeerProcess
 from bench.peers.run import worktree
 from bench.peers.table import table
-from bench.peers.talk import Said
+from bench.peers.talk import AS_RUN, Said
 
 WORDS = 45  # of a passage: some 64 tokens
 LIMIT_S = 1800.0
 TALKERS = {
     member.name: member
     for member in (
-        Member("ours", "ours_talk", "keep", ""),
+        Member("ours", "ours_talk", AS_RUN, ""),
         Member("before", "ours_talk", "keep", "", before=True),
         Member("llama.cpp", "llama_talk", "as it is", "llama"),
         Member("OpenVINO int8", "openvino_talk", "int8", "openvino"),

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from bench.peers.peer import CLOCK
 
+AS_RUN = "keep, as run takes it"
+"""The variant of our own engine."""
 CONTEXT = 4096
 """Tokens that ours and llama.cpp keep."""
 

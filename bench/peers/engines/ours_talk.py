@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 
 from bench.peers.peer import CLOCK, Job
-from bench.peers.talk import CONTEXT, Heard, Said, Talker, offspring
+from bench.peers.talk import AS_RUN, CONTEXT, Heard, Said, Talker, offspring
 from common.rpc.wire import spec_to_wire
-from common.spec.model_spec import CacheGeometry, ModelSpec, Precision, Source
+from common.spec.model_spec import BuildOptions, CacheGeometry, ModelSpec, Precision, Source, Target
 from demo.chat import own_settings
 from sinkserve.cli.services.embedded import embedded_services
 from sinkserve.client import Client, Conversation
@@ -26,6 +26,16 @@ CACHE = CacheGeometry(sink_tokens=256, window_tokens=CONTEXT, chunk_tokens=64, m
 def load(job: Job) -> Talker:
     """Build the engine of the file, with its own weights, in a home that is removed at the end."""
     return Ours(job)
+
+
+def _options_of_run() -> BuildOptions:
+    """How `sinkserve run` of this tree holds keys and values; an earlier one had no choice."""
+    from common.spec.target_options import OnnxRuntimeOptions  # noqa: PLC0415
+    from sinkserve.cli.terminal.engine_choice import choose_kv  # noqa: PLC0415
+
+    chosen = choose_kv(Target.ONNXRUNTIME, Precision.KEEP)
+    assert chosen
+    return BuildOptions(onnxruntime=OnnxRuntimeOptions(kv_precision=chosen.precision))
 
 
 class Ours:
@@ -52,7 +62,8 @@ class Ours:
         addresses = self._stack.enter_context(embedded_services(job.checkpoint.parent))
         client = await self._stack.enter_async_context(Client(addresses.runtime, addresses.builder))
         source = Source(uri=str(job.checkpoint))
-        spec = ModelSpec(name="conversation", source=source, precision=Precision.KEEP, cache=CACHE)
+        options = _options_of_run() if job.variant == AS_RUN else BuildOptions()
+        spec = ModelSpec(name="conversation", source=source, precision=Precision.KEEP, cache=CACHE, options=options)
         built = await client.builds.wait((await client.builds.submit(spec_to_wire(spec))).name)
         return await self._stack.enter_async_context(client.conversation(built.engine))
 

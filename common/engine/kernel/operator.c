@@ -23,6 +23,7 @@ typedef struct {
 #define ADD_OPERATOR(api) ((Status * (*)(void *, const Operator *)) api[27])
 #define ADD_DOMAIN(api) ((Status * (*)(void *, void *)) api[28])
 #define DATA_OF(api) ((Status * (*)(const void *, void **)) api[51])
+#define RANK_OF(api) ((Status * (*)(const void *, size_t *)) api[61])
 #define EXTENTS_OF(api) ((Status * (*)(const void *, int64_t *, size_t)) api[62])
 #define SHAPE_OF(api) ((Status * (*)(const void *, void **)) api[65])
 #define FLOAT_ATTRIBUTE(api) ((Status * (*)(const void *, const char *, float *)) api[85])
@@ -68,17 +69,33 @@ typedef struct {
     if (status) return status;      \
   } while (0)
 
+static Status *wrong(const void *const *api, const char *why) { return CREATE_STATUS(api)(RUNTIME_EXCEPTION, why); }
+
 static Status *read_input(const void *const *api, const void *context, size_t index, const void **data, int64_t *extents,
                           size_t rank) {
   const void *value = NULL;
   void *shape = NULL;
+  size_t dimensions = 0;
   TRY(INPUT_OF(api)(context, index, &value));
   TRY(DATA_OF(api)(value, (void **)data));
-  if (!rank) return NULL;
   TRY(SHAPE_OF(api)(value, &shape));
-  Status *status = EXTENTS_OF(api)(shape, extents, rank);
+  Status *status = RANK_OF(api)(shape, &dimensions);
+  if (!status && dimensions == rank) status = EXTENTS_OF(api)(shape, extents, rank);
   RELEASE_SHAPE(api)(shape);
-  return status;
+  return status || dimensions == rank ? status : wrong(api, "an input of WindowAttention has another number of extents");
+}
+
+static int same(const int64_t *extents, int64_t a, int64_t b, int64_t c, int64_t d) {
+  return extents[0] == a && extents[1] == b && extents[2] == c && extents[3] == d;
+}
+
+/* Whether all inputs fit each other: a graph may come from elsewhere, and nothing may be read that is not there. */
+static int fit(const Attention *a, const int64_t *query, const int64_t *sink_query, const int64_t *values,
+               const int64_t *bias, const int64_t *scales) {
+  return a->group > 0 && query[2] == a->kv_heads * a->group * a->dim && sink_query[0] == query[0] &&
+         sink_query[1] == query[1] && sink_query[2] == query[2] && same(values, a->batch, a->kv_heads, a->rows, a->dim) &&
+         same(scales, a->batch, 2 * a->kv_heads, 1, a->rows) && (bias[1] == 1 || bias[1] == a->kv_heads) &&
+         (bias[2] == 1 || bias[2] == a->group) && bias[0] == a->batch && bias[3] == a->step && bias[4] == a->rows;
 }
 
 static void attend_one(void *attention, size_t head) { attend_head(attention, (int64_t)head); }
@@ -86,24 +103,26 @@ static void attend_one(void *attention, size_t head) { attend_head(attention, (i
 static Status *compute(void *made, void *context) {
   const Kernel *kernel = made;
   const void *const *api = kernel->api;
-  int64_t query[3], keys[4], bias[5];
+  int64_t query[3], sink_query[3], keys[4], values[4], bias[5], scales[4];
   void *out = NULL;
   Attention a = {.sinks = kernel->sinks, .scale = kernel->scale, .cap = kernel->cap};
   TRY(read_input(api, context, QUERY, (const void **)&a.query, query, 3));
-  TRY(read_input(api, context, SINK_QUERY, (const void **)&a.sink_query, NULL, 0));
+  TRY(read_input(api, context, SINK_QUERY, (const void **)&a.sink_query, sink_query, 3));
   TRY(read_input(api, context, KEYS, (const void **)&a.keys, keys, 4));
-  TRY(read_input(api, context, VALUES, (const void **)&a.values, NULL, 0));
+  TRY(read_input(api, context, VALUES, (const void **)&a.values, values, 4));
   TRY(read_input(api, context, BIAS, (const void **)&a.bias, bias, 5));
-  TRY(read_input(api, context, SCALES, (const void **)&a.scales, NULL, 0));
-  a.batch = query[0], a.step = query[1];
+  TRY(read_input(api, context, SCALES, (const void **)&a.scales, scales, 4));
+  a.batch = keys[0], a.step = query[1];
   a.kv_heads = keys[1], a.dim = keys[2], a.rows = keys[3];
-  a.group = kernel->heads / a.kv_heads;
+  a.group = a.kv_heads > 0 && query[0] == a.batch ? kernel->heads / a.kv_heads : 0;
+  if (a.sinks > a.rows) a.sinks = a.rows; /* of a young session fewer rows are read */
   a.bias_heads = bias[1], a.bias_group = bias[2];
+  if (!fit(&a, query, sink_query, values, bias, scales)) return wrong(api, "inputs of WindowAttention do not fit each other");
   int64_t extents[2] = {a.batch * a.step, query[2]};
   TRY(OUTPUT_OF(api)(context, 0, extents, 2, &out));
   TRY(DATA_OF(api)(out, (void **)&a.out));
   TRY(IN_PARALLEL(api)(context, attend_one, (size_t)(a.batch * a.kv_heads), 0, &a));
-  return a.failed ? CREATE_STATUS(api)(RUNTIME_EXCEPTION, "no memory for the scores of attention") : NULL;
+  return a.failed ? wrong(api, "no memory for the scores of attention") : NULL;
 }
 
 static Status *create_kernel(const Operator *self, const void *const *api, const void *info, void **made) {
@@ -114,7 +133,7 @@ static Status *create_kernel(const Operator *self, const void *const *api, const
   TRY(FLOAT_ATTRIBUTE(api)(info, "scale", &kernel.scale));
   TRY(FLOAT_ATTRIBUTE(api)(info, "cap", &kernel.cap));
   Kernel *kept = malloc(sizeof *kept);
-  if (!kept) return CREATE_STATUS(api)(RUNTIME_EXCEPTION, "no memory for an operator");
+  if (!kept) return wrong(api, "no memory for an operator");
   *kept = kernel;
   *made = kept;
   return NULL;

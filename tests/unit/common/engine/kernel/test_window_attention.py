@@ -118,7 +118,14 @@ DIMS = few(1, 17).map(lambda n: 8 * n)
 @settings(max_examples=examples(40), deadline=None)
 @given(
     st.builds(
-        Shape, few(1, 3), few(1, 4), few(1, 3), few(1, 9), few(1, 17).map(lambda n: 8 * n), few(4, 200), few(0, 4)
+        Shape,
+        few(1, 3),
+        few(1, 4),
+        few(1, 3),
+        few(1, 9),
+        few(1, 17).map(lambda n: 8 * n),
+        few(1, 200),
+        few(0, 4) | few(5, 256),
     ),
     st.booleans(),
     st.sampled_from([0.0, 30.0]),
@@ -168,3 +175,17 @@ def test_a_scale_that_is_not_finite_shows_in_its_head_even_in_a_row_that_is_not_
     assert np.isnan(poisoned[1, 0]).all()
     np.testing.assert_array_equal(poisoned[0], clean[0])
     assert np.isfinite(poisoned[1, 1]).all()
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("axis", range(5))
+def test_inputs_that_do_not_fit_each_other_are_refused(name: str, axis: int) -> None:
+    inputs = random_inputs(Shape(2, 2, 2, 3, 8, 30, 4))
+    if axis >= inputs[name].ndim:
+        inputs[name] = inputs[name][None]
+    elif inputs[name].shape[axis] == 1:
+        inputs[name] = np.repeat(inputs[name], 5, axis)
+    else:
+        inputs[name] = np.ascontiguousarray(np.delete(inputs[name], 0, axis))
+    with pytest.raises(Exception, match="WindowAttention|Invalid rank"):
+        session(6, 4, 8**-0.5, 0.0).run(None, inputs)

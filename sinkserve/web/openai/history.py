@@ -10,8 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from unicodedata import category
 
+from common.controls import is_name
 from sinkserve.client import Tool
 from sinkserve.web.errors import WebError
 from sinkserve.web.openai.prompt import Message, Prompt
@@ -100,7 +100,7 @@ def _attempts(labels: Mapping[str, str]) -> list[tuple[int, str]]:
 def title_label(messages: Sequence[Message]) -> dict[str, str]:
     """By which people know a session in a list: the first words of its user; nothing where there are none."""
     said = next((each.content for each in messages if each.role == "user"), "")
-    words = " ".join("".join(" " if category(each) == "Cc" else each for each in said[: 10 * _TITLE_LENGTH]).split())
+    words = " ".join("".join(each if is_name(each) else " " for each in said[: 10 * _TITLE_LENGTH]).split())
     title = words if len(words) <= _TITLE_LENGTH else words[: _TITLE_LENGTH - 1] + "…"
     return {_TITLE: title} if title else {}
 

@@ -8,6 +8,7 @@ import { addressOf } from "/page/side.js";
 import { brief, count } from "/page/figures.js";
 
 const TITLE = 80; // characters
+const NOT_IN_LABELS = /[\p{Cc}\p{Bidi_Control}]/gu; // line ends are spaces in a title
 const WHEN_FULL = [
   ["evict", "the oldest tokens leave the window"],
   ["notify", "they leave, and each turn says which"],
@@ -24,7 +25,7 @@ export async function showNewSession(main, side) {
   const { engines } = await call("GET", "/api/loaded");
   const form = new SessionForm(engines);
   const begin = async (text, generation) => {
-    const title = brief(text, TITLE).replace(/\p{Cc}/gu, "");
+    const title = brief(text.replace(NOT_IN_LABELS, " "), TITLE);
     const session = await call("POST", "/api/sessions", { ...form.value(), labels: title ? { title } : {} });
     stored(session.name).set({ turn_id: crypto.randomUUID(), text, ...generation }); // the chat sends it
     location.hash = addressOf(session);

@@ -86,7 +86,8 @@ def test_a_session_is_found_at_the_turn_that_ended_there() -> None:
         ("hello", "hello"),
         (" two\n lines\x07and a bell", "two lines and a bell"),
         ("word " * 1000, "word " * 15 + "word…"),
-        ("\n", None),
+        ("\u202eturned\u2028and \u200e\x85left", "turned and left"),
+        ("\n\u2066", None),
     ],
 )
 def test_a_title_is_the_first_words_of_the_user_on_one_line(said: str, title: str | None) -> None:

@@ -13,9 +13,18 @@ const menu = document.querySelector("#menu");
 const sign = document.querySelector("#sign");
 const side = new Side(document.querySelector("#side"));
 let shown = null; // the view, which is left before another one is shown
+let showing = Promise.resolve();
+let asked = 0;
 let about = { key_needed: false, admin: false };
 
-async function show() {
+/** Views are shown one after the other, each whole: of those that were asked for meanwhile only the last. */
+function show() {
+  const number = (asked += 1);
+  showing = showing.then(() => number === asked && showHere());
+  return showing;
+}
+
+async function showHere() {
   shown?.leave?.();
   shown = null;
   openMenu(false);

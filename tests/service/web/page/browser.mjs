@@ -90,11 +90,57 @@ const SCENARIOS = {
     assert.deepEqual(await replies(page), await replies(other));
   },
 
+  async "two places that speak at once both see what both said"(page) {
+    await begin(page, origin);
+    await limit(page, 3);
+    await say(page, "hello", 1);
+    const other = await page.context().newPage();
+    await other.goto(page.url());
+    await ended(other, 1);
+    await limit(page, 200); // so that one of them is in the middle when the other one begins
+    await limit(other, 200);
+    await page.fill(TEXT, "from here");
+    await other.fill(TEXT, "from there");
+    await Promise.all([page.press(TEXT, "Enter"), other.press(TEXT, "Enter")]);
+    await ended(page, 3);
+    await ended(other, 3);
+    const said = await page.locator(".said").allTextContents();
+    assert.deepEqual([...said].sort(), ["from here", "from there", "hello"]);
+    assert.deepEqual(await other.locator(".said").allTextContents(), said);
+    assert.deepEqual(await replies(other), await replies(page));
+  },
+
+  async "who goes elsewhere while a conversation is loaded stays there"(page) {
+    await begin(page, origin);
+    await limit(page, 3);
+    await say(page, "hello", 1);
+    const { hash } = new URL(page.url());
+    await page.goto(`${origin}/#/`);
+    await page.waitForSelector("[name=engine]");
+    const slow = `${origin}/api/${hash.slice(2)}`;
+    let release;
+    const released = new Promise((resolve) => (release = resolve));
+    await page.route(slow, async (route) => {
+      await released;
+      await route.continue();
+    });
+    const [asked, loaded] = [page.waitForRequest(slow), page.waitForResponse(slow)];
+    await page.evaluate((to) => (location.hash = to), hash);
+    await asked;
+    await page.evaluate(() => (location.hash = "#/operations"));
+    release();
+    await loaded;
+    await page.waitForSelector(".operations");
+    await page.waitForTimeout(500);
+    assert.equal(await page.locator(".turn").count(), 0);
+    assert.equal(await page.locator(".operations").count(), 1);
+  },
+
   async "text is text, whatever it looks like"(page) {
     await begin(page, origin);
     await limit(page, 5);
-    await say(page, HTML, 1);
-    assert.equal(await page.locator(".said").textContent(), HTML);
+    await say(page, `\u202e${HTML}`, 1);
+    assert.equal(await page.locator(".said").textContent(), `\u202e${HTML}`);
     assert.equal(await page.locator(".turn img, .turn b, #side img").count(), 0);
   },
 

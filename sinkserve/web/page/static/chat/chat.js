@@ -25,7 +25,7 @@ export class Chat {
 
   #left = new AbortController();
   #framed = false;
-  #followed = null; // the turn that was sent last
+  #followed = null; // the turn that was sent, or is waited for
   #limit = STEP;
 
   constructor(main, session, engines, side) {
@@ -64,7 +64,7 @@ export class Chat {
     const { turns, earlier } = await call("GET", `${this.path}/turns?limit=${this.#limit}`);
     const shown = new Map(this.turns.map((turn) => [turn.id, turn])); // with what is typed in their fields
     this.turns = turns.map((record) => shown.get(record.turn_id) ?? new Turn(record, this.acts));
-    turns.forEach((record, place) => this.#place(this.turns[place], record, turns[place - 1]));
+    turns.forEach((record, place) => this.turns[place].place(record, turns[place - 1], this.session.position));
     if (this.#followed?.running && !this.turns.includes(this.#followed)) this.turns.push(this.#followed); // on its way
     const { scrollTop } = this.scroll;
     const atEnd = this.#isAtEnd;
@@ -74,13 +74,6 @@ export class Chat {
     this.earlier.hidden = !earlier;
     this.#draw();
     this.scroll.scrollTop = atEnd ? this.scroll.scrollHeight : scrollTop;
-  }
-
-  #place(turn, record, before) {
-    const { position, prompt_tokens, generated_tokens } = record.usage;
-    const end = record.reason ? position : this.session.position;
-    turn.span = { start: before?.usage.position || (record.reason ? end - prompt_tokens - generated_tokens : end), end };
-    turn.span.start = Math.max(0, Math.min(turn.span.start, end));
   }
 
   async #showEarlier() {
@@ -100,30 +93,36 @@ export class Chat {
     if (body && known && !known.running) this.following.clear();
   }
 
+  /** Resolves to whether there is such a turn, once it has ended, or when nobody waits any more. */
   async #await(turn) {
+    this.#followed = turn;
     turn.interrupt("runs, and is followed elsewhere: its reply is shown when it has ended");
-    this.composer.running(() => this.#cancel(turn));
-    await ended(this.#pathOf(turn), this.#left.signal);
-    if (this.#left.signal.aborted) return;
+    this.composer.running(() => call("DELETE", this.#pathOf(turn)));
+    const isThere = await ended(this.#pathOf(turn), this.#left.signal);
+    if (this.#left.signal.aborted) return true;
     this.#drop(turn);
     this.composer.running(null);
+    if (!isThere) return false;
+    this.following.clear();
     await this.#refresh();
+    return true;
   }
 
   /** Show what others say in this conversation. */
   async #hear() {
-    for (;;) {
-      await spokenTo(this.path, () => (this.turns.at(-1)?.running ? null : (this.turns.at(-1)?.id ?? "")), this.#left.signal);
-      if (this.#left.signal.aborted) return;
-      await this.#refresh().catch(() => {}); // it is asked for again
-      const last = this.turns.at(-1);
-      if (last?.running && last !== this.#followed) await this.#await(last).catch(() => {});
+    const known = () => (this.#followed?.running ? null : (this.turns.findLast((turn) => !turn.running)?.id ?? ""));
+    while (!this.#left.signal.aborted) {
+      await spokenTo(this.path, known, this.#left.signal);
+      if (!this.#left.signal.aborted) await this.#refresh().catch(() => {}); // it is asked for again
     }
   }
 
+  /** Show what is there, and wait for the end of a turn that somebody else follows. */
   async #refresh() {
     this.session = await call("GET", this.path);
     await this.#load();
+    const last = this.turns.at(-1);
+    if (last?.running && last !== this.#followed) await this.#await(last);
   }
 
   async #say(text, generation) {
@@ -148,7 +147,7 @@ export class Chat {
     }
     turn.expect(body);
     this.following.set(body);
-    this.composer.running(() => this.#cancel(turn));
+    this.composer.running(() => call("DELETE", this.#pathOf(turn)));
     this.#followed = turn;
     const before = this.session;
     const heard = {
@@ -177,12 +176,15 @@ export class Chat {
         if (this.composer.isIdle) turn.results?.focus();
       },
       session: (session) => {
-        if (this.#followed === turn) this.session = session;
+        if (this.#followed !== turn) return;
+        this.session = session;
+        if (session.turns > before.turns + 1) this.#refresh().catch(() => {}); // somebody else spoke just before
       },
       lost: (why) => turn.interrupt(why),
     };
     const ending = await follow(`${this.path}/turns`, body, heard, this.#left.signal);
     if (ending.left || this.#followed !== turn) return;
+    if (ending.elsewhere) return (await this.#await(turn)) || this.#run(body); // it may not have been heard at all
     this.composer.running(null);
     if (ending.refused) {
       this.following.clear();
@@ -198,15 +200,12 @@ export class Chat {
     this.side.load().catch(() => {});
   }
 
-  async #cancel(turn) {
-    await call("DELETE", this.#pathOf(turn));
-  }
-
   #pathOf(turn) {
     return `${this.path}/turns/${encodeURIComponent(turn.id)}`;
   }
 
   #drop(turn) {
+    if (this.#followed === turn) this.#followed = null;
     this.turns = this.turns.filter((each) => each !== turn);
     turn.element.remove();
   }

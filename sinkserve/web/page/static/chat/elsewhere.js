@@ -6,12 +6,15 @@ const END_MS = 1500;
 const NEWS_MS = 3000;
 const rest = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-/** Resolves when the turn at `path` has ended, or `signal` says that nobody waits any more. */
+/** Resolves to whether there is a turn at `path`: when it has ended, or when `signal` says that nobody waits any more. */
 export async function ended(path, signal) {
   while (!signal.aborted) {
     await rest(END_MS);
-    if ((await call("GET", path, undefined, signal).catch(() => ({}))).reason) return;
+    const turn = await call("GET", path, undefined, signal).catch(({ status }) => (status === 404 ? null : {}));
+    if (!turn) return false;
+    if (turn.reason) return true;
   }
+  return true;
 }
 
 /** Resolves when the last turn of the session at `path` is another one than `known()`, which is null while this place speaks. */

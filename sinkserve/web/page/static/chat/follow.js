@@ -4,12 +4,12 @@ import { ApiError, events } from "/page/api.js";
 
 const MOST_TRIES = 25;
 const LONGEST_WAIT_MS = 3000;
-const OF_THE_CONNECTION = new Set(["session_taken_over", "unavailable", "internal", "draining", "cancelled", "session_busy", "database_unavailable"]);
+const OF_THE_CONNECTION = new Set(["unavailable", "internal", "draining", "cancelled", "session_busy", "database_unavailable"]);
 
 /**
  * Sends the turn, and tells `heard` of its events. The same turn is asked for again when the connection is lost: it never
  * runs twice. Resolves to {left} where `signal` ended it, {refused: error} where nothing came of the turn, {lost: error}
- * where it may go on without being followed, and {} after its end.
+ * where it may go on without being followed, {elsewhere} where another place follows the session now, and {} after its end.
  */
 export async function follow(path, body, heard, signal) {
   for (let tries = 0; ; tries += 1) {
@@ -34,9 +34,7 @@ export async function follow(path, body, heard, signal) {
   }
 }
 
-const endOf = (error) => (OF_THE_CONNECTION.has(error.code) || error.status === 401 ? { lost: wordsOf(error) } : { refused: error });
-
-function wordsOf(error) {
-  const elsewhere = "This conversation was opened in another place, which follows it now.";
-  return error.code === "session_taken_over" ? new Error(elsewhere) : error;
+function endOf(error) {
+  if (error.code === "session_taken_over") return { elsewhere: true };
+  return OF_THE_CONNECTION.has(error.code) || error.status === 401 ? { lost: error } : { refused: error };
 }

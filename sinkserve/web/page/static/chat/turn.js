@@ -99,6 +99,14 @@ export class Turn {
     this.#say(text, "problem", ...ways);
   }
 
+  /** Where in the session it is: `before` is the record of the turn before, if that is shown, `position` the session's. */
+  place(record, before, position) {
+    const { prompt_tokens, generated_tokens } = record.usage;
+    const end = record.reason ? record.usage.position : position;
+    const start = before?.usage.position || (record.reason ? end - prompt_tokens - generated_tokens : end);
+    this.span = { start: Math.max(0, Math.min(start, end)), end };
+  }
+
   /** What of it the model sees, and whether a turn that it sees reads it again. */
   mark(sight, { pinned, again }) {
     this.pinned = pinned;

@@ -5,9 +5,9 @@ PYTHON := $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
 	{ command -v $$p; break; }; done)
 BIN := .venv/bin
-# Tests of services wait more than they compute: one worker more than processors, and no more than help.
-# `make test WORKERS=4` has it otherwise.
-WORKERS := $(shell n=$$(nproc); echo $$((n < 7 ? n + 1 : 8)))
+# Tests of services wait more than they compute: two workers more than processors, and no more than help.
+# `make test WORKERS=2` has it otherwise.
+WORKERS := $(shell n=$$(nproc); echo $$((n < 7 ? n + 2 : 8)))
 IN_PARALLEL := --dist=worksteal --numprocesses=$(WORKERS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

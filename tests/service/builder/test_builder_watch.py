@@ -20,6 +20,7 @@ async def test_a_bad_watch_is_refused(client: BuilderClient, name: str, after: i
     assert (await refused(client.events(name, after))).reason == reason
 
 
+@pytest.mark.long
 async def test_all_watchers_see_the_same_events(client: BuilderClient) -> None:
     build = await client.submit()
     seen = await asyncio.gather(*(client.events(build.name) for _ in range(5)))

@@ -95,6 +95,7 @@ async def talk(channel: grpc.aio.Channel, texts: tuple[str, ...], session: str =
     return stream.session, replies
 
 
+@pytest.mark.long
 async def test_neighbours_and_parking_change_nothing(home: Path) -> None:
     async with serving(home) as channel:
         _, alone = await talk(channel, TEXTS)

@@ -39,6 +39,7 @@ def left_over(home: Path) -> list[Path]:
     return [path for folder in ("work", "store") for path in (home / folder).rglob("*") if path.is_file()]
 
 
+@pytest.mark.long
 async def test_the_demo_model_becomes_a_plan_for_the_gpus_that_are_named(tmp_path: Path) -> None:
     async with building(DEMO, DEMO, store_url=str(tmp_path / "store"), home=tmp_path / "home") as client:
         build = await client.submit(spec(client, "demo", "sm120", "sm86"))

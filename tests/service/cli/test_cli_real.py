@@ -246,6 +246,7 @@ def test_serve_says_where_it_listens_and_stops_when_asked(which: str, tmp_path: 
     )
 
 
+@pytest.mark.long
 def test_serve_reads_its_file_and_names_a_key_that_is_wrong(tmp_path: Path) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text(f"home: {tmp_path}/home\nbuilder: {{listen: nonsense}}\n")

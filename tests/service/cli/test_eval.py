@@ -88,6 +88,7 @@ def read_anew(weights: Weights, tokens: Sequence[int], kept: SessionWindow, end:
     return log_probability(Reference(weights, 0, len(text)).stream(text)[-1], tokens[end + 1])
 
 
+@pytest.mark.long
 def test_text_is_read_with_its_control_tokens_behind_one_begin_token(bench: Workbench, home: Path) -> None:
     (begin,) = bench.text.opening()
     tokens = bench.encode(TEXT)
@@ -131,6 +132,7 @@ def test_with_another_cache_int4_keeps_its_blocks(home: Path) -> None:
     assert "blocks@1 is ready" in ran.stderr
 
 
+@pytest.mark.long
 def test_a_measurement_comes_as_a_table_json_and_a_plot(home: Path, tmp_path: Path) -> None:
     args = ("eval", "ppl", "tiny", "--text", str(home / "text.txt"), "--tokens", "80", "--stride", "9")
     table = sinkserve(*args, "--output", str(tmp_path / "out"))

@@ -105,6 +105,7 @@ async def test_an_id_that_several_have_is_ambiguous_to_an_admin(tenants: Tenants
     assert (await tenants.ops.sessions.get("sessions/same")).owner == "key:ops"
 
 
+@pytest.mark.long
 async def test_builds(tenants: Tenants) -> None:
     ann, bob, ops = tenants.ann, tenants.bob, tenants.ops
     build = await ann.builds.submit(tenants.spec("anns"), request_id="r")
@@ -121,6 +122,7 @@ async def test_builds(tenants: Tenants) -> None:
         assert "anns" not in event.log.text
 
 
+@pytest.mark.long
 async def test_builds_beyond_a_quota_wait_or_fail_and_those_of_others_go_past_them(
     tenants: Tenants, callers: Callers
 ) -> None:

@@ -75,6 +75,7 @@ async def test_a_client_that_speaks_tls_is_told_that_the_server_does_not(bench: 
     assert said.startswith("this client speaks TLS, and the server does not")
 
 
+@pytest.mark.long
 async def test_the_command_line_speaks_tls_with_options_and_says_what_is_wrong_without(
     tmp_path: Path, encryption: Encryption
 ) -> None:

@@ -149,6 +149,7 @@ async def test_a_client_that_leaves_while_a_write_waits_for_it_is_lost(bench: Be
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == []
 
 
+@pytest.mark.long
 async def test_a_client_that_asks_and_does_not_read_is_not_listened_to(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

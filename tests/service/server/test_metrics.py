@@ -137,6 +137,7 @@ async def test_turns_that_wait_for_a_slot_are_seen_while_the_engine_is_in_a_step
     assert seen[f"{RUNTIME}running_turns"] == seen[f"{RUNTIME}waiting_turns"] == 0
 
 
+@pytest.mark.long
 async def test_builds_are_seen_by_state_and_cause(builder: BuilderHandle, client: BuilderClient, model: Path) -> None:
     before = await scraped(builder.metrics.address)
     assert before.by(f"{BUILDER}builds", "state") == dict.fromkeys(
@@ -250,6 +251,7 @@ async def test_logs_name_the_build(client: BuilderClient) -> None:
     assert told == [("build.started", build.name), ("build.succeeded", build.name)]
 
 
+@pytest.mark.long
 def test_an_operator_reads_logs_as_json(tmp_path: Path) -> None:
     settings = {"HOME": str(tmp_path), "LOG_FORMAT": "json", "RUNTIME_LISTEN": ANYWHERE}
     settings["RUNTIME_METRICS_LISTEN"] = ANYWHERE

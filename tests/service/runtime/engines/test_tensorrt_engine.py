@@ -55,6 +55,7 @@ def publish(home: Path, target: Target, precision: Precision = Precision.FP32) -
         database.close()
 
 
+@pytest.mark.long
 async def test_a_conversation_says_what_it_says_on_the_cpu(cuda: FakeCuda, tmp_path: Path) -> None:
     publish(tmp_path / "gpu", Target.TENSORRT)
     publish(tmp_path / "cpu", Target.ONNXRUNTIME)

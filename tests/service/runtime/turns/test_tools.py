@@ -50,6 +50,7 @@ async def test_a_call_is_told_answered_and_kept(tooled: Bench, drafts: int) -> N
     assert list(listed.turns[1].messages.messages) == [result]
 
 
+@pytest.mark.long
 async def test_a_fork_calls_as_the_session_does(tooled: Bench) -> None:
     stream = await tooled.opened(tools=TOOLS, options=WINDOW)
     await stream.turn("t", generation=calling())

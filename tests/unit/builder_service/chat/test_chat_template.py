@@ -111,6 +111,7 @@ render_process.main()
 """
 
 
+@pytest.mark.long
 def test_a_comparison_that_takes_no_step_ends_with_the_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lists that hold one another to a depth of 60 are compared in 2**60 operations, none a line of Python."""
     monkeypatch.setattr(chat_template, "_COMMAND", (sys.executable, "-P", "-c", ONE_SECOND))

@@ -76,7 +76,7 @@ def test_an_engine_without_sinks_is_right_too(tmp_path: Path, name: str) -> None
     engine.close()
 
 
-@pytest.mark.parametrize(("name", "precision"), by_turns(CONFIGS, PRECISIONS[Target.ONNXRUNTIME][:-1]))
+@pytest.mark.parametrize(("name", "precision"), by_turns(CONFIGS, PRECISIONS[Target.ONNXRUNTIME][:-1], long_rows=2))
 def test_every_precision_passes_verification(tmp_path: Path, name: str, precision: Precision) -> None:
     """All but keep, which is for quantized sources."""
     folder, model = write_family(tmp_path / name, name), _model(name)

@@ -75,6 +75,7 @@ def test_weights_in_few_bits_are_compiled_for_the_gpus_that_have_them(tmp_path: 
         assert ("QUANTIZE" in outcome.layers) is (precision == "fp8")
 
 
+@pytest.mark.long
 def test_what_the_checker_allows_is_compiled_and_what_it_forbids_is_refused_or_has_a_reason(tmp_path: Path) -> None:
     graph = exported(tmp_path, "qwen2", "fp16")
     every = tmp_path / "operators.onnx"
@@ -99,6 +100,7 @@ def _planted(graph: Path, broken: Broken) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_what_goes_wrong_is_said_in_the_compilers_words(tmp_path: Path) -> None:
     graph = exported(tmp_path, "arcee")
     short = shutil.copytree(graph.parent, tmp_path / "short")

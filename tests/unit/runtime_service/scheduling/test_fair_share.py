@@ -74,6 +74,7 @@ def test_an_engine_without_caches_starts_turns_in_the_same_order() -> None:
     assert stage.ended.index(late[0]) < max(stage.ended.index(talker) for talker in many)
 
 
+@pytest.mark.long
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12), st.integers(1, 4))
 def test_every_turn_ends_with_what_it_would_say_alone(principals: list[str], slots: int) -> None:
     driver = Driver(replace(SMALL, slots=slots), parked_bytes=1 << 20)

@@ -40,7 +40,7 @@ class OnnxRuntimeOptions(_Options):
     faster."""
     kv_precision: KvPrecision = KvPrecision.FLOAT32
     """How keys and values are held: int8, with a scale for each token and head, takes about a quarter of the memory.
-    Decoding is faster with it; where its operator could not be compiled, that of many conversations at once is."""
+    Decoding is faster with it where the processor has AVX-512; elsewhere that of many conversations at once is."""
 
 
 class TensorRtOptions(_Options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 log = structlog.get_logger()
+
+INSTRUCTIONS = frozenset({"fma", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"})
+"""What the library is compiled for, as Linux names it."""
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def register(options: ort.SessionOptions) -> None:
@@ -26,8 +31,8 @@ def register(options: ort.SessionOptions) -> None:
 
 @cache
 def available() -> bool:
-    """Whether this installation has the library and this machine can load it."""
-    if not LIBRARY.exists():
+    """Whether this installation has the library, and this machine can load it and has AVX-512, which it is made for."""
+    if not LIBRARY.exists() or not _instructions() >= INSTRUCTIONS:
         return False
     import onnxruntime as ort  # noqa: PLC0415 - commands ask, and few of them run an engine
 
@@ -37,3 +42,9 @@ def available() -> bool:
         log.warning("kernel.not_loaded", library=str(LIBRARY), warning=f"attention runs without it: {error}")
         return False
     return True
+
+
+def _instructions() -> frozenset[str]:
+    """What this processor has, and Linux lets programs use; nothing where it does not say."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    return frozenset(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))

@@ -17,6 +17,7 @@ from tests.samples.engines import build_engine
 from tests.samples.families import write_family
 from tests.samples.streams import feed_all, random_tokens
 
+WITHOUT = "no C compiler at installation, or no AVX-512"
 GEOMETRY = Geometry(sinks=4, window=40, chunk=16, slots=2)
 
 
@@ -67,7 +68,21 @@ def test_a_library_that_cannot_be_loaded_is_told_and_done_without(
         operator_library.available.cache_clear()
 
 
-@pytest.mark.skipif(not operator_library.available(), reason="no C compiler was there at installation")
+@pytest.mark.parametrize("said", ["flags\t\t: fpu avx2 fma avx512f\n", "model name\t: another\n", None])
+def test_a_processor_without_the_instructions_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None
+) -> None:
+    if said is not None:
+        (tmp_path / "cpuinfo").write_text(said)
+    monkeypatch.setattr(operator_library, "CPU_INFO", tmp_path / "cpuinfo")
+    operator_library.available.cache_clear()
+    try:
+        assert not operator_library.available()
+    finally:
+        operator_library.available.cache_clear()
+
+
+@pytest.mark.skipif(not operator_library.available(), reason=WITHOUT)
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mpt"])
 def test_the_graphs_own_function_says_what_the_operator_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str

@@ -22,7 +22,7 @@ from tests.nightly import examples
 
 Array = npt.NDArray[Any]
 FLOAT, INT8 = TensorProto.FLOAT, TensorProto.INT8
-pytestmark = pytest.mark.skipif(not operator_library.available(), reason="no C compiler was there at installation")
+pytestmark = pytest.mark.skipif(not operator_library.available(), reason="no C compiler at installation, or no AVX-512")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,5 @@ def choose_kv(
     if precision is Precision.FP32:
         return KvChoice(KvPrecision.FLOAT32, "exact, as the weights")
     if not available():
-        return KvChoice(
-            KvPrecision.FLOAT32, "the faster for one conversation without AVX-512 and int8's own operator"
-        )
+        return KvChoice(KvPrecision.FLOAT32, "the faster for one conversation without AVX-512 and int8's own operator")
     return KvChoice(KvPrecision.INT8, "the fastest, in about a quarter of float32's memory")

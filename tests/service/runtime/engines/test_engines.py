@@ -36,6 +36,8 @@ async def _running(bench: Bench, **new_session: Any) -> Stream:
 async def test_an_unload_that_waits_lets_turns_finish_and_takes_no_others(bench: Bench) -> None:
     stream = await _running(bench)
     await stream.turn("2")
+    await stream.turn("wrong", generation={"temperature": -1})
+    assert (await stream.rejected()).turn_id == "wrong"  # so the one before it has been taken
     waiting = asyncio.create_task(_unload(bench, WAIT))
 
     async def closed() -> bool:

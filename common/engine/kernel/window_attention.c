@@ -90,85 +90,72 @@ INLINE float sum_of(Floats x) {
   return quarter[0] + quarter[1];
 }
 
+/* For each of `count` queries the sums of `length` blocks of 64 numbers, `step` apart, each times its factor of the query.
+ * Nothing from `end` on is read; `inside`: no block reaches so far. `ahead` is how far on the next numbers are asked for. */
+INLINE void add_up(float sums_of[TOGETHER][BLOCK], const int8_t *blocks, const int8_t *end, int inside, int64_t step,
+                   int64_t length, int64_t ahead, const float *factors, int64_t stride, const int count) {
+  int8_t room[BLOCK];
+  Floats sums[TOGETHER][4] = {};
+  for (int64_t i = 0; i < length; i++) {
+    const int8_t *block = blocks + i * step;
+    Floats numbers[4];
+    __builtin_prefetch(block + ahead);
+    widen(inside ? block : within(block, end, room), numbers);
+    for (int q = 0; q < count; q++)
+      for (int part = 0; part < 4; part++) sums[q][part] += numbers[part] * factors[q * stride + i];
+  }
+  for (int q = 0; q < count; q++) store_in_order(sums_of[q], sums[q]);
+}
+
 /* Scores [count, stride] of `count` queries [count, dim] against the first `rows` of `columns` keys [dim, columns]. */
 INLINE void score_some(float *scores, int64_t stride, const float *queries, const int8_t *keys, const float *scales,
                        int64_t rows, int64_t columns, int64_t dim, float scale, const int count) {
-  const int8_t *end = keys + dim * columns;
-  int8_t room[BLOCK];
+  const int64_t ahead = 2 * BLOCK; /* the columns lie too far apart for the processor to see a stream */
   for (int64_t row = 0; row < rows; row += BLOCK) {
-    const int inside = row + BLOCK <= columns;
-    Floats sums[TOGETHER][4] = {};
-    for (int64_t d = 0; d < dim; d++) {
-      Floats key[4];
-      const int8_t *block = keys + d * columns + row;
-      __builtin_prefetch(block + 2 * BLOCK); /* the columns lie too far apart for the processor to see a stream */
-      widen(inside ? block : within(block, end, room), key);
-      for (int q = 0; q < count; q++)
-        for (int part = 0; part < 4; part++) sums[q][part] += key[part] * queries[q * dim + d];
-    }
+    float sums[TOGETHER][BLOCK];
+    add_up(sums, keys + row, keys + dim * columns, row + BLOCK <= columns, columns, dim, ahead, queries, dim, count);
     int64_t here = rows - row < BLOCK ? rows - row : BLOCK;
-    for (int q = 0; q < count; q++) {
-      float block[BLOCK];
-      store_in_order(block, sums[q]);
-      for (int64_t i = 0; i < here; i++) scores[q * stride + row + i] = block[i] * (scales[row + i] * scale);
-    }
+    for (int q = 0; q < count; q++)
+      for (int64_t i = 0; i < here; i++) scores[q * stride + row + i] = sums[q][i] * (scales[row + i] * scale);
   }
 }
 
 /* Values [rows, dim] by weights [count, stride]: [count, dim]. */
 INLINE void mix_some(float *out, const float *weights, int64_t stride, const int8_t *values, int64_t rows, int64_t dim,
                      const int count) {
-  const int8_t *end = values + rows * dim;
-  int8_t room[BLOCK];
   for (int64_t d = 0; d < dim; d += BLOCK) {
-    const int inside = d + BLOCK <= dim;
-    Floats sums[TOGETHER][4] = {};
-    for (int64_t row = 0; row < rows; row++) {
-      Floats value[4];
-      const int8_t *block = values + row * dim + d;
-      __builtin_prefetch(block + 16 * dim);
-      widen(inside ? block : within(block, end, room), value);
-      for (int q = 0; q < count; q++)
-        for (int part = 0; part < 4; part++) sums[q][part] += value[part] * weights[q * stride + row];
-    }
+    float sums[TOGETHER][BLOCK];
+    add_up(sums, values + d, values + rows * dim, d + BLOCK <= dim, dim, rows, 16 * dim, weights, stride, count);
     int64_t here = dim - d < BLOCK ? dim - d : BLOCK;
-    for (int q = 0; q < count; q++) {
-      float block[BLOCK];
-      store_in_order(block, sums[q]);
-      memcpy(out + q * dim + d, block, (size_t)here * sizeof(float));
-    }
+    for (int q = 0; q < count; q++) memcpy(out + q * dim + d, sums[q], (size_t)here * sizeof(float));
   }
 }
 
 /* As many queries at once as registers hold sums for. */
+#define BY_COUNT(some)            \
+  do {                            \
+    if (count == 1) some(1);      \
+    else if (count == 2) some(2); \
+    else if (count == 3) some(3); \
+    else some(4);                 \
+  } while (0)
+
 WITH_AVX512 static void score(float *scores, int64_t stride, const float *queries, const int8_t *keys,
-                                     const float *scales, int64_t rows, int64_t columns, int64_t dim, float scale,
-                                     int64_t count) {
-  for (; count > 0; count -= TOGETHER, scores += TOGETHER * stride, queries += TOGETHER * dim) {
-#define SOME(n) score_some(scores, stride, queries, keys, scales, rows, columns, dim, scale, n)
-    if (count == 1) SOME(1);
-    else if (count == 2) SOME(2);
-    else if (count == 3) SOME(3);
-    else SOME(4);
-#undef SOME
-  }
+                              const float *scales, int64_t rows, int64_t columns, int64_t dim, float scale,
+                              int64_t count) {
+#define SCORE(n) score_some(scores, stride, queries, keys, scales, rows, columns, dim, scale, n)
+  for (; count > 0; count -= TOGETHER, scores += TOGETHER * stride, queries += TOGETHER * dim) BY_COUNT(SCORE);
 }
 
 WITH_AVX512 static void mix(float *out, const float *weights, int64_t stride, const int8_t *values, int64_t rows,
-                                   int64_t dim, int64_t count) {
-  for (; count > 0; count -= TOGETHER, weights += TOGETHER * stride, out += TOGETHER * dim) {
-#define SOME(n) mix_some(out, weights, stride, values, rows, dim, n)
-    if (count == 1) SOME(1);
-    else if (count == 2) SOME(2);
-    else if (count == 3) SOME(3);
-    else SOME(4);
-#undef SOME
-  }
+                            int64_t dim, int64_t count) {
+#define MIX(n) mix_some(out, weights, stride, values, rows, dim, n)
+  for (; count > 0; count -= TOGETHER, weights += TOGETHER * stride, out += TOGETHER * dim) BY_COUNT(MIX);
 }
 
 /* Scores of one query to weights, each times the scale of its row's value; `stride` is a multiple of LANES. */
 WITH_AVX512 static void weigh(float *scores, int64_t stride, const float *bias, const float *value_scales,
-                                     int64_t rows) {
+                              int64_t rows) {
   for (int64_t row = 0; row < rows; row++) scores[row] += bias[row];
   for (int64_t row = rows; row < stride; row++) scores[row] = -INFINITY;
   Floats most = (Floats){} - INFINITY, total = {};

@@ -14,6 +14,17 @@ async function open(page) {
   if (await page.isVisible("[name=form]")) await page.selectOption("[name=form]", "grammar");
 }
 
+/** A conversation of one turn in the page, and in another, which is returned. */
+async function twoPlaces(page) {
+  await begin(page, origin);
+  await limit(page, 3);
+  await say(page, "hello", 1);
+  const other = await page.context().newPage();
+  await other.goto(page.url());
+  await ended(other, 1);
+  return other;
+}
+
 const SCENARIOS = {
   async "a conversation is held by keyboard alone"(page) {
     await begin(page, origin);
@@ -68,12 +79,7 @@ const SCENARIOS = {
   },
 
   async "what another place says is seen while it runs, and its reply when it has ended"(page) {
-    await begin(page, origin);
-    await limit(page, 3);
-    await say(page, "hello", 1);
-    const other = await page.context().newPage();
-    await other.goto(page.url());
-    await ended(other, 1);
+    const other = await twoPlaces(page);
     await limit(page, 16_000);
     await page.fill(TEXT, "without end");
     await page.press(TEXT, "Enter");
@@ -91,12 +97,7 @@ const SCENARIOS = {
   },
 
   async "two places that speak at once both see what both said"(page) {
-    await begin(page, origin);
-    await limit(page, 3);
-    await say(page, "hello", 1);
-    const other = await page.context().newPage();
-    await other.goto(page.url());
-    await ended(other, 1);
+    const other = await twoPlaces(page);
     await limit(page, 200); // so that one of them is in the middle when the other one begins
     await limit(other, 200);
     await page.fill(TEXT, "from here");
